@@ -1,0 +1,1 @@
+"""The order and the schedule: Prefect flows over the DVC stages."""

@@ -1,0 +1,91 @@
+"""Typed, strict configuration: plain mappings in, frozen dataclasses out."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A wrong key, value or type in the parameters; the message names it and says what would be right."""
+
+
+def typed(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Build the dataclass ``cls`` from ``values``; every field must be there and nothing else.
+
+    Args:
+        where: the path of ``values`` in params.yaml, for messages (``train``, ``method.simclr``).
+
+    Raises:
+        ConfigError: unknown or missing key, or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: hints[f.name] for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = [k for k in values if k not in fields]
+    if unknown:
+        raise ConfigError(unknown_name(f"{where}.{unknown[0]}", str(unknown[0]), fields))
+    missing = [k for k in fields if k not in values]
+    if missing:
+        raise ConfigError(f"{where}.{missing[0]} is missing")
+    return cls(**{k: _convert(hint, values[k], f"{where}.{k}") for k, hint in fields.items()})
+
+
+def unknown_name(what: str, name: str, known: typing.Iterable[str]) -> str:
+    """The message for a name that does not exist, with the nearest one that does."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"{what} is unknown" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}")
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in typing.get_args(hint):
+            return None
+        for arm in typing.get_args(hint):
+            if arm is not type(None):
+                try:
+                    return _convert(arm, value, where)
+                except ConfigError as error:
+                    last = error
+        raise last
+    if origin is Literal:
+        allowed = typing.get_args(hint)
+        if value not in allowed or isinstance(value, bool) not in {isinstance(a, bool) for a in allowed}:
+            raise ConfigError(f"{where} is {value!r}; it must be one of {', '.join(map(str, allowed))}")
+        return value
+    if origin is tuple:
+        return _convert_tuple(hint, value, where)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} is {value!r}; it must be a mapping")
+        return typed(hint, value, where)  # type: ignore[arg-type]
+    return _convert_scalar(hint, value, where)
+
+
+def _convert_tuple(hint: Any, value: Any, where: str) -> Any:
+    args = typing.get_args(hint)
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{where} is {value!r}; it must be a list")
+    if len(args) == 2 and args[1] is Ellipsis:
+        return tuple(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if len(value) != len(args):
+        raise ConfigError(f"{where} has {len(value)} values; it must have {len(args)}")
+    return tuple(_convert(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True)))
+
+
+def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
+        return value
+    note = ""
+    if hint is float and isinstance(value, str):
+        note = " (YAML reads 1e-3 as text; write 1.0e-3)"
+    elif hint is str and isinstance(value, bool):
+        note = " (YAML reads yes, no, on and off as booleans; put it in quotes)"
+    raise ConfigError(f"{where} is {value!r}, {type(value).__name__}; it must be {hint.__name__}{note}")

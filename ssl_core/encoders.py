@@ -1,0 +1,250 @@
+"""Encoders: what every method trains and every user takes home.
+
+One interface for all: ``blocks(x)`` gives the feature maps after each stage, ``forward(x)`` the pooled last one (B, D).
+The stem follows the image size, as the published small-image recipes do: a 3x3 stride-1 convolution up to 36 px, the
+same with a max-pool up to 112 px, the 7x7 stride-2 ImageNet stem above.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Which network to train."""
+
+    name: str
+    """``small``, ``resnet18``, ``resnet34``, ``resnet50``, ``vit``, ``pixels``, or ``torchvision/NAME``."""
+    width: int
+    """Channels of the first stage of ``small`` (64 in a ResNet-18), token width of ``vit``."""
+    depth: int
+    """Residual blocks per stage of ``small``; transformer layers of ``vit``."""
+    patch_size: int
+    """Side of a ``vit`` patch in pixels (4 at 32 px, 16 at 224 px)."""
+    norm: Literal["batch", "group"]
+    """Normalization layers of the ResNets. ``group`` where batch statistics would leak the answer (CPC, Counting)."""
+
+
+class Encoder(nn.Module):
+    """Images (B, C, H, W) to features (B, ``dim``)."""
+
+    dim: int
+
+    @abstractmethod
+    def blocks(self, x: Tensor) -> list[Tensor]:
+        """Outputs of the stages, first to last, each (B, C_i, h_i, w_i); the last has C = ``dim``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, ``dim``)."""
+        return pool(self.blocks(x)[-1])
+
+
+def pool(maps: Tensor) -> Tensor:
+    """Global average over the positions of (B, C, h, w), in float32 -> (B, C)."""
+    return maps.float().mean((2, 3))
+
+
+def _norm(kind: str, channels: int) -> nn.Module:
+    return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(min(8, channels), channels)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al., CVPR 2016, arXiv 1512.03385), last norm starting at zero."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int, norm: str):
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
+        self.norm1 = _norm(norm, c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
+        self.norm2 = _norm(norm, c_out)
+        nn.init.zeros_(self.norm2.weight)  # type: ignore[arg-type]
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or c_in != c_out:
+            self.shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), _norm(norm, c_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        return F.relu(self.norm2(self.conv2(out)) + self.shortcut(x), inplace=True)
+
+
+class SmallResNet(Encoder):
+    """A narrow ResNet for CPUs: stages of ``width * (1, 2, 4, 8)`` channels at strides (2, 1, 2, 2)."""
+
+    def __init__(self, config: EncoderConfig, channels: int):
+        super().__init__()
+        w, norm = config.width, config.norm
+        self.stem = nn.Sequential(nn.Conv2d(channels, w, 3, 2, 1, bias=False), _norm(norm, w), nn.ReLU(inplace=True))
+        stages, c_in = [], w
+        for i, stride in enumerate((1, 2, 2, 1)):
+            c_out = w * 2**i
+            blocks = [BasicBlock(c_in if j == 0 else c_out, c_out, stride if j == 0 else 1, norm) for j in range(config.depth)]
+            stages.append(nn.Sequential(*blocks))
+            c_in = c_out
+        self.stages = nn.ModuleList(stages)
+        self.dim = c_in
+
+    def blocks(self, x: Tensor) -> list[Tensor]:
+        maps, x = [], self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
+class ResNet(Encoder):
+    """torchvision's ResNet without its classifier; state-dict names are torchvision's own."""
+
+    def __init__(self, config: EncoderConfig, channels: int, image_size: int):
+        super().__init__()
+        norm = None if config.norm == "batch" else (lambda c: nn.GroupNorm(32, c))
+        net = torchvision.models.get_model(config.name, weights=None, zero_init_residual=True, norm_layer=norm)
+        if image_size <= 112:
+            net.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
+            nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+        elif channels != 3:
+            net.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
+            nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.pooled_stem = image_size > 36
+        self.dim = net.fc.in_features
+        for name in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"):
+            self.add_module(name, getattr(net, name))
+
+    def blocks(self, x: Tensor) -> list[Tensor]:
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        if self.pooled_stem:
+            x = F.max_pool2d(x, 3, 2, 1)
+        maps = []
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+            maps.append(x)
+        return maps
+
+
+def sincos_positions(side: int, width: int) -> Tensor:
+    """Fixed 2-d sine-cosine position codes (side * side, width) (MAE, arXiv 2111.06377, appendix A)."""
+    omega = 10000.0 ** (-torch.arange(width // 4) / (width / 4))
+    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    angles = torch.cat([axis.reshape(-1, 1) * omega for axis in (x, y)], dim=1)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class VisionTransformer(Encoder):
+    """A plain pre-norm ViT (arXiv 2010.11929) with a class token and fixed positions; features are the mean token.
+
+    ``tokens`` accepts any subset of the patches (MAE) and any image side that is a multiple of the patch (multi-crop).
+    """
+
+    def __init__(self, config: EncoderConfig, channels: int):
+        super().__init__()
+        self.dim, self.patch_size = config.width, config.patch_size
+        self.embed = nn.Conv2d(channels, self.dim, self.patch_size, self.patch_size)
+        self.cls = nn.Parameter(torch.randn(1, 1, self.dim) * 0.02)
+        self.layers = nn.ModuleList(transformer_layer(self.dim) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(self.dim)
+
+    def tokens(self, x: Tensor, keep: Tensor | None = None) -> list[Tensor]:
+        """Token sequences (B, 1 + T, D) after each layer, normalized at the last; ``keep`` (B, T) selects patches."""
+        tokens = self.embed(x).flatten(2).transpose(1, 2)
+        tokens = tokens + sincos_positions(x.shape[-1] // self.patch_size, self.dim).to(tokens)
+        if keep is not None:
+            tokens = torch.gather(tokens, 1, keep[..., None].expand(-1, -1, self.dim))
+        tokens = torch.cat([self.cls.to(tokens.dtype).expand(len(x), -1, -1), tokens], dim=1)
+        outputs = []
+        for layer in self.layers:
+            tokens = layer(tokens)
+            outputs.append(tokens)
+        outputs[-1] = self.norm(tokens)
+        return outputs
+
+    def blocks(self, x: Tensor) -> list[Tensor]:
+        side = x.shape[-1] // self.patch_size
+        return [t[:, 1:].transpose(1, 2).reshape(len(x), self.dim, side, side) for t in self.tokens(x)]
+
+
+def transformer_layer(width: int) -> nn.Module:
+    """One pre-norm transformer layer with heads of 64 (or 32 below 128) and no dropout."""
+    heads = max(1, width // (64 if width >= 128 else 32))
+    return nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+
+
+class Torchvision(Encoder):
+    """Any other torchvision classifier by name, with its head removed: the last 4-d feature map is the output."""
+
+    def __init__(self, name: str, channels: int, image_size: int):
+        super().__init__()
+        net = torchvision.models.get_model(name, weights=None)
+        net.eval()
+        example = torch.zeros(1, 3, image_size, image_size)
+        nodes = get_graph_node_names(net)[1]
+        shapes = _node_shapes(net, nodes, example)
+        maps = [n for n in nodes if len(shapes[n]) == 4 and shapes[n][-1] * shapes[n][-2] > 1]
+        if not maps:
+            raise ValueError(f"torchvision/{name} has no 4-d feature map to pool; use vit for transformers")
+        last = maps[-1]
+        before = [n for n in maps if shapes[n][-1] > shapes[last][-1]]
+        self.nodes = ([before[-1]] if before else []) + [last]
+        self.body = create_feature_extractor(net, self.nodes)
+        self.grey = channels == 1
+        self.dim = shapes[last][1]
+
+    def blocks(self, x: Tensor) -> list[Tensor]:
+        x = x.expand(-1, 3, -1, -1) if self.grey else x
+        out = self.body(x)
+        return [out[name] for name in self.nodes]
+
+
+def _node_shapes(net: nn.Module, nodes: list[str], example: Tensor) -> dict[str, tuple[int, ...]]:
+    with torch.no_grad():
+        out = create_feature_extractor(net, nodes)(example)
+    return {name: tuple(value.shape) if isinstance(value, Tensor) else () for name, value in out.items()}
+
+
+class Pixels(Encoder):
+    """The image itself as features: the baseline ``raw_pixels``."""
+
+    def __init__(self, channels: int, image_size: int):
+        super().__init__()
+        self.dim = channels * image_size * image_size
+
+    def blocks(self, x: Tensor) -> list[Tensor]:
+        return [x.flatten(1)[:, :, None, None]]
+
+
+def build(config: EncoderConfig, channels: int, image_size: int, seed: int) -> Encoder:
+    """Make an encoder with weights that depend on ``seed`` alone.
+
+    Raises:
+        ValueError: for an unknown name, or a patch size that does not divide the image.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if config.name == "small":
+            return SmallResNet(config, channels)
+        if config.name in ("resnet18", "resnet34", "resnet50"):
+            return ResNet(config, channels, image_size)
+        if config.name == "vit":
+            if image_size % config.patch_size or config.width % 4:
+                raise ValueError(f"encoder vit: patch_size {config.patch_size} must divide the image size {image_size}")
+            return VisionTransformer(config, channels)
+        if config.name == "pixels":
+            return Pixels(channels, image_size)
+        if config.name.startswith("torchvision/"):
+            return Torchvision(config.name.removeprefix("torchvision/"), channels, image_size)
+    raise ValueError(f"unknown encoder {config.name!r}: small, resnet18, resnet34, resnet50, vit, pixels or torchvision/NAME")
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Number of values in the parameters."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def description(config: EncoderConfig, channels: int, image_size: int) -> dict[str, Any]:
+    """What ``build`` needs, as plain values, to be stored beside the weights."""
+    return {"config": vars(config) | {}, "channels": channels, "image_size": image_size}

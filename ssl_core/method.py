@@ -1,0 +1,99 @@
+"""The contract between a self-supervised method and the one training loop (``ssl_core.train``).
+
+Who may write what; this is what makes resume exact and keeps momentum copies honest:
+
+===============  ====================  ==========================  ==========
+member           randomness            buffers                     parameters
+===============  ====================  ==========================  ==========
+``views``        all of it, from rng   no                          no
+``loss``         none                  yes (queue, bank, centre)   no
+``after_step``   none                  yes                         yes
+``before_epoch`` keyed by the epoch    yes                         yes
+===============  ====================  ==========================  ==========
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from ssl_core.augment import AugmentConfig
+from ssl_core.encoders import Encoder
+from ssl_core.rng import Rng
+
+
+class Batch(NamedTuple):
+    """What ``loss`` sees of one step."""
+
+    views: tuple[Tensor, ...]
+    """Whatever ``Method.views`` returned."""
+    ids: Tensor
+    """(B,) int64 position of each image in the training set."""
+    progress: float
+    """Share of the training already done, in [0, 1)."""
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a method may know about the data before it sees any."""
+
+    num_images: int
+    image_size: int
+    channels: int
+    mean: tuple[float, ...]
+    """Per channel, of pixels in [0, 1]."""
+    std: tuple[float, ...]
+    labels: Tensor | None = None
+    """(N,) int64, -1 where unknown. Only the supervised baseline reads it."""
+    num_classes: int = 0
+
+
+Embed = Callable[[nn.Module], Tensor]
+"""``embed(module)``: (N, D) float32 outputs of ``module`` for every training image, un-augmented, in id order."""
+
+
+class Method(nn.Module, ABC):
+    """One self-supervised learning algorithm."""
+
+    Config: ClassVar[type]
+    """Frozen dataclass of the method's own numbers; every field's value comes from params.yaml, none has a default."""
+
+    def __init__(self, encoder: Encoder, config: Any, augment: AugmentConfig, data: DataInfo):
+        super().__init__()
+        self.encoder = encoder
+        self.config = config
+        self.augment = augment
+        self.data = data
+
+    @abstractmethod
+    def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        """Make the training inputs of a batch.
+
+        Args:
+            images: (B, C, H, W) uint8.
+            rng: the only source of randomness; per-sample rows.
+
+        Returns:
+            Any tuple of tensors, usually (B, ...): augmented images, tiles, labels, drawn negatives.
+        """
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """``{"loss": scalar}`` plus scalars worth logging. May write buffers; never parameters, never draws."""
+
+    def before_epoch(self, epoch: int, embed: Embed) -> None:
+        """Called before each epoch (the E-step of clustering methods)."""
+
+    def after_step(self, progress: float) -> None:
+        """Called after each optimizer step (momentum copies, unit-norm prototypes). ``progress`` in (0, 1]."""
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Groups of trained parameters; a group may set ``lr_scale``, ``constant_lr`` or ``weight_decay``."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    @property
+    def exported(self) -> Encoder:
+        """The encoder that evaluation and users see."""
+        return self.encoder

@@ -1,0 +1,1 @@
+"""The stages: files, processes and tracking around ``ssl_core``."""

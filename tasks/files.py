@@ -1,0 +1,156 @@
+"""Files that are either absent or complete: atomic writes, directories with a manifest, verified reads."""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from tasks.errors import IntegrityError
+
+MANIFEST = "MANIFEST.json"
+SCHEMA = 1
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def to_json(value: Any) -> str:
+    """JSON that is the same for the same value: sorted keys, no NaN, final newline."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``path`` so that a crash leaves the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temp = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    try:
+        with temp.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temp, path)
+    except BaseException:
+        temp.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """``write_bytes`` of UTF-8 text."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``write_bytes`` of ``to_json``."""
+    write_text(path, to_json(value))
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        IntegrityError: absent, or not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError) as error:
+        raise IntegrityError(f"{path}: {error}; run the stage that makes it again (dvc repro)") from None
+
+
+def sync_directory(path: Path) -> None:
+    """Make a rename in ``path`` survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_directory(path: Path, fill: Callable[[Path], None], **facts: Any) -> None:
+    """Replace the directory ``path`` by what ``fill(temp)`` writes, with a manifest of sizes and hashes, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temp = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    temp.mkdir()
+    try:
+        fill(temp)
+        seal(temp, **facts)
+        replace_directory(temp, path)
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+def seal(directory: Path, **facts: Any) -> None:
+    """Flush every file of ``directory`` and write its manifest last."""
+    files = {}
+    for file in sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST):
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+        files[file.relative_to(directory).as_posix()] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+    write_json(directory / MANIFEST, {"schema": SCHEMA, "files": files, **facts})
+
+
+def replace_directory(source: Path, target: Path) -> None:
+    """Rename ``source`` over ``target``; a crash in between leaves no target, never a mixed one."""
+    if target.exists():
+        old = target.parent / f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+        os.rename(target, old)
+        os.rename(source, target)
+        shutil.rmtree(old)
+    else:
+        os.rename(source, target)
+    sync_directory(target.parent)
+
+
+def verify(directory: Path) -> dict[str, Any]:
+    """Check a sealed directory against its manifest and return the manifest.
+
+    Raises:
+        IntegrityError: a file is missing, extra, of another size or of another hash.
+    """
+    manifest: dict[str, Any] = read_json(directory / MANIFEST)
+    for name, expected in manifest["files"].items():
+        file = directory / name
+        if not file.is_file() or file.stat().st_size != expected["bytes"] or sha256(file) != expected["sha256"]:
+            raise IntegrityError(f"{file} does not match its manifest; delete {directory} and run dvc repro again")
+    return manifest
+
+
+def remove_leftovers(directory: Path) -> list[Path]:
+    """Delete temporary files of dead processes in ``directory``; returns what was deleted."""
+    removed = []
+    for path in directory.glob(".*.tmp"):
+        parts = path.name.split(".")
+        pid = parts[-3] if len(parts) >= 4 else ""
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            removed.append(path)
+    return removed
+
+
+def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any] | None = None) -> None:
+    """Write arrays as safetensors; ``facts`` go into its header as JSON strings."""
+    header = {k: json.dumps(v, sort_keys=True) for k, v in (facts or {}).items()}
+    write_bytes(path, safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, header or None))
+
+
+def load_tensors(path: Path) -> dict[str, np.ndarray]:
+    """Read a safetensors file.
+
+    Raises:
+        IntegrityError: absent or malformed.
+    """
+    try:
+        return safetensors.numpy.load_file(path)
+    except (FileNotFoundError, safetensors.SafetensorError, ValueError) as error:
+        raise IntegrityError(f"{path}: {error}") from None

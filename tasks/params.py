@@ -1,0 +1,152 @@
+"""params.yaml, read strictly: duplicate keys, unknown keys and values of the wrong type are errors."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ssl_core.augment import AugmentConfig
+from ssl_core.catalogue import BASELINES, METHODS, load_class
+from ssl_core.config import ConfigError, typed, unknown_name
+from ssl_core.encoders import EncoderConfig
+from ssl_core.evaluate import EvaluateConfig
+from ssl_core.train import TrainConfig
+from tasks.errors import UsageError
+
+PARAMS = Path("params.yaml")
+SECTIONS = ("run", "data", "encoder", "train", "augment", "evaluate", "method")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What to run."""
+
+    methods: tuple[str, ...]
+    baselines: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from and how they are stored; the comments are in params.yaml."""
+
+    source: str
+    name: str | None
+    path: str | None
+    image_size: int
+    channels: int
+    max_train: int | None
+    max_test: int | None
+    test_fraction: float
+    holdout_fraction: float
+    max_bad: int
+    drop_leaks: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class MethodParams:
+    """Everything that shapes one method's training."""
+
+    name: str
+    config: Any
+    encoder: EncoderConfig
+    train: TrainConfig
+    augment: AugmentConfig
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses duplicate keys and aliases (a few aliases can expand without bound)."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: {key!r} is written twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load(path: Path = PARAMS) -> dict[str, Any]:
+    """Read the parameters and check the top level.
+
+    Raises:
+        UsageError: absent, not YAML, too large, or an unknown section.
+    """
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise UsageError(f"{path} is missing; run from the project's root (git checkout {path} restores it)") from None
+    if len(text) > 1_000_000:
+        raise UsageError(f"{path} is over 1 MB; it should hold parameters only")
+    try:
+        values = yaml.load(text, _StrictLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not valid: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} must be a mapping of sections: {', '.join(SECTIONS)}")
+    for name in values:
+        if name not in SECTIONS:
+            raise UsageError(f"{path}: {unknown_name(str(name), str(name), SECTIONS)}")
+    for name in SECTIONS:
+        if not isinstance(values.get(name), dict):
+            raise UsageError(f"{path}: section {name} is missing")
+    return values
+
+
+def run_config(params: Mapping[str, Any]) -> RunConfig:
+    """What to run, with every name checked.
+
+    Raises:
+        ConfigError: an unknown or repeated method or baseline, or an impossible seed.
+    """
+    run = typed(RunConfig, params["run"], "run")
+    for key, names, known in (("methods", run.methods, METHODS), ("baselines", run.baselines, BASELINES)):
+        for name in names:
+            if name not in known:
+                raise ConfigError(unknown_name(f"run.{key}: {name!r}", name, known))
+        if len(set(names)) != len(names):
+            raise ConfigError(f"run.{key} names something twice")
+    if not run.seeds or len(set(run.seeds)) != len(run.seeds) or not all(0 <= s < 2**31 for s in run.seeds):
+        raise ConfigError("run.seeds must be different whole numbers from 0 to 2147483647")
+    return run
+
+
+def data_config(params: Mapping[str, Any]) -> DataConfig:
+    """The data section."""
+    return typed(DataConfig, params["data"], "data")
+
+
+def evaluate_config(params: Mapping[str, Any]) -> EvaluateConfig:
+    """The evaluation protocol."""
+    return typed(EvaluateConfig, params["evaluate"], "evaluate")
+
+
+def method_params(params: Mapping[str, Any], name: str) -> MethodParams:
+    """One method's (or baseline's) own numbers and the common ones with its overrides applied.
+
+    Raises:
+        ConfigError: an unknown method, or a wrong key or value in its block.
+    """
+    known = [*METHODS, *BASELINES]
+    if name not in known:
+        raise ConfigError(unknown_name(f"method {name!r}", name, known))
+    own = dict(params["method"].get(name) or {})
+    sections = {}
+    for section, cls in (("encoder", EncoderConfig), ("train", TrainConfig), ("augment", AugmentConfig)):
+        override = own.pop(section, {})
+        names = [f.name for f in fields(cls)]
+        for key in override:
+            if key not in names:
+                raise ConfigError(unknown_name(f"method.{name}.{section}.{key}", str(key), names))
+        sections[section] = typed(cls, {**params[section], **override}, section)
+    config = typed(load_class(name).Config, own, f"method.{name}")
+    return MethodParams(name, config, sections["encoder"], sections["train"], sections["augment"])
