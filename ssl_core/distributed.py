@@ -1,8 +1,14 @@
 """The few collective operations methods need. Without a process group each is the identity."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ssl_core.method import Batch, Method
 
 
 def world_size() -> int:
@@ -57,3 +63,22 @@ def mean(x: Tensor) -> Tensor:
     x = x.clone()
     dist.all_reduce(x)
     return x / world_size()
+
+
+class _Loss(nn.Module):
+    """A method's loss as a forward pass, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, method: "Method"):
+        super().__init__()
+        self.method = method
+
+    def forward(self, batch: "Batch") -> dict[str, Tensor]:
+        return self.method.loss(batch)
+
+
+def parallel(method: "Method", device: torch.device) -> Callable[["Batch"], dict[str, Tensor]]:
+    """The method's loss, with gradients averaged over the processes when there are several."""
+    if world_size() == 1:
+        return method.loss
+    ids = [device.index] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(_Loss(method), device_ids=ids, broadcast_buffers=False)

@@ -12,7 +12,7 @@ from ssl_core.catalogue import BASELINES, METHODS, load_class
 from ssl_core.config import ConfigError, typed, unknown_name
 from ssl_core.encoders import EncoderConfig
 from ssl_core.evaluate import EvaluateConfig
-from ssl_core.train import TrainConfig
+from ssl_core.optim import TrainConfig
 from tasks.errors import UsageError
 
 PARAMS = Path("params.yaml")

@@ -1,0 +1,223 @@
+"""The one training loop. It names no method, opens no file and knows no clock.
+
+State between two steps is (parameters and buffers, optimizer tensors, step, sums of the running epoch, history); every
+random number is keyed, so a trainer restored from that state continues with the same bits.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssl_core import distributed
+from ssl_core.augment import normalize, to_unit, view
+from ssl_core.data import Images
+from ssl_core.health import health
+from ssl_core.method import Batch, Method
+from ssl_core.optim import TrainConfig, build_optimizer, load_optimizer_tensors, optimizer_tensors, set_lr
+from ssl_core.rng import Rng, permutation
+
+# Purposes that keep the streams of random numbers apart.
+ORDER, VIEWS, HEALTH = 1, 2, 3
+EMBED_BATCH = 500
+
+
+class NonFinite(RuntimeError):
+    """The loss or the gradient is not a number; raised before the weights are touched."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the training is."""
+
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    images: int
+    """Images seen since this process started."""
+
+
+def bf16_is_fast(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 natively (measured on CPUs: 1.8x in training; emulation is slower)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, name, bool)() for name in probes)
+    return False
+
+
+def precision_of(config: TrainConfig, device: torch.device) -> str:
+    """``bf16`` or ``float32``: what ``auto`` means on this device."""
+    if config.precision != "auto":
+        return config.precision
+    return "bf16" if bf16_is_fast(device) else "float32"
+
+
+class Trainer:
+    """Trains one method on one set of images.
+
+    Args:
+        method: on the CPU or the device; moved to the device.
+        images: (N, C, H, W) uint8.
+        seed: of the order and the views.
+
+    Raises:
+        ValueError: a batch larger than the data set, or one the processes cannot share evenly.
+    """
+
+    def __init__(self, method: Method, images: Images, config: TrainConfig, seed: int, epochs: int | None = None):
+        self.config, self.images, self.seed = config, images, seed
+        self.epochs = config.epochs if epochs is None else epochs
+        world = distributed.world_size()
+        if config.batch_size > len(images):
+            raise ValueError(f"train.batch_size {config.batch_size} is larger than the {len(images)} training images")
+        if config.batch_size % world:
+            raise ValueError(f"train.batch_size {config.batch_size} must be a multiple of the {world} processes")
+        self.device = images.device
+        self.precision = precision_of(config, self.device)
+        self.method = method.to(self.device, memory_format=torch.channels_last)
+        self.forward: Callable[[Batch], dict[str, Tensor]] = distributed.parallel(self.method, self.device)
+        self.optimizer = build_optimizer(self.method, config)
+        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.steps_per_epoch = len(images) // config.batch_size
+        self.steps = self.steps_per_epoch * self.epochs
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self._sums: dict[str, Tensor] = {}
+
+    # ------------------------------------------------------------------ running
+
+    def run(self, on_step: Callable[[Progress], None] | None = None, on_epoch: Callable[[dict[str, float]], None] | None = None) -> None:
+        """Train from the current step to the end; the callbacks may raise to stop between two steps."""
+        if not self.history:
+            self._close_epoch(0, on_epoch)
+        first = self.step
+        while self.step < self.steps:
+            epoch = self.step // self.steps_per_epoch
+            for ids, images in self.images.batches(self._rest_of_epoch(epoch)):
+                if self.step % self.steps_per_epoch == 0:
+                    self.method.before_epoch(epoch, self.embed)
+                self._train_step(ids, images, epoch)
+                if self.step % self.steps_per_epoch == 0:
+                    self._close_epoch(epoch + 1, on_epoch)
+                if on_step is not None:
+                    seen = (self.step - first) * self.config.batch_size
+                    on_step(Progress(self.step, self.steps, epoch, self.epochs, seen))
+
+    def _rest_of_epoch(self, epoch: int) -> Iterator[Tensor]:
+        """This process's share of each batch that is left of the epoch: (B / world,) ids."""
+        order = permutation(len(self.images), self.seed, ORDER, epoch, device=self.device)
+        size, share = self.config.batch_size, self.config.batch_size // distributed.world_size()
+        for index in range(self.step % self.steps_per_epoch, self.steps_per_epoch):
+            start = index * size + distributed.rank() * share
+            yield order[start : start + share]
+
+    def _train_step(self, ids: Tensor, images: Tensor, epoch: int) -> None:
+        self.method.train()
+        progress = self.step / self.steps
+        rng = Rng(ids, self.seed, VIEWS, epoch, self.step)
+        with torch.no_grad():
+            views = self.method.views(images, rng)
+        with self.autocast():
+            out = self.forward(Batch(views, ids, progress))
+        self.optimizer.zero_grad(set_to_none=True)
+        out["loss"].backward()  # type: ignore[no-untyped-call]
+        self._guard(out["loss"].detach())
+        set_lr(self.optimizer, self.config, progress)
+        self.optimizer.step()
+        self.step += 1
+        self.method.after_step(self.step / self.steps)
+        for name, value in out.items():
+            self._sums[name] = self._sums.get(name, torch.zeros((), device=self.device)) + value.detach().float()
+
+    def _guard(self, loss: Tensor) -> None:
+        """Clip, and refuse non-finite numbers before they reach a weight (one synchronization for both)."""
+        grads = [p.grad for p in self.trained if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        if not torch.isfinite(loss + norm):
+            which = "loss" if not torch.isfinite(loss) else "gradient"
+            raise NonFinite(f"the {which} is not finite at step {self.step} of {self.steps}; lower train.lr or use precision float32")
+        if self.config.clip_grad > 0:
+            torch._foreach_mul_(grads, (self.config.clip_grad / (norm + 1e-6)).clamp(max=1.0))
+
+    def autocast(self) -> torch.autocast:
+        """The mixed-precision context of the forward pass."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    # ------------------------------------------------------------------ looking
+
+    def _close_epoch(self, epoch: int, on_epoch: Callable[[dict[str, float]], None] | None) -> None:
+        """Append the epoch's mean scalars and the health of the encoder to the history (epoch 0: before training)."""
+        row: dict[str, float] = {"epoch": epoch, "step": self.step}
+        for name, total in self._sums.items():
+            row[name] = float(distributed.mean(total)) / self.steps_per_epoch
+        self._sums = {}
+        row |= self.health()
+        self.history.append(row)
+        if on_epoch is not None:
+            on_epoch(row)
+
+    def health(self) -> dict[str, float]:
+        """Label-free indicators on evenly spaced training images and one augmented pair of views of each."""
+        count = min(self.config.health_images, len(self.images))
+        ids = torch.arange(count, device=self.device) * len(self.images) // count
+        data, views = self.method.data, []
+        for number in (1, 2):
+            rng = Rng(ids, self.seed, HEALTH, number)
+            views.append(view(self.images.batch(ids), rng, self.method.augment, data.mean, data.std))
+        with torch.no_grad():
+            plain = self.features(self.method.exported, ids)
+            pair = [self._forward_all(self.method.exported, v) for v in views]
+        return health(plain, (pair[0], pair[1]))
+
+    def features(self, module: nn.Module, ids: Tensor) -> Tensor:
+        """Outputs of ``module`` for the images ``ids``, un-augmented, in evaluation mode (B, D) float32."""
+        data = self.method.data
+        parts = [normalize(to_unit(self.images.batch(chunk)), data.mean, data.std) for chunk in ids.split(EMBED_BATCH)]
+        return self._forward_all(module, torch.cat(parts))
+
+    @torch.no_grad()
+    def embed(self, module: nn.Module) -> Tensor:
+        """``features`` of every training image, in the order of the ids (N, D)."""
+        ids = torch.arange(len(self.images), device=self.device)
+        return torch.cat([self.features(module, chunk) for chunk in ids.split(10 * EMBED_BATCH)])
+
+    def _forward_all(self, module: nn.Module, x: Tensor) -> Tensor:
+        was_training = module.training
+        module.eval()
+        with torch.no_grad(), self.autocast():
+            out = torch.cat([module(chunk.contiguous(memory_format=torch.channels_last)).float() for chunk in x.split(EMBED_BATCH)])
+        module.train(was_training)
+        return out
+
+    # ------------------------------------------------------------------ stopping and going on
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor needed to go on, by name."""
+        named = {f"method.{k}": v for k, v in self.method.state_dict().items()}
+        named |= {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer).items()}
+        named |= {f"sums.{k}": v for k, v in self._sums.items()}
+        return {k: v.detach().cpu().contiguous() for k, v in named.items()}
+
+    def scalars(self) -> dict[str, Any]:
+        """What is not a tensor: the step and the history."""
+        return {"step": self.step, "history": self.history}
+
+    def load(self, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
+        """Continue from ``tensors()`` and ``scalars()``.
+
+        Raises:
+            RuntimeError: a tensor is missing or unexpected.
+        """
+        part: dict[str, dict[str, Tensor]] = {"method": {}, "optimizer": {}, "sums": {}}
+        for key, value in tensors.items():
+            group, name = key.split(".", 1)
+            part[group][name] = value
+        self.method.load_state_dict(part["method"])
+        load_optimizer_tensors(self.optimizer, part["optimizer"])
+        self._sums = {k: v.to(self.device) for k, v in part["sums"].items()}
+        self.step, self.history = scalars["step"], scalars["history"]

@@ -1,0 +1,274 @@
+"""What every stage command does around its body: fingerprint, work directory, lock, resume, signals, publish, end check.
+
+DVC deletes a stage's outputs before it runs the command, leaves the command running when it is killed itself, and hashes
+the inputs only after the command. So work in progress lives outside the outputs, in ``.ssl/work/STAGE/FINGERPRINT``; one
+process at a time may write there; a command whose ``dvc`` has died stops; outputs are published whole, at the end; and a
+stage whose inputs changed while it ran fails instead of being recorded.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from tasks import files, params
+from tasks.errors import EnvironmentFault, IntegrityError, Preempted, Stop, UsageError, run
+
+ORPHAN_GRACE_SECONDS = 4.0
+LOCK_WAIT_SECONDS = 15.0
+KEPT_WORK_DIRECTORIES = 2
+
+
+def state_directory() -> Path:
+    """``.ssl`` of the project, also from a DVC experiment's temporary workspace."""
+    return Path(os.environ.get("DVC_ROOT") or ".").resolve() / ".ssl"
+
+
+class Stage:
+    """One stage command. ``item`` fills ``${item.KEY}`` in dvc.yaml; ``machine`` names what else shapes the bits."""
+
+    def __init__(self, name: str, item: Mapping[str, str] | None = None, machine: Mapping[str, Any] | None = None):
+        self.item, self.machine = dict(item or {}), dict(machine or {})
+        self.full_name = f"{name}@{'-'.join(self.item.values())}" if self.item else name
+        entry = _dvc_entry(name, self.item)
+        self.deps = [Path(d) for d in entry.get("deps", [])]
+        self.param_keys = list(entry.get("params", []))
+        self.outs = [Path(next(iter(o)) if isinstance(o, dict) else o) for k in ("outs", "metrics", "plots") for o in entry.get(k, [])]
+        self._digests: dict[Path, tuple[tuple[Any, ...], str]] = {}
+        self.fingerprint = self._fingerprint()
+        self.work = state_directory() / "work" / self.full_name / self.fingerprint[:16]
+        self._stop = threading.Event()
+
+    # ------------------------------------------------------------------ what the body uses
+
+    def out(self, path: str) -> Path:
+        """Where to write the declared output ``path`` until it is published."""
+        if Path(path) not in self.outs:
+            raise ValueError(f"{path} is not an output of {self.full_name} in dvc.yaml")
+        target = self.work / "outs" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    def stop_requested(self) -> bool:
+        """Whether a signal asked this process to save and leave; poll it in every loop."""
+        return self._stop.is_set()
+
+    def leave(self) -> None:
+        """Raise ``Preempted``; call it when ``stop_requested`` and the state is saved."""
+        raise Preempted(f"{self.full_name} was asked to stop; the same command continues from here")
+
+    # ------------------------------------------------------------------ running
+
+    def execute(self, body: Callable[["Stage"], None]) -> None:
+        """Run ``body`` or continue it, then check the inputs and publish the outputs."""
+        self._watch_signals()
+        with self._locked():
+            for directory in {out.parent for out in self.outs} | {self.work}:
+                if directory.is_dir():
+                    files.remove_leftovers(directory)
+            done = self.work / "DONE"
+            if not done.exists():
+                body(self)
+                missing = [str(o) for o in self.outs if not (self.work / "outs" / o).exists()]
+                if missing:
+                    raise RuntimeError(f"{self.full_name} did not write {', '.join(missing)}")
+                files.write_json(done, {"stage": self.full_name, "fingerprint": self.fingerprint})
+            if self._fingerprint() != self.fingerprint:
+                raise IntegrityError(
+                    f"an input of {self.full_name} (code, params.yaml or data) changed while it ran, so its result is not recorded;"
+                    " run the same command again, or undo the edit to keep the result"
+                )
+            for out in self.outs:
+                _publish(self.work / "outs" / out, out)
+            self._forget_old_work()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.work.mkdir(parents=True, exist_ok=True)
+        with (self.work / ".lock").open("a+") as file:
+            deadline = time.monotonic() + LOCK_WAIT_SECONDS
+            while not _try_lock(file):
+                if self.stop_requested():
+                    self.leave()
+                if time.monotonic() > deadline:
+                    file.seek(0)
+                    raise EnvironmentFault(f"{self.full_name} is already being run by {file.read() or 'another process'}; wait for it")
+                time.sleep(0.2)
+            file.truncate(0)
+            file.write(f"process {os.getpid()} since {time.strftime('%F %T')}")
+            file.flush()
+            yield
+
+    def _watch_signals(self) -> None:
+        def ask(number: int, frame: Any) -> None:
+            if self._stop.is_set() and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self._stop.set()
+
+        signal.signal(signal.SIGTERM, ask)
+        signal.signal(signal.SIGINT, ask)
+        parent = _dvc_ancestor() if os.environ.get("DVC_STAGE") else None
+        if parent is not None:
+            threading.Thread(target=self._watch_parent, args=parent, daemon=True).start()
+
+    def _watch_parent(self, pid: int, started: str) -> None:
+        """Stop when the dvc process above is gone: nobody would record the result, and a second one may start."""
+        while _start_time(pid) == started:
+            time.sleep(0.5)
+        self._stop.set()
+        time.sleep(ORPHAN_GRACE_SECONDS)
+        os._exit(Preempted.code)
+
+    # ------------------------------------------------------------------ inputs
+
+    def _fingerprint(self) -> str:
+        values = params.load()
+        inputs = {
+            "stage": self.full_name,
+            "deps": {str(d): self._digest(d) for d in self.deps},
+            "params": {k: _lookup(values, k) for k in self.param_keys},
+            "machine": self.machine,
+        }
+        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+    def _digest(self, path: Path) -> str:
+        """Hash of a file or directory; hashed again only when sizes or times changed. A sealed one is verified."""
+        if not path.exists():
+            raise UsageError(f"{path} is missing; run dvc repro, which makes it first")
+        parts = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        parts = [p for p in parts if "__pycache__" not in p.parts]
+        stamp = tuple((str(p), s.st_size, s.st_mtime_ns, s.st_ino) for p in parts for s in (p.stat(),))
+        if path not in self._digests or self._digests[path][0] != stamp:
+            if (path / files.MANIFEST).exists():
+                files.verify(path)
+                parts = [path / files.MANIFEST]
+            digest = hashlib.sha256()
+            for part in parts:
+                digest.update(f"{part.relative_to(path)}\0{files.sha256(part)}\0".encode())
+            self._digests[path] = (stamp, digest.hexdigest())
+        return self._digests[path][1]
+
+    def _forget_old_work(self) -> None:
+        """Remove work directories of other inputs, but for the newest ones that nobody uses."""
+        others = [d for d in self.work.parent.iterdir() if d.is_dir() and d != self.work]
+        for old in sorted(others, key=lambda d: d.stat().st_mtime, reverse=True)[KEPT_WORK_DIRECTORIES - 1 :]:
+            with (old / ".lock").open("a+") as file:
+                if _try_lock(file):
+                    shutil.rmtree(old, ignore_errors=True)
+
+
+def main(make: Callable[[], Stage], body: Callable[[Stage], None]) -> None:
+    """Run a stage command: exit code, one line for a failure, and the code left for whoever watches the stage."""
+    names: list[str] = []
+
+    def guarded() -> None:
+        try:
+            stage = make()
+            names.append(stage.full_name)
+            _leave_code(stage.full_name, None)
+            stage.execute(body)
+        except BaseException as error:
+            name = names[0] if names else os.environ.get("DVC_STAGE")
+            if name:
+                _leave_code(name, error)
+            raise
+
+    run(guarded)
+
+
+def _leave_code(name: str, error: BaseException | None) -> None:
+    """Record the exit code and reason in ``.ssl/exit/NAME``: dvc itself answers 255 for any failure."""
+    path = state_directory() / "exit" / name
+    if error is None:
+        path.unlink(missing_ok=True)
+        return
+    from ssl_core.config import ConfigError
+
+    code = error.code if isinstance(error, Stop) else UsageError.code if isinstance(error, ConfigError) else Stop.code
+    if isinstance(error, (OSError, MemoryError)):
+        code = EnvironmentFault.code
+    with contextlib.suppress(OSError):
+        files.write_json(path, {"code": code, "message": str(error)})
+
+
+def _dvc_entry(name: str, item: Mapping[str, str]) -> dict[str, Any]:
+    """The stage's deps, params and outs from dvc.yaml, with ``${item.KEY}`` filled in."""
+    try:
+        text = Path("dvc.yaml").read_text()
+    except FileNotFoundError:
+        raise UsageError("dvc.yaml is missing; run from the project's root") from None
+    entry = yaml.safe_load(text)["stages"][name]
+    flat = json.dumps({k: v for k, v in entry.items() if k in ("deps", "params", "outs", "metrics", "plots")})
+    for key, value in item.items():
+        flat = flat.replace(f"${{item.{key}}}", value)
+    filled: dict[str, Any] = json.loads(flat)
+    return filled
+
+
+def _lookup(values: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def _publish(source: Path, target: Path) -> None:
+    """Put a finished output in its place at once; the work copy stays so that a failing dvc costs no computation."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temp = target.parent / f".{target.name}.{os.getpid()}.{time.monotonic_ns()}.tmp"
+    if source.is_dir():
+        shutil.copytree(source, temp, copy_function=_link)
+        files.replace_directory(temp, target)
+    else:
+        _link(source, temp)
+        os.replace(temp, target)
+        files.sync_directory(target.parent)
+
+
+def _link(source: Path | str, target: Path | str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _start_time(pid: int) -> str | None:
+    """Kernel start time of a process, so that a reused number is not taken for it; None when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+def _dvc_ancestor() -> tuple[int, str] | None:
+    """(pid, start time) of the dvc process that runs this command; a shell may stand in between."""
+    pid = os.getppid()
+    while pid > 1:
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return None
+        if any(Path(os.fsdecode(c)).name in ("dvc", "dvc.exe") for c in command[:3]):
+            started = _start_time(pid)
+            return (pid, started) if started else None
+        pid = parent
+    return None
