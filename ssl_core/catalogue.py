@@ -1,8 +1,10 @@
 """The methods by name: one line each. A new method adds a line here, a file, a block in params.yaml and a test."""
 
 import importlib
+from typing import TYPE_CHECKING
 
-from ssl_core.method import Method
+if TYPE_CHECKING:
+    from ssl_core.method import Method
 
 # name: (year, family, paper)
 METHODS: dict[str, tuple[int, str, str]] = {
@@ -36,8 +38,10 @@ BASELINES: dict[str, str] = {
 }
 
 
-def load_class(name: str) -> type[Method]:
+def load_class(name: str) -> "type[Method]":
     """The class of a method or baseline: the only subclass of ``Method`` defined in ``ssl_core/methods/<name>.py``."""
+    from ssl_core.method import Method
+
     module = importlib.import_module(f"ssl_core.methods.{name}")
     found = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Method) and c.__module__ == module.__name__]
     if len(found) != 1:

@@ -30,7 +30,6 @@ class TrainConfig:
     mode: Literal["fast", "deterministic"]
     threads: int
     """CPU threads of the training: part of the result, since sums in another order differ in their last bits."""
-    checkpoint_seconds: float
     stop_on_collapse: bool
     health_images: int
 

@@ -81,10 +81,9 @@ class Trainer:
         self.precision = precision_of(config, self.device)
         self.method = method.to(self.device, memory_format=torch.channels_last)
         self.forward: Callable[[Batch], dict[str, Tensor]] = distributed.parallel(self.method, self.device)
-        self.optimizer = build_optimizer(self.method, config)
-        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.steps_per_epoch = len(images) // config.batch_size
         self.steps = self.steps_per_epoch * self.epochs
+        self.optimizer = build_optimizer(self.method, config) if self.steps else None
         self.step = 0
         self.history: list[dict[str, float]] = []
         self._sums: dict[str, Tensor] = {}
@@ -124,6 +123,7 @@ class Trainer:
             views = self.method.views(images, rng)
         with self.autocast():
             out = self.forward(Batch(views, ids, progress))
+        assert self.optimizer is not None
         self.optimizer.zero_grad(set_to_none=True)
         out["loss"].backward()  # type: ignore[no-untyped-call]
         self._guard(out["loss"].detach())
@@ -136,7 +136,7 @@ class Trainer:
 
     def _guard(self, loss: Tensor) -> None:
         """Clip, and refuse non-finite numbers before they reach a weight (one synchronization for both)."""
-        grads = [p.grad for p in self.trained if p.grad is not None]
+        grads = [p.grad for p in self.method.parameters() if p.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
         if not torch.isfinite(loss + norm):
             which = "loss" if not torch.isfinite(loss) else "gradient"
@@ -199,7 +199,8 @@ class Trainer:
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor needed to go on, by name."""
         named = {f"method.{k}": v for k, v in self.method.state_dict().items()}
-        named |= {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer).items()}
+        if self.optimizer is not None:
+            named |= {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer).items()}
         named |= {f"sums.{k}": v for k, v in self._sums.items()}
         return {k: v.detach().cpu().contiguous() for k, v in named.items()}
 
@@ -218,6 +219,7 @@ class Trainer:
             group, name = key.split(".", 1)
             part[group][name] = value
         self.method.load_state_dict(part["method"])
-        load_optimizer_tensors(self.optimizer, part["optimizer"])
+        if self.optimizer is not None:
+            load_optimizer_tensors(self.optimizer, part["optimizer"])
         self._sums = {k: v.to(self.device) for k, v in part["sums"].items()}
         self.step, self.history = scalars["step"], scalars["history"]

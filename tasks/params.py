@@ -3,17 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ssl_core.augment import AugmentConfig
 from ssl_core.catalogue import BASELINES, METHODS, load_class
 from ssl_core.config import ConfigError, typed, unknown_name
-from ssl_core.encoders import EncoderConfig
-from ssl_core.evaluate import EvaluateConfig
-from ssl_core.optim import TrainConfig
 from tasks.errors import UsageError
+
+if TYPE_CHECKING:  # these import torch, which not every stage needs
+    from ssl_core.augment import AugmentConfig
+    from ssl_core.encoders import EncoderConfig
+    from ssl_core.evaluate import EvaluateConfig
+    from ssl_core.optim import TrainConfig
 
 PARAMS = Path("params.yaml")
 SECTIONS = ("run", "data", "encoder", "train", "augment", "evaluate", "method")
@@ -21,11 +23,20 @@ SECTIONS = ("run", "data", "encoder", "train", "augment", "evaluate", "method")
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What to run."""
+    """What to run: ``methods`` may name baselines too."""
 
     methods: tuple[str, ...]
-    baselines: tuple[str, ...]
     seeds: tuple[int, ...]
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """The rows to compare with."""
+        return tuple(m for m in self.methods if m in BASELINES)
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """The self-supervised methods."""
+        return tuple(m for m in self.methods if m not in BASELINES)
 
 
 @dataclass(frozen=True)
@@ -52,9 +63,9 @@ class MethodParams:
 
     name: str
     config: Any
-    encoder: EncoderConfig
-    train: TrainConfig
-    augment: AugmentConfig
+    encoder: "EncoderConfig"
+    train: "TrainConfig"
+    augment: "AugmentConfig"
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -109,12 +120,12 @@ def run_config(params: Mapping[str, Any]) -> RunConfig:
         ConfigError: an unknown or repeated method or baseline, or an impossible seed.
     """
     run = typed(RunConfig, params["run"], "run")
-    for key, names, known in (("methods", run.methods, METHODS), ("baselines", run.baselines, BASELINES)):
-        for name in names:
-            if name not in known:
-                raise ConfigError(unknown_name(f"run.{key}: {name!r}", name, known))
-        if len(set(names)) != len(names):
-            raise ConfigError(f"run.{key} names something twice")
+    known = [*METHODS, *BASELINES]
+    for name in run.methods:
+        if name not in known:
+            raise ConfigError(unknown_name(f"run.methods: {name!r}", name, known))
+    if not run.methods or len(set(run.methods)) != len(run.methods):
+        raise ConfigError("run.methods must name something, and nothing twice")
     if not run.seeds or len(set(run.seeds)) != len(run.seeds) or not all(0 <= s < 2**31 for s in run.seeds):
         raise ConfigError("run.seeds must be different whole numbers from 0 to 2147483647")
     return run
@@ -125,8 +136,10 @@ def data_config(params: Mapping[str, Any]) -> DataConfig:
     return typed(DataConfig, params["data"], "data")
 
 
-def evaluate_config(params: Mapping[str, Any]) -> EvaluateConfig:
+def evaluate_config(params: Mapping[str, Any]) -> "EvaluateConfig":
     """The evaluation protocol."""
+    from ssl_core.evaluate import EvaluateConfig
+
     return typed(EvaluateConfig, params["evaluate"], "evaluate")
 
 
@@ -136,11 +149,15 @@ def method_params(params: Mapping[str, Any], name: str) -> MethodParams:
     Raises:
         ConfigError: an unknown method, or a wrong key or value in its block.
     """
+    from ssl_core.augment import AugmentConfig
+    from ssl_core.encoders import EncoderConfig
+    from ssl_core.optim import TrainConfig
+
     known = [*METHODS, *BASELINES]
     if name not in known:
         raise ConfigError(unknown_name(f"method {name!r}", name, known))
     own = dict(params["method"].get(name) or {})
-    sections = {}
+    sections: dict[str, Any] = {}
     for section, cls in (("encoder", EncoderConfig), ("train", TrainConfig), ("augment", AugmentConfig)):
         override = own.pop(section, {})
         names = [f.name for f in fields(cls)]

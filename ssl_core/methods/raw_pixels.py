@@ -1,0 +1,24 @@
+"""Baseline: the pixels themselves as features. An encoder below this row has lost what the image already said."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ssl_core.augment import view
+from ssl_core.method import Batch, Method
+from ssl_core.rng import Rng
+
+
+@dataclass(frozen=True)
+class Config:
+    """Nothing to set; params.yaml gives it ``encoder.name: pixels`` and ``train.epochs: 0``."""
+
+
+class RawPixels(Method):
+    Config = Config
+
+    def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        return (view(images, rng, self.augment, self.data.mean, self.data.std),)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        raise RuntimeError("raw_pixels is not trained; set method.raw_pixels.train.epochs to 0")

@@ -1,0 +1,45 @@
+"""Baseline: the same encoder trained from scratch with every label, on the same budget.
+
+L = CE(W h + b, y), averaged over the labelled images of the batch.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssl_core.augment import AugmentConfig, view
+from ssl_core.encoders import Encoder
+from ssl_core.method import Batch, DataInfo, Method
+from ssl_core.rng import Rng
+
+
+@dataclass(frozen=True)
+class Config:
+    label_smoothing: float
+    """Share of the target spread over all classes."""
+
+
+class Supervised(Method):
+    Config = Config
+    labels: Tensor
+
+    def __init__(self, encoder: Encoder, config: Any, augment: AugmentConfig, data: DataInfo):
+        super().__init__(encoder, config, augment, data)
+        if data.labels is None:
+            raise ValueError("the supervised baseline needs labels; remove it from run.baselines")
+        self.register_buffer("labels", data.labels, persistent=False)
+        self.head = nn.Linear(encoder.dim, max(1, data.num_classes))
+
+    def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        return (view(images, rng, self.augment, self.data.mean, self.data.std),)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        target = self.labels[batch.ids]
+        known = (target >= 0).float()
+        logits = self.head(self.encoder(batch.views[0])).float()
+        each = F.cross_entropy(logits, target.clamp(min=0), reduction="none", label_smoothing=self.config.label_smoothing)
+        count = known.sum().clamp(min=1)
+        correct = ((logits.argmax(1) == target).float() * known).sum() / count
+        return {"loss": (each * known).sum() / count, "accuracy": correct.detach()}

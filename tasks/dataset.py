@@ -1,0 +1,48 @@
+"""The prepared data set, opened for reading."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks import files
+from tasks.errors import IntegrityError
+
+PREPARED = Path("data/prepared")
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Memory-mapped images (N, C, S, S) uint8 and what goes with them; label -1 means unlabelled."""
+
+    train_images: Array
+    train_labels: Array
+    train_holdout: Array
+    """(N,) bool: training labels kept for choices."""
+    test_images: Array
+    test_labels: Array
+    meta: dict[str, Any]
+    sha256: str
+    """Hash of the manifest: names the whole data set."""
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether any training image is labelled."""
+        return bool((self.train_labels >= 0).any())
+
+
+def load(path: Path = PREPARED) -> Dataset:
+    """Open what ``prepare`` wrote; the stage runtime has verified it against its manifest.
+
+    Raises:
+        IntegrityError: a file is missing, not an array, or of the wrong size.
+    """
+    arrays = {}
+    for name in ("train_images", "train_labels", "train_holdout", "test_images", "test_labels"):
+        try:
+            arrays[name] = np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise IntegrityError(f"{path / name}.npy: {error}; run dvc repro -f prepare") from None
+    return Dataset(**arrays, meta=files.read_json(path / "meta.json"), sha256=files.sha256(path / files.MANIFEST))

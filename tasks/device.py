@@ -1,0 +1,32 @@
+"""Where a stage computes, and what about the machine shapes the bits of its result."""
+
+import os
+import platform
+from typing import Any
+
+import torch
+
+from tasks.errors import EnvironmentFault
+
+
+def pick_device() -> torch.device:
+    """The GPU of this process if there is one, else the CPU. ``SSL_DEVICE`` (cpu, cuda, cuda:1) decides otherwise.
+
+    Raises:
+        EnvironmentFault: ``SSL_DEVICE`` names something this machine lacks: never a silent run on the CPU.
+    """
+    wanted = os.environ.get("SSL_DEVICE")
+    if wanted:
+        try:
+            device = torch.device(wanted)
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise EnvironmentFault(f"SSL_DEVICE={wanted} cannot be used: {str(error).splitlines()[0]}") from None
+        return device
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Versions and hardware that change the last bits of a training; part of the work directory's fingerprint."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {"torch": torch.__version__, "python": platform.python_version(), "device": f"{device.type} {name}"}

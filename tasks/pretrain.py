@@ -1,0 +1,264 @@
+"""Stage ``pretrain``: train one method (or baseline) on the prepared images and write its encoder.
+
+``python -m tasks.pretrain METHOD SEED``. Killed or interrupted, the same command continues from its last checkpoint and
+ends with the same bits.
+"""
+
+import os
+import sys
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssl_core import encoders as core_encoders
+from ssl_core.catalogue import load_class
+from ssl_core.data import Images
+from ssl_core.health import verdict
+from ssl_core.method import DataInfo, Method
+from ssl_core.rng import Rng
+from ssl_core.train import NonFinite, Progress, Trainer, precision_of
+from tasks import checkpoint, dataset, encoders, files, params
+from tasks.device import machine, pick_device
+from tasks.errors import Diverged, UsageError
+from tasks.journal import Journal
+from tasks.progress import Progress as Display
+from tasks.stage import Stage, main
+
+CHECKPOINT_SECONDS = 60.0  # at most this much work is lost by a crash
+SHEET_IMAGES = 8
+
+
+def make_method(chosen: params.MethodParams, data: dataset.Dataset, seed: int) -> Method:
+    """The method with freshly initialized weights, a function of the parameters and the seed alone."""
+    meta = data.meta
+    encoder = core_encoders.build(chosen.encoder, meta["channels"], meta["image_size"], seed)
+    labels = torch.from_numpy(data.train_labels.copy()) if chosen.name == "supervised" else None
+    info = DataInfo(
+        num_images=len(data.train_images),
+        image_size=meta["image_size"],
+        channels=meta["channels"],
+        mean=tuple(meta["mean"]),
+        std=tuple(meta["std"]),
+        labels=labels,
+        num_classes=len(meta["classes"]),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1)
+        return load_class(chosen.name)(encoder, chosen.config, chosen.augment, info)
+
+
+class Training:
+    """One run: the trainer, and what is written while it goes."""
+
+    def __init__(self, stage: Stage, name: str, seed: int, device: torch.device):
+        self.stage, self.name, self.seed = stage, name, seed
+        self.params = params.method_params(params.load(), name)
+        self.data = dataset.load()
+        self.method = make_method(self.params, self.data, seed)
+        epochs = 0 if name == "supervised" and not self.data.has_labels else self.params.train.epochs
+        self.trainer = Trainer(self.method, Images(self.data.train_images, device), self.params.train, seed, epochs)
+        self.checkpoints = stage.work / "checkpoints"
+        self.seconds = 0.0
+        self.times: list[int] = []
+        self._resume()
+        self.started = self.saved = time.monotonic()
+        label = f"{name} (seed {seed}) on {device.type}"
+        per_step = self.params.train.batch_size
+        self.display = Display(label, self.trainer.steps, "images", per_step, stage.work / "progress.json", self.trainer.step)
+
+    def _resume(self) -> None:
+        found = checkpoint.load(self.checkpoints)
+        position = None
+        if found is not None:
+            tensors, scalars = found
+            self.trainer.load(tensors, scalars)
+            self.seconds, position = scalars["seconds"], scalars["journal"]
+            print(f"{self.name}: continuing from step {self.trainer.step} of {self.trainer.steps}", file=sys.stderr)
+        self.journal = Journal(self.stage.work / "journal.jsonl", position=position)
+        if found is None:
+            self.journal.start(**self._run_facts())
+
+    def _run_facts(self) -> dict[str, Any]:
+        meta, p = self.data.meta, self.params
+        return {
+            "fingerprint": self.stage.fingerprint,
+            "stage": self.stage.full_name,
+            "name": self.name,
+            "seed": self.seed,
+            "tags": {
+                "dataset": meta["name"],
+                "data_sha256": self.data.sha256,
+                "precision": self.trainer.precision,
+                **{k: str(v) for k, v in self.stage.machine.items()},
+            },
+            "params": {"encoder": vars(p.encoder), "train": vars(p.train), "augment": vars(p.augment), "method": vars(p.config)},
+        }
+
+    # ------------------------------------------------------------------ callbacks of the loop
+
+    def on_step(self, progress: Progress) -> None:
+        """Show, save from time to time, and leave when asked to."""
+        self.display.update(progress.step, f"epoch {progress.epoch + 1}/{progress.epochs}")
+        stop = self.stage.stop_requested() and progress.step < progress.steps
+        if stop or time.monotonic() - self.saved >= float(os.environ.get("SSL_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS)):
+            self.save()
+        if stop:
+            self.stage.leave()
+
+    def on_epoch(self, row: dict[str, float]) -> None:
+        """Journal the epoch; judge the health of the encoder against its untrained state."""
+        self.journal.metrics(int(row["epoch"]), {k: v for k, v in row.items() if k != "epoch"})
+        state = verdict(row, self.trainer.history[0])
+        if state == "collapsed" and row["epoch"] > 0:
+            print(f"warning: {self.name} has collapsed at epoch {row['epoch']:.0f} (see the health plots)", file=sys.stderr)
+            if self.params.train.stop_on_collapse:
+                raise Diverged(f"{self.name} collapsed at epoch {row['epoch']:.0f}: its features are all alike; lower train.lr")
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        scalars = self.trainer.scalars() | {"seconds": self.elapsed(), "journal": self.journal.position}
+        checkpoint.save(self.checkpoints, self.trainer.step, self.trainer.tensors(), scalars)
+        self.saved = time.monotonic()
+
+    def elapsed(self) -> float:
+        """Seconds of training, over all the processes it took."""
+        return self.seconds + time.monotonic() - self.started
+
+    # ------------------------------------------------------------------ the result
+
+    def finish(self) -> None:
+        """Write the outputs."""
+        key = f"{self.name}-{self.seed}"
+        directory = self.stage.out(f"out/encoders/{key}")
+        directory.mkdir(exist_ok=True)
+        encoders.save(directory, self.method.exported, self._facts())
+        sheet = view_sheet(self.method, self.trainer.images)
+        files.write_bytes(directory / "views.png", sheet)
+        files.seal(directory)
+        files.write_text(self.stage.out(f"out/history/{key}.csv"), history_csv(self.trainer.history))
+        self.journal.end("FINISHED", cost=self._cost(), encoder_sha256=files.sha256(directory / encoders.WEIGHTS))
+        self.journal.publish(self.stage.out(f"out/journal/{key}.jsonl"))
+
+    def _facts(self) -> dict[str, Any]:
+        p, meta = self.params, self.data.meta
+        described = core_encoders.description(p.encoder, meta["channels"], meta["image_size"])
+        return {
+            "method": self.name,
+            "seed": self.seed,
+            "encoder": described,
+            "dim": self.method.exported.dim,
+            "parameters": core_encoders.num_parameters(self.method.exported),
+            "mean": meta["mean"],
+            "std": meta["std"],
+            "epochs": self.trainer.epochs,
+            "train": vars(p.train),
+            "augment": vars(p.augment),
+            "method_config": vars(p.config),
+            "data_sha256": self.data.sha256,
+            "precision": self.trainer.precision,
+            "health": self.trainer.history[-1],
+            "random_health": self.trainer.history[0],
+        }
+
+    def _cost(self) -> dict[str, float]:
+        seen = self.trainer.step * self.params.train.batch_size
+        seconds = self.elapsed()
+        return {
+            "seconds": seconds,
+            "images_per_second": seen / seconds if seen else 0.0,
+            "peak_memory_bytes": peak_memory(self.trainer.device),
+            "parameters": core_encoders.num_parameters(self.method.exported),
+        }
+
+
+def peak_memory(device: torch.device) -> int:
+    """Largest memory in use so far, in bytes: of the GPU, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def history_csv(rows: list[dict[str, float]]) -> str:
+    """One line per epoch; a column of every logged number, empty where it was not measured."""
+    columns = list(dict.fromkeys(k for row in rows for k in row))
+    lines = [",".join(columns)]
+    lines += [",".join(f"{row[c]:.6g}" if c in row else "" for c in columns) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def view_sheet(method: Method, images: Images) -> bytes:
+    """PNG of what the method sees of the first images: one row per view, one column per image."""
+    from torchvision.io import encode_png
+
+    ids = torch.arange(min(SHEET_IMAGES, len(images)), device=images.device)
+    with torch.no_grad():
+        batch = images.batch(ids)
+        views = method.views(batch, Rng(ids, 0))
+    rows = [_as_pictures(v, method.data) for v in views if v.is_floating_point() and v.ndim >= 4 and len(v) == len(ids)]
+    original = (batch.float() / 255).cpu()
+    return bytes(encode_png(_sheet([original, *rows])).numpy())
+
+
+def _as_pictures(view: Tensor, data: DataInfo) -> Tensor:
+    """(B, ..., C, h, w) normalized -> (B, C, h', w') in [0, 1]; tiles are laid out in a near-square grid."""
+    tiles = view.detach().float().cpu().flatten(1, -4) if view.ndim > 4 else view.detach().float().cpu()[:, None]
+    b, t, c, h, w = tiles.shape
+    side = max(1, round(t**0.5))
+    rows = -(-t // side)
+    grid = tiles.new_full((b, rows * side, c, h + 1, w + 1), float("nan"))
+    grid[:, :t, :, :h, :w] = tiles
+    grid = grid.view(b, rows, side, c, h + 1, w + 1).permute(0, 3, 1, 4, 2, 5).reshape(b, c, rows * (h + 1), side * (w + 1))
+    mean, std = (torch.tensor(x).view(1, -1, 1, 1) for x in (data.mean, data.std))
+    return (grid * std + mean).nan_to_num(1.0).clamp(0, 1)
+
+
+def _sheet(rows: list[Tensor], size: int = 64, gap: int = 4) -> Tensor:
+    """Rows of pictures of any size -> one (C, H, W) uint8 sheet with white gaps."""
+    cell = size + gap
+    out = torch.ones(rows[0].shape[1], len(rows) * cell + gap, len(rows[0]) * cell + gap)
+    for y, pictures in enumerate(rows):
+        shown = torch.nn.functional.interpolate(pictures, (size, size), mode="nearest")
+        for x, picture in enumerate(shown):
+            top, left = gap + y * cell, gap + x * cell
+            out[:, top : top + size, left : left + size] = picture
+    return (out * 255).round().to(torch.uint8)
+
+
+def body(stage: Stage, name: str, seed: int, device: torch.device) -> None:
+    """Train, then write."""
+    run = Training(stage, name, seed, device)
+    try:
+        run.trainer.run(run.on_step, run.on_epoch)
+        run.finish()
+    except NonFinite as error:
+        run.journal.end("FAILED", cost={})
+        raise Diverged(f"{name}: {error}") from None
+    except Diverged:
+        run.journal.end("FAILED", cost={})
+        raise
+
+
+def command(arguments: list[str]) -> None:
+    """``METHOD SEED`` from the command line."""
+    if len(arguments) != 2 or not arguments[1].isdigit():
+        raise UsageError("usage: python -m tasks.pretrain METHOD SEED")
+    name, seed = arguments[0], int(arguments[1])
+    state: dict[str, Any] = {}
+
+    def make() -> Stage:
+        chosen = params.method_params(params.load(), name)
+        torch.set_num_threads(chosen.train.threads)
+        state["device"] = pick_device()
+        kind = {"method": name, "seed": str(seed)}
+        facts = machine(state["device"]) | {"precision": precision_of(chosen.train, state["device"])}
+        return Stage("pretrain", kind, facts)
+
+    main(make, lambda stage: body(stage, name, seed, state["device"]))
+
+
+if __name__ == "__main__":
+    command(sys.argv[1:])
