@@ -1,0 +1,67 @@
+"""``make ui``: MLflow's and Prefect's servers on loopback until Ctrl-C."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from tasks import settings
+from tasks.errors import EnvironmentFault, run
+
+HOST = "127.0.0.1"
+MLFLOW_PORT, PREFECT_PORT = 5000, 4200
+
+
+def _free(port: int, variable: str) -> int:
+    port = int(os.environ.get(variable, port))
+    with socket.socket() as probe:
+        if probe.connect_ex((HOST, port)) == 0:
+            raise EnvironmentFault(f"port {port} is taken; stop what uses it, or set {variable} to another port")
+    return port
+
+
+def main() -> None:
+    """Start both, wait until they answer, print their addresses."""
+    settings.apply()
+    mlflow, prefect = _free(MLFLOW_PORT, "MLFLOW_PORT"), _free(PREFECT_PORT, "PREFECT_PORT")
+    store = os.environ["MLFLOW_TRACKING_URI"]
+    if store.startswith("sqlite"):  # make it here, once: two processes opening a new file at the same time damage it
+        subprocess.run([sys.executable, "-m", "tasks.sync"], check=True)
+    commands = [
+        [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow), "--workers", "1", "--backend-store-uri", store],
+        [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect)],
+    ]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    quiet = subprocess.DEVNULL
+    servers = [subprocess.Popen(c, env=environment, stdout=quiet, stderr=quiet, start_new_session=True) for c in commands]
+    try:
+        for name, port in (("MLflow ", mlflow), ("Prefect", prefect)):
+            _wait(port, servers)
+            print(f"{name}  http://{HOST}:{port}", flush=True)
+        print("Ctrl-C stops both.", flush=True)
+        while all(s.poll() is None for s in servers):
+            time.sleep(0.5)
+        raise EnvironmentFault("a server has stopped; run its command by hand to see why")
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for server in servers:
+            os.killpg(server.pid, signal.SIGTERM)
+        for server in servers:
+            server.wait(20)
+
+
+def _wait(port: int, servers: list[subprocess.Popen[bytes]], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and all(s.poll() is None for s in servers):
+        with socket.socket() as probe:
+            if probe.connect_ex((HOST, port)) == 0:
+                return
+        time.sleep(0.2)
+    raise EnvironmentFault(f"nothing answers on port {port}")
+
+
+if __name__ == "__main__":
+    run(main)
