@@ -1,0 +1,89 @@
+"""BYOL: Bootstrap Your Own Latent.
+
+Grill et al., NeurIPS 2020, arXiv 2006.07733.
+
+Idea: an online network predicts the projection that a slowly moving copy of itself, the target, gives to the other
+view. There are no negatives; predictor, momentum and BatchNorm in the heads keep it from collapsing.
+
+    L = mean( |unit(q1) - unit(z2')|^2 + |unit(q2) - unit(z1')|^2 ),  q = predictor(projector(encoder(x))),  z' of the target
+    m(t) = 1 - (1 - m_base) * (cos(pi * t) + 1) / 2                   from m_base to 1 over the training
+
+The target is in train mode (its BatchNorm uses batch statistics, with running ones of its own) and gets no gradient.
+
+Deviations: plain SGD instead of LARS (batches of hundreds); narrower heads; a lower base momentum, because the paper's
+0.996 hardly moves within a short training (its own shorter schedules use 0.99 and 0.97).
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ssl_core.augment import AugmentConfig, view
+from ssl_core.encoders import Encoder
+from ssl_core.heads import mlp
+from ssl_core.losses import negative_cosine
+from ssl_core.memory import momentum_copy, update_momentum
+from ssl_core.method import Batch, DataInfo, Method
+from ssl_core.rng import Rng
+
+
+@dataclass(frozen=True)
+class BYOLConfig:
+    """The numbers of BYOL."""
+
+    hidden: int
+    """Width of the hidden layers of projector and predictor. Paper: 4096; small images: 256-4096."""
+    dim: int
+    """Width of projection and prediction. Paper: 256."""
+    momentum: float
+    """m_base of the target. Paper: 0.996 for 1000 epochs, 0.99 for 300, 0.97 for 40."""
+    second_blur: float
+    """Probability of blur in the second view. Paper: 0.1 (first view 1.0); small images: 0."""
+    second_solarize: float
+    """Probability of solarization in the second view. Paper: 0.2 (first view 0)."""
+
+
+def momentum_at(base: float, progress: float) -> float:
+    """The target's momentum after the share ``progress`` of the training: ``base`` at 0, 1 at 1."""
+    return 1.0 - (1.0 - base) * (math.cos(math.pi * progress) + 1.0) / 2.0
+
+
+class BYOL(Method):
+    """Predict the target network's projection of the other view."""
+
+    Config = BYOLConfig
+
+    def __init__(
+        self, encoder: Encoder, config: BYOLConfig, augment: AugmentConfig, data: DataInfo
+    ):
+        super().__init__(encoder, config, augment, data)
+        self.projector = mlp(encoder.dim, config.hidden, config.dim)
+        self.predictor = mlp(config.dim, config.hidden, config.dim)
+        self.target = momentum_copy(nn.Sequential(encoder, self.projector))
+        self.second = replace(
+            augment, blur=config.second_blur, solarize=config.second_solarize
+        )
+
+    def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        """Two augmented images, each (B, C, H, W), the second with its own blur and solarization."""
+        mean, std = self.data.mean, self.data.std
+        return view(images, rng, self.augment, mean, std), view(
+            images, rng, self.second, mean, std
+        )
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The two squared distances, added: 0 when every prediction points to its target, at most 8."""
+        x1, x2 = batch.views
+        q1, q2 = (self.predictor(self.projector(self.encoder(x))) for x in (x1, x2))
+        with torch.no_grad():
+            z1, z2 = self.target(x1), self.target(x2)
+        return {"loss": 4.0 + 2.0 * (negative_cosine(q1, z2) + negative_cosine(q2, z1))}
+
+    def after_step(self, progress: float) -> None:
+        """Move the target."""
+        momentum = momentum_at(self.config.momentum, progress)
+        update_momentum(
+            self.target, nn.Sequential(self.encoder, self.projector), momentum
+        )

@@ -1,0 +1,116 @@
+"""MoCo: Momentum Contrast for Unsupervised Visual Representation Learning, version 2.
+
+He, Fan, Wu, Xie, Girshick, CVPR 2020, arXiv 1911.05722 (v1); Chen, Fan, Girshick, He, arXiv 2003.04297 (v2).
+
+Idea: a query finds its key among many older keys. The keys come from a copy of the encoder that moves slowly, so that
+keys made some steps ago are still comparable, and wait in a queue, so that their number is not the batch size.
+
+    L = -log( exp(q . k+ / T) / (exp(q . k+ / T) + sum_{k in queue} exp(q . k / T)) )
+    momentum encoder <- m * momentum encoder + (1 - m) * encoder        after each step
+
+The queue is read before this batch's keys enter it. BatchNorm statistics of the whole batch would betray which key
+belongs to the batch, so they are taken over parts of it, and the keys are shuffled so that a query and its key are
+normalized with different images (the paper does both with several GPUs; SplitBatchNorm2d on one, as in the authors'
+CIFAR demo).
+
+Deviations: the momentum is lower than the paper's 0.999 because a short training has few steps; the copy moves after
+the optimizer step instead of before the next forward pass, which is the same sequence.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ssl_core.augment import AugmentConfig, view
+from ssl_core.encoders import Encoder
+from ssl_core.heads import mlp
+from ssl_core.losses import info_nce, unit
+from ssl_core.memory import Queue, check_queue, momentum_copy, update_momentum
+from ssl_core.method import Batch, DataInfo, Method
+from ssl_core.normalization import split_batch_norm
+from ssl_core.rng import Rng
+
+
+@dataclass(frozen=True)
+class MoCoConfig:
+    """The numbers of MoCo."""
+
+    head: Literal["mlp", "linear"]
+    """``mlp``: version 2 (one hidden layer, no BatchNorm); ``linear``: version 1."""
+    hidden: int
+    """Width of the hidden layer of ``mlp``. Paper: that of the features, 2048."""
+    dim: int
+    """Width of queries and keys. Paper: 128."""
+    temperature: float
+    """Paper: 0.07 (v1), 0.2 (v2); the CIFAR demo: 0.1."""
+    momentum: float
+    """Of the momentum encoder. Paper: 0.999; the CIFAR demo: 0.99; below 1000 steps: 0.95-0.99."""
+    queue: int
+    """Number of keys, a multiple of those a step brings. Paper: 65536; small images: 1024-4096, no more than images."""
+    splits: int
+    """Parts of the batch with BatchNorm statistics of their own (CIFAR demo: 8 of 64 images); 1 = plain BatchNorm."""
+    symmetric: bool
+    """Let each view be the query once and add the two losses (CIFAR demo: better at equal epochs, twice the cost)."""
+
+
+class MoCo(Method):
+    """Contrast queries with the keys of a momentum encoder and a queue of older keys."""
+
+    Config = MoCoConfig
+
+    def __init__(
+        self, encoder: Encoder, config: MoCoConfig, augment: AugmentConfig, data: DataInfo
+    ):
+        super().__init__(encoder, config, augment, data)
+        check_queue("method.moco", config.queue, data.num_images)
+        split_batch_norm(encoder, config.splits)
+        widths = (
+            (encoder.dim, config.hidden, config.dim)
+            if config.head == "mlp"
+            else (encoder.dim, config.dim)
+        )
+        self.projector = mlp(*widths, norm=False)
+        self.momentum_encoder = momentum_copy(nn.Sequential(encoder, self.projector))
+        self.queue = Queue(config.queue, config.dim)
+
+    def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        """Two augmented images, each (B, C, H, W), and the order (B,) in which the key batch is shuffled."""
+        mean, std = self.data.mean, self.data.std
+        x1, x2 = (
+            view(images, rng, self.augment, mean, std),
+            view(images, rng, self.augment, mean, std),
+        )
+        return x1, x2, torch.argsort(rng.uniform(), stable=True)
+
+    @torch.no_grad()
+    def keys(self, x: Tensor, order: Tensor) -> Tensor:
+        """Unit keys (B, D) of a view, computed in shuffled order and returned in the order of ``x``."""
+        return unit(self.momentum_encoder(x[order]))[torch.argsort(order)]
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """InfoNCE of the queries against their keys and the queue; then the keys enter the queue."""
+        x1, x2, order = batch.views
+        older, keys = self.queue.read(), [self.keys(x2, order)]
+        loss = info_nce(
+            self.projector(self.encoder(x1)), keys[0], self.config.temperature, older
+        )
+        if self.config.symmetric:
+            keys.append(self.keys(x1, order))
+            loss = loss + info_nce(
+                self.projector(self.encoder(x2)),
+                keys[1],
+                self.config.temperature,
+                older,
+            )
+        self.queue.push(torch.cat(keys))
+        return {"loss": loss}
+
+    def after_step(self, progress: float) -> None:
+        """Move the momentum encoder."""
+        update_momentum(
+            self.momentum_encoder,
+            nn.Sequential(self.encoder, self.projector),
+            self.config.momentum,
+        )

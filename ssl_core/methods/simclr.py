@@ -1,0 +1,63 @@
+"""SimCLR: A Simple Framework for Contrastive Learning of Visual Representations.
+
+Chen, Kornblith, Norouzi, Hinton, ICML 2020, arXiv 2002.05709.
+
+Idea: two augmentations of one image attract each other and repel every other view in the batch; the projector that
+the comparison happens in is thrown away, the encoder below it is kept.
+
+    L = mean over the 2B views i of  -log( exp(z_i . z_j / T) / sum_{k != i} exp(z_i . z_k / T) ),  j the other view of i
+
+with unit-length z = projector(encoder(view)).
+
+Deviations: plain SGD instead of LARS, because the batch is hundreds and not thousands; the released code adds the
+means of the two directions (twice this loss), the paper and this file average them; no blur below 64 px.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssl_core.augment import AugmentConfig, view
+from ssl_core.encoders import Encoder
+from ssl_core.heads import mlp
+from ssl_core.losses import nt_xent
+from ssl_core.method import Batch, DataInfo, Method
+from ssl_core.rng import Rng
+
+
+@dataclass(frozen=True)
+class SimCLRConfig:
+    """The numbers of SimCLR."""
+
+    hidden: int
+    """Width of the projector's hidden layer. Paper: that of the features, 2048; small images: 256-2048."""
+    dim: int
+    """Width of the projection. Paper: 128."""
+    temperature: float
+    """Paper: 0.1 on ImageNet, 0.5 on CIFAR-10 with 1000 epochs; short schedules: 0.2."""
+
+
+class SimCLR(Method):
+    """Contrast the two views of an image with all other views of the batch."""
+
+    Config = SimCLRConfig
+
+    def __init__(
+        self, encoder: Encoder, config: SimCLRConfig, augment: AugmentConfig, data: DataInfo
+    ):
+        super().__init__(encoder, config, augment, data)
+        self.projector = mlp(encoder.dim, config.hidden, config.dim, last_norm="plain")
+
+    def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        """Two augmented images, each (B, C, H, W)."""
+        mean, std = self.data.mean, self.data.std
+        return view(images, rng, self.augment, mean, std), view(
+            images, rng, self.augment, mean, std
+        )
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """NT-Xent over the 2B views, which share one forward pass and its batch statistics."""
+        x1, x2 = batch.views
+        z1, z2 = self.projector(self.encoder(torch.cat([x1, x2]))).chunk(2)
+        return {"loss": nt_xent(z1, z2, self.config.temperature)}

@@ -1,0 +1,88 @@
+"""BatchNorm over parts of the batch: on one device what several devices with their own statistics do."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SplitBatchNorm2d(nn.Module):
+    """``BatchNorm2d`` with statistics of its own for each of ``splits`` parts of the batch (image n is in part n mod splits).
+
+    With statistics of the whole batch a network can tell the key of the current batch from those in the queue without
+    looking at the image (MoCo, arXiv 1911.05722, section 3.3). The scheme is that of MoCo's CIFAR demo. In eval mode,
+    and in its state dict, it is a ``BatchNorm2d`` whose running statistics are the mean over the parts. It is no
+    subclass of it, so the conversion to ``SyncBatchNorm`` leaves it alone.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d, splits: int):
+        super().__init__()
+        if not norm.affine or not norm.track_running_stats or norm.momentum is None:
+            raise ValueError(
+                "SplitBatchNorm2d needs a BatchNorm2d with scale, shift and exponential running statistics"
+            )
+        self.splits, self.eps, self.momentum = splits, norm.eps, norm.momentum
+        for name, parameter in norm.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name, buffer in norm.named_buffers(recurse=False):
+            self.register_buffer(name, buffer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape.
+
+        Raises:
+            ValueError: in train mode, when B is not a multiple of ``splits``.
+        """
+        if not self.training:
+            return F.batch_norm(
+                x,
+                self.running_mean,
+                self.running_var,
+                self.weight,
+                self.bias,
+                False,
+                0.0,
+                self.eps,
+            )
+        n, c, h, w = x.shape
+        layout = (
+            torch.channels_last
+            if x.is_contiguous(memory_format=torch.channels_last)
+            else torch.contiguous_format
+        )
+        if n % self.splits:
+            raise ValueError(
+                f"a batch of {n} cannot be split into {self.splits} equal parts"
+            )
+        mean, var = (
+            self.running_mean.repeat(self.splits),
+            self.running_var.repeat(self.splits),
+        )
+        parts = x.contiguous().view(
+            n // self.splits, self.splits * c, h, w
+        )  # a part is a set of channels of its own
+        weight, bias = self.weight.repeat(self.splits), self.bias.repeat(self.splits)
+        out = F.batch_norm(
+            parts, mean, var, weight, bias, True, self.momentum, self.eps
+        ).view(n, c, h, w)
+        with torch.no_grad():
+            self.running_mean.copy_(mean.view(self.splits, c).mean(0))
+            self.running_var.copy_(var.view(self.splits, c).mean(0))
+            self.num_batches_tracked += 1
+        return out.contiguous(memory_format=layout)
+
+
+def split_batch_norm(module: nn.Module, splits: int) -> None:
+    """Replace, in place, every ``BatchNorm2d`` inside ``module`` by one over ``splits`` parts; 1 changes nothing."""
+    if splits == 1:
+        return
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, SplitBatchNorm2d(child, splits))
+        else:
+            split_batch_norm(child, splits)
