@@ -1,0 +1,129 @@
+"""Label-free indicators against worked values, and the verdict against forced collapse."""
+
+import math
+
+import pytest
+import torch
+
+from ssl_core import encoders
+from ssl_core.health import alignment, effective_rank, health, uniformity, verdict
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [(torch.eye(5), 5.0000015), (torch.ones(5, 5), 1.0000063), (torch.diag(torch.tensor([3.0, 1.0])), 1.7547653)],
+)
+def test_effective_rank_has_the_worked_values(matrix, expected):
+    assert effective_rank(matrix) == pytest.approx(expected, abs=2e-7 if expected != 1.0000063 else 1e-5)
+
+
+def test_effective_rank_ignores_rotation_and_scale():
+    x = normal(200, 16) @ torch.diag(torch.linspace(0.1, 2, 16))
+    q = torch.linalg.qr(normal(16, 16, seed=1))[0]
+    assert effective_rank(3 * x @ q) == pytest.approx(effective_rank(x), rel=1e-5)
+    assert effective_rank(x[:10]) <= 10.01
+
+
+def test_uniformity_of_four_axis_points_is_the_worked_value():
+    points = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]], dtype=torch.float64)
+    assert uniformity(points) == pytest.approx(-4.39634897, abs=1e-8)
+
+
+def test_uniformity_equals_the_loop_over_pairs_across_blocks():
+    x = torch.nn.functional.normalize(normal(1100, 4).double())
+    assert uniformity(x) == pytest.approx(float(torch.pdist(x).pow(2).mul(-2).exp().mean().log()), abs=1e-9)
+
+
+def test_alignment_is_zero_for_equal_directions_and_four_for_opposite_ones():
+    x = normal(10, 3)
+    assert alignment(x, 5 * x) == pytest.approx(0, abs=1e-12)
+    assert alignment(x, -x) == pytest.approx(4)
+
+
+def test_feature_std_is_one_over_sqrt_d_on_the_sphere_and_zero_for_equal_features():
+    assert health(normal(4000, 64))["feature_std"] == pytest.approx(1 / 8, rel=0.02)
+    assert health(torch.full((100, 64), 0.3))["feature_std"] == 0.0
+
+
+def test_alignment_is_there_only_with_a_pair():
+    x = normal(20, 4)
+    assert "alignment" not in health(x)
+    assert health(x, (x, x))["alignment"] == pytest.approx(0, abs=1e-12)
+
+
+def test_bad_features_are_refused_with_a_message():
+    with pytest.raises(ValueError, match="not finite"):
+        health(torch.full((3, 2), math.nan))
+    with pytest.raises(ValueError, match="at least 2"):
+        health(torch.ones(1, 2))
+
+
+# ------------------------------------------------------------------ verdict
+
+
+def images(channels: int = 3) -> torch.Tensor:
+    """128 smooth images: random 4x4 colors enlarged to 32x32."""
+    return torch.nn.functional.interpolate(normal(128, channels, 4, 4), size=32, mode="bilinear")
+
+
+def features_of(encoder: encoders.Encoder, x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return encoder.eval()(x)
+
+
+def small(name: str = "small", width: int = 16, norm: str = "batch", channels: int = 3, seed: int = 0) -> encoders.Encoder:
+    return encoders.build(encoders.EncoderConfig(name, width, 1, 4, norm), channels, 32, seed)
+
+
+REFERENCE = health(features_of(small(), images()))
+
+
+@pytest.mark.parametrize(
+    "name,width,norm,channels", [("small", 8, "batch", 1), ("small", 16, "group", 3), ("vit", 64, "batch", 1)]
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_an_untrained_encoder_is_never_called_collapsed(name, width, norm, channels, seed):
+    other, own = (health(features_of(small(name, width, norm, channels, s), images(channels))) for s in (seed + 10, seed))
+    assert verdict(own, own) == "healthy"
+    assert verdict(own, other) == "healthy"  # another random start as the reference
+
+
+def test_spread_out_features_are_healthy():
+    assert verdict(health(normal(1024, 128)), REFERENCE) == "healthy"
+
+
+def test_raw_pixels_are_healthy_beside_themselves():
+    values = health(images().flatten(1))
+    assert verdict(values, values) == "healthy"
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-6, 1e-3])
+def test_equal_features_are_collapsed(noise):
+    constant = torch.rand(128, generator=torch.Generator().manual_seed(0)) + noise * normal(1024, 128)
+    assert verdict(health(constant), REFERENCE) == "collapsed"
+    assert verdict(health(torch.zeros(1024, 128)), REFERENCE) == "collapsed"
+
+
+def test_a_positive_multiple_of_one_direction_is_collapsed():
+    scales = 0.1 + torch.rand(1024, 1, generator=torch.Generator().manual_seed(0))
+    assert verdict(health(scales * normal(1, 128)), REFERENCE) == "collapsed"
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("mean", [0.0, 1.0])
+def test_features_in_few_dimensions_are_dimensional_collapse(rank, mean):
+    x = mean + normal(1024, rank) @ normal(rank, 128, seed=1) + 1e-4 * normal(1024, 128, seed=2)
+    assert verdict(health(x), REFERENCE) == "dimensional collapse"
+
+
+def test_a_network_forced_to_one_output_is_collapsed():
+    encoder = small()
+    with torch.no_grad():
+        for parameter in encoder.stages[-1].parameters():
+            parameter.mul_(0)
+        encoder.stages[-1][-1].norm2.bias.fill_(1.0)
+    assert verdict(health(features_of(encoder, images())), REFERENCE) == "collapsed"
