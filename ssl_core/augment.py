@@ -40,6 +40,9 @@ Filter = Literal["area", "bilinear", "bicubic", "lanczos"]
 class AugmentConfig:
     """The recipe of one random view."""
 
+    view_size: int | None
+    """Side of a view in pixels; None is the image's own. Training on smaller views than the encoder is used on costs less
+    and makes up for the crops magnifying things (Touvron et al., arXiv 1906.06423)."""
     crop_scale: tuple[float, float]
     """Smallest and largest share of the image's area in a crop."""
     flip: float
@@ -77,13 +80,13 @@ def view(
     Args:
         images: (B, C, H, W) uint8, or float in [0, 1].
         mean, std: per channel, of pixels in [0, 1].
-        size: side of the view; the image's height if None.
+        size: side of the view instead of ``config.view_size``.
 
     Returns:
         (B, C, size, size) float32, normalized.
     """
     x = resized_crop(
-        images, rng, config.crop_scale, size or images.shape[-2], config.flip
+        images, rng, config.crop_scale, size or config.view_size or images.shape[-2], config.flip
     )
     x = color_jitter(x, rng, config)
     x = random_grayscale(x, rng, config.grayscale)
