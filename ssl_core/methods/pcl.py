@@ -1,0 +1,150 @@
+"""PCL: Prototypical Contrastive Learning of Unsupervised Representations.
+
+Li, Zhou, Xiong, Hoi, ICLR 2021, arXiv 2005.04966.
+
+Idea: expectation-maximization. E-step, before each epoch: k-means of the momentum encoder's vectors of all images, at
+several granularities. M-step: besides MoCo's InfoNCE each query is drawn to the centroid of its cluster.
+
+    L = InfoNCE(q, k, queue; T) + weight * mean over granularities of -log( exp(q . c_s / phi_s) / sum_j exp(q . c_j / phi_j) )
+    phi = sum over the Z members of |v - c| / (Z * log(Z + smoothing)), then scaled to mean T
+
+c_s is the unit centroid of the query's cluster; phi, its concentration, is a temperature per cluster, taken with the
+centroid before normalization; clusters of one take the largest phi, and all are clipped to their 10th to 90th
+percentiles. As in MoCo, BatchNorm statistics are over parts of the batch, with the keys shuffled.
+
+Deviations: all other prototypes are the negatives instead of a sample of 16000, since there are few clusters, so nothing
+is drawn; k-means is this project's own, deterministic one, keyed by the epoch; the prototype term has a weight.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssl_core.augment import AugmentConfig, view
+from ssl_core.clustering import cluster_means, kmeans
+from ssl_core.config import ConfigError
+from ssl_core.encoders import Encoder
+from ssl_core.heads import mlp
+from ssl_core.losses import info_nce, unit
+from ssl_core.memory import Queue, check_queue, momentum_copy, update_momentum
+from ssl_core.method import Batch, DataInfo, Embed, Method
+from ssl_core.normalization import split_batch_norm
+from ssl_core.rng import Rng
+
+
+@dataclass(frozen=True)
+class PCLConfig:
+    """The numbers of PCL."""
+
+    hidden: int
+    """Width of the projector's hidden layer. Paper: that of the features, 2048."""
+    dim: int
+    """Width of queries, keys and prototypes. Paper: 128."""
+    temperature: float
+    """T. Paper: 0.1; released code: 0.2."""
+    momentum: float
+    """Of the momentum encoder. Paper: 0.999; below 1000 steps: 0.95-0.99."""
+    queue: int
+    """Number of keys, a multiple of the batch. Paper: 16384; small images: 1024-4096, no more than images."""
+    splits: int
+    """Parts of the batch with BatchNorm statistics of their own; 1 = plain BatchNorm."""
+    clusters: tuple[int, ...]
+    """Clusters per granularity. Paper: 25000, 50000 and 100000; 10k-50k images: 100 to 1000."""
+    iterations: int
+    """Of k-means. Paper: 20."""
+    warmup_epochs: int
+    """Epochs before the first clustering. Paper: 20 of 200."""
+    weight: float
+    """Of the prototype term. Paper: 1."""
+    smoothing: float
+    """The paper's alpha, which keeps small clusters from getting extreme concentrations: 10."""
+
+
+def concentration(x: Tensor, centroids: Tensor, assignment: Tensor, smoothing: float) -> Tensor:
+    """phi (K,) before it is scaled, of vectors x (N, D), centroids (K, D) and assignment (N,)."""
+    distance = (x - centroids[assignment]).norm(dim=1, keepdim=True)
+    mean, count = cluster_means(distance, assignment, len(centroids))
+    phi = mean[:, 0] / torch.log(count + smoothing)
+    return torch.where(count > 1, phi, phi.max())
+
+
+def scaled(phi: Tensor, temperature: float) -> Tensor:
+    """phi (K,) clipped to its 10th to 90th percentiles and scaled to mean ``temperature``."""
+    phi = phi.clamp(torch.quantile(phi, 0.1), torch.quantile(phi, 0.9))
+    mean = phi.mean()
+    phi = torch.where(mean > 0, phi * (temperature / mean), temperature)  # all members equal: nothing to scale by
+    return phi.clamp(min=0.01 * temperature)  # a cluster of duplicates would divide by 0
+
+
+def proto_nce(q: Tensor, prototypes: Tensor, phi: Tensor, own: Tensor) -> Tensor:
+    """Cross-entropy of unit queries (B, D) against unit prototypes (K, D) with temperatures phi (K,) and clusters own (B,)."""
+    return F.cross_entropy(q @ prototypes.T / phi, own)
+
+
+class PCL(Method):
+    """MoCo's contrast with a queue, and a second one with the centroids of clusters."""
+
+    Config = PCLConfig
+    prototypes: Tensor
+    phi: Tensor
+    assignment: Tensor
+    clustered: Tensor
+
+    def __init__(self, encoder: Encoder, config: PCLConfig, augment: AugmentConfig, data: DataInfo):
+        super().__init__(encoder, config, augment, data)
+        check_queue("method.pcl", config.queue, data.num_images)
+        if not config.clusters or not 1 <= min(config.clusters) <= max(config.clusters) <= data.num_images:
+            raise ConfigError(f"method.pcl.clusters is {config.clusters}; each must be from 1 to {data.num_images}, the images")
+        split_batch_norm(encoder, config.splits)
+        self.projector = mlp(encoder.dim, config.hidden, config.dim, norm=False)
+        self.momentum_encoder = momentum_copy(nn.Sequential(encoder, self.projector))
+        self.queue = Queue(config.queue, config.dim)
+        total = sum(config.clusters)
+        self.register_buffer("prototypes", torch.zeros(total, config.dim))  # of all granularities, one after another
+        self.register_buffer("phi", torch.ones(total))
+        self.register_buffer("assignment", torch.zeros(len(config.clusters), data.num_images, dtype=torch.int64))
+        self.register_buffer("clustered", torch.zeros((), dtype=torch.bool))
+
+    def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        """Two augmented images, each (B, C, H, W), and the order (B,) in which the key batch is shuffled."""
+        mean, std = self.data.mean, self.data.std
+        x1, x2 = view(images, rng, self.augment, mean, std), view(images, rng, self.augment, mean, std)
+        return x1, x2, torch.argsort(rng.uniform(), stable=True)
+
+    @torch.no_grad()
+    def before_epoch(self, epoch: int, embed: Embed) -> None:
+        """The E-step: cluster the momentum encoder's vectors of all images."""
+        if epoch < self.config.warmup_epochs:
+            return
+        x = unit(embed(self.momentum_encoder))
+        prototypes, phi = [], []
+        for level, k in enumerate(self.config.clusters):
+            centroids, assignment = kmeans(x, k, self.config.iterations, epoch, level)
+            raw = concentration(x, centroids, assignment, self.config.smoothing)
+            prototypes.append(unit(centroids))
+            phi.append(scaled(raw, self.config.temperature))
+            self.assignment[level].copy_(assignment)
+        self.prototypes.copy_(torch.cat(prototypes))
+        self.phi.copy_(torch.cat(phi))
+        self.clustered.fill_(True)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """InfoNCE and, once there are clusters, the prototype term; then the keys enter the queue."""
+        x1, x2, order = batch.views
+        q = unit(self.projector(self.encoder(x1)))
+        with torch.no_grad():
+            keys = unit(self.momentum_encoder(x2[order]))[torch.argsort(order)]
+        info = info_nce(q, keys, self.config.temperature, self.queue.read())
+        self.queue.push(keys)
+        levels = zip(
+            self.prototypes.split(self.config.clusters), self.phi.split(self.config.clusters), self.assignment, strict=True
+        )
+        terms = [proto_nce(q, prototypes, phi, assignment[batch.ids]) for prototypes, phi, assignment in levels]
+        proto = torch.where(self.clustered, torch.stack(terms).mean(), 0.0)
+        return {"loss": info + self.config.weight * proto, "loss_info": info.detach(), "loss_proto": proto.detach()}
+
+    def after_step(self, progress: float) -> None:
+        """Move the momentum encoder."""
+        update_momentum(self.momentum_encoder, nn.Sequential(self.encoder, self.projector), self.config.momentum)
