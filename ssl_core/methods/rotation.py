@@ -1,0 +1,62 @@
+"""Rotation (RotNet): which way up is the image?
+
+Gidaris, Singh, Komodakis, "Unsupervised Representation Learning by Predicting Image Rotations", ICLR 2018,
+arXiv 1803.07728.
+
+Every image enters the batch in its four orientations y = 0..3 (y quarter turns counter-clockwise); a linear classifier g
+on the features f names the orientation:
+
+    L = mean over images and y of CE(g(f(rot(x, y))), y)
+
+To tell it, the encoder must know objects and their parts. Rotations are transposes and flips of pixels (no interpolation,
+no border: nothing but content gives them away), the crop and the flip come before them, and the four copies share one
+forward pass, so that BatchNorm sees them mixed.
+
+Deviations from the paper: the encoder of the pipeline instead of a NIN, a linear classifier on its pooled last block.
+That block specializes on the task; the paper, too, takes its features from an earlier one, so let the evaluation choose
+among blocks (``evaluate.layers``). Useless where orientation means nothing (satellite images, cells, textures).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssl_core.augment import AugmentConfig, normalize, padded_crop, to_unit
+from ssl_core.encoders import Encoder
+from ssl_core.method import Batch, DataInfo, Method
+from ssl_core.rng import Rng
+
+
+@dataclass(frozen=True)
+class RotationConfig:
+    """The numbers of rotation prediction."""
+
+    padding: float
+    """Reflected border before the random crop, as a share of the side. Paper: 4 of 32 px, 0.125; small images: the same."""
+
+
+class Rotation(Method):
+    """Four-way classification of the orientation."""
+
+    Config = RotationConfig
+
+    def __init__(self, encoder: Encoder, config: RotationConfig, augment: AugmentConfig, data: DataInfo):
+        super().__init__(encoder, config, augment, data)
+        self.classifier = nn.Linear(encoder.dim, 4)
+
+    def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        """(B, 4, C, S, S): the image turned by 0, 90, 180 and 270 degrees."""
+        padding = round(self.config.padding * images.shape[-1])
+        x = padded_crop(to_unit(images), rng, padding, self.augment.flip)
+        x = normalize(x, self.data.mean, self.data.std)
+        return (torch.stack([torch.rot90(x, turns, (2, 3)) for turns in range(4)], dim=1),)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy over the four orientations, and the share that is right (chance: 0.25)."""
+        (turned,) = batch.views
+        turns = torch.arange(4, device=turned.device).repeat(len(turned))
+        logits = self.classifier(self.encoder(turned.flatten(0, 1))).float()
+        accuracy = (logits.detach().argmax(1) == turns).float().mean()
+        return {"loss": F.cross_entropy(logits, turns), "accuracy": accuracy}
