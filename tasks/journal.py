@@ -12,15 +12,20 @@ Events, each with ``event`` and ``time`` (milliseconds since 1970):
 The last ``end`` counts, and only as the last line: a resumed run goes on after it.
 """
 
+import contextlib
 import errno
 import json
 import math
 import os
+import platform
+import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
+
+from tasks import files
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -64,9 +69,12 @@ class Journal:
 
         Args:
             fingerprint: digest of everything that shapes the result; one MLflow run per fingerprint.
+            stage: full name in DVC; an ``evaluate`` journal adds to the run of the training with its name and encoder hash.
+            tags: joined to those of ``surroundings``.
             data: at least ``name`` and ``sha256`` of the data set; further facts (``num_train``, ...) are shown beside them.
             children: ``METHOD-SEED`` names under this run (reports only).
         """
+        tags = {**surroundings(), **tags}
         run = {"fingerprint": fingerprint, "stage": stage, "name": name, "seed": seed, "tags": tags, "params": params}
         run = _plain({**run, "data": data or {}, "children": list(children)})
         if self._size == 0:
@@ -104,6 +112,10 @@ class Journal:
         """
         self._write("end", status=status, cost=cost or {}, encoder_sha256=encoder_sha256, reason=reason)
         os.fsync(self._file.fileno())
+
+    def publish(self, target: Path) -> None:
+        """Copy the journal to ``target``, whole or not at all."""
+        files.write_bytes(target, self.path.read_bytes())
 
     def close(self) -> None:
         """Close the file; without ``end`` the run counts as running, or as killed once the lock of its directory is free."""
@@ -147,6 +159,23 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             result[f"{prefix}{key}"] = value
     return result
+
+
+def surroundings() -> dict[str, str]:
+    """Where a run comes from: commit, whether code or parameters differ from it, DVC experiment, Prefect run, user, host."""
+    known = {"dvc_experiment": "DVC_EXP_NAME", "prefect_flow_run": "PREFECT__FLOW_RUN_ID", "user": "USER"}
+    facts = {tag: os.environ[name] for tag, name in known.items() if os.environ.get(name)}
+    facts["host"] = platform.node()
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        facts["git_commit"] = _git("rev-parse", "HEAD")
+        facts["git_dirty"] = str(
+            bool(_git("status", "--porcelain", "--", "ssl_core", "tasks", "params.yaml", "dvc.yaml"))
+        ).lower()
+    return facts
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.journal import Journal, flat, read
+from tasks.journal import Journal, flat, read, surroundings
 
 ROOT = Path(__file__).parents[1]
 RUN = {
@@ -37,9 +37,10 @@ def test_events_come_back_in_order_and_complete(tmp_path):
         journal.tags({"verdict": "healthy"})
         journal.artifact(Path("out/views.png"), "views")
         journal.end("FINISHED", cost={"seconds": 1.5}, encoder_sha256="e")
-    start, metrics, tags, artifact, end = read(journal.path)
+        journal.publish(tmp_path / "out" / "simclr-0.jsonl")
+    start, metrics, tags, artifact, end = read(tmp_path / "out" / "simclr-0.jsonl")
     assert start["run"] == RUN | {
-        "tags": {"commit": "a"},
+        "tags": surroundings() | {"commit": "a"},
         "params": {"train": {"lr": 0.1}},
         "data": {"name": "sample", "sha256": "d"},
         "children": ["simclr-0"],
@@ -158,3 +159,17 @@ def test_flat_joins_names_with_dots():
         "a.d": [2],
         "e": None,
     }
+
+
+def test_a_run_knows_its_commit_and_whether_the_code_differs_from_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "git_commit" not in surroundings()  # not a repository
+    (tmp_path / "tasks").mkdir()
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    for arguments in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run([*git, *arguments], check=True)
+    (tmp_path / "dvc.lock").write_text("rewritten by every stage")
+    clean = surroundings()
+    (tmp_path / "tasks" / "new.py").touch()
+    assert len(clean["git_commit"]) == 40
+    assert (clean["git_dirty"], surroundings()["git_dirty"]) == ("false", "true")
