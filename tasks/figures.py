@@ -1,0 +1,250 @@
+"""The report's charts: matplotlib figures as SVG that follow the reader's light or dark theme.
+
+Colors are Okabe and Ito's, which stay apart for color-blind readers (https://jfly.uni-koeln.de/color/).
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ssl_core.catalogue import METHODS
+from tasks.leaderboard import Result, Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, PINK, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
+GREY, TEXT, LINES = "#8A8F98", "#111213", "#212223"
+FAMILY_COLORS = {"pretext": ORANGE, "contrastive": BLUE, "non-contrastive": GREEN, "clustering": PINK, "reconstruction": SKY}
+CLASS_COLORS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, "#F0E442", GREY)
+MARKERS = "o^sDvP*X"
+# The two placeholder colors become variables which the reader's theme sets.
+THEME = """<style>:root{--text:#24292f;--lines:#d5dae0}
+@media (prefers-color-scheme:dark){:root{--text:#d5dbe3;--lines:#3a424d}}</style>"""
+STYLE = {
+    "font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False, "text.color": TEXT, "axes.labelcolor": TEXT,
+    "axes.titlesize": 9, "axes.titlelocation": "left", "axes.edgecolor": LINES, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": LINES, "grid.linewidth": 0.6,
+    "xtick.color": LINES, "ytick.color": LINES, "xtick.labelcolor": TEXT, "ytick.labelcolor": TEXT, "xtick.labelsize": 8,
+    "ytick.labelsize": 8, "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": "report", "lines.linewidth": 1.6,
+    "savefig.transparent": True,
+}  # fmt: skip
+
+
+def style() -> AbstractContextManager[None]:
+    """The look of every figure; file backend, no display needed."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    return matplotlib.rc_context(STYLE)  # type: ignore[arg-type]
+
+
+def to_svg(figure: "Figure") -> bytes:
+    """The figure as SVG text that takes its text and line colors from the reader's theme."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    text = out.getvalue().replace(TEXT, "var(--text)").replace(LINES, "var(--lines)")
+    text = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif", text)
+    return text.replace("<defs>", f"{THEME}<defs>", 1).encode()
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple["Figure", list["Axes"]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
+    return figure, list(axes.ravel())
+
+
+def color(method: str) -> str:
+    """A method's color: that of its family; grey for a baseline."""
+    return FAMILY_COLORS.get(METHODS[method][1], GREY) if method in METHODS else GREY
+
+
+def scores(rows: Sequence[Row]) -> bytes:
+    """Test scores as dots with intervals, best held-out score on top; baselines grey, untrained encoder as a line."""
+    with style():
+        figure, (axes,) = _figure(7.6, 0.9 + 0.27 * len(rows))
+        for y, row in enumerate(rows):
+            for column, filled in (("knn", False), ("linear", True)):
+                _dot(axes, row, column, y + (0.14 if filled else -0.14), filled)
+        reference = next((r for r in rows if r.method == "random_init"), None)
+        if reference is not None and reference.mean("linear_top1") is not None:
+            axes.axvline(100 * (reference.mean("linear_top1") or 0), color=GREY, linestyle=(0, (4, 3)), linewidth=1)
+        axes.set_yticks(range(len(rows)), [row.method for row in rows])
+        axes.invert_yaxis()
+        axes.set_xlabel("test accuracy, % (bars: 95 % bootstrap interval)")
+        axes.plot([], [], "o", color=GREY, label="linear probe")
+        axes.plot([], [], "o", color=GREY, markerfacecolor="none", label="kNN")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0, handletextpad=0.2)
+        return to_svg(figure)
+
+
+def _dot(axes: "Axes", row: Row, column: str, y: float, filled: bool) -> None:
+    tint = color(row.method)
+    for result in row.results:
+        value, interval = result.get(f"{column}_top1"), result.metrics.get(f"{column}_interval")
+        if value is None:
+            continue
+        if interval:
+            axes.plot([100 * v for v in interval], [y, y], color=tint, linewidth=1.2, alpha=0.6)
+        axes.plot([100 * value], [y], "o", color=tint, markersize=5, markerfacecolor=tint if filled else "none")
+
+
+def knn_against_linear(rows: Sequence[Row]) -> bytes:
+    """Mean kNN accuracy against mean linear accuracy, one labelled dot a method, colored by family."""
+    points = [(100 * x, 100 * y, r.method) for r in rows if (x := r.mean("knn_top1")) is not None and (y := r.mean("linear_top1")) is not None]
+    with style():
+        figure, (axes,) = _figure(7.6, 4.6)
+        for x, y, method in points:
+            axes.plot([x], [y], "o" if method in METHODS else "s", color=color(method), markersize=7, markerfacecolor=color(method) if method in METHODS else "none")
+        axes.set_xlabel("kNN, % of the test images")
+        axes.set_ylabel("linear probe, %")
+        families = {METHODS[m][1] for *_, m in points if m in METHODS}
+        for family in [f for f in FAMILY_COLORS if f in families]:
+            axes.plot([], [], "o", color=FAMILY_COLORS[family], label=family)
+        axes.plot([], [], "s", color=GREY, markerfacecolor="none", label="baseline")
+        axes.legend(loc="upper left", handletextpad=0.2)
+        axes.margins(0.08)
+        axes.autoscale_view()
+        _labels(axes, points)
+        return to_svg(figure)
+
+
+def _labels(axes: "Axes", points: Sequence[tuple[float, float, str]]) -> None:
+    """Names beside their dots, moved up or down until none covers another."""
+    (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
+    width, height = (x1 - x0) * 0.16, (y1 - y0) * 0.045
+    placed: list[tuple[float, float]] = []
+    for x, y, name in sorted(points, key=lambda p: -p[1]):
+        left = x > x1 - width
+        at = y
+        while any(abs(px - x) < width and abs(py - at) < height for px, py in placed):
+            at -= height * 0.25
+        placed.append((x, at))
+        offset = (-1 if left else 1) * (x1 - x0) * 0.012
+        axes.annotate(name, (x, y), (x + offset, at), ha="right" if left else "left", va="center", fontsize=8)
+    axes.set_xlim(x0, x1)
+    axes.set_ylim(min([y0, *(py - height for _, py in placed)]), y1)
+
+
+History = Mapping[str, np.ndarray]
+
+
+def learning_curves(histories: Mapping[str, Sequence[History]]) -> bytes:
+    """Training loss per epoch, one panel a method (losses of different methods have no common scale), a line per seed."""
+    columns = min(4, len(histories))
+    lines = -(-len(histories) // columns)
+    with style():
+        figure, axes = _figure(1.9 * columns, 1.45 * lines + 0.25, lines, columns, sharex=True)
+        for panel, (method, seeds) in zip(axes, histories.items(), strict=False):
+            for history in seeds:
+                panel.plot(history["epoch"], history["loss"], color=color(method), alpha=1 if len(seeds) == 1 else 0.7)
+            panel.set_title(method)
+            panel.locator_params(nbins=4)
+        for panel in axes[len(histories) :]:
+            panel.set_axis_off()
+        for panel in axes[max(0, len(histories) - columns) : len(histories)]:
+            panel.set_xlabel("epoch")
+            panel.tick_params(labelbottom=True)
+        return to_svg(figure)
+
+
+INDICATORS = {
+    "effective_rank": "effective rank (RankMe): directions in use",
+    "feature_std": "feature std of unit vectors: spread",
+    "alignment": "alignment: distance of two views of one image",
+    "uniformity": "uniformity: lower is more evenly spread",
+}
+
+
+def health_curves(histories: Mapping[str, Sequence[History]], verdicts: Mapping[str, str], best: str | None) -> bytes | None:
+    """The label-free indicators over the epochs: every method in grey, the best in blue, the unhealthy in red; the dashed
+    line is the untrained encoder. None if no history has one."""
+    shown = [name for name in INDICATORS if any(name in h for seeds in histories.values() for h in seeds)]
+    if not shown:
+        return None
+    with style():
+        figure, axes = _figure(7.6, 2.3 * -(-len(shown) // 2) + 0.3, -(-len(shown) // 2), 2)
+        for panel, name in zip(axes, shown, strict=False):
+            for method, seeds in sorted(histories.items(), key=lambda item: item[0] == best):
+                tint = BLUE if method == best else RED if verdicts.get(method, "healthy") != "healthy" else GREY
+                for history in [h for h in seeds if name in h]:
+                    panel.plot(history["epoch"], history[name], color=tint, alpha=0.55 if tint == GREY else 1, linewidth=1.1 if tint == GREY else 2)
+            starts = [h[name][0] for seeds in histories.values() for h in seeds if name in h and h["epoch"][0] == 0]
+            if starts:
+                panel.axhline(float(np.median(starts)), color=TEXT, linestyle=(0, (4, 3)), linewidth=1)
+            panel.set_title(INDICATORS[name])
+            panel.set_xlabel("epoch")
+        for panel in axes[len(shown) :]:
+            panel.set_axis_off()
+        for label, tint, dashes in ((best or "", BLUE, "-"), ("others", GREY, "-"), ("collapsed in part or whole", RED, "-"), ("untrained", TEXT, "--")):
+            if label and (tint != RED or any(v != "healthy" for v in verdicts.values())):
+                axes[0].plot([], [], dashes, color=tint, label=label, linewidth=1.2)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+        return to_svg(figure)
+
+
+def few_labels(rows: Sequence[Row], best: str | None) -> bytes | None:
+    """Linear accuracy against the share of labels; None where no few-label probe was made."""
+    lines = {row.method: line for row in rows if len(line := label_curve(row.best)) > 1}
+    if not lines:
+        return None
+    with style():
+        figure, (axes,) = _figure(7.6, 3.8)
+        named = {best: BLUE, "random_init": RED, "raw_pixels": ORANGE}
+        for method, line in sorted(lines.items(), key=lambda item: item[0] in named):
+            share, mean, spread = (np.array(v) for v in zip(*line, strict=True))
+            if method == "supervised":  # its encoder has seen every label: an upper mark, not a curve
+                axes.plot([100], [mean[-1]], "*", color=GREEN, markersize=12, label="supervised (all labels)")
+                continue
+            tint = named.get(method, GREY)
+            label = method if method in named else None
+            axes.plot(share, mean, "o-" if method in named else "-", color=tint, markersize=4, label=label, alpha=1 if label else 0.5, linewidth=2 if label else 1)
+            if label:
+                axes.fill_between(share, mean - spread, mean + spread, color=tint, alpha=0.15, linewidth=0)
+        axes.plot([], [], color=GREY, linewidth=1, label="other methods")
+        axes.set_xscale("log")
+        shares = sorted({s for line in lines.values() for s, *_ in line})
+        axes.set_xticks(shares, [f"{s:g} %" for s in shares], minor=False)
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel("share of the training labels the probe sees")
+        axes.set_ylabel("test accuracy, %")
+        axes.legend(loc="lower right")
+        return to_svg(figure)
+
+
+def label_curve(result: Result) -> list[tuple[float, float, float]]:
+    """(share of labels, mean, std) in percent, fewest labels first, ending with all of them."""
+    few = {float(share): (v["mean"], v["std"]) for share, v in (result.metrics.get("few_label") or {}).items()}
+    if result.get("linear_top1") is not None:
+        few[1.0] = (result.get("linear_top1"), 0.0)
+    return [(100 * share, 100 * mean, 100 * std) for share, (mean, std) in sorted(few.items())]
+
+
+def confusion(matrix: np.ndarray, names: Sequence[str]) -> bytes:
+    """Row-normalized confusion matrix (actual x predicted), the diagonal faded so that mistakes stand out."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    short = [name if len(name) <= 18 else f"{name[:17]}…" for name in names]
+    side = 1.8 + 0.36 * len(names)
+    with style():
+        figure, (axes,) = _figure(side + 0.4, side)
+        wrong = shares * (1 - np.eye(len(names)))
+        cmap = LinearSegmentedColormap.from_list("mistakes", [(0.84, 0.37, 0.0, 0.0), (0.84, 0.37, 0.0, 1.0)])
+        axes.imshow(wrong, cmap=cmap, vmin=0, vmax=max(1.0, wrong.max()))
+        for (i, j), value in np.ndenumerate(shares):
+            if value >= 1:
+                axes.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=7, fontweight="bold" if i == j else "normal")
+        axes.set_xticks(range(len(names)), short, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(names)), short)
+        axes.grid(False)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("actual")
+        return to_svg(figure)

@@ -1,0 +1,127 @@
+"""The report's pictures: thumbnails, nearest-neighbor strips and maps of the features, as PNG."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tasks.figures import CLASS_COLORS, GREEN, GREY, MARKERS, RED, style
+from tasks.files import load_tensors
+from tasks.tsne import tsne
+
+THUMBNAIL = 56
+"""Side of a thumbnail in pixels; smaller images are enlarged by a whole factor."""
+NEIGHBORS = 5
+QUERIES = 6
+MAP_POINTS = 600
+MAP_CLASSES = 24
+"""Classes a map can tell apart (8 colors, 3 markers); the rest is grey."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The images pictures are made of: the test split, or training images where there is no test split."""
+
+    images: np.ndarray
+    """(M, C, S, S) uint8."""
+    labels: np.ndarray
+    """(M,) int64, -1 where unknown."""
+    split: str
+    """``test`` or ``train``: which features go with them."""
+
+    def features(self, root: Path, name: str) -> np.ndarray | None:
+        """Unit-length features (M, D) of the encoder ``name``, or None where they are not there."""
+        path = root / f"out/features/{name}.safetensors"
+        if not path.exists():
+            return None
+        x = load_tensors(path)[self.split][: len(self.images)].astype(np.float32)
+        return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+    def queries(self) -> list[int]:
+        """Positions of the images whose neighbors are shown: of different classes as far as there are any."""
+        known = np.unique(self.labels[self.labels >= 0])
+        if len(known) < 2:
+            return [i * len(self.images) // QUERIES for i in range(min(QUERIES, len(self.images)))]
+        chosen = known[np.linspace(0, len(known) - 1, min(QUERIES, len(known))).astype(int)]
+        return [int(np.flatnonzero(self.labels == label)[0]) for label in chosen]
+
+
+def neighbors(features: np.ndarray, queries: Sequence[int]) -> np.ndarray:
+    """(Q, NEIGHBORS) positions of the images most similar to each query (cosine), the query itself left out."""
+    similarity = features[list(queries)] @ features.T
+    similarity[np.arange(len(queries)), list(queries)] = -np.inf
+    return np.argsort(-similarity, axis=1, kind="stable")[:, :NEIGHBORS]
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """(H, W) or (H, W, 3) uint8 as PNG."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, format="PNG", optimize=True)
+    return out.getvalue()
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """(C, S, S) uint8 -> (s, s, 3) uint8 with s near ``THUMBNAIL``."""
+    from PIL import Image
+
+    pixels = np.repeat(image, 3, 0) if len(image) == 1 else image
+    pixels = np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    factor = THUMBNAIL // pixels.shape[0]
+    if factor:
+        return pixels.repeat(factor, 0).repeat(factor, 1)
+    return np.asarray(Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS))
+
+
+def strip(gallery: Gallery, query: int, found: Sequence[int]) -> bytes:
+    """The neighbors side by side; a bar below each is green where the class is the query's and red where it is not."""
+    parts = []
+    for index in found:
+        tile = thumbnail(gallery.images[index])
+        bar = np.zeros((5, tile.shape[1], 3), np.uint8)
+        bar[:] = _rgb(GREY if gallery.labels[query] < 0 else GREEN if gallery.labels[index] == gallery.labels[query] else RED)
+        parts.append(np.concatenate([tile, bar]))
+    return png(np.concatenate(parts, axis=1))
+
+
+def _rgb(color: str) -> tuple[int, ...]:
+    return tuple(int(color[i : i + 2], 16) for i in (1, 3, 5))
+
+
+def map_points(gallery: Gallery) -> np.ndarray:
+    """Positions of the images on the maps: evenly spaced, the same for every method."""
+    count = min(MAP_POINTS, len(gallery.images))
+    return np.arange(count) * len(gallery.images) // count
+
+
+def groups(labels: np.ndarray) -> list[int]:
+    """The labels that get a color and a marker: the most frequent ones, in their own order."""
+    found, counts = np.unique(labels[labels >= 0], return_counts=True)
+    return sorted(int(g) for g in found[np.argsort(-counts, kind="stable")][:MAP_CLASSES])
+
+
+def feature_map(features: np.ndarray, labels: np.ndarray) -> bytes:
+    """t-SNE of the rows of ``features``, a color and marker per group."""
+    from matplotlib.figure import Figure
+
+    shown, points = groups(labels), tsne(features)
+    with style():
+        figure = Figure(figsize=(2.6, 2.6), dpi=160)
+        axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
+        axes.scatter(*points[~np.isin(labels, shown)].T, s=5, color=GREY, linewidths=0)
+        for position, group in enumerate(shown):
+            mark = MARKERS[position // len(CLASS_COLORS)]
+            axes.scatter(*points[labels == group].T, s=9, color=CLASS_COLORS[position % len(CLASS_COLORS)], marker=mark, linewidths=0)
+        axes.set_axis_off()
+        out = io.BytesIO()
+        figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+def legend(names: Sequence[str]) -> list[tuple[str, str, str]]:
+    """(color, sign, name) of each group of ``groups``, for the page."""
+    signs = "●▲■"
+    return [(CLASS_COLORS[i % len(CLASS_COLORS)], signs[i // len(CLASS_COLORS)], name) for i, name in enumerate(names)]

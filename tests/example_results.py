@@ -1,0 +1,117 @@
+"""Writes a project's results as the stages leave them, with plausible numbers, in a second and without training."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tasks import files
+from tasks.journal import Journal
+from tasks.pictures import png
+
+CLASSES = ["T-shirt", "<script>alert('class')</script>", "=cmd()", "a$b$ & c|d", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot"]
+# name: (how much of the class is in the features, verdict)
+SKILL = {"simclr": 1.0, "byol": 0.9, "rotation": 0.6, "jigsaw": 0.5, "moco": 0.95, "raw_pixels": 0.55, "random_init": 0.4, "supervised": 1.6}
+VERDICTS = {"jigsaw": "dimensional collapse"}
+
+
+def write_project(root: Path, methods=tuple(SKILL), seeds=(0,), labelled=True, num_test=300, channels=1, classes=CLASSES):
+    """Fill ``root`` with params.yaml, data/prepared and out/ for ``methods`` x ``seeds``."""
+    root.mkdir(parents=True, exist_ok=True)
+    source = Path(__file__).parents[1] / "params.yaml"
+    text = source.read_text()
+    head, tail = text[: text.index("run:")], text[text.index("\ndata:") :]
+    (root / "params.yaml").write_text(f"{head}run:\n  methods: {list(methods)}\n  seeds: {list(seeds)}\n{tail}".replace("'", ""))
+    labels = write_data(root, labelled, num_test, channels, classes)
+    for method in methods:
+        for seed in seeds:
+            write_result(root, method, seed, labels, labelled, classes)
+    return root
+
+
+def write_data(root, labelled, num_test, channels, classes):
+    """Images whose pattern depends on the class; returns the test labels."""
+    rng = np.random.default_rng(0)
+    patterns = rng.integers(0, 200, (len(classes), channels, 7, 7)).repeat(4, 2).repeat(4, 3)
+
+    def fill(directory):
+        for split, count in (("train", 400), ("test", num_test)):
+            labels = np.arange(count) % len(classes)
+            images = np.clip(patterns[labels] + rng.integers(0, 56, (count, channels, 28, 28)), 0, 255).astype(np.uint8)
+            np.save(directory / f"{split}_images.npy", images)
+            np.save(directory / f"{split}_labels.npy", labels if labelled else np.full(count, -1))
+        np.save(directory / "train_holdout.npy", np.arange(400) % 10 == 0)
+        meta = {"name": "example", "classes": list(classes) if labelled else [], "image_size": 28, "channels": channels, "mean": [0.5] * channels,
+                "std": [0.2] * channels, "num_train": 400, "num_test": num_test, "source": "made up", "license": "none"}  # fmt: skip
+        files.write_json(directory / "meta.json", meta)
+        files.write_json(directory / "audit.json", {"warnings": ["<b>file & name.png</b> is odd"], "quarantined": [{"file": "<i>bad.png</i>", "reason": "truncated"}]})
+
+    files.write_directory(root / "data/prepared", fill)
+    return np.arange(num_test) % len(classes)
+
+
+def write_result(root, method, seed, labels, labelled, classes):
+    """The files of one encoder."""
+    name, skill = f"{method}-{seed}", SKILL.get(method, 0.7)
+    rng = np.random.default_rng([seed, *method.encode()])
+    centers = rng.normal(size=(len(classes), 32)) * skill
+    verdict = VERDICTS.get(method, "healthy")
+    features = {s: (centers[np.arange(n) % len(classes)] + rng.normal(size=(n, 32))).astype(np.float16) for s, n in (("train", 400), ("test", len(labels)))}
+    files_dir = root / "out"
+    (files_dir / "features").mkdir(parents=True, exist_ok=True)
+    files.save_tensors(files_dir / f"features/{name}.safetensors", features)
+    linear = float(min(0.97, 0.45 + 0.3 * skill + 0.01 * rng.normal()))
+    health = {"feature_std": 0.17, "effective_rank": 8 + 9 * skill + rng.normal(), "alignment": 0.4, "uniformity": -2.1}
+    write_metrics(root, method, seed, linear, health, verdict, labels, labelled)
+    if labelled and len(labels):
+        write_predictions(files_dir / f"predictions/{name}.csv", labels, linear, classes, rng)
+    epochs = 0 if method in ("raw_pixels", "random_init") else 8
+    write_encoder(files_dir / f"encoders/{name}", method, seed, epochs, health, rng)
+    write_history(files_dir / f"history/{name}.csv", epochs, health, rng)
+    with Journal(files_dir / f"journal/{name}.jsonl") as journal:
+        tags = {"device": "cpu", "torch": "2.14.1", "precision": "bf16"}
+        journal.start(fingerprint="0" * 64, stage=f"pretrain@{name}", name=method, seed=seed, tags=tags, params={})
+        journal.end("KILLED", cost={"seconds": 1.0, "images_per_second": 1.0})
+        cost = {"seconds": 41.5 + seed, "images_per_second": 2000.0 * bool(epochs), "peak_memory_bytes": 600 << 20, "parameters": 176000}
+        journal.end("FINISHED", cost=cost)
+
+
+def write_metrics(root, method, seed, linear, health, verdict, labels, labelled):
+    metrics = {"method": method, "seed": seed, "encoder": "small", "layer": "block4", "health": health, "verdict": verdict, "encoder_sha256": "ab" * 32,
+               "protocol": {"layer": "block4", "image_size": 28, "precision": "float32", "split_sha256": "cd" * 32, "lambda": 0.01 * (1 + seed)}}  # fmt: skip
+    if labelled:
+        metrics |= {"knn_top1": linear - 0.05, "knn_interval": [linear - 0.07, linear - 0.03], "linear_top1": linear, "nmi": 0.5, "ari": 0.4,
+                    "linear_interval": [linear - 0.02, linear + 0.02], "holdout_knn_top1": linear - 0.04, "holdout_linear_top1": linear + 0.01,
+                    "few_label": {"0.01": {"mean": linear - 0.25, "std": 0.03}, "0.1": {"mean": linear - 0.1, "std": 0.01}}}  # fmt: skip
+    files.write_json(root / f"out/metrics/{method}-{seed}.json", metrics)
+
+
+def write_predictions(path, labels, linear, classes, rng):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    wrong = rng.random(len(labels)) > linear
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["actual", "predicted"])
+        writer.writerows([classes[label], classes[(label + rng.integers(1, 3) * bad) % len(classes)]] for label, bad in zip(labels, wrong, strict=True))
+
+
+def write_encoder(directory, method, seed, epochs, health, rng):
+    def fill(temp):
+        (temp / "views.png").write_bytes(png(rng.integers(0, 256, (3 * 34, 8 * 34), dtype=np.uint8)))
+        facts = {"method": method, "seed": seed, "encoder": {"config": {"name": "small"}, "channels": 1, "image_size": 28}, "dim": 128, "epochs": epochs,
+                 "parameters": 176000, "health": health, "random_health": {**health, "effective_rank": 11.0}}  # fmt: skip
+        (temp / "encoder.json").write_text(json.dumps(facts))
+
+    files.write_directory(directory, fill)
+
+
+def write_history(path, epochs, health, rng):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ["epoch,step,feature_std,effective_rank,alignment,uniformity,loss"]
+    for epoch in range(epochs + 1):
+        share = epoch / max(epochs, 1)
+        rank = 11 + (health["effective_rank"] - 11) * share + rng.normal() * 0.3
+        loss = f"{4 - 2 * share + 0.05 * rng.normal():.4f}" if epoch else ""
+        lines.append(f"{epoch},{epoch * 78},{0.1 + 0.07 * share:.4f},{rank:.3f},{0.6 - 0.2 * share:.4f},{-1.5 - 0.6 * share:.4f},{loss}")
+    path.write_text("\n".join(lines) + "\n")
