@@ -1,0 +1,78 @@
+"""``python -m tasks.sync``: bring MLflow up to date with the journals; whatever was sent before stays as it is.
+
+``--follow JOURNAL`` (started by ``tasks.mirror``): go on until standard input closes; complain once and never fail.
+"""
+
+import argparse
+import os
+import select
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from tasks import settings
+from tasks.errors import run
+from tasks.records import redact
+from tasks.tracking import Tracker, TrackerDown
+
+PATIENCE_SECONDS = 600  # a tracker that answers byte by byte never times out by itself
+
+
+def once(root: Path) -> None:
+    """Send everything and say so in one line."""
+
+    def give_up(number: int, frame: Any) -> None:
+        raise TrackerDown(f"MLflow did not take the journals in {PATIENCE_SECONDS} s; run python -m tasks.sync later")
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(PATIENCE_SECONDS)
+    tracker = Tracker(root)
+    complete = tracker.sync()
+    for problem in tracker.problems:
+        print(f"warning: MLflow refuses {problem}", file=sys.stderr)
+    print(f"tracking: {complete} journals are in MLflow at {redact(tracker.uri)}")
+
+
+def follow(root: Path, journal: Path, interval: float) -> None:
+    """Send ``journal`` every ``interval`` seconds (and, once, what others left), until standard input closes."""
+    os.nice(19)  # a training beside it comes first
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tracker: Tracker | None = None
+    monitor, warned, closed = None, False, False
+    wanted = os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "").lower() in ("true", "1")
+    while True:
+        try:
+            if tracker is None:
+                tracker = Tracker(root)
+                tracker.sync()
+            tracker.sync(only=journal)
+            monitor = monitor or (tracker.system_metrics(journal) if wanted else None)
+        except Exception as error:
+            tracker = None
+            if not warned:
+                print(f"warning: {redact(str(error))}; training goes on, python -m tasks.sync sends it later", file=sys.stderr)
+            warned = True
+        if closed:
+            break
+        closed = bool(select.select([sys.stdin], [], [], interval)[0])
+    sys.stderr.flush()
+    os._exit(0)  # no waiting for MLflow's threads
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.sync", description="Bring MLflow up to date with the journals.")
+    parser.add_argument("--follow", type=Path, metavar="JOURNAL", help="keep sending one journal until standard input closes")
+    parser.add_argument("--interval", type=float, default=20.0, help="seconds between two sendings with --follow")
+    arguments = parser.parse_args()
+    settings.apply()
+    root = settings.project_root()
+    if arguments.follow:
+        follow(root, arguments.follow, arguments.interval)
+    else:
+        once(root)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,315 @@
+"""MLflow as a mirror of the journals: what they say is there exactly once, however often and from wherever it is sent.
+
+One run per fingerprint, found by its tag; one row per metric and step, with the journal's own time; an evaluation adds to
+the run of the training it belongs to; a report is the parent of the runs it compares. A journal without an end whose work
+directory nobody holds is a killed run. MLflow is imported when a ``Tracker`` is made, so that stages do not pay for it.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tasks import journal, settings
+from tasks.errors import EnvironmentFault
+from tasks.locks import try_lock
+from tasks.records import LONGEST_PARAM, LONGEST_TAG, Record, clean, read_record, records, redact, text
+
+PARAMS_PER_BATCH, METRICS_PER_BATCH = 100, 1000  # MLflow's own limits
+LOCK_WAIT_SECONDS = 60.0
+
+
+class TrackerDown(EnvironmentFault):
+    """The tracking store cannot be used now. Nothing is lost: the journals hold everything for a later sync."""
+
+
+class Tracker:
+    """A connection to the tracking store. Every method raises ``TrackerDown`` when the store cannot be used."""
+
+    def __init__(self, root: Path):
+        settings.apply()
+        self.root = root
+        self.uri = os.environ["MLFLOW_TRACKING_URI"]
+        self.problems: list[str] = []
+        self._sent: dict[str, set[tuple[str, int]]] = {}  # run id -> (metric, step) that are there
+        self._done: dict[str, str] = {}  # fingerprint -> digest of the journal that is there
+        try:
+            from mlflow.tracking import MlflowClient
+        except ImportError:
+            raise EnvironmentFault(
+                "MLflow is not installed here; run this where it is (the journals keep everything)"
+            ) from None
+        for name in ("alembic", "mlflow", "urllib3"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with self._guard():
+            self.client = MlflowClient()
+            self.experiment = self._open()
+
+    def sync(self, only: Path | None = None) -> int:
+        """Send what is not there yet, of all journals or of ``only`` one; returns the number of journals that are complete.
+
+        What MLflow refuses for good is listed in ``problems``.
+        """
+        complete = 0
+        with self._guard():
+            found = records(self.root) if only is None else list(filter(None, [read_record(only)]))
+            for record in found:
+                try:
+                    complete += self._send_evaluation(record) if record.kind == "evaluate" else self._send_run(record)
+                except self._refused() as error:
+                    if error.get_http_status_code() not in (400, 404, 409):
+                        raise
+                    self.problems.append(redact(f"{record.path}: {str(error).splitlines()[0]}"))
+            reports = [r for r in found if r.kind == "report" and r.status == "FINISHED"]
+            if reports:
+                self._adopt(max(reports, key=lambda r: r.last))
+        return complete
+
+    def run_id(self, fingerprint: str) -> str | None:
+        """The run of a fingerprint, if it is there."""
+        with self._guard():
+            run = self._find(fingerprint)
+        return run.info.run_id if run and run.info.lifecycle_stage == "active" else None
+
+    def system_metrics(self, path: Path) -> Any:
+        """Start a thread that writes this machine's CPU, memory, disk and GPU use to the run of a journal."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        record = read_record(path)
+        run_id = self.run_id(record.run["fingerprint"]) if record else None
+        if run_id is None:
+            return None
+        monitor = SystemMetricsMonitor(run_id, resume_logging=True)
+        monitor.start()
+        return monitor
+
+    # -------------------------------------------------------------- opening
+
+    def _open(self) -> str:
+        """Id of the experiment; a new sqlite file is initialized by one process, since several at once damage it."""
+        if self.uri.startswith("sqlite:///"):
+            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "ssl-pipeline")
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
+            remote = self.uri.startswith(("http://", "https://", "databricks"))
+            place = None if remote else (self.root / "mlruns" / "artifacts").as_uri()
+            try:
+                return str(self.client.create_experiment(name, artifact_location=place))
+            except self._refused():  # somebody else was faster
+                experiment = self.client.get_experiment_by_name(name)
+        if experiment.lifecycle_stage == "deleted":
+            self.client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        """One process at a time; a store that fails becomes ``TrackerDown`` with one line."""
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        path = self.root / ".ssl" / "tracking.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("w") as lock:
+                deadline = time.monotonic() + LOCK_WAIT_SECONDS
+                while not try_lock(lock):
+                    if time.monotonic() > deadline:
+                        raise OSError("another process has been sending for too long")
+                    time.sleep(0.1)
+                yield
+        except (MlflowException, SQLAlchemyError, OSError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+            raise TrackerDown(redact(f"MLflow at {self.uri} cannot be used now: {reason}")) from error
+
+    @staticmethod
+    def _refused() -> type[Exception]:
+        from mlflow.exceptions import MlflowException
+
+        return MlflowException
+
+    # -------------------------------------------------------------- sending
+
+    def _send_run(self, record: Record) -> bool:
+        fingerprint = record.run["fingerprint"]
+        if self._done.get(fingerprint) == record.digest:
+            return True
+        run = self._find(fingerprint) or self._create(record)
+        if run.info.lifecycle_stage == "deleted":  # by its user, who does not want it back
+            return True
+        ended = record.status != "RUNNING"
+        if run.data.tags.get("ssl.journal") != record.digest:
+            self._send_rows(run, record)
+            self._send_facts(run, record)
+            self._close(run, record)
+            if ended:
+                self.client.set_tag(run.info.run_id, "ssl.journal", record.digest)
+        if ended:
+            self._done[fingerprint] = record.digest
+        return ended
+
+    def _find(self, fingerprint: str) -> Any:
+        """The run of a fingerprint; a second one, left by a request that was answered too late, is deleted."""
+        from mlflow.entities import ViewType
+
+        found = self.client.search_runs([self.experiment], f"tags.`ssl.fingerprint` = '{fingerprint}'", ViewType.ALL)
+        active = sorted((r for r in found if r.info.lifecycle_stage == "active"), key=lambda r: r.info.run_id)
+        for extra in active[1:]:
+            self.client.delete_run(extra.info.run_id)
+        return (active or list(found) or [None])[0]
+
+    def _create(self, record: Record) -> Any:
+        from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE, MLFLOW_USER
+
+        tags = {
+            "ssl.fingerprint": record.run["fingerprint"],
+            "stage": record.run["stage"],
+            MLFLOW_SOURCE_NAME: f"dvc repro -s {record.run['stage']}",
+            MLFLOW_SOURCE_TYPE: "JOB",
+            MLFLOW_GIT_COMMIT: record.tags.get("git_commit", ""),
+            MLFLOW_USER: record.tags.get("user", ""),
+            **_method_tags(record),
+        }
+        # Sent once: a repeated request whose first answer was lost would make a second run.
+        with _environment("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0"):
+            run = self.client.create_run(self.experiment, record.started, {k: v for k, v in tags.items() if v}, record.name)
+        self._sent[run.info.run_id] = set()
+        return run
+
+    def _send_rows(self, run: Any, record: Record) -> None:
+        from mlflow.entities import Metric
+
+        run_id = run.info.run_id
+        if run_id not in self._sent:
+            history = {k: self.client.get_metric_history(run_id, k) for k in run.data.metrics}
+            self._sent[run_id] = {(k, m.step) for k, rows in history.items() for m in rows}
+        sent = self._sent[run_id]
+        new = [Metric(name, value, time, step) for time, step, name, value in record.rows if (name, step) not in sent]
+        for batch in _batches(new, METRICS_PER_BATCH):
+            self.client.log_batch(run_id, metrics=batch)
+            sent |= {(m.key, m.step) for m in batch}
+
+    def _send_facts(self, run: Any, record: Record) -> None:
+        from mlflow.entities import Param
+
+        run_id = run.info.run_id
+        params = {clean(k): v for k, v in journal.flat(record.run["params"]).items()}
+        long = {k: redact(str(v)) for k, v in params.items() if len(str(v)) > LONGEST_PARAM}
+        new = [Param(k, text(v, LONGEST_PARAM)) for k, v in params.items() if k not in run.data.params]
+        for batch in _batches(new, PARAMS_PER_BATCH):
+            self.client.log_batch(run_id, params=batch)
+        if long:
+            self.client.log_dict(run_id, long, "long_params.json")
+        end = record.end or {}
+        facts = {"encoder_sha256": end.get("encoder_sha256"), "reason": end.get("reason")}
+        self._set_tags(run, record.tags | {f"ssl.{k}": v for k, v in facts.items() if v})
+        self._send_data(run_id, record.run["data"])
+        self._send_artifacts(run, record)
+
+    def _set_tags(self, run: Any, tags: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        cleaned = {clean(k): text(v, LONGEST_TAG) for k, v in tags.items()}
+        new = [RunTag(k, v) for k, v in cleaned.items() if run.data.tags.get(k) != v]
+        for batch in _batches(new, PARAMS_PER_BATCH):
+            self.client.log_batch(run.info.run_id, tags=batch)
+
+    def _send_data(self, run_id: str, data: dict[str, Any]) -> None:
+        """The data set as MLflow's own input; the store keeps one per name and digest."""
+        if not data:
+            return
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = json.dumps({"uri": redact(str(data.get("source", "data/prepared")))})
+        dataset = Dataset(data["name"], data["sha256"][:32], "local", source, profile=json.dumps(data))
+        self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+    def _send_artifacts(self, run: Any, record: Record) -> None:
+        """Files of an ended run; sending one again replaces it."""
+        missing = [str(path) for path, _ in record.artifacts if not (self.root / path).is_file()]
+        if record.end is None:
+            return
+        for path, folder in record.artifacts:
+            if str(path) not in missing:
+                self.client.log_artifact(run.info.run_id, str(self.root / path), folder or None)
+        if missing:
+            self._set_tags(run, {"ssl.missing_artifacts": ", ".join(missing)})
+
+    def _close(self, run: Any, record: Record) -> None:
+        if record.status == "RUNNING":
+            if run.info.status != "RUNNING":  # killed before, and now going on
+                self.client.update_run(run.info.run_id, status="RUNNING")
+        else:
+            self.client.set_terminated(run.info.run_id, record.status, record.last)
+            if record.end is None:
+                self._set_tags(run, {"ssl.reason": "the process ended without a word (killed, or the machine stopped)"})
+
+    def _adopt(self, report: Record) -> None:
+        """Put the runs a report compares under it."""
+        parent = self._find(report.run["fingerprint"])
+        for name in report.run["children"]:
+            training = self._training(name)
+            child = self._find(training.run["fingerprint"]) if training else None
+            if child and child.info.lifecycle_stage == "active":
+                self._set_tags(child, {"mlflow.parentRunId": parent.info.run_id})
+
+    def _training(self, name: str) -> Record | None:
+        path = self.root / "out" / "journal" / f"{name}.jsonl"
+        return read_record(path) if path.exists() else None
+
+    def _send_evaluation(self, record: Record) -> bool:
+        """Numbers of a published evaluation, in the row of the training it evaluated."""
+        fingerprint, end = record.run["fingerprint"], record.end
+        if record.path.parent != self.root / "out" / "journal" or end is None or self._done.get(fingerprint) == record.digest:
+            return record.status != "RUNNING"
+        training = self._training(record.name)
+        if training is None or training.end is None or training.end["encoder_sha256"] != end["encoder_sha256"]:
+            return False
+        run = self._find(training.run["fingerprint"])
+        if run is None or run.info.lifecycle_stage == "deleted":
+            return run is not None
+        last, _, stamp = run.data.tags.get("ssl.evaluation", "").partition(" ")
+        if last != fingerprint:
+            from mlflow.entities import Metric
+
+            # MLflow shows the row with the latest time, so an older result that is valid again must look younger.
+            when = max(record.last, int(stamp or 0) + 1)
+            for batch in _batches([Metric(name, value, when, step) for _, step, name, value in record.rows], METRICS_PER_BATCH):
+                self.client.log_batch(run.info.run_id, metrics=batch)
+            protocol = {f"protocol.{k}": str(v) for k, v in journal.flat(record.run["params"]).items()}
+            self._set_tags(run, record.tags | protocol)
+            self._send_artifacts(run, record)
+            self.client.set_tag(run.info.run_id, "ssl.evaluation", f"{fingerprint} {when}")
+        self._done[fingerprint] = record.digest
+        return True
+
+
+def _method_tags(record: Record) -> dict[str, str]:
+    from ssl_core.catalogue import BASELINES, METHODS
+
+    name, seed = record.run["name"], record.run["seed"]
+    tags = {"seed": "" if seed is None else str(seed), "method": name if seed is not None else ""}
+    if name in METHODS:
+        year, family, paper = METHODS[name]
+        tags |= {"year": str(year), "family": family, "paper": paper}
+    elif name in BASELINES:
+        tags |= {"family": "baseline"}
+    return tags
+
+
+def _batches(items: list[Any], size: int) -> Iterable[list[Any]]:
+    return (items[i : i + size] for i in range(0, len(items), size))
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    old = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name) if old is None else os.environ.update({name: old})
