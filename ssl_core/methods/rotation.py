@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_core.augment import AugmentConfig, normalize, padded_crop, to_unit
+from ssl_core.augment import AugmentConfig, normalize, padded_crop
 from ssl_core.encoders import Encoder
 from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.rng import Rng
@@ -49,8 +49,7 @@ class Rotation(Method):
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """(B, 4, C, S, S): the image turned by 0, 90, 180 and 270 degrees."""
         padding = round(self.config.padding * images.shape[-1])
-        x = padded_crop(to_unit(images), rng, padding, self.augment.flip)
-        x = normalize(x, self.data.mean, self.data.std)
+        x = normalize(padded_crop(images, rng, padding, self.augment.flip), self.data.mean, self.data.std)
         return (torch.stack([torch.rot90(x, turns, (2, 3)) for turns in range(4)], dim=1),)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

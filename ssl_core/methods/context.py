@@ -1,0 +1,122 @@
+"""Context prediction: where does this tile lie relative to that one?
+
+Doersch, Gupta, Efros, "Unsupervised Visual Representation Learning by Context Prediction", ICCV 2015, arXiv 1505.05192.
+
+Tiles are cut from a grid; of two neighbors a and b the network, which encodes each by itself with features f, says which
+of the 8 directions y leads from a to b:
+
+    L = mean over neighbors (a, b) of CE(g(f(a), f(b)), y)         y = 0..7: up-left, up, up-right, left, right, ..., down-right
+
+Guards against answers that need no objects. Tiles have gaps and a random place in their cell (no lines to continue, no
+fixed pixel distance). Lenses shift green against red and blue towards the rim, so color alignment tells the absolute
+position: two of three channels of each tile become noise (``drop``), or the green-magenta axis is projected away
+(``project``). Some tiles are reduced to 100 pixels and enlarged again. Each tile is standardized, so that brightness
+tells nothing. The hidden layer has BatchNorm without scale and shift, with which the network could silence it and get
+stuck.
+
+Deviations from the paper: all neighbors of a grid in one step, as each tile costs one encoding however many pairs it is
+in; one hidden layer; no dropout (the loss draws no random number). Evaluate an earlier block, too: the last one
+specializes on the task.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssl_core.augment import AugmentConfig, drop_channels, padded_crop, resize, standardize, to_unit
+from ssl_core.encoders import Encoder
+from ssl_core.heads import mlp
+from ssl_core.method import Batch, DataInfo, Method
+from ssl_core.patches import tiles
+from ssl_core.rng import Rng
+
+OFFSETS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))  # (rows down, columns right) of each y
+PIXELATED = 10  # side of a tile of 100 pixels
+
+
+@dataclass(frozen=True)
+class ContextConfig:
+    """The numbers of context prediction."""
+
+    grid: int
+    """Tiles per side. Paper: a grid as large as the image allows, of 96 px tiles; 3; images below 64 px: 2 or 3."""
+    tile_size: int | None
+    """Side that tiles are enlarged to for the encoder, where they are smaller than it can digest; null: as cut (paper)."""
+    color: Literal["drop", "project", "none"]
+    """Guard against chromatic aberration. Paper: either of the first two. Nothing to do for grey images."""
+    color_noise: float
+    """Noise in dropped channels, in standard deviations of the kept one. Paper: 0.01."""
+    pixelate: float
+    """Share of the tiles reduced to 100 pixels. Paper: 1/3. Tiles of at most 10 px stay as they are."""
+    hidden: int
+    """Width of the hidden layer. Paper: 4096; small images: 256-512."""
+
+
+def neighbors(grid: int) -> tuple[Tensor, Tensor, Tensor]:
+    """All ordered pairs of neighboring tiles: (P,) index of the first, of the second, and direction y of the second."""
+    at = range(grid)
+    pairs = [
+        (r * grid + c, (r + dr) * grid + c + dc, y)
+        for r in at
+        for c in at
+        for y, (dr, dc) in enumerate(OFFSETS)
+        if r + dr in at and c + dc in at
+    ]
+    first, second, direction = torch.tensor(pairs).T.contiguous()
+    return first, second, direction
+
+
+def project_colors(x: Tensor) -> Tensor:
+    """Remove the green-magenta component of (..., 3, h, w): pixels times I - a'a / aa', a = (-1, 2, -1). Greys stay."""
+    if x.shape[-3] == 1:
+        return x
+    axis = torch.tensor([-1.0, 2.0, -1.0], device=x.device)[:, None, None]
+    return x - axis * (x * axis).sum(-3, keepdim=True) / 6.0
+
+
+class Context(Method):
+    """Eight-way classification of the direction between two tiles."""
+
+    Config = ContextConfig
+    first: Tensor
+    second: Tensor
+    direction: Tensor
+
+    def __init__(self, encoder: Encoder, config: ContextConfig, augment: AugmentConfig, data: DataInfo):
+        super().__init__(encoder, config, augment, data)
+        self.hidden = mlp(2 * encoder.dim, config.hidden, last_norm="plain", last_relu=True)
+        self.classifier = nn.Linear(config.hidden, len(OFFSETS))
+        for name, values in zip(("first", "second", "direction"), neighbors(config.grid), strict=True):
+            self.register_buffer(name, values, persistent=False)
+
+    def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        """(B, T, C, t, t): the standardized tiles of a grid, row by row."""
+        x = padded_crop(images, rng, 0, self.augment.flip)
+        cut = self._pixelate(to_unit(tiles(x, rng, self.config.grid)), rng)
+        if self.config.color == "drop":
+            cut = drop_channels(cut, rng, self.config.color_noise)
+        elif self.config.color == "project":
+            cut = project_colors(cut)
+        if self.config.tile_size is not None:
+            cut = torch.stack([resize(tile, self.config.tile_size) for tile in cut.unbind(1)], dim=1)
+        return (standardize(cut),)
+
+    def _pixelate(self, cut: Tensor, rng: Rng) -> Tensor:
+        """Take the fine detail from a share of the tiles (B, T, C, t, t)."""
+        if self.config.pixelate == 0 or cut.shape[-1] <= PIXELATED:
+            return cut
+        coarse = resize(resize(cut.flatten(0, 1), PIXELATED, "area"), cut.shape[-1]).reshape(cut.shape)
+        return torch.where(rng.bernoulli(self.config.pixelate, cut.shape[1], 1, 1, 1), coarse, cut)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy over all pairs, and the share that is right (chance: 1/8 at grid 3, at most 1/6)."""
+        (cut,) = batch.views
+        features = self.encoder(cut.flatten(0, 1)).reshape(*cut.shape[:2], -1)
+        pairs = torch.cat([features[:, self.first], features[:, self.second]], dim=2).flatten(0, 1)
+        logits = self.classifier(self.hidden(pairs)).float()
+        direction = self.direction.repeat(len(cut))
+        accuracy = (logits.detach().argmax(1) == direction).float().mean()
+        return {"loss": F.cross_entropy(logits, direction), "accuracy": accuracy}
