@@ -1,0 +1,218 @@
+"""The flow ``ssl-pipeline``: DVC's stages, several at a time, in Prefect's hands.
+
+    python -m flows.pipeline                        # what changed; needs no server
+    python -m flows.pipeline -m byol -S train.epochs=20 -j 4
+
+DVC says what is stale and what depends on what; each stage is one ``dvc repro -s`` process; the result is the one of plain
+``dvc repro``. The flow decides only when a stage starts, and shows it.
+"""
+
+import argparse
+import contextlib
+import os
+import queue
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from flows import artifacts, runs
+from flows.schedule import FAILED, Schedule
+from tasks import graph
+from tasks.errors import Stop, run
+from tasks.locks import try_lock
+from tasks.runner import Outcome, Runner
+
+RETRIES, RETRY_SECONDS = 2, 3.0
+RETRIED = (4, 75)  # environment, preempted; and a death by signal. Wrong parameters or data fail the same way again.
+
+
+class StageFailed(Exception):
+    """A stage ended with an exit code other than 0."""
+
+    def __init__(self, outcome: Outcome):
+        super().__init__(f"exit {outcome.code}: {outcome.message}")
+        self.outcome = outcome
+
+
+def worth_retrying(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
+    """Whether the same command may succeed the next time."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, StageFailed) and (error.outcome.code in RETRIED or error.outcome.code > 128)
+
+
+@task(
+    task_run_name="{name}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_SECONDS,
+    retry_condition_fn=worth_retrying,
+)
+def stage(name: str, stale: bool, runner: Runner) -> State[None]:
+    """Bring one stage up to date and show what it says meanwhile."""
+    if not stale:
+        return Completed(name="Unchanged", message="nothing it depends on changed")
+    logger = get_run_logger()
+    bar = artifacts.ProgressBar(name, runner.root)
+
+    def watch(lines: list[str]) -> None:
+        for line in lines:
+            logger.info("%s", line)
+        bar.update()
+
+    outcome = runner.run(name, watch)
+    if outcome.code:
+        raise StageFailed(outcome)
+    names = {"unchanged": "Unchanged", "restored": "Restored", "ran": "Completed"}
+    return Completed(name=names[outcome.how], message=outcome.how)
+
+
+@flow(name="ssl-pipeline", persist_result=False)
+def pipeline(
+    methods: list[str] | None = None,
+    seeds: list[int] | None = None,
+    overrides: list[str] | None = None,
+    parallelism: int | None = None,
+    targets: list[str] | None = None,
+) -> State[None]:
+    """Bring the stages up to date, several at a time.
+
+    Args:
+        methods: only these methods, and what can be told from them; one that params.yaml does not list is added there.
+        seeds: only these seeds; one that params.yaml does not list is added there.
+        overrides: ``KEY=VALUE`` as ``dvc exp run -S`` takes them. They change params.yaml and stay.
+        parallelism: stages at a time; default as many as the cores carry.
+        targets: only these stages (``evaluate@byol-0``, or ``pretrain`` for all of them) and what they need.
+    """
+    root = Path.cwd()
+    wanted = [*additions(root, methods, seeds), *(overrides or [])]
+    with runs.registered(root, flow_run.id), workspace(root, wanted):
+        for line in graph.release_dead_locks(root):
+            get_run_logger().info("%s", line)
+        schedule = Schedule(graph.plan(root), methods, seeds, targets)
+        work(
+            schedule, Runner(root, environment={"SSL_FLOW_RUN_ID": str(flow_run.id)}), parallelism or default_parallelism(root)
+        )
+        if set(schedule.fate.values()) != {"Unchanged"}:
+            subprocess.run([sys.executable, "-m", "tasks.sync"], cwd=root)
+        summary = schedule.summary()
+        artifacts.publish(root, summary)
+    get_run_logger().info("%s", summary)
+    return Failed(message=summary) if schedule.failed else Completed(message=summary)
+
+
+def work(schedule: Schedule, runner: Runner, parallelism: int) -> None:
+    """Start what is ready until nothing is left; on a signal stop all and start nothing more."""
+    done: queue.Queue[PrefectFuture[Any]] = queue.Queue()
+    running: dict[Any, str] = {}
+    futures: dict[str, PrefectFuture[Any]] = {}
+    try:
+        while True:
+            for planned in schedule.ready(parallelism - len(running)):
+                upstream = [futures[name] for name in sorted(planned.after) if name in futures]
+                future = stage.submit(
+                    planned.name, planned.stale, runner, wait_for=[f for f in upstream if f.state.is_completed()]
+                )
+                futures[planned.name], running[future.task_run_id] = future, planned.name
+                future.add_done_callback(done.put)
+            if not running:
+                return
+            future = done.get()
+            future.wait()  # takes over the final state, without asking the server
+            state = future.state
+            schedule.finished(
+                running.pop(future.task_run_id), state.name if state.is_completed() else "Failed", state.message or ""
+            )
+    except BaseException:  # Ctrl-C, SIGTERM, `prefect flow-run cancel`, an API that went away
+        runner.stop()
+        raise
+
+
+def fate(state: State[Any]) -> tuple[str, str]:
+    """A task's end as the schedule notes it, with the reason of a failure."""
+    if state.is_completed():
+        return state.name or "Completed", ""
+    return FAILED, str(state.result(raise_on_failure=False))
+
+
+@contextlib.contextmanager
+def workspace(root: Path, overrides: list[str]) -> Iterator[None]:
+    """Apply the overrides and hold the workspace: many flows may share it, but none changes params.yaml under another."""
+    path = root / ".ssl" / "flow.lock"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a") as lock:
+        if overrides:
+            _wait_for(lock, shared=False)
+            if graph.override(root, overrides):
+                get_run_logger().info("params.yaml: %s", ", ".join(overrides))
+        _wait_for(lock, shared=True)
+        yield
+
+
+def _wait_for(lock: IO[str], shared: bool) -> None:
+    told = False
+    while not try_lock(lock, shared):
+        if not told:
+            get_run_logger().info("waiting for another flow in this workspace")
+        told = True
+        time.sleep(0.5)
+
+
+def additions(root: Path, methods: list[str] | None, seeds: list[int] | None) -> list[str]:
+    """Overrides that make params.yaml list what was asked for; nothing is ever taken out, so that reports stay comparable."""
+    run = graph.read_params(root)["run"]
+    found = []
+    for key, wanted in (("methods", methods), ("seeds", seeds)):
+        new = [w for w in wanted or () if w not in run[key]]
+        if new:
+            found.append(f"run.{key}=[{','.join(str(v) for v in [*run[key], *new])}]")
+    return found
+
+
+def default_parallelism(root: Path) -> int:
+    """Stages that fill the cores, each with its fixed number of threads; with GPUs, one more than there are."""
+    fitting = max(1, (os.cpu_count() or 1) // int(graph.read_params(root)["train"]["threads"]))
+    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    return min(fitting, gpus + 1) if gpus else fitting
+
+
+def main() -> None:
+    """Run the flow from the command line; with no server prepared, Prefect starts one for the time of the run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.pipeline", description="Bring the stages up to date, several at a time."
+    )
+    parser.add_argument("targets", nargs="*", help="only these stages and what they need (pretrain, evaluate@byol-0)")
+    parser.add_argument("-m", "--methods", nargs="+", metavar="NAME", help="only these methods")
+    parser.add_argument("-s", "--seeds", nargs="+", type=int, metavar="N", help="only these seeds")
+    parser.add_argument(
+        "-S", "--set", action="append", metavar="KEY=VALUE", dest="overrides", help="change params.yaml, as dvc exp run -S"
+    )
+    parser.add_argument("-j", "--parallelism", type=int, metavar="N", help="stages at a time")
+    given = parser.parse_args()
+    state = pipeline(given.methods, given.seeds, given.overrides, given.parallelism, given.targets or None, return_state=True)
+    if state.is_completed():
+        return
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, Stop):
+        raise error
+    raise FlowFailed(f"{(state.message or 'the flow failed').splitlines()[0]}; see above")
+
+
+class FlowFailed(Stop):
+    """A stage failed; the message names it."""
+
+    code = 1
+
+
+if __name__ == "__main__":
+    run(main)

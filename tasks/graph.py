@@ -1,0 +1,171 @@
+"""The stage graph as DVC sees it: what is stale, parameters changed as its experiments do, locks left by the dead.
+
+The only user of DVC's Python API, which is undocumented: for planning only, in this process. Stages run as ``dvc``
+processes (tasks/runner.py).
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks import files
+from tasks.errors import UsageError
+from tasks.locks import try_lock
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage of the graph."""
+
+    name: str
+    """As ``dvc repro`` takes it: ``pretrain@simclr-0``."""
+    inputs: tuple[tuple[str, ...], ...]
+    """For each dependency that stages make: their names. Several when it is a directory that they fill."""
+    outs: tuple[Path, ...]
+    stale: bool
+    """Whether it, or a stage it depends on, changed since dvc.lock was written."""
+
+    @property
+    def after(self) -> set[str]:
+        """Names of the stages it directly depends on."""
+        return {name for makers in self.inputs for name in makers}
+
+
+def plan(root: Path) -> list[PlannedStage]:
+    """Every stage of the project, each after those it depends on.
+
+    Raises:
+        UsageError: dvc.yaml, dvc.lock or params.yaml cannot be read.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo, lock_repo
+    from dvc.repo.reproduce import get_active_graph, plan_repro
+
+    try:
+        with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
+            graph = get_active_graph(repo.index.graph)
+            planned: dict[str, PlannedStage] = {}
+            for stage in plan_repro(graph):
+                inputs = _inputs(stage, list(graph.successors(stage)))
+                upstream = [planned[name] for makers in inputs for name in makers]
+                stale = any(s.stale for s in upstream) or _changed(stage)
+                planned[stage.addressing] = PlannedStage(
+                    stage.addressing, inputs, tuple(Path(o.fs_path) for o in stage.outs), stale
+                )
+            return list(planned.values())
+    except DvcException as error:
+        raise UsageError(f"{_one_line(error)}; see also python -m tasks.doctor") from None
+
+
+def _inputs(stage, upstream) -> tuple[tuple[str, ...], ...]:  # type: ignore[no-untyped-def]
+    """For each dependency of ``stage`` that stages of ``upstream`` make, their names."""
+    made = [(Path(out.fs_path), other.addressing) for other in upstream for out in other.outs]
+    inputs = []
+    for dep in (Path(d.fs_path) for d in stage.deps):
+        makers = {name for out, name in made if dep == out or out in dep.parents or dep in out.parents}
+        if makers:
+            inputs.append(tuple(sorted(makers)))
+    return tuple(inputs)
+
+
+def _changed(stage) -> bool:  # type: ignore[no-untyped-def]
+    """What ``dvc status`` asks, but without its read locks: those would make a stage that starts meanwhile fail as busy."""
+    if stage.frozen:
+        return False
+    try:
+        return stage.always_changed or stage.changed_stage() or any(entry.status() for entry in (*stage.deps, *stage.outs))
+    except OSError:  # being written right now
+        return True
+
+
+def read_params(root: Path) -> dict[str, Any]:
+    """params.yaml as DVC reads it; cheap, and unchecked (the stages check it)."""
+    from dvc.api import params_show
+
+    values: dict[str, Any] = params_show("params.yaml", repo=str(root))
+    return values
+
+
+def override(root: Path, overrides: Sequence[str]) -> bool:
+    """Change params.yaml as ``dvc exp run -S KEY=VALUE`` does, comments kept; nothing is written when one is wrong.
+
+    Returns:
+        Whether the file changed.
+
+    Raises:
+        UsageError: not ``KEY=VALUE``, an unknown key, or a result that the project does not accept.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.utils.hydra import apply_overrides
+
+    from tasks import params  # imports torch
+
+    path = root / params.PARAMS
+    copy = root / f".params.{os.getpid()}.{secrets.token_hex(4)}.tmp.yaml"
+    try:
+        copy.write_bytes(path.read_bytes())
+        apply_overrides(copy, list(overrides))
+        values = params.load(copy)
+        changed = values != params.load(path)
+        if changed:
+            files.write_bytes(path, copy.read_bytes())
+    except DvcException as error:
+        cause = error.__cause__ or error
+        raise UsageError(f"override {' '.join(overrides)}: {_one_line(cause)}") from None
+    finally:
+        copy.unlink(missing_ok=True)
+    return changed
+
+
+@contextlib.contextmanager
+def rwlock(root: Path) -> Iterator[Path]:
+    """DVC's file of who reads and writes what, while no dvc process changes it."""
+    directory = root / ".dvc" / "tmp"
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "rwlock.lock").open("a") as guard:
+        while not try_lock(guard):
+            time.sleep(0.05)
+        yield directory / "rwlock"
+
+
+def release_dead_locks(root: Path) -> list[str]:
+    """Drop what dead processes left in DVC's rwlock: a number reused by another program blocks a stage for ever.
+
+    Returns:
+        A line for each thing that was dropped.
+    """
+    with rwlock(root) as path:
+        try:
+            locks = json.loads(path.read_text())
+            write = {k: v for k, v in locks.get("write", {}).items() if _lives(v)}
+            read = {k: left for k, v in locks.get("read", {}).items() if (left := [r for r in v if _lives(r)])}
+        except FileNotFoundError:
+            return []
+        except (ValueError, AttributeError, KeyError, TypeError):
+            path.unlink()
+            return [f"removed {path.relative_to(root)}: it was cut off or damaged"]
+        holders = [*locks.get("write", {}).values(), *(r for v in locks.get("read", {}).values() for r in v)]
+        dead = {f"released DVC's lock of process {h['pid']}, which is gone: {h['cmd']}" for h in holders if not _lives(h)}
+        if dead:
+            files.write_text(path, json.dumps({"write": write, "read": read}))
+        return sorted(dead)
+
+
+def _lives(holder: dict[str, Any]) -> bool:
+    """Whether the process that took a lock still runs: the number alone may have been given to another program."""
+    try:
+        command = Path(f"/proc/{int(holder['pid'])}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+    except OSError:
+        return False
+    arguments = holder["cmd"].split(" ")[1:]
+    return not arguments or " ".join(os.fsdecode(c) for c in command).endswith(" ".join(arguments))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

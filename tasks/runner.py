@@ -1,0 +1,191 @@
+"""Run DVC stages as processes: several side by side, watched, and stopped for certain.
+
+``dvc repro -s`` processes may work in one workspace at the same time when each waits for the repository's lock
+(``--wait-for-lock``); the order is up to the caller. Only this module knows DVC's messages.
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from tasks.errors import EnvironmentFault, Preempted
+from tasks.graph import release_dead_locks
+from tasks.locks import try_lock
+
+GRACE_SECONDS = 7.0  # from SIGINT to SIGKILL: a stage saves its checkpoint
+POLL_SECONDS = 0.3
+BUSY_SECONDS = 2.0
+ORPHAN_SECONDS = 6.0
+HINTS = (
+    "To track the changes with git",
+    "\tgit add ",
+    "To enable auto staging",
+    "\tdvc config core.autostage",
+    "Use `dvc push`",
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended."""
+
+    code: int
+    """Exit code of the stage's command, 128 + N when signal N ended it; 0 when DVC recorded the outputs."""
+    how: str
+    """``ran``, ``unchanged``, ``restored`` (from the run cache) or ``failed``."""
+    message: str
+
+
+class Runner:
+    """Runs stages as processes; several threads may call ``run``, any may call ``stop``."""
+
+    def __init__(self, root: Path, grace: float = GRACE_SECONDS, environment: dict[str, str] | None = None):
+        self.root, self.grace = root.resolve(), grace
+        self.environment = {**os.environ, **(environment or {})}
+        self.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{self.environment.get('PATH', '')}"
+        self._live: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+
+    def run(self, name: str, watch: Callable[[list[str]], None] = lambda lines: None) -> Outcome:
+        """Bring one stage up to date; waits while another process works on it.
+
+        Args:
+            name: the stage.
+            watch: called every moment with the new lines of its log, ``.ssl/logs/NAME.log``.
+
+        Raises:
+            Preempted: ``stop`` was called; nothing was started, or what was started has ended.
+        """
+        while True:
+            with self._claimed_log(name) as log:
+                outcome = self._run_once(name, log, watch)
+            if self._stopping.is_set() and outcome.code:
+                raise Preempted(f"{name} was stopped; the same command continues")
+            if outcome.how != "busy":
+                return outcome
+            release_dead_locks(self.root)
+            self._pause(name, BUSY_SECONDS)
+
+    def stop(self) -> None:
+        """Start nothing more; interrupt all that runs, then kill what is left. Returns when they are gone."""
+        self._stopping.set()
+        with self._lock:
+            groups = list(self._live)
+        for number, patience in ((signal.SIGINT, self.grace), (signal.SIGKILL, 2.0)):
+            for process in groups:
+                _signal_group(process, number)
+            try:
+                _wait(lambda: not any(_group_lives(p) for p in groups), patience)
+            except KeyboardInterrupt:
+                continue
+
+    @contextlib.contextmanager
+    def _claimed_log(self, name: str) -> Iterator[IO[bytes]]:
+        """The stage's log, emptied. Its lock is inherited by dvc and the stage, so it is free when the last of them is gone."""
+        path = self.root / ".ssl" / "logs" / f"{name.replace('/', '_')}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as log:
+            while not try_lock(log):
+                self._pause(name, POLL_SECONDS)
+            log.truncate(0)
+            yield log
+
+    def _pause(self, name: str, seconds: float) -> None:
+        if self._stopping.wait(seconds):
+            raise Preempted(f"{name} was not started")
+
+    def _run_once(self, name: str, log: IO[bytes], watch: Callable[[list[str]], None]) -> Outcome:
+        left = self.root / ".ssl" / "exit" / name
+        left.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", name]
+        with self._lock:
+            if self._stopping.is_set():
+                raise Preempted(f"{name} was not started")
+            process = subprocess.Popen(
+                command,
+                cwd=self.root,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,  # a file: when a pipe's reader dies, dvc loses the finished result
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            self._live.add(process)
+        try:
+            with Path(log.name).open(errors="replace") as reader:
+                tail = _Tail(reader)
+                while process.poll() is None:
+                    watch(tail.new_lines())
+                    time.sleep(POLL_SECONDS)
+                if process.returncode < 0:  # dvc was killed: let its stage save and leave
+                    _wait(lambda: not _group_lives(process), ORPHAN_SECONDS)
+                    _signal_group(process, signal.SIGKILL)
+                watch(tail.new_lines(last=True))
+            return _outcome(process.returncode, left, Path(log.name).read_text(errors="replace"))
+        finally:
+            with self._lock:
+                self._live.discard(process)
+
+
+class _Tail:
+    """The complete lines added to a stage's log since the last call, without DVC's advice."""
+
+    def __init__(self, reader: IO[str]):
+        self.reader, self.rest = reader, ""
+
+    def new_lines(self, last: bool = False) -> list[str]:
+        *lines, self.rest = re.split(r"[\r\n]", self.rest + self.reader.read())
+        if last:
+            lines.append(self.rest)
+        return [line for line in lines if line.strip() and not line.startswith(HINTS)]
+
+
+def _outcome(returncode: int, left: Path, text: str) -> Outcome:
+    """Read how a stage ended from what it left, else from DVC's own words: dvc answers 255 to any failure."""
+    if returncode == 0:
+        ran = "restored" if "is cached - skipping run" in text else "unchanged"
+        return Outcome(0, "ran" if re.search(r"^Running stage ", text, re.M) else ran, "")
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        found = json.loads(left.read_text())
+        return Outcome(int(found["code"]), "failed", str(found["message"]))
+    errors = [line.removeprefix("ERROR: ") for line in text.splitlines() if line.startswith("ERROR: ")]
+    message = errors[-1] if errors else f"dvc ended with {returncode} and no message"
+    exited = re.search(r"exited with (-?\d+)", text)
+    if exited:
+        code = int(exited[1])
+        return Outcome(code if code > 0 else 128 - code, "failed", message)
+    if "is busy, it is being blocked by" in text:
+        return Outcome(EnvironmentFault.code, "busy", message)
+    return Outcome(Preempted.code if returncode < 0 else EnvironmentFault.code, "failed", message)
+
+
+def _group_lives(process: subprocess.Popen[bytes]) -> bool:
+    if process.poll() is None:
+        return True
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
