@@ -55,7 +55,7 @@ def cluster_means(x: Tensor, assignment: Tensor, k: int) -> tuple[Tensor, Tensor
 def _nearest(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """Index (N,) of the nearest centroid, the first on a tie, and the squared distance (N,) to it."""
     half_norm = 0.5 * centroids.square().sum(1)
-    best = [(half_norm - rows @ centroids.T).min(1) for rows in x.split(BLOCK)]
+    best = [(half_norm - rows @ centroids.T).min(1) for rows in torch.split(x, BLOCK)]
     distance = torch.cat([b.values for b in best]) * 2.0 + x.square().sum(1)
     return torch.cat([b.indices for b in best]), distance.clamp_(min=0.0)
 

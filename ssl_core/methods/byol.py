@@ -55,23 +55,17 @@ class BYOL(Method):
 
     Config = BYOLConfig
 
-    def __init__(
-        self, encoder: Encoder, config: BYOLConfig, augment: AugmentConfig, data: DataInfo
-    ):
+    def __init__(self, encoder: Encoder, config: BYOLConfig, augment: AugmentConfig, data: DataInfo):
         super().__init__(encoder, config, augment, data)
         self.projector = mlp(encoder.dim, config.hidden, config.dim)
         self.predictor = mlp(config.dim, config.hidden, config.dim)
         self.target = momentum_copy(nn.Sequential(encoder, self.projector))
-        self.second = replace(
-            augment, blur=config.second_blur, solarize=config.second_solarize
-        )
+        self.second = replace(augment, blur=config.second_blur, solarize=config.second_solarize)
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Two augmented images, each (B, C, H, W), the second with its own blur and solarization."""
         mean, std = self.data.mean, self.data.std
-        return view(images, rng, self.augment, mean, std), view(
-            images, rng, self.second, mean, std
-        )
+        return view(images, rng, self.augment, mean, std), view(images, rng, self.second, mean, std)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The two squared distances, added: 0 when every prediction points to its target, at most 8."""
@@ -84,6 +78,4 @@ class BYOL(Method):
     def after_step(self, progress: float) -> None:
         """Move the target."""
         momentum = momentum_at(self.config.momentum, progress)
-        update_momentum(
-            self.target, nn.Sequential(self.encoder, self.projector), momentum
-        )
+        update_momentum(self.target, nn.Sequential(self.encoder, self.projector), momentum)

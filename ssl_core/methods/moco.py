@@ -60,29 +60,23 @@ class MoCo(Method):
 
     Config = MoCoConfig
 
-    def __init__(
-        self, encoder: Encoder, config: MoCoConfig, augment: AugmentConfig, data: DataInfo
-    ):
+    def __init__(self, encoder: Encoder, config: MoCoConfig, augment: AugmentConfig, data: DataInfo):
         super().__init__(encoder, config, augment, data)
         check_queue("method.moco", config.queue, data.num_images)
         split_batch_norm(encoder, config.splits)
-        widths = (
-            (encoder.dim, config.hidden, config.dim)
-            if config.head == "mlp"
-            else (encoder.dim, config.dim)
-        )
+        widths = (encoder.dim, config.hidden, config.dim) if config.head == "mlp" else (encoder.dim, config.dim)
         self.projector = mlp(*widths, norm=False)
         self.momentum_encoder = momentum_copy(nn.Sequential(encoder, self.projector))
         self.queue = Queue(config.queue, config.dim)
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """Two augmented images, each (B, C, H, W), and the order (B,) in which the key batch is shuffled."""
+        """Two augmented images, each (B, C, H, W), and a number per image (B,) that puts the keys into random order."""
         mean, std = self.data.mean, self.data.std
         x1, x2 = (
             view(images, rng, self.augment, mean, std),
             view(images, rng, self.augment, mean, std),
         )
-        return x1, x2, torch.argsort(rng.uniform(), stable=True)
+        return x1, x2, rng.uniform()
 
     @torch.no_grad()
     def keys(self, x: Tensor, order: Tensor) -> Tensor:
@@ -91,11 +85,10 @@ class MoCo(Method):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """InfoNCE of the queries against their keys and the queue; then the keys enter the queue."""
-        x1, x2, order = batch.views
+        x1, x2, shuffle = batch.views
+        order = torch.argsort(shuffle, stable=True)
         older, keys = self.queue.read(), [self.keys(x2, order)]
-        loss = info_nce(
-            self.projector(self.encoder(x1)), keys[0], self.config.temperature, older
-        )
+        loss = info_nce(self.projector(self.encoder(x1)), keys[0], self.config.temperature, older)
         if self.config.symmetric:
             keys.append(self.keys(x1, order))
             loss = loss + info_nce(

@@ -108,10 +108,10 @@ class PCL(Method):
         self.register_buffer("clustered", torch.zeros((), dtype=torch.bool))
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """Two augmented images, each (B, C, H, W), and the order (B,) in which the key batch is shuffled."""
+        """Two augmented images, each (B, C, H, W), and a number per image (B,) that puts the keys into random order."""
         mean, std = self.data.mean, self.data.std
         x1, x2 = view(images, rng, self.augment, mean, std), view(images, rng, self.augment, mean, std)
-        return x1, x2, torch.argsort(rng.uniform(), stable=True)
+        return x1, x2, rng.uniform()
 
     @torch.no_grad()
     def before_epoch(self, epoch: int, embed: Embed) -> None:
@@ -132,15 +132,15 @@ class PCL(Method):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """InfoNCE and, once there are clusters, the prototype term; then the keys enter the queue."""
-        x1, x2, order = batch.views
+        x1, x2, shuffle = batch.views
+        order = torch.argsort(shuffle, stable=True)
         q = unit(self.projector(self.encoder(x1)))
         with torch.no_grad():
             keys = unit(self.momentum_encoder(x2[order]))[torch.argsort(order)]
         info = info_nce(q, keys, self.config.temperature, self.queue.read())
         self.queue.push(keys)
-        levels = zip(
-            self.prototypes.split(self.config.clusters), self.phi.split(self.config.clusters), self.assignment, strict=True
-        )
+        sizes = list(self.config.clusters)
+        levels = zip(self.prototypes.split_with_sizes(sizes), self.phi.split_with_sizes(sizes), self.assignment, strict=True)
         terms = [proto_nce(q, prototypes, phi, assignment[batch.ids]) for prototypes, phi, assignment in levels]
         proto = torch.where(self.clustered, torch.stack(terms).mean(), 0.0)
         return {"loss": info + self.config.weight * proto, "loss_info": info.detach(), "loss_proto": proto.detach()}

@@ -43,18 +43,14 @@ class SimCLR(Method):
 
     Config = SimCLRConfig
 
-    def __init__(
-        self, encoder: Encoder, config: SimCLRConfig, augment: AugmentConfig, data: DataInfo
-    ):
+    def __init__(self, encoder: Encoder, config: SimCLRConfig, augment: AugmentConfig, data: DataInfo):
         super().__init__(encoder, config, augment, data)
         self.projector = mlp(encoder.dim, config.hidden, config.dim, last_norm="plain")
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Two augmented images, each (B, C, H, W)."""
         mean, std = self.data.mean, self.data.std
-        return view(images, rng, self.augment, mean, std), view(
-            images, rng, self.augment, mean, std
-        )
+        return view(images, rng, self.augment, mean, std), view(images, rng, self.augment, mean, std)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """NT-Xent over the 2B views, which share one forward pass and its batch statistics."""
