@@ -1,0 +1,158 @@
+"""Exemplar-CNN: every seed image is a class of its own.
+
+Dosovitskiy, Fischer, Springenberg, Riedmiller, Brox, "Discriminative Unsupervised Feature Learning with Exemplar
+Convolutional Neural Networks", PAMI 2016, arXiv 1406.6909 (NIPS 2014).
+
+Strongly transformed copies T(x_i) of seed image i are the members of surrogate class i; an ordinary classifier over the
+seeds, thrown away afterwards, makes the features f blind to the transformations and alert to everything else:
+
+    L = mean over seeds i in the batch and their copies T of CE(W f(T(x_i)) + b, class of i)
+
+T composes, with magnitudes drawn per copy: shift, scale and rotation; contrast along the principal axes of color
+(luminance, red-blue, green-magenta, which Ohta, Kanade, Sakai 1980 found for natural images, instead of fitting them);
+powers, factors and offsets of saturation and value; a shift of hue.
+
+Seeds are drawn with probability proportional to their gradient energy before the first epoch, so flat images are never
+one. With more images than ``seeds`` the others are left out of the loss (too many classes hurt: near copies of one
+thing become different classes); to save their cost, store fewer images instead (``data.max_train``).
+
+Deviations from the paper: whole images as seeds, several copies of each made anew in every epoch instead of a stored set;
+the pipeline's encoder and no dropout (the loss draws no random number).
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssl_core.augment import AugmentConfig, color_jitter, normalize, to_unit, warp
+from ssl_core.encoders import Encoder
+from ssl_core.method import Batch, DataInfo, Embed, Method
+from ssl_core.rng import Rng
+
+SEEDS = 1  # key of the draw of the seeds
+
+
+@dataclass(frozen=True)
+class ExemplarConfig:
+    """The numbers of Exemplar-CNN."""
+
+    seeds: int
+    """Largest number of surrogate classes. Paper: 8000 of 32 px is best, 16000 is worse; small images: up to 10000."""
+    copies: int
+    """Transformed copies of an image in each step. Paper: about 100 of each seed over the training."""
+    translate: float
+    """Shift within +- this share of the side. Paper: 0.2."""
+    scale: tuple[float, float]
+    """Magnification. Paper: 0.7 to 1.4."""
+    degrees: float
+    """Rotation within +- this. Paper: 20."""
+    contrast: tuple[float, float]
+    """Factor along each color axis. Paper: 0.5 to 2."""
+    power: tuple[float, float]
+    """Exponent of saturation and value, log-uniform. Paper: 0.25 to 4."""
+    factor: tuple[float, float]
+    """Factor on saturation and value. Paper: 0.7 to 1.4."""
+    offset: float
+    """Added to saturation and value, within +- this. Paper: 0.1."""
+    hue: float
+    """Shift of hue within +- this share of the circle. Paper: 0.1."""
+    classifier_lr: float
+    """Learning rate of the classifier in multiples of the encoder's. Each class is seen once an epoch; paper: 1."""
+
+
+class GradientEnergy(nn.Module):
+    """(B, C, H, W) -> (B, 1) mean squared difference of neighboring pixels: how much there is to see."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.diff(dim=2).square().mean((1, 2, 3)) + x.diff(dim=3).square().mean((1, 2, 3)))[:, None]
+
+
+def draw_seeds(energy: Tensor, count: int) -> Tensor:
+    """(N,) class of each image, or -1: ``count`` images drawn without replacement, in proportion to ``energy`` (N,).
+
+    Exponential keys (Efraimidis, Spirakis, 2006): the largest log(u) / energy win. Fewer seeds when fewer have energy.
+    """
+    ids = torch.arange(len(energy), device=energy.device)
+    keys = Rng(ids, SEEDS).uniform().clamp(min=2.0**-25).log() / energy
+    seeds = keys.topk(min(count, int((energy > 0).sum()))).indices.sort().values
+    classes = torch.full_like(ids, -1)
+    classes[seeds] = torch.arange(len(seeds), device=ids.device)
+    return classes
+
+
+def change_contrast(x: Tensor, rng: Rng, factors: tuple[float, float]) -> Tensor:
+    """Stretch the pixels of (B, C, H, W) about the image's mean, along each color axis by its own log-uniform factor."""
+    axes = torch.tensor([[1.0, 1, 1], [1, 0, -1], [1, -2, 1]]) if x.shape[1] == 3 else torch.eye(x.shape[1])
+    axes = F.normalize(axes).to(x.device)
+    matrix = axes.T @ (_log_uniform(rng, factors, len(axes))[:, :, None] * axes)  # (B, C, C)
+    mean = x.mean((2, 3), keepdim=True)
+    return (mean + torch.einsum("bij,bjhw->bihw", matrix, x - mean)).clamp(0, 1)
+
+
+def change_saturation_value(
+    x: Tensor, rng: Rng, power: tuple[float, float], factor: tuple[float, float], offset: float
+) -> Tensor:
+    """``factor * v ** power + offset`` of saturation and value (HSV) of (B, C, H, W) in [0, 1]; grey pixels stay grey."""
+    shape = (2, 1, 1, 1)  # saturation, value
+    powers, factors = (_log_uniform(rng, between, 2).reshape(-1, *shape) for between in (power, factor))
+    offsets = rng.uniform(*shape, low=-offset, high=offset)
+    largest, smallest = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
+    chroma = largest - smallest
+    both = torch.stack([chroma / largest.clamp(min=1e-6), largest], dim=1)
+    saturation, value = (factors * both.clamp(min=1e-6) ** powers + offsets).clamp(0, 1).unbind(1)
+    share = torch.where(chroma > 0, (x - smallest) / chroma.clamp(min=1e-6), 1.0)  # 0 in the smallest channel, 1 in the largest
+    return value * (1 - saturation * (1 - share))
+
+
+def _log_uniform(rng: Rng, between: tuple[float, float], count: int) -> Tensor:
+    return rng.uniform(count, low=math.log(between[0]), high=math.log(between[1])).exp()
+
+
+class Exemplar(Method):
+    """Classification of transformed images among all seed images."""
+
+    Config = ExemplarConfig
+    classes: Tensor
+
+    def __init__(self, encoder: Encoder, config: ExemplarConfig, augment: AugmentConfig, data: DataInfo):
+        super().__init__(encoder, config, augment, data)
+        count = min(config.seeds, data.num_images)
+        ids = torch.arange(data.num_images)
+        self.register_buffer("classes", torch.where(ids < count, ids, -1))  # until the seeds are drawn
+        self.classifier = nn.Linear(encoder.dim, count)
+        self.hue = replace(augment, jitter=1.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=config.hue)
+
+    def before_epoch(self, epoch: int, embed: Embed) -> None:
+        """Draw the seeds, once."""
+        if epoch == 0:
+            self.classes.copy_(draw_seeds(embed(GradientEnergy())[:, 0], self.classifier.out_features))
+
+    def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        """(B, copies, C, S, S): transformed copies of each image."""
+        x, c = to_unit(images), self.config
+        copies = []
+        for _ in range(c.copies):
+            copy = change_contrast(warp(x, rng, c.degrees, c.scale, c.translate), rng, c.contrast)
+            copy = change_saturation_value(copy, rng, c.power, c.factor, c.offset)
+            copies.append(normalize(color_jitter(copy, rng, self.hue), self.data.mean, self.data.std))
+        return (torch.stack(copies, dim=1),)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy over the seeds' classes, and the share that is right; images that are no seeds count nothing."""
+        (copies,) = batch.views
+        classes = self.classes[batch.ids].repeat_interleave(copies.shape[1])
+        logits = self.classifier(self.encoder(copies.flatten(0, 1))).float()
+        is_seed = (classes >= 0).float()
+        count = is_seed.sum().clamp(min=1)
+        each = F.cross_entropy(logits, classes.clamp(min=0), reduction="none")
+        accuracy = ((logits.detach().argmax(1) == classes).float() * is_seed).sum() / count
+        return {"loss": (each * is_seed).sum() / count, "accuracy": accuracy}
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The classifier learns at a rate of its own."""
+        fast = {"params": list(self.classifier.parameters()), "lr_scale": self.config.classifier_lr}
+        return [{"params": list(self.encoder.parameters())}, fast]
