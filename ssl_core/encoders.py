@@ -67,7 +67,10 @@ class BasicBlock(nn.Module):
         nn.init.zeros_(self.norm2.weight)  # type: ignore[arg-type]
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or c_in != c_out:
-            self.shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), _norm(norm, c_out))
+            # Averaging instead of skipping pixels (ResNet-D, arXiv 1812.01187). It also avoids the strided 1x1 convolution,
+            # whose float32 channels_last backward corrupts memory on CPUs (torch 2.14, 8 -> 16 channels at 48 px).
+            shrink = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False) if stride != 1 else nn.Identity()
+            self.shortcut = nn.Sequential(shrink, nn.Conv2d(c_in, c_out, 1, bias=False), _norm(norm, c_out))
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.norm1(self.conv1(x)), inplace=True)
@@ -155,7 +158,7 @@ class VisionTransformer(Encoder):
         tokens = tokens + sincos_positions(x.shape[-1] // self.patch_size, self.dim).to(tokens)
         if keep is not None:
             tokens = torch.gather(tokens, 1, keep[..., None].expand(-1, -1, self.dim))
-        tokens = torch.cat([self.cls.to(tokens.dtype).expand(len(x), -1, -1), tokens], dim=1)
+        tokens = torch.cat([self.cls.to(tokens.dtype).expand(x.shape[0], -1, -1), tokens], dim=1)
         outputs = []
         for layer in self.layers:
             tokens = layer(tokens)
@@ -165,7 +168,7 @@ class VisionTransformer(Encoder):
 
     def blocks(self, x: Tensor) -> list[Tensor]:
         side = x.shape[-1] // self.patch_size
-        return [t[:, 1:].transpose(1, 2).reshape(len(x), self.dim, side, side) for t in self.tokens(x)]
+        return [t[:, 1:].transpose(1, 2).reshape(x.shape[0], self.dim, side, side) for t in self.tokens(x)]
 
 
 def transformer_layer(width: int) -> nn.Module:
