@@ -90,12 +90,33 @@ def load(path: Path = PARAMS) -> dict[str, Any]:
     """Read the parameters and check the top level.
 
     Raises:
+        UsageError: absent, not YAML, too large, or an unknown or missing section.
+    """
+    values = read(path)
+    for name in SECTIONS:
+        if not isinstance(values.get(name), dict):
+            raise UsageError(f"{path}: section {name} is missing")
+    return values
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a file of parameters, whole or partial (a preset).
+
+    Raises:
         UsageError: absent, not YAML, too large, or an unknown section.
     """
     try:
-        text = path.read_text()
+        return parse(path.read_text(), path)
     except FileNotFoundError:
         raise UsageError(f"{path} is missing; run from the project's root (git checkout {path} restores it)") from None
+
+
+def parse(text: str, path: Path) -> dict[str, Any]:
+    """Parameters from YAML text; ``path`` is for messages.
+
+    Raises:
+        UsageError: not YAML, too large, or an unknown section.
+    """
     if len(text) > 1_000_000:
         raise UsageError(f"{path} is over 1 MB; it should hold parameters only")
     try:
@@ -107,9 +128,6 @@ def load(path: Path = PARAMS) -> dict[str, Any]:
     for name in values:
         if name not in SECTIONS:
             raise UsageError(f"{path}: {unknown_name(str(name), str(name), SECTIONS)}")
-    for name in SECTIONS:
-        if not isinstance(values.get(name), dict):
-            raise UsageError(f"{path}: section {name} is missing")
     return values
 
 

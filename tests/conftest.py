@@ -1,0 +1,43 @@
+"""What many tests share: the shipped parameters, tiny images, and a method built from them."""
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's root."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shipped() -> dict[str, Any]:
+    """params.yaml as shipped; copy before changing it (``shipped_copy``)."""
+    from tasks import params
+
+    return params.load(ROOT / "params.yaml")
+
+
+@pytest.fixture
+def shipped_copy(shipped: dict[str, Any]) -> dict[str, Any]:
+    """params.yaml as shipped, free to change."""
+    return copy.deepcopy(shipped)
+
+
+def textured_images(n: int, channels: int, size: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    """(n, C, size, size) uint8 of smooth random blobs: unlike noise, they have edges, shapes and an up and a down."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(n, channels, 6, 6, generator=generator)
+    ramp = torch.linspace(0, 0.5, size)[None, None, :, None]
+    fine = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic", align_corners=False)
+    return ((0.7 * fine + ramp).clamp(0, 1) * 255).to(torch.uint8).numpy()

@@ -1,0 +1,91 @@
+"""The rules of the house (docs/architecture.md), read off the syntax trees."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted(p for d in ("ssl_core", "tasks", "flows") for p in (ROOT / d).rglob("*.py"))
+STAGES = {"prepare", "pretrain", "evaluate", "report", "register"}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module a file imports, anywhere in it, with dots."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def tops(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(path)}
+
+
+def where(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+ALLOWED = {
+    "prefect": ("flows/",),
+    "prefect_dask": ("flows/",),
+    "mlflow": ("tasks/tracking.py", "tasks/registry.py"),
+    "dvc": ("tasks/graph.py",),
+    "yaml": ("tasks/params.py", "tasks/stage.py"),
+    "matplotlib": ("tasks/figures.py",),
+    "onnxruntime": ("tasks/export.py",),
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=where)
+def test_each_library_has_one_place(path: Path) -> None:
+    for name in tops(path) & ALLOWED.keys():
+        assert where(path).startswith(ALLOWED[name]), f"{name} belongs in {' or '.join(ALLOWED[name])}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if where(p).startswith("ssl_core")], ids=where)
+def test_science_does_no_input_or_output(path: Path) -> None:
+    forbidden = {"tasks", "flows", "os", "pathlib", "logging", "time", "subprocess", "io", "json", "sys", "pandas", "sklearn"}
+    assert not tops(path) & forbidden
+    calls = {n.func.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    assert not calls & {"open", "print", "input"}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if where(p).startswith("tasks")], ids=where)
+def test_tasks_know_no_flow_and_no_other_stage_body(path: Path) -> None:
+    assert "flows" not in tops(path)
+    others = STAGES - {path.stem}
+    assert not {f"tasks.{s}" for s in others} & imports(path)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "ssl_core/methods").glob("[a-z]*.py")), ids=where)
+def test_a_method_imports_no_other_method(path: Path) -> None:
+    assert not any(name.startswith("ssl_core.methods") for name in imports(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=where)
+def test_nothing_is_unpickled(path: Path) -> None:
+    assert not tops(path) & {"pickle", "dill", "joblib", "cloudpickle"}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "load":
+            keywords = {k.arg: k.value for k in node.keywords}
+            owner = ast.unparse(node.func.value)
+            assert owner != "torch", "torch.load unpickles; use safetensors"
+            if owner == "np":
+                assert isinstance(keywords.get("allow_pickle"), ast.Constant) and keywords["allow_pickle"].value is False
+
+
+def test_the_loop_names_no_method() -> None:
+    from ssl_core.catalogue import METHODS
+
+    words = {n.id for n in ast.walk(ast.parse((ROOT / "ssl_core/train.py").read_text())) if isinstance(n, ast.Name)}
+    assert not words & METHODS.keys()
+    assert not [name for name in imports(ROOT / "ssl_core/train.py") if name.startswith("ssl_core.methods")]
+
+
+def test_source_files_have_one_subject() -> None:
+    long = {where(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 320}
+    assert not long

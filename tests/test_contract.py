@@ -1,0 +1,216 @@
+"""What every method promises to the loop (ssl_core/method.py). A method gets these tests by being in the catalogue."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ssl_core import encoders
+from ssl_core.catalogue import METHODS, load_class
+from ssl_core.config import typed
+from ssl_core.data import Images
+from ssl_core.method import Batch, DataInfo, Method
+from ssl_core.rng import Rng
+from ssl_core.train import Trainer
+from tasks import params
+from tests.conftest import textured_images
+
+TRAINED = [*METHODS, "supervised"]
+N, BATCH = 64, 16
+CPU = torch.device("cpu")
+
+
+def build(shipped: dict[str, Any], name: str, channels: int = 1, size: int = 28, n: int = N) -> tuple[Method, Trainer]:
+    """A method on tiny data, with a narrow encoder and the shipped numbers of its own block."""
+    values = copy.deepcopy(shipped)
+    values["encoder"]["width"] = 8
+    own = values["method"][name]
+    own["train"] = own.get("train", {}) | {"epochs": 2, "batch_size": BATCH, "precision": "float32", "health_images": 32}
+    own["encoder"] = shrink(own.get("encoder", {}))
+    own["augment"] = own.get("augment", {}) | {"view_size": None}
+    own |= SMALL.get(name, {})
+    chosen = params.method_params(values, name)
+    images = textured_images(n, channels, size)
+    labels = torch.arange(n) % 4
+    mean = tuple(float(images[:, c].mean() / 255) for c in range(channels))
+    info = DataInfo(n, size, channels, mean, (0.25,) * channels, labels if name == "supervised" else None, 4)
+    encoder = encoders.build(chosen.encoder, channels, size, seed=0)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        method = load_class(name)(encoder, chosen.config, chosen.augment, info)
+    return method, Trainer(method, Images(images, CPU), chosen.train, seed=0)
+
+
+# Numbers that must be smaller than the tiny data set.
+SMALL: dict[str, dict[str, Any]] = {
+    "moco": {"queue": 32, "splits": 2},
+    "pcl": {"queue": 32, "clusters": [4, 8], "splits": 2},
+    "nnclr": {"queue": 32},
+    "swav": {"prototypes": 16, "queue": 32},
+    "npid": {"negatives": 8},
+    "pirl": {"negatives": 8},
+    "dino": {"prototypes": 32},
+}
+
+
+def shrink(encoder: dict[str, Any]) -> dict[str, Any]:
+    """The method's own encoder choice, made small."""
+    return encoder | ({"width": 32, "depth": 2} if encoder.get("name") == "vit" else {})
+
+
+def state(method: Method) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in method.state_dict().items()}
+
+
+def make_batch(method: Method, images: Images, step: int = 0) -> Batch:
+    ids = torch.arange(BATCH) * 3 % len(images)
+    with torch.no_grad():
+        return Batch(method.views(images.batch(ids), Rng(ids, 0, step)), ids, 0.5)
+
+
+def moved(shipped: dict[str, Any], name: str, **kwargs: Any) -> tuple[Method, Trainer]:
+    """A method some steps away from its initialization, where a momentum copy differs from what it copies."""
+    method, trainer = build(shipped, name, **kwargs)
+
+    class Enough(Exception):
+        pass
+
+    def stop(progress: Any) -> None:
+        if progress.step == 5:
+            raise Enough
+
+    with pytest.raises(Enough):
+        trainer.run(on_step=stop)
+    return method, trainer
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_loss_is_a_finite_scalar_and_repeats_exactly(shipped: dict[str, Any], name: str) -> None:
+    method, trainer = moved(shipped, name)
+    batch = make_batch(method, trainer.images)
+    saved = state(method)
+    random_state = torch.random.get_rng_state()
+    first = method.loss(batch)
+    assert torch.equal(torch.random.get_rng_state(), random_state), "loss drew a random number"
+    method.load_state_dict(saved)
+    second = method.loss(batch)
+    assert first["loss"].requires_grad
+    for key, value in first.items():
+        assert value.ndim == 0 and torch.isfinite(value), key
+        assert torch.equal(value, second[key]), key
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_loss_writes_no_parameter_and_views_touch_nothing(shipped: dict[str, Any], name: str) -> None:
+    method, trainer = moved(shipped, name)
+    before = state(method)
+    random_state = torch.random.get_rng_state()
+    batch, again = make_batch(method, trainer.images), make_batch(method, trainer.images)
+    other = make_batch(method, trainer.images, step=1)
+    assert torch.equal(torch.random.get_rng_state(), random_state), "views used a global generator"
+    assert all(torch.equal(v, before[k]) for k, v in method.state_dict().items()), "views wrote something"
+    assert all(torch.equal(a, b) for a, b in zip(batch.views, again.views, strict=True)), "views are no function of rng"
+    assert any(not torch.equal(a, b) for a, b in zip(batch.views, other.views, strict=True)), "views ignore rng"
+    method.loss(batch)["loss"].backward()
+    for key, parameter in method.named_parameters():
+        assert torch.equal(parameter, before[key]), f"loss wrote {key}"
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_trained_parameter_is_in_one_group_and_gets_a_gradient(shipped: dict[str, Any], name: str) -> None:
+    method, trainer = moved(shipped, name)
+    grouped = [p for g in method.param_groups() for p in g["params"]]
+    assert len({id(p) for p in grouped}) == len(grouped)
+    assert {id(p) for p in grouped} == {id(p) for p in method.parameters() if p.requires_grad}
+    method.zero_grad(set_to_none=True)
+    for step in range(2):
+        method.loss(make_batch(method, trainer.images, step))["loss"].backward()
+    for key, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, f"{key} gets no gradient"
+        else:
+            assert parameter.grad is None, f"{key} is not trained but gets a gradient"
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_training_stopped_and_resumed_at_any_step_ends_with_the_same_bits(shipped: dict[str, Any], name: str) -> None:
+    _, whole = build(shipped, name)
+    whole.run()
+    _, first = build(shipped, name)
+    kept: dict[int, Any] = {}
+
+    def keep(progress: Any) -> None:
+        tensors = {k: v.clone() for k, v in first.tensors().items()}
+        kept[progress.step] = (tensors, copy.deepcopy(first.scalars()))
+
+    first.run(on_step=keep)
+    for step in (1, 4, 6):  # inside the first epoch, at its end, inside the second
+        _, resumed = build(shipped, name)
+        resumed.load(*kept[step])
+        resumed.run()
+        expected = whole.tensors()
+        assert expected.keys() == resumed.tensors().keys()
+        for key, value in resumed.tensors().items():
+            assert torch.equal(value, expected[key]), f"{key} differs after a resume at step {step}"
+        assert resumed.history == whole.history
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(("channels", "size"), [(3, 32), (3, 96), (1, 64)])
+def test_works_in_gray_and_color_at_any_size(shipped: dict[str, Any], name: str, channels: int, size: int) -> None:
+    method, trainer = build(shipped, name, channels, size, n=BATCH * 2)
+    method.before_epoch(0, trainer.embed)
+    loss = method.loss(make_batch(method, trainer.images))["loss"]
+    loss.backward()
+    assert torch.isfinite(loss)
+    features = trainer.features(method.exported, torch.arange(4))
+    assert features.shape == (4, method.exported.dim) and features.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_images_of_a_batch_do_not_see_each_others_randomness(shipped: dict[str, Any], name: str) -> None:
+    method, trainer = build(shipped, name)
+    ids = torch.arange(BATCH)
+    whole = method.views(trainer.images.batch(ids), Rng(ids, 0, 1))
+    half = method.views(trainer.images.batch(ids[8:]), Rng(ids[8:], 0, 1))
+    for a, b in zip(whole, half, strict=True):
+        if len(a) == BATCH and len(b) == 8:
+            torch.testing.assert_close(a[8:], b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_config_refuses_a_wrong_key(shipped_copy: dict[str, Any], name: str) -> None:
+    block = {k: v for k, v in shipped_copy["method"][name].items() if k not in ("train", "augment", "encoder")}
+    config = load_class(name).Config
+    assert typed(config, block, name)
+    with pytest.raises(ValueError, match="unknown"):
+        typed(config, {**block, "temprature": 1.0}, name)
+
+
+def test_a_non_finite_loss_stops_before_a_weight_is_touched(shipped: dict[str, Any]) -> None:
+    from ssl_core.train import NonFinite
+
+    method, trainer = build(shipped, "simclr")
+    before = state(method)
+    honest = method.loss
+    trainer.forward = lambda batch: {"loss": honest(batch)["loss"] * torch.tensor(float("nan"))}
+    with pytest.raises(NonFinite, match="step 0"):
+        trainer.run()
+    for key, parameter in method.named_parameters():
+        assert torch.equal(parameter, before[key])
+
+
+def test_a_non_finite_gradient_is_caught_even_when_the_loss_is_finite(shipped: dict[str, Any]) -> None:
+    from ssl_core.train import NonFinite
+
+    method, trainer = build(shipped, "simclr")
+    next(p for p in method.parameters() if p.requires_grad).register_hook(lambda g: g * np.inf)
+    with pytest.raises(NonFinite, match="gradient"):
+        trainer.run()
+
+
+def test_a_batch_larger_than_the_data_is_refused(shipped: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="larger than the 8 training images"):
+        build(shipped, "simclr", n=8)
