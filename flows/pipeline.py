@@ -94,20 +94,21 @@ def pipeline(
         parallelism: stages at a time; default as many as the cores carry.
         targets: only these stages (``evaluate@byol-0``, or ``pretrain`` for all of them) and what they need.
     """
-    root = Path.cwd()
+    root, logger = Path.cwd(), get_run_logger()
     wanted = [*additions(root, methods, seeds), *(overrides or [])]
     with runs.registered(root, flow_run.id), workspace(root, wanted):
         for line in graph.release_dead_locks(root):
-            get_run_logger().info("%s", line)
+            logger.info("%s", line)
         schedule = Schedule(graph.plan(root), methods, seeds, targets)
-        work(
-            schedule, Runner(root, environment={"SSL_FLOW_RUN_ID": str(flow_run.id)}), parallelism or default_parallelism(root)
-        )
+        runner = Runner(root, environment={"SSL_FLOW_RUN_ID": flow_run.id})
+        work(schedule, runner, parallelism or default_parallelism(root))
         if set(schedule.fate.values()) != {"Unchanged"}:
             subprocess.run([sys.executable, "-m", "tasks.sync"], cwd=root)
+        if wanted and not schedule.failed:
+            logger.info("%s", graph.save_experiment(root, flow_run.name, schedule.outs()))
         summary = schedule.summary()
         artifacts.publish(root, summary)
-    get_run_logger().info("%s", summary)
+    logger.info("%s", summary)
     return Failed(message=summary) if schedule.failed else Completed(message=summary)
 
 

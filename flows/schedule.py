@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from tasks.errors import UsageError
 from tasks.graph import PlannedStage
@@ -56,6 +57,10 @@ class Schedule:
     def finished(self, name: str, fate: str, why: str = "") -> None:
         """Note how a started stage ended: one of ``GOOD``, or ``FAILED``."""
         self.fate[name], self.why[name] = fate, why
+
+    def outs(self) -> list[Path]:
+        """The outputs of the chosen stages."""
+        return [out for n in self.chosen for out in self.stages[n].outs]
 
     @property
     def failed(self) -> list[str]:

@@ -7,7 +7,9 @@ processes (tasks/runner.py).
 import contextlib
 import json
 import os
-import secrets
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -107,20 +109,29 @@ def override(root: Path, overrides: Sequence[str]) -> bool:
     from tasks import params  # imports torch
 
     path = root / params.PARAMS
-    copy = root / f".params.{os.getpid()}.{secrets.token_hex(4)}.tmp.yaml"
-    try:
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory) / path.name
         copy.write_bytes(path.read_bytes())
-        apply_overrides(copy, list(overrides))
-        values = params.load(copy)
-        changed = values != params.load(path)
+        try:
+            apply_overrides(copy, list(overrides))
+        except DvcException as error:
+            raise UsageError(f"override {' '.join(overrides)}: {_one_line(error.__cause__ or error)}") from None
+        changed = params.load(copy) != params.load(path)
         if changed:
             files.write_bytes(path, copy.read_bytes())
-    except DvcException as error:
-        cause = error.__cause__ or error
-        raise UsageError(f"override {' '.join(overrides)}: {_one_line(cause)}") from None
-    finally:
-        copy.unlink(missing_ok=True)
     return changed
+
+
+def save_experiment(root: Path, name: str, outs: Sequence[Path]) -> str:
+    """Record the workspace as the DVC experiment ``name``, as ``dvc exp run`` does at its end; returns a line that says so."""
+    tops = sorted({out.relative_to(root).parts[0] for out in outs if out.exists()})
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "save", "--force", "--name", name]
+    done = subprocess.run(
+        [*command, *(part for top in tops for part in ("--include-untracked", top))], cwd=root, capture_output=True, text=True
+    )
+    if done.returncode:
+        return f"not recorded as an experiment: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+    return f"recorded as experiment {name}: dvc exp show"
 
 
 @contextlib.contextmanager
@@ -167,5 +178,5 @@ def _lives(holder: dict[str, Any]) -> bool:
     return not arguments or " ".join(os.fsdecode(c) for c in command).endswith(" ".join(arguments))
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())

@@ -1,0 +1,161 @@
+"""``make doctor``: find what a crash left behind, repair what can be repaired, and say what is left to do.
+
+Nothing that is still in use is touched: a lock that somebody holds belongs to a living process.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from pathlib import Path
+
+from tasks import files, graph, settings
+from tasks.errors import EnvironmentFault, IntegrityError, Stop, UsageError, run
+from tasks.locks import try_lock
+
+NEEDED_BYTES = 2 * 2**30
+KEPT_WORK_DIRECTORIES = 2  # per stage that is out of date: one to go on from, one in case an edit is undone
+WATCHED = ("data", "out", "reports", ".ssl", "mlruns")
+
+
+class Doctor:
+    """Examines one project; ``fixed`` and ``problems`` collect a line for each finding."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.fixed: list[str] = []
+        self.problems: list[Stop] = []
+
+    def examine(self) -> None:
+        """Every check, the cheap ones first."""
+        checks: list[tuple[str, Callable[[], None]]] = [
+            ("versions", self.versions),
+            ("disk", self.disk),
+            ("DVC's locks", self.locks),
+            ("half-written files", self.leftovers),
+            ("stages", self.stages),
+            ("sealed directories", self.seals),
+            ("flow runs", self.flow_runs),
+            ("tracking", self.tracking),
+        ]
+        for name, check in checks:
+            fixed, problems = len(self.fixed), len(self.problems)
+            try:
+                check()
+            except Stop as found:
+                self.problems.append(found)
+            for line in self.fixed[fixed:]:
+                print(f"{name}: {line}", flush=True)
+            for problem in self.problems[problems:]:
+                print(f"{name}: PROBLEM {problem}", flush=True)
+            if len(self.fixed) == fixed and len(self.problems) == problems:
+                print(f"{name}: ok", flush=True)
+
+    def versions(self) -> None:
+        """The installed packages are those the project allows."""
+        from packaging.requirements import Requirement
+
+        project = self.root / "pyproject.toml"
+        if not project.exists():
+            return
+        for line in tomllib.loads(project.read_text())["project"]["dependencies"]:
+            wanted = Requirement(line)
+            try:
+                found = metadata.version(wanted.name)
+            except metadata.PackageNotFoundError:
+                found = "no version"
+            if found == "no version" or not wanted.specifier.contains(found, prereleases=True):
+                self.problems.append(EnvironmentFault(f"{wanted} is needed, {found} is installed; run make setup"))
+
+    def disk(self) -> None:
+        """There is room for checkpoints and outputs."""
+        free = shutil.disk_usage(self.root).free
+        if free < NEEDED_BYTES:
+            raise EnvironmentFault(f"only {free / 2**30:.1f} GiB are free in {self.root}; dvc gc -w frees what no stage uses")
+
+    def locks(self) -> None:
+        """DVC's rwlock names only living processes."""
+        self.fixed += graph.release_dead_locks(self.root)
+
+    def leftovers(self) -> None:
+        """Temporary files of processes that died while writing are removed."""
+        for top in (self.root, *(self.root / name for name in WATCHED)):
+            directories = [top] if top == self.root else [Path(d) for d, _, _ in os.walk(top)]
+            for directory in directories:
+                if directory.is_dir():
+                    self.fixed += [f"removed {path.relative_to(self.root)}" for path in files.remove_leftovers(directory)]
+
+    def stages(self) -> None:
+        """The graph can be read; work directories that nobody will go on from are removed."""
+        try:
+            plan = graph.plan(self.root)
+        except UsageError as error:
+            hint = (
+                "git checkout dvc.lock, then dvc repro: results come back from DVC's cache" if "dvc.lock" in str(error) else ""
+            )
+            raise UsageError(f"{error}" + (f"; {hint}" if hint else "")) from None
+        stale = {s.name for s in plan if s.stale}
+        for directory in sorted((self.root / ".ssl" / "work").glob("*")):
+            kept = KEPT_WORK_DIRECTORIES if directory.name in stale else 0
+            newest = sorted((d for d in directory.iterdir() if d.is_dir()), key=lambda d: d.stat().st_mtime, reverse=True)
+            for work in newest[kept:]:
+                self._remove_work(work)
+
+    def _remove_work(self, work: Path) -> None:
+        with (work / ".lock").open("a") as lock:
+            if try_lock(lock):
+                shutil.rmtree(work)
+                self.fixed.append(f"removed old work {work.relative_to(self.root)}")
+
+    def seals(self) -> None:
+        """Every sealed directory still has the bytes it was sealed with."""
+        for manifest in self._manifests():
+            try:
+                files.verify(manifest.parent)
+            except IntegrityError as problem:
+                self.problems.append(problem)
+
+    def _manifests(self) -> Iterable[Path]:
+        for top in ("data", "out", "reports"):
+            yield from sorted((self.root / top).glob(f"**/{files.MANIFEST}"))
+
+    def flow_runs(self) -> None:
+        """Flow runs whose process was killed are closed in Prefect."""
+        dead = [path for path in (self.root / ".ssl" / "flows").glob("*") if _free(path)]
+        if dead:
+            self._command("flows.runs")
+
+    def tracking(self) -> None:
+        """MLflow has what the journals say; runs whose process is gone are closed."""
+        if any((self.root / "out" / "journal").glob("*.jsonl")):
+            self._command("tasks.sync")
+
+    def _command(self, module: str) -> None:
+        done = subprocess.run([sys.executable, "-m", module], cwd=self.root, capture_output=True, text=True)
+        self.fixed += [line for line in done.stdout.splitlines() if line.strip()]
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix("error: ")
+            self.problems.append(EnvironmentFault(f"python -m {module}: {reason}"))
+
+
+def _free(path: Path) -> bool:
+    with path.open("a") as file:
+        return try_lock(file)
+
+
+def main() -> None:
+    """Examine the project here; the exit code is that of the first problem left."""
+    settings.apply()
+    doctor = Doctor(Path.cwd())
+    if not (doctor.root / "dvc.yaml").exists():
+        raise UsageError("dvc.yaml is missing; run from the project's root")
+    doctor.examine()
+    if doctor.problems:
+        sys.exit(doctor.problems[0].code)
+
+
+if __name__ == "__main__":
+    run(main)
