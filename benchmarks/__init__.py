@@ -1,0 +1,1 @@
+"""Measurements of this project against others, side by side in one run: ``python -m benchmarks --help``."""
