@@ -106,7 +106,8 @@ class CPC(Method):
 
     def latents(self, patches: Tensor) -> Tensor:
         """(B, rows, columns, C, p, p) -> (B, rows, columns, D), each from its own patch alone."""
-        return self.encoder(patches.flatten(0, 2)).reshape(*patches.shape[:3], -1)
+        features: Tensor = self.encoder(patches.flatten(0, 2))
+        return features.reshape(*patches.shape[:3], -1)
 
     def contexts(self, latents: Tensor) -> Tensor:
         """(B, rows, columns, D) -> the same shape; row r depends on rows r - blocks .. r."""
