@@ -1,0 +1,200 @@
+"""What a person should know about a data set before trusting numbers made from it.
+
+Duplicates are found by a hash of the stored pixels: that is what an encoder sees. Near duplicates (resized, recompressed,
+mirrored) are found by the correlation of the outlines (Laplacian) of 16 x 16 grey thumbnails; the idea is that of Barz and
+Denzler, "Do we train on test data? Purging CIFAR of near-duplicates" (J. Imaging 2020), with a fixed descriptor instead of
+a trained one. At 0.8 nearly every pair found in CIFAR-10 is the same picture to the eye.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+EXAMPLES = 10
+BLOCK = 2048
+SIDE = 16
+"""Side of the thumbnails near duplicates are compared by."""
+NEAR = (0.8, 0.98)
+"""Lowest and highest correlation from which on two images count as the same picture; see ``threshold``."""
+SPREAD = 6.0
+"""How far, in median absolute deviations, a pair must stand out from what is usual in the data set."""
+MAX_PAIRS = 5e9
+"""Compare at most this many pairs of images: above it, evenly spaced test images stand for all."""
+
+
+def blocks(images: Array) -> Iterator[tuple[int, Array]]:
+    """(start, images) pieces of a long array."""
+    for start in range(0, len(images), BLOCK):
+        yield start, images[start : start + BLOCK]
+
+
+def hashes(images: Array) -> Array:
+    """(N,) uint64: equal for equal pixels."""
+    found = [hashlib.blake2b(image.tobytes(), digest_size=8).digest() for _, block in blocks(images) for image in block]
+    return np.frombuffer(b"".join(found), np.uint64)
+
+
+def constant(images: Array) -> Array:
+    """(N,) bool: every pixel of a channel the same."""
+    flat = [np.ptp(block.reshape(*block.shape[:2], -1), axis=2).max(axis=1) == 0 for _, block in blocks(images)]
+    return np.concatenate(flat) if flat else np.zeros(0, bool)
+
+
+def repeats(keys: Array, names: Sequence[str]) -> dict[str, Any]:
+    """How many images are there more than once, and which."""
+    unique, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    several = np.flatnonzero(counts > 1)
+    order = np.argsort(inverse, kind="stable")
+    starts = np.searchsorted(inverse[order], several[:EXAMPLES])
+    groups = [[names[i] for i in order[s : s + min(counts[g], EXAMPLES)]] for s, g in zip(starts, several, strict=False)]
+    return {"groups": len(several), "extra": int(len(keys) - len(unique)), "examples": groups}
+
+
+def conflicts(keys: Array, labels: Array, names: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
+    """Equal images with different labels."""
+    known = np.flatnonzero(labels >= 0)
+    order = known[np.lexsort((labels[known], keys[known]))]
+    differs = (keys[order][1:] == keys[order][:-1]) & (labels[order][1:] != labels[order][:-1])
+    pairs = [(order[i], order[i + 1]) for i in np.flatnonzero(differs)]
+    examples = [[[names[i], classes[labels[i]]] for i in pair] for pair in pairs[:EXAMPLES]]
+    return {"count": len(pairs), "examples": examples}
+
+
+# ---------------------------------------------------------------------- near duplicates
+
+
+def outlines(images: Array) -> Array:
+    """(N, side * side) float32 of zero mean and unit length; zero for an image without structure."""
+    grey = images.astype(np.float32).mean(axis=1) / 255
+    pool = _area(images.shape[-1], min(SIDE, images.shape[-1]))
+    small = pool @ grey @ pool.T
+    edge = np.pad(small, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    lines = 4 * small - edge[:, :-2, 1:-1] - edge[:, 2:, 1:-1] - edge[:, 1:-1, :-2] - edge[:, 1:-1, 2:]
+    flat = lines.reshape(len(images), -1)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(flat, axis=1, keepdims=True)
+    return np.where(length > 1e-3 * flat.shape[1] ** 0.5, flat / np.maximum(length, 1e-12), 0).astype(np.float32)
+
+
+def threshold(best: Array) -> float:
+    """From which correlation on a pair is a near duplicate, given the best one of each test image.
+
+    Pictures that are all alike (clothes on black) correlate without being copies, so a pair must stand out.
+    """
+    low, high = NEAR
+    usual = float(np.median(best))
+    return min(high, max(low, usual + SPREAD * float(np.median(np.abs(best - usual)))))
+
+
+def _area(size: int, side: int) -> Array:
+    """(side, size): averages over equal, possibly fractional, pieces of a line."""
+    edges = np.linspace(0, size, side + 1)
+    left, right = edges[:-1, None], edges[1:, None]
+    pixel = np.arange(size)
+    overlap = np.clip(np.minimum(right, pixel + 1) - np.maximum(left, pixel), 0, None)
+    return (overlap / overlap.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def near_duplicates(train: Array, test: Array, skip: Array, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Test images that look like a training image, straight or mirrored.
+
+    Args:
+        skip: (M,) bool test images not to look at (their exact copy is already known).
+        check: called between blocks; may raise to stop.
+
+    Returns:
+        counts, and ``pairs`` of [test row, training row, correlation, mirrored].
+    """
+    rows = np.flatnonzero(~skip)
+    allowed = int(MAX_PAIRS // max(len(train), 1))
+    if len(rows) > allowed:
+        rows = rows[np.linspace(0, len(rows) - 1, max(allowed, 1)).astype(int)]
+    if not len(rows):
+        return {"count": 0, "checked": 0, "threshold": NEAR[0], "mirrored": 0, "pairs": []}
+    side = min(SIDE, train.shape[-1])
+    straight = np.concatenate([outlines(test[rows[s : s + BLOCK]]) for s in range(0, len(rows), BLOCK)])
+    both = np.concatenate([straight, straight.reshape(-1, side, side)[:, :, ::-1].reshape(len(rows), -1)])
+    best, nearest = np.full(len(both), -1.0, np.float32), np.zeros(len(both), np.int64)
+    for start, block in blocks(train):
+        check()
+        similarity = outlines(block) @ both.T
+        top = similarity.max(axis=0)
+        better = np.flatnonzero((top > best) & (top >= NEAR[0]))
+        nearest[better] = start + similarity[:, better].argmax(axis=0)
+        best = np.maximum(best, top)
+    best, nearest = best.reshape(2, -1), nearest.reshape(2, -1)
+    mirrored = best.argmax(axis=0)
+    limit = threshold(best.max(axis=0))
+    found = np.flatnonzero(best.max(axis=0) >= limit)
+    pairs = [
+        [int(rows[i]), int(nearest[mirrored[i], i]), round(float(best[mirrored[i], i]), 2), bool(mirrored[i])] for i in found
+    ]
+    return {
+        "count": len(pairs),
+        "checked": len(rows),
+        "threshold": round(limit, 2),
+        "mirrored": sum(pair[3] for pair in pairs),
+        "pairs": pairs,
+    }
+
+
+# ---------------------------------------------------------------------- in words
+
+
+def per_class(labels: Array, classes: Sequence[str]) -> dict[str, int]:
+    """Images of each class."""
+    counts = np.bincount(labels[labels >= 0], minlength=len(classes))
+    return {name: int(n) for name, n in zip(classes, counts, strict=True)}
+
+
+def describe_sizes(sizes: Array) -> dict[str, Any]:
+    """The commonest sizes, and the range, of (N, 2) widths and heights."""
+    if not len(sizes):
+        return {"common": {}, "smallest": None, "largest": None}
+    common = Counter(f"{w}x{h}" for w, h in sizes.tolist()).most_common(20)
+    area = sizes.prod(axis=1)
+    return {"common": dict(common), "smallest": sizes[area.argmin()].tolist(), "largest": sizes[area.argmax()].tolist()}
+
+
+def warnings(report: dict[str, Any], num_train: int, image_size: int, channels: int) -> list[str]:
+    """The findings a person should read, one sentence each."""
+    found = []
+    counts, leaks, near = report["classes"]["train"], report["leaks"], report["near_duplicates"]
+    if report["quarantined"]:
+        found.append(f"{len(report['quarantined'])} files could not be used and are left out")
+    if leaks["count"]:
+        fate = "they are dropped from training" if leaks["dropped"] else "they inflate every score (set data.drop_leaks: true)"
+        found.append(f"{leaks['count']} training images are also in the test split; {fate}")
+    if near["count"]:
+        found.append(
+            f"{near['count']} of {near['checked']} test images look like a training image"
+            f" ({near['mirrored']} of them mirrored); scores may be too good"
+        )
+    for split in ("train", "test"):
+        extra = report["duplicates"][split]["extra"]
+        if extra:
+            found.append(f"{extra} images of the {split} split are exact copies of others in it")
+        if report["constant"][split]["count"]:
+            found.append(f"{report['constant'][split]['count']} images of the {split} split are a single color")
+    if report["conflicts"]["count"]:
+        found.append(f"{report['conflicts']['count']} pairs of equal images have different labels")
+    if num_train < 100:
+        found.append(f"only {num_train} training images: differences between methods will be noise")
+    if counts and max(counts.values()) >= 10 * max(1, min(counts.values())):
+        small, large = (f(counts, key=lambda k: counts[k]) for f in (min, max))
+        found.append(f"unbalanced: {counts[large]} images of {large!r} but {counts[small]} of {small!r}; see per-class scores")
+    found += [f"{n} images: {text}" for text, n in sorted(report["notes"].items())]
+    if report["enlarged"]:
+        found.append(
+            f"{report['enlarged']} images were smaller than {image_size} pixels and are enlarged; lower data.image_size"
+        )
+    colors = {"RGB", "RGBA", "P", "CMYK", "YCbCr"} & set(report["modes"])
+    if channels == 1 and colors:
+        found.append("color images are stored grey; set data.channels: 3 to keep color")
+    if channels == 3 and report["modes"] and not colors:
+        found.append("grey images are stored as color; data.channels: 1 is three times smaller")
+    return found

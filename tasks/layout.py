@@ -1,0 +1,175 @@
+"""What the names of the files in a folder or archive say: which are images, which split and which class they belong to.
+
+``CLASS/file``, ``train/CLASS/file`` and ``test/CLASS/file`` are labelled; files without a class folder are not. ``val`` stands
+for ``test`` where there is no ``test``; images in ``unlabeled`` join the training split without a label.
+"""
+
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from tasks.errors import DataError
+
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "unlabeled": "unlabeled",
+    "unlabelled": "unlabeled",
+}
+NOT_IMAGES = set(  # what lies beside images; any other suffix is judged by content
+    ".txt .md .rst .csv .tsv .json .jsonl .xml .yaml .yml .toml .html .htm .css .js .py .ipynb .sh .log .mat .db .sqlite"  # noqa: SIM905
+    " .ini .lock .dvc .sha256 .md5 .npy .npz .parquet .xls .xlsx .doc .docx".split()
+)
+Placed = tuple[str, str, tuple[str, ...]]
+"""(split, name, path inside the split)"""
+HIDDEN = {"thumbs.db", "desktop.ini", "__macosx"}
+SUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image: its name in the source, its split, and its label (-1: none)."""
+
+    name: str
+    split: str
+    label: int = -1
+
+
+@dataclass
+class Layout:
+    """The images of a source, by name."""
+
+    items: list[Item]
+    classes: list[str]
+    warnings: list[str] = field(default_factory=list)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file counts as an image: not hidden, and not of a kind that lies beside images (text, tables, code)."""
+    parts = PurePosixPath(name).parts
+    hidden = any(p.startswith(".") or p.lower() in HIDDEN for p in parts)
+    return not hidden and parts[-1] != SUMS and PurePosixPath(name).suffix.lower() not in NOT_IMAGES
+
+
+def understand(names: Iterable[str], folders: Iterable[str], where: str) -> Layout:
+    """Sort image names into splits and classes.
+
+    Args:
+        names: relative names with ``/``.
+        folders: every folder, so that an empty class is seen.
+        where: the source, for messages.
+
+    Raises:
+        DataError: no image, an empty class, one class only, or splits that do not fit each other.
+    """
+    names = sorted(names)
+    if not names:
+        raise DataError(f"{where} holds no images (JPEG, PNG, BMP, GIF, WebP or TIFF); check data.path")
+    present = {SPLITS.get(top.lower()) for top, slash, _ in (n.partition("/") for n in names) if slash}
+    use = {"unlabeled": "unlabeled"}  # what the top folders stand for
+    if "train" in present:
+        use |= {"train": "train", "test": "test"} if "test" in present else {"train": "train", "val": "test"}
+    elif "test" in present:
+        raise DataError(f"{where} has a test but no train folder; name them train and test, or put the classes side by side")
+    placed, skipped = [], []
+    for name in names:
+        split, path = _split_of(name, use)
+        if split:
+            placed.append((split, name, path))
+        else:
+            skipped.append(name.partition("/")[0])
+    layout = _label(placed, where)
+    if layout.classes:
+        _check_folders(placed, [_split_of(f, use) for f in folders if is_image(f)], where)
+    if skipped:
+        tops = ", ".join(f"{top!r} ({count})" for top, count in Counter(skipped).most_common(5))
+        layout.warnings.append(f"{len(skipped)} images outside the folders train and test are not used: {tops}")
+    return layout
+
+
+def _split_of(name: str, use: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+    """(split, path inside the split); an empty split where splits are folders and this name is in none of them."""
+    top, *rest = PurePosixPath(name).parts
+    split = use.get(SPLITS.get(top.lower(), ""), "")
+    if split and rest:
+        return split, tuple(rest)
+    return ("" if "train" in use else "train"), (top, *rest)
+
+
+def _label(placed: Sequence[Placed], where: str) -> Layout:
+    """Label each image by the first folder of its path inside the split."""
+    classes = _class_names(placed)
+    if not classes["train"]:
+        if classes["test"]:
+            raise DataError(f"{where}: test has class folders but train has none")
+        return Layout([Item(name, "test" if split == "test" else "train") for split, name, _ in placed], [])
+    names = sorted(classes["train"] | classes["test"])
+    labels = {name: i for i, name in enumerate(names)}
+    layout = Layout([], names, _alike(names))
+    loose = Counter[str]()
+    for split, name, path in placed:
+        label = labels[path[0]] if len(path) > 1 and split != "unlabeled" else -1
+        loose[split] += label < 0
+        if split != "test" or label >= 0:
+            layout.items.append(Item(name, "test" if split == "test" else "train", label))
+    if loose["train"]:
+        layout.warnings.append(f"{loose['train']} training images lie in no class folder: used without a label")
+    if loose["test"]:
+        layout.warnings.append(f"{loose['test']} test images lie in no class folder: not used")
+    return layout
+
+
+def _class_names(placed: Iterable[Placed]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {"train": set(), "test": set()}
+    for split, _, path in placed:
+        if split in found and len(path) > 1:
+            found[split].add(path[0])
+    return found
+
+
+def _check_folders(placed: Sequence[Placed], folders: Iterable[tuple[str, tuple[str, ...]]], where: str) -> None:
+    """Refuse one class only, a class in one split only, and a class folder without images."""
+    classes = _class_names(placed)
+    if len(classes["train"]) == 1:
+        (only,) = classes["train"]
+        raise DataError(
+            f"{where} has one class only ({only!r}), so there is nothing to tell apart; add classes, or put the images"
+            " directly into the folder to use them without labels"
+        )
+    for split, path in sorted(folders):
+        if split in classes and len(path) == 1 and path[0] not in classes[split]:
+            raise DataError(f"{where}: the class folder {path[0]!r} in {split} holds no images; fill it or remove it")
+    if any(split == "test" for split, _, _ in placed):
+        for name in sorted(classes["train"] ^ classes["test"]):
+            side = "test" if name in classes["train"] else "train"
+            raise DataError(f"{where}: class {name!r} has no images in {side}; add some, or remove the class from both splits")
+
+
+def _alike(classes: list[str]) -> list[str]:
+    """Warnings for class names that look the same: another case, or another Unicode form."""
+    seen: dict[str, str] = {}
+    warnings = []
+    for name in classes:
+        key = unicodedata.normalize("NFC", name).casefold()
+        if key in seen:
+            warnings.append(f"the classes {seen[key]!r} and {name!r} differ only in case or Unicode form")
+        seen.setdefault(key, name)
+    return warnings
+
+
+def shown(name: str) -> str:
+    """A file or class name as text: bytes that are not UTF-8 are written as escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def one_per_line(names: Sequence[str]) -> str:
+    """Names as JSON strings, one a line; any bytes a file system allows come back with ``os.fsencode(json.loads(line))``."""
+    return "".join(json.dumps(name) + "\n" for name in names)

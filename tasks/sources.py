@@ -1,0 +1,206 @@
+"""Where images come from: the embedded sample, torchvision's data sets, a folder or an archive."""
+
+import gzip
+import hashlib
+import lzma
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ssl_core.config import ConfigError, unknown_name
+from tasks import files, images
+from tasks.errors import EnvironmentFault, IntegrityError, UsageError
+from tasks.folders import ArchiveSource, Array, Content, FolderSource, Source
+from tasks.layout import Item
+from tasks.params import DataConfig
+
+SAMPLE = Path("data/sample")
+TORCHVISION = {
+    "FashionMNIST": "MIT, Copyright (c) 2017 Zalando SE",
+    "CIFAR10": "none stated by its authors (Krizhevsky, 2009); check before you publish",
+    "CIFAR100": "none stated by its authors (Krizhevsky, 2009); check before you publish",
+    "STL10": "none stated by its authors (Coates, Ng and Lee, 2011; pictures from ImageNet); check before you publish",
+}
+SYSTEM = Path("/usr/share/datasets")
+UNREADABLE = (RuntimeError, ValueError, EOFError, AssertionError)
+"""What torchvision raises for a copy that is absent, incomplete or damaged."""
+DOWNLOAD_SECONDS = 30.0
+"""A download that stays silent for longer has failed."""
+
+
+def open_source(config: DataConfig) -> Source:
+    """The source ``params.yaml`` names.
+
+    Raises:
+        ConfigError, UsageError: a wrong name, or a path that does not exist.
+        DataError: nothing usable there.
+        EnvironmentFault: a download is needed and impossible.
+    """
+    if config.source == "sample":
+        return sample()
+    if config.source == "torchvision":
+        return torchvision(config.name, config.path)
+    path = user_path(config)
+    if config.source == "archive":
+        if not path.is_file():
+            raise UsageError(f"data.path: {path} is not a file; use data.source: folder for a folder")
+        return ArchiveSource(path)
+    if not path.is_dir():
+        raise UsageError(f"data.path: {path} is not a folder; use data.source: archive for a tar or zip file")
+    return FolderSource(path)
+
+
+def user_path(config: DataConfig) -> Path:
+    """``data.path`` as a path that exists."""
+    if not config.path:
+        raise ConfigError(f"data.path is empty; data.source: {config.source} needs the path of your images")
+    path = Path(config.path).expanduser()
+    if not path.exists():
+        raise UsageError(f"data.path: {path} does not exist; give the path of your images (relative to the project's root)")
+    return path
+
+
+def stamp(config: DataConfig) -> str:
+    """Changes when the user's files do (names, sizes, times); empty for sources that cannot change."""
+    if config.source not in ("folder", "archive"):
+        return ""
+    path = user_path(config)
+    lines = [str(path)]
+    if path.is_file():
+        lines.append(_times(path))
+    else:
+        for folder, folders, names in os.walk(path):
+            folders.sort()
+            lines += [f"{folder}\0{name}\0{_times(Path(folder, name))}" for name in sorted(names)]
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _times(path: Path) -> str:
+    try:
+        status = path.lstat()
+    except OSError:
+        return "gone"
+    return f"{status.st_size}\0{status.st_mtime_ns}\0{status.st_mode}"
+
+
+# ---------------------------------------------------------------------- arrays
+
+
+class ArraySource(Source):
+    """Images that come decoded."""
+
+    def fill(self, splits: Sequence[tuple[str, Array, Array]]) -> "ArraySource":
+        """Take (split, images (N, H, W[, 3]), labels (N,)) triples."""
+        self._images = [pixels for _, pixels, _ in splits]
+        for split, _, labels in splits:
+            self.items += [Item(f"{split}/{i:06}", split, int(label)) for i, label in enumerate(labels)]
+        return self
+
+    def read(self, rows: Sequence[int]) -> Iterator[tuple[int, Content]]:
+        """Read the items at ``rows``."""
+        starts = np.cumsum([0, *map(len, self._images)])
+        for row in rows:
+            part = int(np.searchsorted(starts, row, side="right")) - 1
+            yield row, np.asarray(self._images[part][row - starts[part]])
+
+
+def sample(directory: Path = SAMPLE) -> Source:
+    """The embedded data set.
+
+    Raises:
+        IntegrityError: the file is missing or not the one that was shipped.
+    """
+    facts = files.read_json(directory / "sample.json")
+    path = directory / facts["file"]
+    if not path.is_file() or files.sha256(path) != facts["sha256"]:
+        raise IntegrityError(f"{path} is missing or damaged; restore it: git checkout {directory}")
+    with lzma.open(path) as file:
+        arrays = [np.lib.format.read_array(file, allow_pickle=False) for _ in range(4)]
+    source = ArraySource(facts["name"], facts["source"], facts["license"], classes=facts["classes"])
+    return source.fill([("train", *arrays[:2]), ("test", *arrays[2:])])
+
+
+def torchvision(name: str | None, path: str | None) -> Source:
+    """One of torchvision's data sets: a copy on this machine if there is one, else its download.
+
+    Raises:
+        ConfigError: a name that is not supported.
+        EnvironmentFault: no copy, and the download fails.
+    """
+    if name not in TORCHVISION:
+        raise ConfigError(unknown_name(f"data.name: {name!r}", str(name), TORCHVISION))
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssl-pipeline" / "torchvision"
+    roots = [Path(path).expanduser()] if path else []
+    roots += [cache, Path("data"), Path.home() / "data", Path.home() / "datasets", SYSTEM]
+    splits, classes = _installed(name, roots) or _load(name, roots) or _download(name, cache)
+    source = ArraySource(name, f"torchvision.datasets.{name}", TORCHVISION[name], classes=classes)
+    return source.fill(splits)
+
+
+Splits = tuple[list[tuple[str, Array, Array]], list[str]]
+
+
+def _load(name: str, roots: Sequence[Path]) -> Splits | None:
+    """The first copy torchvision finds complete; it checks the hashes of CIFAR and STL before reading them."""
+    for root in roots:
+        if root.is_dir():
+            try:
+                return _splits(name, root)
+            except UNREADABLE:
+                continue
+    return None
+
+
+def _splits(name: str, root: Path, download: bool = False) -> Splits:
+    from torchvision import datasets
+
+    cls = getattr(datasets, name)
+    if name == "STL10":
+        parts = [(s.partition("+")[0], cls(str(root), split=s, download=download)) for s in ("train+unlabeled", "test")]
+        return [(s, p.data.transpose(0, 2, 3, 1), p.labels) for s, p in parts], list(parts[0][1].classes)
+    parts = [(s, cls(str(root), train=s == "train", download=download)) for s in ("train", "test")]
+    return [(s, np.asarray(p.data), np.asarray(p.targets)) for s, p in parts], [str(c) for c in parts[0][1].classes]
+
+
+def _download(name: str, cache: Path) -> Splits:
+    cache.mkdir(parents=True, exist_ok=True)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_SECONDS)
+    try:
+        return _splits(name, cache, download=True)
+    except (OSError, *UNREADABLE) as error:
+        reason = images.one_line(error)
+        raise EnvironmentFault(
+            f"{name} is not on this machine and cannot be downloaded ({reason}); connect to the network, or set data.path"
+            f" to a folder that holds torchvision's copy"
+        ) from None
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _installed(name: str, roots: Sequence[Path]) -> Splits | None:
+    """Fashion-MNIST's original .gz files, as Debian's package dataset-fashion-mnist installs them."""
+    if name != "FashionMNIST":
+        return None
+    from torchvision.datasets import FashionMNIST
+
+    for root in (r / sub for r in roots for sub in (".", "fashion-mnist")):
+        paths = [root / file for file, _ in FashionMNIST.resources]
+        if not all(p.is_file() for p in paths):
+            continue
+        for file, (_, digest) in zip(paths, FashionMNIST.resources, strict=True):
+            if hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() != digest:
+                raise IntegrityError(f"{file} is damaged (its hash is not the published one); install it again or remove it")
+        arrays = [read_idx(p) for p in paths]
+        return [("train", arrays[0], arrays[1]), ("test", arrays[2], arrays[3])], list(FashionMNIST.classes)
+    return None
+
+
+def read_idx(path: Path) -> Array:
+    """A gzip-compressed IDX file of bytes as an array."""
+    data = gzip.decompress(path.read_bytes())
+    shape = [int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(data[3])]
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)

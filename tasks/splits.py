@@ -1,0 +1,68 @@
+"""Which images become training, test and held-out ones: seeded, stratified, the same for the same names."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ssl_core.rng import permutation
+from tasks.errors import DataError
+from tasks.layout import Item
+from tasks.params import DataConfig
+
+Array = np.ndarray[Any, Any]
+TEST, MAX_TRAIN, MAX_TEST, HOLDOUT = 1, 2, 3, 4
+"""Names of the random streams."""
+
+
+def ranks(labels: Array, seed: int, purpose: int) -> Array:
+    """(N,) the place of each row in a random order of its own class."""
+    order = permutation(len(labels), seed, purpose).numpy()
+    order = order[np.argsort(labels[order], kind="stable")]
+    found = np.empty(len(labels), np.int64)
+    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    found[order] = np.arange(len(labels)) - np.repeat(starts, counts)
+    return found
+
+
+def stratified(labels: Array, fraction: float, seed: int, purpose: int) -> Array:
+    """(N,) bool: ``fraction`` of each class, at least one and not all where a class has two; never unlabelled rows."""
+    if not fraction or not len(labels):
+        return np.zeros(len(labels), bool)
+    classes, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    quota = np.minimum(np.maximum(np.round(counts * fraction), 1), counts - 1)
+    quota[classes < 0] = 0
+    mask: Array = ranks(labels, seed, purpose) < quota[inverse]
+    return mask
+
+
+def at_most(labels: Array, count: int | None, seed: int, purpose: int) -> Array:
+    """Sorted positions of at most ``count`` rows, evenly over the classes."""
+    if count is None or count >= len(labels):
+        return np.arange(len(labels))
+    return np.sort(np.lexsort((labels, ranks(labels, seed, purpose)))[:count])
+
+
+def split_rows(items: Sequence[Item], classes: Sequence[str], config: DataConfig) -> dict[str, Array]:
+    """Positions of the training and the test images among ``items``.
+
+    Without a test split of its own a labelled source is split by ``test_fraction``; an unlabelled one trains on everything.
+
+    Raises:
+        DataError: a class too small to be split, or fewer than two training images.
+    """
+    labels = np.array([item.label for item in items], np.int64)
+    is_test = np.array([item.split == "test" for item in items], bool)
+    if classes and not is_test.any():
+        counts = np.bincount(labels[labels >= 0], minlength=len(classes))
+        if config.test_fraction and counts.min() < 2:
+            raise DataError(
+                f"class {classes[counts.argmin()]!r} has one image, which cannot be in both splits; add images or remove it"
+            )
+        is_test = stratified(labels, config.test_fraction, config.seed, TEST)
+    rows = {"train": np.flatnonzero(~is_test), "test": np.flatnonzero(is_test)}
+    limits = {"train": (config.max_train, MAX_TRAIN), "test": (config.max_test, MAX_TEST)}
+    chosen = {name: r[at_most(labels[r], limits[name][0], config.seed, limits[name][1])] for name, r in rows.items()}
+    if len(chosen["train"]) < 2:
+        raise DataError(f"{len(chosen['train'])} training image(s); there must be at least 2")
+    return chosen
