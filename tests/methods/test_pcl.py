@@ -1,0 +1,176 @@
+"""PCL: printed concentration and prototype loss, the E-step on separated blobs, the state before the first one."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from sklearn.metrics import normalized_mutual_info_score
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssl_core import encoders
+from ssl_core.augment import AugmentConfig
+from ssl_core.config import ConfigError
+from ssl_core.losses import info_nce, unit
+from ssl_core.method import Batch, DataInfo
+from ssl_core.methods.pcl import PCL, PCLConfig, concentration, proto_nce, scaled
+from ssl_core.rng import Rng
+
+AUGMENT = AugmentConfig(None, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
+CONFIG = PCLConfig(
+    hidden=16,
+    dim=8,
+    temperature=0.2,
+    momentum=0.9,
+    queue=32,
+    splits=2,
+    clusters=(3, 5),
+    iterations=10,
+    warmup_epochs=1,
+    weight=1.0,
+    smoothing=10.0,
+)
+IDS = torch.tensor([3, 1, 20, 7, 11, 2, 30, 9])
+IMAGES = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+BLOBS = torch.arange(60) % 3
+
+
+def make(**changes: object) -> PCL:
+    torch.manual_seed(0)
+    encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
+    config = dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
+    return PCL(encoder, config, AUGMENT, DataInfo(60, 16, 1, (0.5,), (0.25,)))
+
+
+def batch(method: PCL, step: int = 0) -> Batch:
+    return Batch(method.views(IMAGES, Rng(IDS, step)), IDS, 0.0)
+
+
+def embed(module: nn.Module) -> Tensor:
+    """Three separated directions in 8 dimensions, of varying length."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = 1.0 + torch.rand(60, 1, generator=generator)
+    return lengths * (torch.eye(8)[BLOBS] + 0.02 * torch.randn(60, 8, generator=generator))
+
+
+def test_the_concentration_of_the_worked_example() -> None:
+    x = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]], dtype=torch.float64)
+    phi = concentration(x, x.mean(0, keepdim=True), torch.zeros(3, dtype=torch.int64), 10.0)
+    assert phi.item() == pytest.approx(0.13382742, abs=1e-8)
+
+
+def test_singletons_and_empty_clusters_get_the_largest_concentration() -> None:
+    x = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+    centroids = torch.tensor([[0.9, 0.3], [0.0, 1.0], [-1.0, 0.0]])
+    phi = concentration(x, centroids, torch.tensor([0, 0, 1]), 10.0)
+    assert phi[1] == phi[2] == phi[0] == phi.max() > 0
+
+
+def test_scaled_concentrations_are_clipped_to_percentiles_with_the_temperature_as_mean() -> None:
+    phi = torch.cat([torch.linspace(0.1, 0.2, 19), torch.tensor([50.0])])
+    out = scaled(phi, 0.2)
+    assert out.mean().item() == pytest.approx(0.2, abs=1e-7)
+    assert out.max() / out.min() < 2.0
+    assert out[0] == out[1]
+
+
+def test_identical_members_give_a_usable_concentration() -> None:
+    assert torch.equal(scaled(torch.zeros(4), 0.2), torch.full((4,), 0.2))
+    assert (scaled(torch.tensor([0.0, 0.0, 0.0, 1.0]), 0.2) > 0).all()
+
+
+def test_the_prototype_loss_of_the_worked_example() -> None:
+    q = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    prototypes = torch.tensor([[0.8, 0.6], [0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
+    phi = torch.tensor([0.2, 0.1, 0.4], dtype=torch.float64)
+    loss = proto_nce(q, prototypes, phi, torch.tensor([0])).item()
+    assert loss == pytest.approx(0.01962526, abs=5e-8)
+    assert loss == pytest.approx(math.log(1 + math.exp(-4) + math.exp(-6.5)))
+
+
+def test_with_equal_concentrations_the_prototype_loss_is_info_nce() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, queue = (unit(torch.randn(n, 4, generator=generator, dtype=torch.float64)) for n in (1, 1, 6))
+    phi = torch.full((7,), 0.3, dtype=torch.float64)
+    torch.testing.assert_close(proto_nce(q, torch.cat([k, queue]), phi, torch.tensor([0])), info_nce(q, k, 0.3, queue))
+
+
+def test_the_e_step_recovers_separated_blobs_from_the_momentum_encoder() -> None:
+    method, asked = make(), []
+
+    def remember(module: nn.Module) -> Tensor:
+        asked.append(module)
+        return embed(module)
+
+    method.before_epoch(1, remember)
+    assert asked == [method.momentum_encoder]
+    assert normalized_mutual_info_score(BLOBS, method.assignment[0]) == pytest.approx(1.0)
+    for cluster in range(3):
+        mean = unit(embed(method))[method.assignment[0] == cluster].mean(0)
+        torch.testing.assert_close(method.prototypes[cluster], F.normalize(mean, dim=0))
+    torch.testing.assert_close(method.phi.split([3, 5])[1].mean(), torch.tensor(0.2))
+
+
+def test_before_the_first_e_step_the_loss_is_finite_and_only_info_nce() -> None:
+    method = make()
+    method.before_epoch(0, embed)
+    assert not method.clustered
+    out = method.loss(batch(method))
+    out["loss"].backward()
+    assert torch.equal(out["loss"], out["loss_info"]) and out["loss_proto"] == 0
+    assert all(torch.isfinite(p.grad).all() for p in method.encoder.parameters())  # type: ignore[arg-type]
+
+
+def test_after_the_e_step_the_loss_is_the_sum_of_its_parts_at_each_granularity() -> None:
+    method = make(weight=0.5).eval()
+    method.before_epoch(1, embed)
+    data, older = batch(method), method.queue.read()
+    q = unit(method.projector(method.encoder(data.views[0])))
+    k = unit(method.momentum_encoder(data.views[1]))
+    terms = []
+    for level, (start, stop) in enumerate(((0, 3), (3, 8))):
+        for row, image in zip(q, IDS.tolist(), strict=True):
+            logits = torch.stack([row @ method.prototypes[j] / method.phi[j] for j in range(start, stop)])
+            terms.append(torch.logsumexp(logits, 0) - logits[method.assignment[level, image]])
+    expected = info_nce(q, k, 0.2, older) + 0.5 * torch.stack(terms).mean()
+    torch.testing.assert_close(method.loss(data)["loss"], expected)
+    torch.testing.assert_close(method.queue.keys[:8], k)
+
+
+def test_with_weight_zero_the_loss_and_its_gradient_are_those_of_info_nce() -> None:
+    plain, weighted = make(), make(weight=0.0)
+    weighted.before_epoch(1, embed)
+    weighted.queue.load_state_dict(plain.queue.state_dict())
+    data = batch(plain)
+    losses = [m.loss(data)["loss"] for m in (plain, weighted)]
+    assert torch.equal(*losses)
+    for loss in losses:
+        loss.backward()
+    for a, b in zip(plain.encoder.parameters(), weighted.encoder.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad)  # type: ignore[arg-type]
+
+
+def test_the_e_step_is_keyed_by_the_epoch_alone() -> None:
+    def noise(module: nn.Module) -> Tensor:
+        return torch.randn(60, 8, generator=torch.Generator().manual_seed(2))
+
+    first, again, later = make(), make(), make()
+    for method, epoch in ((first, 1), (again, 1), (later, 2)):
+        method.before_epoch(epoch, noise)
+    assert torch.equal(first.prototypes, again.prototypes) and torch.equal(first.assignment, again.assignment)
+    assert not torch.equal(first.prototypes, later.prototypes)
+
+
+def test_clusters_survive_in_the_state() -> None:
+    first, second = make(), make()
+    first.before_epoch(1, embed)
+    second.load_state_dict(first.state_dict())
+    assert second.clustered
+    data = batch(first)
+    assert torch.equal(first.loss(data)["loss"], second.loss(data)["loss"])
+
+
+def test_more_clusters_than_images_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"method\.pcl\.clusters"):
+        make(clusters=(3, 61))
