@@ -107,24 +107,29 @@ class Tracker:
         return str(experiment.experiment_id)
 
     @contextlib.contextmanager
-    def _guard(self) -> Iterator[None]:
-        """One process at a time; a store that fails becomes ``TrackerDown`` with one line."""
+    def errors(self) -> Iterator[None]:
+        """Turn the failures of a store into ``TrackerDown`` with one line."""
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
-        path = self.root / ".ssl" / "tracking.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with path.open("w") as lock:
-                deadline = time.monotonic() + LOCK_WAIT_SECONDS
-                while not try_lock(lock):
-                    if time.monotonic() > deadline:
-                        raise OSError("another process has been sending for too long")
-                    time.sleep(0.1)
-                yield
-        except (MlflowException, SQLAlchemyError, OSError) as error:
+            yield
+        except (MlflowException, SQLAlchemyError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
             raise TrackerDown(redact(f"MLflow at {self.uri} cannot be used now: {reason}")) from error
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        """``errors``, one process at a time."""
+        path = self.root / ".ssl" / "tracking.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self.errors(), path.open("w") as lock:
+            deadline = time.monotonic() + LOCK_WAIT_SECONDS
+            while not try_lock(lock):
+                if time.monotonic() > deadline:
+                    raise TrackerDown("another process has been sending to MLflow for too long; run python -m tasks.sync later")
+                time.sleep(0.1)
+            yield
 
     @staticmethod
     def _refused() -> type[Exception]:

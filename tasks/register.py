@@ -1,0 +1,87 @@
+"""Stage ``register``: put the encoders of the leaderboard into MLflow's model registry.
+
+The alias ``champion`` names the method with the best held-out linear score (without labels: the best effective rank);
+the test split has no say. A collapsed encoder gets no alias, a baseline is not registered. The stage always looks at the
+registry, which lies outside the project; when everything is there it changes nothing.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tasks import dataset, files, journal, leaderboard
+from tasks.errors import IntegrityError
+from tasks.export import model_card
+from tasks.leaderboard import Result
+from tasks.records import redact
+from tasks.registry import CHAMPION, Entry, Registry
+from tasks.stage import Stage, main
+from tasks.tracking import Tracker
+
+SCORES = ("holdout_linear_top1", "holdout_knn_top1", "linear_top1", "knn_top1", "effective_rank", "feature_std", "verdict")
+
+
+def entry(root: Path, result: Result, meta: dict[str, Any]) -> Entry:
+    """What to register of one result.
+
+    Raises:
+        IntegrityError: its journal is missing, or it was evaluated on other weights than are there now.
+    """
+    log, source, metrics = root / f"out/journal/{result.name}.jsonl", root / f"out/encoders/{result.name}", result.metrics
+    if not log.exists():
+        raise IntegrityError(f"{log} is missing; run dvc repro -f pretrain@{result.name}")
+    weights = files.sha256(source / "encoder.safetensors")
+    if metrics["encoder_sha256"] != weights:
+        raise IntegrityError(f"{source} is not the encoder that was evaluated; run dvc repro")
+    tags = {
+        "method": result.method,
+        "seed": result.seed,
+        "layer": metrics["layer"],
+        "encoder_sha256": weights,
+        "data_sha256": result.encoder["data_sha256"],
+        "dataset": meta["name"],
+        "license": meta.get("license"),
+        "protocol": json.dumps(metrics.get("protocol", {}), sort_keys=True),
+        **{name: result.get(name) for name in SCORES},
+    }
+    run = next(journal.read(log))["run"]
+    card = model_card(result.name, result.encoder, metrics, meta)
+    return Entry(result.name, source, metrics["layer"], run["fingerprint"], card, tags)
+
+
+def aliases(results: list[Result]) -> dict[str, str]:
+    """Which result each alias names: its best seed for a method, the champion for ``champion``."""
+    sound = [r for r in results if not r.is_baseline and r.metrics.get("verdict") != "collapsed"]
+    by_method = {r.method: leaderboard.champion([s for s in sound if s.method == r.method]) for r in sound}
+    best = leaderboard.champion(sound)
+    named = {method: r.name for method, r in by_method.items() if r}
+    return named | ({CHAMPION: best.name} if best else {})
+
+
+def body(stage: Stage) -> None:
+    """Mirror the journals, so that every version has its run; register; write what is where."""
+    root = Path()
+    results, _ = leaderboard.load(root)
+    methods = [r for r in results if not r.is_baseline]
+    meta = dataset.load().meta
+    tracker = Tracker(root.resolve())
+    tracker.sync()
+    registry = Registry(tracker, meta["name"])
+    names = aliases(methods)
+    versions = registry.register([entry(root, r, meta) for r in methods], names)
+    if CHAMPION not in names:
+        print("warning: no sound encoder, so the alias champion stays where it is")
+    facts = {"model": registry.model, "versions": versions, "aliases": names, "tracking_uri": redact(tracker.uri)}
+    files.write_json(stage.out("out/registry.json"), facts)
+    print(f"registered: {len(versions)} versions of {registry.model}; champion {names.get(CHAMPION, 'none')}")
+
+
+def make() -> Stage:
+    """The stage, with its body to be run even if it was run on the same inputs before."""
+    stage = Stage("register")
+    (stage.work / "DONE").unlink(missing_ok=True)
+    return stage
+
+
+if __name__ == "__main__":
+    main(make, body)

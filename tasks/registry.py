@@ -1,0 +1,246 @@
+"""The MLflow model registry: one registered model per data set, a version per encoder, aliases for people to load by.
+
+A registration is a transaction: pack, upload, download and compare hashes, create the version with all its tags, and move
+aliases last. Killed anywhere, every alias still names a complete version, and the same command goes on. Registering the
+same encoder again changes nothing.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tasks import files, settings
+from tasks.errors import EnvironmentFault, IntegrityError, UsageError
+from tasks.export import PROGRAM, VERSION, Exporter
+from tasks.locks import try_lock
+from tasks.records import clean, text
+from tasks.tracking import Tracker
+
+CHAMPION = "champion"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One encoder to register."""
+
+    name: str
+    """``METHOD-SEED``."""
+    source: Path
+    """Its sealed directory."""
+    layer: str
+    """The evaluated block."""
+    fingerprint: str
+    """Of the training: whose run the version belongs to."""
+    card: str
+    tags: Mapping[str, Any]
+    """Scores, protocol, hashes, license; they follow the evaluation."""
+
+
+def model_name(dataset: str) -> str:
+    """The registered model of a data set."""
+    return "ssl-" + re.sub(r"[^\w.-]+", "-", dataset).strip("-")
+
+
+class Registry:
+    """The registry behind a ``Tracker``."""
+
+    def __init__(self, tracker: Tracker, dataset: str):
+        self.tracker, self.client, self.model = tracker, tracker.client, model_name(dataset)
+        self._exporter = Exporter()
+
+    def register(self, entries: list[Entry], aliases: Mapping[str, str]) -> dict[str, int]:
+        """Register ``entries``, then point each alias at the entry it names; returns the version of each entry.
+
+        Raises:
+            IntegrityError: an encoder is damaged, or what was stored is not what was sent.
+            TrackerDown: the store cannot be used now.
+            EnvironmentFault: another process is registering.
+        """
+        with _alone(self.tracker.root), self.tracker.errors():
+            self._make_model()
+            known = self._versions()
+            numbers = {entry.name: self._version(entry, known) for entry in entries}
+            current = dict(self.client.get_registered_model(self.model).aliases)
+            for alias, name in aliases.items():
+                if str(current.get(alias)) != str(numbers[name]):
+                    _point(f"alias {alias}")
+                    self.client.set_registered_model_alias(self.model, alias, str(numbers[name]))
+        return numbers
+
+    def _make_model(self) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.get_registered_model(self.model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            about = "Encoders trained without labels. Aliases: champion (best held-out score), and one per method."
+            with contextlib.suppress(MlflowException):  # somebody else was faster
+                self.client.create_registered_model(self.model, description=about)
+
+    def _versions(self) -> dict[str, Any]:
+        """Complete versions by the key of their package; the first of each."""
+        found: dict[str, Any] = {}
+        token = None
+        while True:
+            page = self.client.search_model_versions(f"name='{self.model}'", order_by=["version_number ASC"], page_token=token)
+            for version in page:
+                if version.status == "READY" and "ssl.package" in version.tags:
+                    found.setdefault(version.tags["ssl.package"], version)
+            token = page.token
+            if not token:
+                return found
+
+    def _version(self, entry: Entry, known: Mapping[str, Any]) -> int:
+        key = package_key(entry)
+        tags = {clean(k): text(v, 4900) for k, v in entry.tags.items() if v is not None} | {"ssl.package": key}
+        old = known.get(key)
+        if old is not None:
+            for name, value in tags.items():
+                if old.tags.get(name) != value:
+                    self.client.set_model_version_tag(self.model, old.version, name, value)
+            return int(old.version)
+        run_id = self.tracker.run_id(entry.fingerprint)
+        if run_id is None:
+            raise IntegrityError(f"{entry.name} has no run in MLflow; run python -m tasks.sync first")
+        with tempfile.TemporaryDirectory(prefix=".package-", dir=_state(self.tracker.root)) as place:
+            package, copy = Path(place) / "package", Path(place) / "copy"
+            package.mkdir()
+            facts = self._exporter.write(entry.source, entry.layer, entry.card, package)
+            _write_mlmodel(package, facts, run_id)
+            files.seal(package, package=key)
+            folder = f"encoder-{key[:12]}"
+            _point("upload")
+            self.client.log_artifacts(run_id, str(package), folder)
+            _point("verify")
+            copy.mkdir()
+            files.verify(Path(self.client.download_artifacts(run_id, folder, str(copy))))
+            _point("create")
+            source = f"{self.client.get_run(run_id).info.artifact_uri}/{folder}"
+            made = self.client.create_model_version(self.model, source, run_id, tags=tags, description=entry.card)
+        _point("created")
+        return int(made.version)
+
+
+def package_key(entry: Entry) -> str:
+    """Digest of what a package holds: two entries with the same key are the same version."""
+    weights = files.verify(entry.source)["files"]
+    parts = [VERSION, entry.name, entry.layer, torch.__version__, sorted((k, v["sha256"]) for k, v in weights.items())]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A registered encoder, ready to use."""
+
+    program: Any
+    """Callable: images (B, C, H, W) to features (B, D)."""
+    facts: dict[str, Any]
+    """``encoder.json``."""
+    uri: str
+    """With the version number, so that results can name what made them."""
+
+
+def load(uri: str | None = None) -> Loaded:
+    """Fetch and verify ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``; None: the champion of the newest registered model.
+
+    Raises:
+        UsageError: there is no such model.
+        IntegrityError: the stored files are not those that were registered.
+        TrackerDown: the store cannot be used now.
+    """
+    tracker = Tracker(settings.project_root())
+    with tracker.errors():
+        version = _resolve(tracker.client, uri)
+        from mlflow.artifacts import download_artifacts
+
+        with tempfile.TemporaryDirectory(prefix=".model-", dir=_state(tracker.root)) as place:
+            package = Path(download_artifacts(artifact_uri=version.source, dst_path=place))
+            manifest = files.verify(package)
+            if manifest.get("package") != version.tags.get("ssl.package"):
+                raise IntegrityError(f"{version.name} version {version.version} holds another package than was registered")
+            program = torch.export.load(package / PROGRAM).module()
+            facts = files.read_json(package / "encoder.json")
+    return Loaded(program, facts, f"models:/{version.name}/{version.version}")
+
+
+def _resolve(client: Any, uri: str | None) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    if uri is None:
+        models = [
+            m for m in client.search_registered_models(max_results=1000) if m.name.startswith("ssl-") and CHAMPION in m.aliases
+        ]
+        if not models:
+            raise UsageError("no encoder is registered yet; run make run, or name one with --model models:/NAME@ALIAS")
+        return client.get_model_version_by_alias(max(models, key=lambda m: m.last_updated_timestamp).name, CHAMPION)
+    match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
+    if match is None:
+        raise UsageError(f"{uri!r} is not a model; write models:/NAME@ALIAS or models:/NAME/VERSION")
+    name, alias, number = match.groups()
+    try:
+        return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+    except MlflowException as error:
+        if error.get_http_status_code() >= 500:
+            raise
+        known = ", ".join(f"models:/{m.name}@{a}" for m in client.search_registered_models() for a in sorted(m.aliases))
+        raise UsageError(f"there is no {uri}; registered: {known or 'nothing yet'}") from None
+
+
+def _write_mlmodel(package: Path, facts: Mapping[str, Any], run_id: str) -> None:
+    """MLflow's description of the package, for ``mlflow.pytorch`` and ``mlflow.pyfunc``.
+
+    The signature names the output only: one for the input would make pyfunc refuse uint8 or float images.
+    """
+    import numpy as np
+    from mlflow import pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    signature = ModelSignature(outputs=Schema([TensorSpec(np.dtype("float32"), (-1, facts["dim"]))]))
+    model = Model(run_id=run_id, signature=signature)
+    model.add_flavor("pytorch", model_data="data", pytorch_version=torch.__version__, code=None)
+    pyfunc.add_to_model(
+        model, loader_module="mlflow.pytorch", data="data", python_env="python_env.yaml", model_config={"device": "cpu"}
+    )
+    model.save(str(package / "MLmodel"))
+    import mlflow
+
+    needs = [f"mlflow=={mlflow.__version__}", f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}"]
+    files.write_text(package / "requirements.txt", "\n".join(needs) + "\n")
+    python = ".".join(map(str, sys.version_info[:3]))
+    files.write_text(package / "python_env.yaml", f"python: {python}\ndependencies:\n- -r requirements.txt\n")
+
+
+def _state(root: Path) -> Path:
+    directory = root / ".ssl"
+    directory.mkdir(exist_ok=True)
+    return directory
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    with (_state(root) / "registry.lock").open("a+") as lock:
+        if not try_lock(lock):
+            raise EnvironmentFault("another process is registering encoders; wait for it and run the same command again")
+        for left in _state(root).glob(".package-*"):  # of a killed registration
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def _point(name: str) -> None:
+    """A place where ``SSL_KILL_AT=registry:NAME`` ends the process as a crash would, to test what it leaves behind."""
+    if os.environ.get("SSL_KILL_AT") == f"registry:{name}":
+        os.kill(os.getpid(), signal.SIGKILL)
