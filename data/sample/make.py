@@ -1,10 +1,9 @@
-"""How ``fashion-mnist-12k.npy.xz`` was made: ``python data/sample/make.py DIRECTORY`` with Fashion-MNIST's four .gz files.
+"""How ``fashion-mnist-12k.npy.xz`` was made: ``python -m data.sample.make DIRECTORY`` with Fashion-MNIST's four .gz files.
 
 Debian's package ``dataset-fashion-mnist`` puts them in /usr/share/datasets/fashion-mnist. The rule: the first 1,000 training
 and the first 200 test images of each class, in the originals' order.
 """
 
-import gzip
 import hashlib
 import json
 import lzma
@@ -12,6 +11,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
+from tasks.sources import read_idx
 
 HERE = Path(__file__).resolve().parent
 CLASSES = [
@@ -29,13 +30,6 @@ CLASSES = [
 SPLITS = {"train": ("train", 1000), "test": ("t10k", 200)}
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """A gzip-compressed IDX file of bytes as an array."""
-    data = gzip.decompress(path.read_bytes())
-    shape = [int.from_bytes(data[4 + 4 * i : 8 + 4 * i], "big") for i in range(data[3])]
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
-
-
 def main(originals: Path) -> None:
     """Write the data file and its description beside this script."""
     target = HERE / "fashion-mnist-12k.npy.xz"
@@ -43,11 +37,7 @@ def main(originals: Path) -> None:
         for prefix, count in SPLITS.values():
             images = read_idx(originals / f"{prefix}-images-idx3-ubyte.gz")
             labels = read_idx(originals / f"{prefix}-labels-idx1-ubyte.gz")
-            rows = np.sort(
-                np.concatenate(
-                    [np.flatnonzero(labels == c)[:count] for c in range(len(CLASSES))]
-                )
-            )
+            rows = np.sort(np.concatenate([np.flatnonzero(labels == c)[:count] for c in range(len(CLASSES))]))
             for array in (images[rows], labels[rows]):
                 np.lib.format.write_array(
                     file,
@@ -63,9 +53,7 @@ def main(originals: Path) -> None:
         "source": "Fashion-MNIST, https://github.com/zalandoresearch/fashion-mnist; a class-balanced part",
         "license": "MIT, Copyright (c) 2017 Zalando SE",
     }
-    (HERE / "sample.json").write_text(
-        json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
-    )
+    (HERE / "sample.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":
