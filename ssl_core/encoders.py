@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
+from ssl_core.config import ConfigError
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -189,7 +191,7 @@ class Torchvision(Encoder):
         shapes = _node_shapes(net, nodes, example)
         maps = [n for n in nodes if len(shapes[n]) == 4 and shapes[n][-1] * shapes[n][-2] > 1]
         if not maps:
-            raise ValueError(f"torchvision/{name} has no 4-d feature map to pool; use vit for transformers")
+            raise ConfigError(f"torchvision/{name} has no 4-d feature map to pool; use vit for transformers")
         last = maps[-1]
         before = [n for n in maps if shapes[n][-1] > shapes[last][-1]]
         self.nodes = ([before[-1]] if before else []) + [last]
@@ -224,7 +226,7 @@ def build(config: EncoderConfig, channels: int, image_size: int, seed: int) -> E
     """Make an encoder with weights that depend on ``seed`` alone.
 
     Raises:
-        ValueError: for an unknown name, or a patch size that does not divide the image.
+        ConfigError: an unknown name, or a patch size that does not divide the image.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -234,13 +236,13 @@ def build(config: EncoderConfig, channels: int, image_size: int, seed: int) -> E
             return ResNet(config, channels, image_size)
         if config.name == "vit":
             if image_size % config.patch_size or config.width % 4:
-                raise ValueError(f"encoder vit: patch_size {config.patch_size} must divide the image size {image_size}")
+                raise ConfigError(f"encoder vit: patch_size {config.patch_size} must divide the image size {image_size}")
             return VisionTransformer(config, channels)
         if config.name == "pixels":
             return Pixels(channels, image_size)
         if config.name.startswith("torchvision/"):
             return Torchvision(config.name.removeprefix("torchvision/"), channels, image_size)
-    raise ValueError(f"unknown encoder {config.name!r}: small, resnet18, resnet34, resnet50, vit, pixels or torchvision/NAME")
+    raise ConfigError(f"unknown encoder {config.name!r}: small, resnet18, resnet34, resnet50, vit, pixels or torchvision/NAME")
 
 
 def num_parameters(module: nn.Module) -> int:

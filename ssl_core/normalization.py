@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssl_core.config import ConfigError
+
 
 class SplitBatchNorm2d(nn.Module):
     """``BatchNorm2d`` with statistics of its own for each of ``splits`` parts of the batch (image n is in part n mod splits).
@@ -23,7 +25,7 @@ class SplitBatchNorm2d(nn.Module):
     def __init__(self, norm: nn.BatchNorm2d, splits: int):
         super().__init__()
         if not norm.affine or not norm.track_running_stats or norm.momentum is None:
-            raise ValueError(
+            raise ConfigError(
                 "SplitBatchNorm2d needs a BatchNorm2d with scale, shift and exponential running statistics"
             )
         self.splits, self.eps, self.momentum = splits, norm.eps, norm.momentum
@@ -56,7 +58,7 @@ class SplitBatchNorm2d(nn.Module):
             else torch.contiguous_format
         )
         if n % self.splits:
-            raise ValueError(
+            raise ConfigError(
                 f"a batch of {n} cannot be split into {self.splits} equal parts"
             )
         mean, var = (

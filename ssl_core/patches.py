@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ssl_core.config import ConfigError
 from ssl_core.rng import Rng
 
 _MAX_PERMUTED = 9  # all n! candidates are looked at: 9! x 9 bytes is 3 MB, 16! would be 335 TB
@@ -46,7 +47,7 @@ def grid_geometry(image_size: int, grid: int) -> Geometry:
     """
     cell = image_size // grid
     if cell < 3:
-        raise ValueError(f"an image of {image_size} px is too small for a {grid} x {grid} grid of tiles")
+        raise ConfigError(f"an image of {image_size} px is too small for a {grid} x {grid} grid of tiles")
     return Geometry(cell * grid, cell, 2 * math.ceil(0.375 * cell - 0.5))  # half down: round() would fill a cell of 4
 
 
@@ -90,7 +91,7 @@ def permutation_set(n: int, size: int) -> Tensor:
         ValueError: there are not that many permutations, or too many to look at.
     """
     if n > _MAX_PERMUTED or not 1 <= size <= math.factorial(n):
-        raise ValueError(f"there is no set of {size} permutations of {n}: at most n!, and n at most {_MAX_PERMUTED}")
+        raise ConfigError(f"there is no set of {size} permutations of {n}: at most n!, and n at most {_MAX_PERMUTED}")
     candidates = _all_permutations(n)
     by_slot = candidates.T.contiguous()
     nearest = torch.full((len(candidates),), n + 1, dtype=torch.uint8)

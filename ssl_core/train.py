@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ssl_core import distributed
 from ssl_core.augment import normalize, to_unit, view
+from ssl_core.config import ConfigError
 from ssl_core.data import Images
 from ssl_core.health import health
 from ssl_core.method import Batch, Method
@@ -66,7 +67,7 @@ class Trainer:
         seed: of the order and the views.
 
     Raises:
-        ValueError: a batch larger than the data set, or one the processes cannot share evenly.
+        ConfigError: a batch larger than the data set, or one the processes cannot share evenly.
     """
 
     def __init__(self, method: Method, images: Images, config: TrainConfig, seed: int, epochs: int | None = None):
@@ -74,9 +75,9 @@ class Trainer:
         self.epochs = config.epochs if epochs is None else epochs
         world = distributed.world_size()
         if config.batch_size > len(images):
-            raise ValueError(f"train.batch_size {config.batch_size} is larger than the {len(images)} training images")
+            raise ConfigError(f"train.batch_size {config.batch_size} is larger than the {len(images)} training images")
         if config.batch_size % world:
-            raise ValueError(f"train.batch_size {config.batch_size} must be a multiple of the {world} processes")
+            raise ConfigError(f"train.batch_size {config.batch_size} must be a multiple of the {world} processes")
         self.device = images.device
         self.precision = precision_of(config, self.device)
         self.method = method.to(self.device, memory_format=torch.channels_last)

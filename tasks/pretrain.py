@@ -184,7 +184,8 @@ def peak_memory(device: torch.device) -> int:
 
 def history_csv(rows: list[dict[str, float]]) -> str:
     """One line per epoch; a column of every logged number, empty where it was not measured."""
-    columns = list(dict.fromkeys(k for row in rows for k in row))
+    first = ["epoch", "step", "loss"]
+    columns = first + sorted({k for row in rows for k in row} - set(first))
     lines = [",".join(columns)]
     lines += [",".join(f"{row[c]:.6g}" if c in row else "" for c in columns) for row in rows]
     return "\n".join(lines) + "\n"

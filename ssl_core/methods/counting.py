@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ssl_core.augment import AugmentConfig, Filter, normalize, padded_crop, random_grayscale, resize, to_unit
+from ssl_core.config import ConfigError
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
 from ssl_core.method import Batch, DataInfo, Method
@@ -92,7 +93,7 @@ class Counting(Method):
         counts = self.counter(self.encoder(inputs.flatten(0, 1))).float().reshape(*inputs.shape[:2], -1)
         whole, parts = counts[:, 0], counts[:, 1:]
         if len(whole) < 2:
-            raise ValueError("counting compares with another image: train.batch_size must be at least 2 in each process")
+            raise ConfigError("counting compares with another image: train.batch_size must be at least 2 in each process")
         pull, hinge = (term.mean() for term in counting_terms(whole, parts, whole.roll(1, 0), self.config.margin))
         zero = (pull < ZERO) & (hinge > self.config.margin - ZERO)
         return {"loss": pull + hinge, "pull": pull.detach(), "hinge": hinge.detach(), "zero_solution": zero.float()}

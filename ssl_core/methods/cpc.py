@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from ssl_core import distributed
 from ssl_core.augment import AugmentConfig, color_jitter, normalize, padded_crop, random_crop, random_grayscale
+from ssl_core.config import ConfigError
 from ssl_core.encoders import Encoder
 from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.patches import overlapping_patches
@@ -61,7 +62,7 @@ def patch_geometry(image_size: int, grid: int) -> tuple[int, int, int]:
     """
     stride = image_size // (grid + 1)
     if stride < 2:
-        raise ValueError(f"method.cpc.grid: {grid} x {grid} half-overlapping patches are too many for {image_size} px images")
+        raise ConfigError(f"method.cpc.grid: {grid} x {grid} half-overlapping patches are too many for {image_size} px images")
     return stride * (grid + 1), 2 * stride, stride
 
 
@@ -92,7 +93,7 @@ class CPC(Method):
         self.crop, self.patch, self.stride = patch_geometry(data.image_size, config.grid)
         self.ahead = range(config.first_step, config.first_step + config.steps)
         if self.ahead[-1] >= config.grid:
-            raise ValueError(f"method.cpc: predicting {self.ahead[-1]} rows ahead needs more than {config.grid} rows")
+            raise ConfigError(f"method.cpc: predicting {self.ahead[-1]} rows ahead needs more than {config.grid} rows")
         self.context = nn.Sequential(*(CausalBlock(encoder.dim, config.context_hidden) for _ in range(config.context_blocks)))
         self.target = nn.Linear(encoder.dim, config.dim, bias=False)  # a bias would cancel in the softmax
         self.predictors = nn.ModuleList(nn.Linear(encoder.dim, config.dim, bias=False) for _ in self.ahead)

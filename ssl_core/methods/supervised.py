@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_core.augment import AugmentConfig, view
+from ssl_core.config import ConfigError
 from ssl_core.encoders import Encoder
 from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.rng import Rng
@@ -28,7 +29,7 @@ class Supervised(Method):
     def __init__(self, encoder: Encoder, config: Any, augment: AugmentConfig, data: DataInfo):
         super().__init__(encoder, config, augment, data)
         if data.labels is None:
-            raise ValueError("the supervised baseline needs labels; remove it from run.baselines")
+            raise ConfigError("the supervised baseline needs labels; remove it from run.baselines")
         self.register_buffer("labels", data.labels, persistent=False)
         self.head = nn.Linear(encoder.dim, max(1, data.num_classes))
 

@@ -1,0 +1,92 @@
+"""A tiny copy of the project in a temporary directory, with real data and real commands."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks import files
+from tests.conftest import ROOT, textured_images
+
+PARTS = ("dvc.yaml", "params.yaml", "ssl_core", "tasks", "flows", ".dvc/config", ".dvcignore", ".gitignore", "presets", "data/sample")
+
+
+def copy_project(target: Path, git: bool = False) -> Path:
+    """The product's files in ``target``; with ``git`` also a repository with one commit."""
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, target / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            (target / part).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target / part)
+    if git:
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        subprocess.run(["git", "init", "-q", "-b", "main"], cwd=target, check=True)
+        subprocess.run(["git", "add", "-A"], cwd=target, check=True)
+        subprocess.run(["git", *identity, "commit", "-q", "-m", "start"], cwd=target, check=True)
+    return target
+
+
+def set_params(project: Path, values: Mapping[str, Any]) -> None:
+    """Merge values into the copy's params.yaml, as a preset would."""
+    import yaml
+
+    from tasks.preset import merge
+
+    path = project / "params.yaml"
+    document = yaml.safe_load(path.read_text())
+    merge(document, values)
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The environment of a stage command: this interpreter first in PATH, nothing of an outer DVC run."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("DVC_", "SSL_"))}
+    clean["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{clean.get('PATH', '')}"
+    return clean | {"OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"} | extra
+
+
+def command(project: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m ARGUMENTS`` in the project and wait."""
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=project, env=environment(**extra), capture_output=True, text=True, timeout=300
+    )
+
+
+def start(project: Path, *arguments: str, **extra: str) -> subprocess.Popen[str]:
+    """Start ``python -m ARGUMENTS`` in the project, in a process group of its own."""
+    pipe = subprocess.PIPE
+    full = [sys.executable, "-m", *arguments]
+    return subprocess.Popen(full, cwd=project, env=environment(**extra), stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+
+
+def write_prepared(project: Path, n: int = 96, m: int = 32, size: int = 16, channels: int = 1) -> None:
+    """A prepared data set of ``n`` training and ``m`` test images in four classes."""
+
+    def fill(directory: Path) -> None:
+        train, test = textured_images(n, channels, size, 0), textured_images(m, channels, size, 1)
+        np.save(directory / "train_images.npy", train)
+        np.save(directory / "train_labels.npy", np.arange(n) % 4)
+        np.save(directory / "train_holdout.npy", np.arange(n) % 10 == 0)
+        np.save(directory / "test_images.npy", test)
+        np.save(directory / "test_labels.npy", np.arange(m) % 4)
+        meta = {"name": "blobs", "classes": ["a", "b", "c", "d"], "image_size": size, "channels": channels}
+        numbers = {"mean": [0.5] * channels, "std": [0.2] * channels, "num_train": n, "num_test": m}
+        files.write_json(directory / "meta.json", meta | numbers | {"source": "test", "license": "none"})
+        files.write_json(directory / "audit.json", {"warnings": []})
+
+    files.write_directory(project / "data/prepared", fill)
+
+
+TINY = {
+    "encoder": {"width": 8},
+    "train": {"epochs": 3, "batch_size": 16, "threads": 1, "precision": "float32", "health_images": 32},
+    "augment": {"view_size": None},
+    "method": {"simclr": {"hidden": 16, "dim": 8}},
+}
