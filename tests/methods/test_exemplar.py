@@ -1,0 +1,192 @@
+"""Exemplar: who becomes a seed, what the transformations do, and whom the loss leaves out."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ssl_core.augment import AugmentConfig, color_jitter, normalize, to_unit
+from ssl_core.encoders import EncoderConfig, build
+from ssl_core.method import Batch, DataInfo
+from ssl_core.methods.exemplar import (
+    Exemplar,
+    ExemplarConfig,
+    GradientEnergy,
+    change_contrast,
+    change_saturation_value,
+    draw_seeds,
+)
+from ssl_core.rng import Rng
+
+AUGMENT = AugmentConfig(None, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
+CONFIG = ExemplarConfig(
+    seeds=100, copies=2, translate=0.2, scale=(0.7, 1.4), degrees=20.0, contrast=(0.5, 2.0), power=(0.25, 4.0),
+    factor=(0.7, 1.4), offset=0.1, hue=0.1, classifier_lr=1.0,
+)  # fmt: skip
+STILL = dataclasses.replace(
+    CONFIG,
+    translate=0.0,
+    scale=(1.0, 1.0),
+    degrees=0.0,
+    contrast=(1.0, 1.0),
+    power=(1.0, 1.0),
+    factor=(1.0, 1.0),
+    offset=0.0,
+    hue=0.0,
+)
+IDS = torch.arange(8)
+
+
+def make(config: ExemplarConfig = CONFIG, side: int = 28, channels: int = 1, n: int = 8) -> Exemplar:
+    torch.manual_seed(0)
+    encoder = build(EncoderConfig("small", 4, 1, 4, "batch"), channels, side, 0)
+    return Exemplar(encoder, config, AUGMENT, DataInfo(n, side, channels, (0.5,) * channels, (0.25,) * channels))
+
+
+def images(side: int = 28, channels: int = 1) -> torch.Tensor:
+    return torch.randint(0, 256, (8, channels, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def test_seeds_are_drawn_in_proportion_to_their_gradient_energy() -> None:
+    energy = torch.cat([torch.full((4000,), 1.0), torch.full((4000,), 4.0)])
+    chosen = draw_seeds(energy, 800) >= 0
+    assert int(chosen.sum()) == 800
+    assert 0.76 < float(chosen[4000:].sum() / 800) < 0.83  # 4 to 1, less a little: drawn without replacement
+
+
+def test_the_draw_repeats_and_numbers_the_seeds_without_gaps() -> None:
+    energy = torch.rand(500, generator=torch.Generator().manual_seed(0))
+    classes = draw_seeds(energy, 100)
+    assert torch.equal(classes, draw_seeds(energy, 100))
+    assert classes[classes >= 0].tolist() == list(range(100))
+
+
+def test_a_flat_image_never_becomes_a_seed() -> None:
+    pictures = torch.rand(6, 3, 8, 8)
+    pictures[2] = 0.5
+    method = make(channels=3, n=6)
+    method.before_epoch(0, lambda module: module(pictures))
+    assert method.classes.tolist() == [0, 1, -1, 2, 3, 4]
+    assert GradientEnergy()(pictures)[2] == 0
+
+
+def test_seeds_are_drawn_once_and_resumed_from_the_checkpoint() -> None:
+    method = make(dataclasses.replace(CONFIG, seeds=3))
+    method.before_epoch(0, lambda module: module(to_unit(images())))
+    drawn = method.classes.clone()
+    method.before_epoch(1, lambda module: pytest.fail("the seeds are fixed after the first epoch"))
+    other = make(dataclasses.replace(CONFIG, seeds=3))
+    other.load_state_dict(method.state_dict())
+    assert torch.equal(other.classes, drawn) and int((drawn >= 0).sum()) == 3
+
+
+@pytest.mark.parametrize(("side", "channels"), [(28, 1), (32, 3), (96, 3), (224, 3)])
+def test_without_magnitudes_a_copy_is_the_image(side: int, channels: int) -> None:
+    method = make(STILL, side, channels)
+    (copies,) = method.views(images(side, channels), Rng(IDS, 0))
+    assert copies.shape == (8, 2, channels, side, side)
+    expected = normalize(images(side, channels), method.data.mean, method.data.std)
+    for k in range(2):
+        torch.testing.assert_close(copies[:, k], expected, atol=2e-4, rtol=0)
+
+
+def test_copies_differ_from_one_another_and_stay_in_range() -> None:
+    (copies,) = make(channels=3, side=32).views(images(32, 3), Rng(IDS, 0))
+    assert (copies[:, 0] - copies[:, 1]).abs().mean() > 0.1
+    assert copies.abs().max() <= 2.0 + 1e-5  # [0, 1] normalized by 0.5 and 0.25
+
+
+def test_contrast_scales_each_color_axis_about_the_mean() -> None:
+    """One factor on all axes is plain contrast; a grey image only ever changes along luminance."""
+    x = 0.5 + 0.1 * torch.randn(8, 3, 6, 6)
+    mean = x.mean((2, 3), keepdim=True)
+    torch.testing.assert_close(change_contrast(x, Rng(IDS, 0), (1.5, 1.5)), (mean + 1.5 * (x - mean)).clamp(0, 1))
+    grey = x[:, :1].expand(-1, 3, -1, -1)
+    changed = change_contrast(grey, Rng(IDS, 0), (0.5, 2.0))
+    torch.testing.assert_close(changed[:, 0], changed[:, 2])
+    ratio = changed.std((1, 2, 3)) / grey.std((1, 2, 3))
+    assert (ratio > 0.49).all() and (ratio < 2.01).all() and ratio.std() > 0.1
+
+
+def test_saturation_and_value_follow_the_formula_pixel_by_pixel() -> None:
+    import colorsys
+
+    x = torch.rand(8, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    x[0] = 0.3  # grey: no saturation to raise
+    out = change_saturation_value(x, Rng(IDS, 0), (2.0, 2.0), (0.8, 0.8), 0.0)
+    for b in range(8):
+        for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            h, s, v = colorsys.rgb_to_hsv(*x[b, :, i, j].tolist())
+            expected = colorsys.hsv_to_rgb(h, 0.8 * s**2, 0.8 * v**2)
+            assert out[b, :, i, j].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_offsets_never_color_a_grey_pixel() -> None:
+    grey = torch.rand(8, 1, 4, 4).expand(-1, 3, -1, -1)
+    out = change_saturation_value(grey, Rng(IDS, 0), (0.25, 4.0), (0.7, 1.4), 0.1)
+    assert torch.equal(out[:, 0], out[:, 1]) and torch.equal(out[:, 1], out[:, 2])
+
+
+def test_hue_is_shifted_with_certainty_and_nothing_else_is() -> None:
+    method = make(channels=3, side=32)
+    x = torch.rand(8, 3, 4, 4)
+    shifted = color_jitter(x, Rng(IDS, 0), method.hue)
+    torch.testing.assert_close(shifted.amax(1), x.amax(1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(shifted.amin(1), x.amin(1), atol=1e-5, rtol=0)
+    assert ((shifted - x).abs().amax((1, 2, 3)) > 1e-3).all()
+
+
+def test_the_loss_is_the_mean_over_seeds_only() -> None:
+    method = make(dataclasses.replace(CONFIG, seeds=5)).eval()
+    method.classes = torch.tensor([0, -1, 1, 2, -1, -1, 3, 4])
+    (copies,) = method.views(images(), Rng(IDS, 0))
+    with torch.no_grad():
+        out = method.loss(Batch((copies,), IDS, 0.0))
+        losses, right = [], []
+        for image, y in zip(copies, method.classes.tolist(), strict=True):
+            for copy in image:
+                logits = method.classifier(method.encoder(copy[None]))[0]
+                if y >= 0:
+                    losses.append(float(torch.logsumexp(logits, 0) - logits[y]))
+                    right.append(float(logits.argmax() == y))
+    assert len(losses) == 10
+    assert float(out["loss"]) == pytest.approx(sum(losses) / 10, abs=1e-5)
+    assert float(out["accuracy"]) == pytest.approx(sum(right) / 10, abs=1e-6)
+    method.classes = torch.full((8,), -1)
+    assert float(method.loss(Batch((copies,), IDS, 0.0))["loss"].detach()) == 0
+
+
+def test_an_undecided_classifier_has_loss_ln_m() -> None:
+    method = make()
+    for p in method.classifier.parameters():
+        torch.nn.init.zeros_(p)
+    loss = method.loss(Batch(method.views(images(), Rng(IDS, 0)), IDS, 0.0))["loss"]
+    assert float(loss.detach()) == pytest.approx(2.0794415, abs=1e-6)  # ln 8
+
+
+def test_copies_that_agree_leave_only_the_cost_of_telling_images_apart() -> None:
+    """mean CE(f_k) = CE(mean f) + [mean lse(f_k) - lse(mean f)]; the bracket, >= 0, is what invariance saves."""
+    logits, y = torch.randn(7, 5, dtype=torch.float64), torch.full((7,), 2)
+    bracket = torch.logsumexp(logits, 1).mean() - torch.logsumexp(logits.mean(0), 0)
+    assert bracket > 0
+    torch.testing.assert_close(F.cross_entropy(logits, y), F.cross_entropy(logits.mean(0)[None], y[:1]) + bracket)
+
+
+def test_eight_seeds_are_learned() -> None:
+    """A tiny network tells 8 textured images apart under mild transformations."""
+    from tests.conftest import textured_images
+
+    mild = dataclasses.replace(CONFIG, translate=0.05, degrees=5.0, scale=(0.9, 1.1), power=(0.8, 1.25), classifier_lr=10.0)
+    method, pictures = make(mild), torch.from_numpy(textured_images(8, 1, 28))
+    optimizer = torch.optim.SGD(
+        [{"params": g["params"], "lr": 0.05 * g.get("lr_scale", 1)} for g in method.param_groups()], momentum=0.9
+    )
+    accuracy = 0.0
+    for step in range(100):
+        out = method.loss(Batch(method.views(pictures, Rng(IDS, 0, step)), IDS, 0.0))
+        optimizer.zero_grad()
+        out["loss"].backward()
+        optimizer.step()
+        accuracy = 0.9 * accuracy + 0.1 * float(out["accuracy"])
+    assert accuracy > 0.9
