@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
-GREY, TEXT, LINES = "#8A8F98", "#111213", "#212223"
+GREY, TEXT, LINES = "#8a8f98", "#111213", "#212223"
+WIDTH = 9.6
+"""Inches; the page stretches the charts to its own width."""
 FAMILY_COLORS = {"pretext": ORANGE, "contrastive": BLUE, "non-contrastive": GREEN, "clustering": PINK, "reconstruction": SKY}
 CLASS_COLORS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, "#F0E442", GREY)
 MARKERS = "o^sDvP*X"
-# The two placeholder colors become variables which the reader's theme sets.
-THEME = """<style>:root{--text:#24292f;--lines:#d5dae0}
-@media (prefers-color-scheme:dark){:root{--text:#d5dbe3;--lines:#3a424d}}</style>"""
+# The placeholder colors, and the blue that is too dark for a dark page, become variables which the reader's theme sets.
+THEME = """<style>:root{--text:#24292f;--lines:#d5dae0;--blue:#0072b2}
+@media (prefers-color-scheme:dark){:root{--text:#d5dbe3;--lines:#3a424d;--blue:#3d9fe0}}</style>"""
 STYLE = {
     "font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False, "text.color": TEXT, "axes.labelcolor": TEXT,
     "axes.titlesize": 9, "axes.titlelocation": "left", "axes.edgecolor": LINES, "axes.spines.top": False,
@@ -48,7 +50,9 @@ def to_svg(figure: "Figure") -> bytes:
     """The figure as SVG text that takes its text and line colors from the reader's theme."""
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    text = out.getvalue().replace(TEXT, "var(--text)").replace(LINES, "var(--lines)")
+    text = out.getvalue()
+    for color, variable in ((TEXT, "text"), (LINES, "lines"), (BLUE.lower(), "blue")):
+        text = text.replace(color, f"var(--{variable})")
     text = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif", text)
     return text.replace("<defs>", f"{THEME}<defs>", 1).encode()
 
@@ -69,7 +73,7 @@ def color(method: str) -> str:
 def scores(rows: Sequence[Row]) -> bytes:
     """Test scores as dots with intervals, best held-out score on top; baselines grey, untrained encoder as a line."""
     with style():
-        figure, (axes,) = _figure(7.6, 0.9 + 0.27 * len(rows))
+        figure, (axes,) = _figure(WIDTH, 0.8 + 0.27 * len(rows))
         for y, row in enumerate(rows):
             for column, filled in (("knn", False), ("linear", True)):
                 _dot(axes, row, column, y + (0.14 if filled else -0.14), filled)
@@ -98,11 +102,22 @@ def _dot(axes: "Axes", row: Row, column: str, y: float, filled: bool) -> None:
 
 def knn_against_linear(rows: Sequence[Row]) -> bytes:
     """Mean kNN accuracy against mean linear accuracy, one labelled dot a method, colored by family."""
-    points = [(100 * x, 100 * y, r.method) for r in rows if (x := r.mean("knn_top1")) is not None and (y := r.mean("linear_top1")) is not None]
+    points = [
+        (100 * x, 100 * y, r.method)
+        for r in rows
+        if (x := r.mean("knn_top1")) is not None and (y := r.mean("linear_top1")) is not None
+    ]
     with style():
-        figure, (axes,) = _figure(7.6, 4.6)
+        figure, (axes,) = _figure(WIDTH, 4.4)
         for x, y, method in points:
-            axes.plot([x], [y], "o" if method in METHODS else "s", color=color(method), markersize=7, markerfacecolor=color(method) if method in METHODS else "none")
+            axes.plot(
+                [x],
+                [y],
+                "o" if method in METHODS else "s",
+                color=color(method),
+                markersize=7,
+                markerfacecolor=color(method) if method in METHODS else "none",
+            )
         axes.set_xlabel("kNN, % of the test images")
         axes.set_ylabel("linear probe, %")
         families = {METHODS[m][1] for *_, m in points if m in METHODS}
@@ -117,20 +132,24 @@ def knn_against_linear(rows: Sequence[Row]) -> bytes:
 
 
 def _labels(axes: "Axes", points: Sequence[tuple[float, float, str]]) -> None:
-    """Names beside their dots, moved up or down until none covers another."""
+    """Names beside their dots, farther away (with a line) where they would cover another name or dot."""
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
-    width, height = (x1 - x0) * 0.16, (y1 - y0) * 0.045
-    placed: list[tuple[float, float]] = []
+    letter, height, gap = (x1 - x0) * 0.0085, (y1 - y0) * 0.042, (x1 - x0) * 0.01
+    boxes = [(x - gap / 2, x + gap / 2, y) for x, y, _ in points]
     for x, y, name in sorted(points, key=lambda p: -p[1]):
-        left = x > x1 - width
-        at = y
-        while any(abs(px - x) < width and abs(py - at) < height for px, py in placed):
-            at -= height * 0.25
-        placed.append((x, at))
-        offset = (-1 if left else 1) * (x1 - x0) * 0.012
-        axes.annotate(name, (x, y), (x + offset, at), ha="right" if left else "left", va="center", fontsize=8)
-    axes.set_xlim(x0, x1)
-    axes.set_ylim(min([y0, *(py - height for _, py in placed)]), y1)
+        for step in range(60):
+            far, side, down = step // 4, 1 if step % 2 == 0 else -1, 1 if step % 4 < 2 else -1
+            near = x + side * gap * (1 + far / 2)
+            left, right = sorted((near, near + side * letter * len(name)))
+            at = y - down * far * height
+            inside = x0 < left and right < x1 and y0 < at < y1
+            if inside and all(right < start or end < left or abs(at - level) > height * 0.9 for start, end, level in boxes):
+                break
+        boxes.append((left, right, at))
+        if far:
+            axes.plot([x, near], [y, at], color=LINES, linewidth=0.8, zorder=0)
+        axes.text(near, at, name, ha="left" if side > 0 else "right", va="center_baseline", fontsize=8)
+    axes.set(xlim=(x0, x1), ylim=(y0, y1))
 
 
 History = Mapping[str, np.ndarray]
@@ -138,10 +157,10 @@ History = Mapping[str, np.ndarray]
 
 def learning_curves(histories: Mapping[str, Sequence[History]]) -> bytes:
     """Training loss per epoch, one panel a method (losses of different methods have no common scale), a line per seed."""
-    columns = min(4, len(histories))
+    columns = 5
     lines = -(-len(histories) // columns)
     with style():
-        figure, axes = _figure(1.9 * columns, 1.45 * lines + 0.25, lines, columns, sharex=True)
+        figure, axes = _figure(WIDTH, 1.5 * lines + 0.25, lines, columns, sharex=True)
         for panel, (method, seeds) in zip(axes, histories.items(), strict=False):
             for history in seeds:
                 panel.plot(history["epoch"], history["loss"], color=color(method), alpha=1 if len(seeds) == 1 else 0.7)
@@ -170,12 +189,18 @@ def health_curves(histories: Mapping[str, Sequence[History]], verdicts: Mapping[
     if not shown:
         return None
     with style():
-        figure, axes = _figure(7.6, 2.3 * -(-len(shown) // 2) + 0.3, -(-len(shown) // 2), 2)
+        figure, axes = _figure(WIDTH, 2.1 * -(-len(shown) // 2) + 0.3, -(-len(shown) // 2), 2)
         for panel, name in zip(axes, shown, strict=False):
             for method, seeds in sorted(histories.items(), key=lambda item: item[0] == best):
                 tint = BLUE if method == best else RED if verdicts.get(method, "healthy") != "healthy" else GREY
                 for history in [h for h in seeds if name in h]:
-                    panel.plot(history["epoch"], history[name], color=tint, alpha=0.55 if tint == GREY else 1, linewidth=1.1 if tint == GREY else 2)
+                    panel.plot(
+                        history["epoch"],
+                        history[name],
+                        color=tint,
+                        alpha=0.55 if tint == GREY else 1,
+                        linewidth=1.1 if tint == GREY else 2,
+                    )
             starts = [h[name][0] for seeds in histories.values() for h in seeds if name in h and h["epoch"][0] == 0]
             if starts:
                 panel.axhline(float(np.median(starts)), color=TEXT, linestyle=(0, (4, 3)), linewidth=1)
@@ -183,7 +208,12 @@ def health_curves(histories: Mapping[str, Sequence[History]], verdicts: Mapping[
             panel.set_xlabel("epoch")
         for panel in axes[len(shown) :]:
             panel.set_axis_off()
-        for label, tint, dashes in ((best or "", BLUE, "-"), ("others", GREY, "-"), ("collapsed in part or whole", RED, "-"), ("untrained", TEXT, "--")):
+        for label, tint, dashes in (
+            (best or "", BLUE, "-"),
+            ("others", GREY, "-"),
+            ("collapsed in part or whole", RED, "-"),
+            ("untrained", TEXT, "--"),
+        ):
             if label and (tint != RED or any(v != "healthy" for v in verdicts.values())):
                 axes[0].plot([], [], dashes, color=tint, label=label, linewidth=1.2)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
@@ -196,7 +226,7 @@ def few_labels(rows: Sequence[Row], best: str | None) -> bytes | None:
     if not lines:
         return None
     with style():
-        figure, (axes,) = _figure(7.6, 3.8)
+        figure, (axes,) = _figure(WIDTH, 3.6)
         named = {best: BLUE, "random_init": RED, "raw_pixels": ORANGE}
         for method, line in sorted(lines.items(), key=lambda item: item[0] in named):
             share, mean, spread = (np.array(v) for v in zip(*line, strict=True))
@@ -205,7 +235,16 @@ def few_labels(rows: Sequence[Row], best: str | None) -> bytes | None:
                 continue
             tint = named.get(method, GREY)
             label = method if method in named else None
-            axes.plot(share, mean, "o-" if method in named else "-", color=tint, markersize=4, label=label, alpha=1 if label else 0.5, linewidth=2 if label else 1)
+            axes.plot(
+                share,
+                mean,
+                "o-" if method in named else "-",
+                color=tint,
+                markersize=4,
+                label=label,
+                alpha=1 if label else 0.5,
+                linewidth=2 if label else 1,
+            )
             if label:
                 axes.fill_between(share, mean - spread, mean + spread, color=tint, alpha=0.15, linewidth=0)
         axes.plot([], [], color=GREY, linewidth=1, label="other methods")

@@ -6,6 +6,7 @@
 import csv
 import html
 import io
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +22,10 @@ FULL_SCHEDULE = 200
 """Epochs of the schedule the literature compares small-image methods on; what a long run would cost is quoted for it."""
 
 COLUMNS = (
-    "method", "seed", "encoder", "epochs", "knn_top1", "knn_low", "knn_high", "linear_top1", "linear_low", "linear_high",
-    "holdout_knn_top1", "holdout_linear_top1", "verdict", "feature_std", "effective_rank", "alignment", "uniformity", "nmi", "ari",
-    "dim", "parameters", "seconds", "images_per_second", "peak_memory_bytes", "full_schedule_seconds",
+    "method", "seed", "encoder", "epochs", "knn_top1", "knn_low", "knn_high", "linear_top1", "linear_low",
+    "linear_high", "holdout_knn_top1", "holdout_linear_top1", "verdict", "feature_std", "effective_rank", "alignment",
+    "uniformity", "nmi", "ari", "dim", "parameters", "seconds", "images_per_second", "peak_memory_bytes",
+    "full_schedule_seconds",
 )  # fmt: skip
 
 
@@ -138,7 +140,9 @@ def _read(root: Path, method: str, seed: int) -> Result | None:
     if not metrics.exists():
         return None
     encoder = root / f"out/encoders/{method}-{seed}/encoder.json"
-    return Result(method, seed, read_json(metrics), read_json(encoder) if encoder.exists() else {}, read_cost(root, f"{method}-{seed}"))
+    return Result(
+        method, seed, read_json(metrics), read_json(encoder) if encoder.exists() else {}, read_cost(root, f"{method}-{seed}")
+    )
 
 
 def read_cost(root: Path, name: str) -> dict[str, Any]:
@@ -158,8 +162,11 @@ def ranked(results: Iterable[Result]) -> list[Row]:
 
 
 def safe_cell(value: Any) -> Any:
-    """A CSV cell no spreadsheet runs as a formula: text that starts with = + - @ or a control character gets a quote."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    """A CSV cell that is one line and that no spreadsheet runs as a formula: text that starts with = + - @ gets a quote."""
+    if not isinstance(value, str):
+        return value
+    text = re.sub(r"\s+", " ", value).strip()
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
 def to_csv(results: Sequence[Result]) -> str:
@@ -220,7 +227,9 @@ def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 def to_markdown(results: Sequence[Result]) -> str:
     """The short table for GitHub and for people."""
     names, lines = _table(ranked(results))
-    escaped = [[html.escape(text).replace("|", "\\|").replace("`", "\\`").replace("*", "\\*") for text in line] for line in lines]
+    escaped = [
+        [html.escape(text).replace("|", "\\|").replace("`", "\\`").replace("*", "\\*") for text in line] for line in lines
+    ]
     table = ["| " + " | ".join(line) + " |" for line in [names, ["---"] * len(names), *escaped]]
     return "# Leaderboard\n\n" + "\n".join(table) + f"\n\n{footnote(results)}\n"
 
@@ -256,7 +265,11 @@ def show(root: Path) -> None:
     if (root / "reports/report.html").exists():
         print(f"report: {root / 'reports/report.html'}")
     if champion(results):
-        print("\n".join(["best encoder:", *(f"    {line}" for line in load_lines(read_json(root / "data/prepared/meta.json")["name"]))]))
+        print(
+            "\n".join(
+                ["best encoder:", *(f"    {line}" for line in load_lines(read_json(root / "data/prepared/meta.json")["name"]))]
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from tasks.files import load_tensors
 from tasks.tsne import tsne
 
 THUMBNAIL = 56
-"""Side of a thumbnail in pixels; smaller images are enlarged by a whole factor."""
+"""Largest side of a thumbnail in pixels; the page enlarges smaller ones."""
 NEIGHBORS = 5
 QUERIES = 6
 MAP_POINTS = 600
@@ -60,19 +60,18 @@ def png(pixels: np.ndarray) -> bytes:
     from PIL import Image
 
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, format="PNG", optimize=True)
+    Image.fromarray(pixels).save(out, format="PNG")
     return out.getvalue()
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """(C, S, S) uint8 -> (s, s, 3) uint8 with s near ``THUMBNAIL``."""
+    """(C, S, S) uint8 -> (s, s, 3) uint8 with s at most ``THUMBNAIL``."""
     from PIL import Image
 
     pixels = np.repeat(image, 3, 0) if len(image) == 1 else image
     pixels = np.ascontiguousarray(pixels.transpose(1, 2, 0))
-    factor = THUMBNAIL // pixels.shape[0]
-    if factor:
-        return pixels.repeat(factor, 0).repeat(factor, 1)
+    if len(pixels) <= THUMBNAIL:
+        return pixels
     return np.asarray(Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS))
 
 
@@ -81,7 +80,7 @@ def strip(gallery: Gallery, query: int, found: Sequence[int]) -> bytes:
     parts = []
     for index in found:
         tile = thumbnail(gallery.images[index])
-        bar = np.zeros((5, tile.shape[1], 3), np.uint8)
+        bar = np.zeros((len(tile) // 10, tile.shape[1], 3), np.uint8)
         bar[:] = _rgb(GREY if gallery.labels[query] < 0 else GREEN if gallery.labels[index] == gallery.labels[query] else RED)
         parts.append(np.concatenate([tile, bar]))
     return png(np.concatenate(parts, axis=1))
@@ -114,7 +113,9 @@ def feature_map(features: np.ndarray, labels: np.ndarray) -> bytes:
         axes.scatter(*points[~np.isin(labels, shown)].T, s=5, color=GREY, linewidths=0)
         for position, group in enumerate(shown):
             mark = MARKERS[position // len(CLASS_COLORS)]
-            axes.scatter(*points[labels == group].T, s=9, color=CLASS_COLORS[position % len(CLASS_COLORS)], marker=mark, linewidths=0)
+            axes.scatter(
+                *points[labels == group].T, s=9, color=CLASS_COLORS[position % len(CLASS_COLORS)], marker=mark, linewidths=0
+            )
         axes.set_axis_off()
         out = io.BytesIO()
         figure.savefig(out, format="png", metadata={"Software": None})

@@ -3,10 +3,9 @@
 The page is one file that needs no network and no script. Every text from data passes through the template's escaping.
 """
 
-import base64
-import csv
 import importlib.metadata
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from ssl_core.catalogue import BASELINES, METHODS
-from tasks import dataset, figures, files, journal, leaderboard, pictures
+from tasks import dataset, figures, files, findings, illustrations, journal, leaderboard
+from tasks.journal import Journal
 from tasks.leaderboard import Result, Row, percent
+from tasks.stage import Stage, main
 
 PACKAGES = ("torch", "torchvision", "numpy", "dvc", "mlflow", "prefect", "matplotlib")
 MATRIX_CLASSES = 20
 """Above this many classes the confusion matrix is left out and the most frequent mistakes stand alone."""
-GALLERY_IMAGES = 5000
-CLUSTERS = 10
 
 
 def build(root: Path, target: Path) -> None:
@@ -30,13 +29,50 @@ def build(root: Path, target: Path) -> None:
     Raises:
         IntegrityError: nothing is evaluated yet, or a file is damaged.
     """
+    publish(documents(root, *leaderboard.load(root)), target)
+
+
+def body(run: Stage) -> None:
+    """The stage: the report, and the journal that makes it the parent of the runs it compares."""
+    started, root = time.monotonic(), Path()
     results, missing = leaderboard.load(root)
-    page = render(root, results, missing)
+    data, best = dataset.load(root / dataset.PREPARED), leaderboard.champion(results)
+    with Journal(run.work / "journal.jsonl", position=0) as log:
+        facts = {"name": data.meta["name"], "sha256": data.sha256}
+        tags = {"dataset": data.meta["name"], "data_sha256": data.sha256, "champion": best.name if best else "none"}
+        names = [result.name for result in results]
+        log.start(
+            fingerprint=run.fingerprint,
+            stage=run.full_name,
+            name="report",
+            seed=None,
+            tags=tags,
+            params={},
+            data=facts,
+            children=names,
+        )
+        texts = documents(root, results, missing)
+        for name in texts:
+            log.artifact(Path("reports") / name, "report")
+        log.end("FINISHED", cost={"seconds": time.monotonic() - started})
+        publish(texts | {"journal.jsonl": log.path.read_text()}, run.out("reports"))
+
+
+def documents(root: Path, results: Sequence[Result], missing: Sequence[str]) -> dict[str, str]:
+    """Text of each file of the report by its name."""
+    return {
+        "leaderboard.csv": leaderboard.to_csv(results),
+        "leaderboard.md": leaderboard.to_markdown(results),
+        "report.html": render(root, results, missing),
+    }
+
+
+def publish(texts: Mapping[str, str], target: Path) -> None:
+    """Replace the directory ``target`` by these files."""
 
     def fill(directory: Path) -> None:
-        files.write_text(directory / "leaderboard.csv", leaderboard.to_csv(results))
-        files.write_text(directory / "leaderboard.md", leaderboard.to_markdown(results))
-        files.write_text(directory / "report.html", page)
+        for name, text in texts.items():
+            files.write_text(directory / name, text)
 
     files.write_directory(target, fill)
 
@@ -47,9 +83,16 @@ def render(root: Path, results: Sequence[Result], missing: Sequence[str]) -> str
 
     rows, best = leaderboard.ranked(results), leaderboard.champion(results)
     data = dataset.load(root / dataset.PREPARED)
-    view = gallery(data)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": percent, "duration": leaderboard.duration, "bytes": _bytes, "number": _number}
+    view = illustrations.gallery(data)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, lstrip_blocks=True)
+    environment.filters |= {
+        "percent": percent,
+        "duration": leaderboard.duration,
+        "bytes": _bytes,
+        "number": _number,
+        "listing": listing,
+        "uri": illustrations.uri,
+    }
     environment.globals |= {"full_schedule": leaderboard.FULL_SCHEDULE, "baselines": BASELINES, "catalogue": METHODS}
     template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text())
     return template.render(
@@ -60,12 +103,12 @@ def render(root: Path, results: Sequence[Result], missing: Sequence[str]) -> str
         labelled=any(r.get("linear_top1") is not None for r in results),
         seeds=sorted({r.seed for r in results}),
         summary=summary(rows, best),
-        charts=charts(root, rows, best),
-        sheets=sheets(root, rows),
-        maps=maps(root, rows, best, view, data.meta["classes"]),
-        gallery=neighbor_rows(root, rows, view, data.meta["classes"]),
+        charts=illustrations.charts(root, rows, best),
+        sheets=illustrations.sheets(root, rows),
+        maps=illustrations.maps(root, rows, best, view, data.meta["classes"]),
+        gallery=illustrations.neighbor_rows(root, rows, view, data.meta["classes"]),
         mistakes=mistakes(root, best, data.meta["classes"]),
-        audit=files.read_json(root / dataset.PREPARED / "audit.json"),
+        audit=findings.findings(root, files.read_json(root / dataset.PREPARED / "audit.json"), data, best),
         provenance=provenance(root, results, data),
         load_lines=leaderboard.load_lines(data.meta["name"]),
     )
@@ -97,6 +140,11 @@ def compare(row: Row, other: Row) -> str:
     return "above" if mine[0] > theirs[1] else "below" if mine[1] < theirs[0] else "within the noise"
 
 
+def listing(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
 def _number(value: Any, digits: int = 0) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
@@ -107,111 +155,12 @@ def _bytes(value: float | None) -> str:
     return f"{value / 2**30:.1f} GiB" if value >= 2**30 else f"{value / 2**20:.0f} MiB"
 
 
-# ---------------------------------------------------------------------- charts and pictures
-
-
-def uri(data: bytes, kind: str) -> str:
-    """A data URI of an image: the page carries everything it shows."""
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def charts(root: Path, rows: Sequence[Row], best: Result | None) -> dict[str, str]:
-    """Data URIs of the charts that there is something to draw for, by name."""
-    trained = [row for row in rows if row.method not in ("raw_pixels", "random_init")]
-    histories = {row.method: found for row in trained if (found := [h for r in row.results if (h := read_history(root, r.name))])}
-    losses = {m: [h for h in seeds if "loss" in h] for m, seeds in sorted(histories.items())}
-    losses = {m: seeds for m, seeds in losses.items() if seeds}
-    drawn: dict[str, bytes | None] = {}
-    if any(row.mean("linear_top1") is not None for row in rows):
-        drawn["scores"] = figures.scores(rows)
-        drawn["scatter"] = figures.knn_against_linear(rows)
-        drawn["few_labels"] = figures.few_labels(rows, best and best.method)
-    if losses:
-        drawn["learning"] = figures.learning_curves(losses)
-    if histories:
-        methods = {m: h for m, h in histories.items() if m not in BASELINES}
-        drawn["health"] = figures.health_curves(methods, {r.method: r.verdict for r in rows}, best and best.method)
-    return {name: uri(svg, "svg+xml") for name, svg in drawn.items() if svg}
-
-
-def read_history(root: Path, name: str) -> dict[str, np.ndarray] | None:
-    """The columns of a training's history that hold numbers, each (epochs,) with NaN where not measured; None if absent."""
-    path = root / f"out/history/{name}.csv"
-    if not path.exists():
-        return None
-    with path.open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    columns = {key: np.array([float(line[key] or "nan") for line in lines]) for key in (lines[0] if lines else ())}
-    return {key: values for key, values in columns.items() if np.isfinite(values).any()} or None
-
-
-def sheets(root: Path, rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """(method, data URI of what it sees) of every method that has a sheet."""
-    paths = [(row.method, root / f"out/encoders/{row.best.name}/views.png") for row in rows if not row.is_baseline]
-    return [(method, uri(path.read_bytes(), "png")) for method, path in paths if path.exists()]
-
-
-def gallery(data: dataset.Dataset) -> pictures.Gallery:
-    """The test images; the first training images where the test split is too small for pictures."""
-    split = "test" if len(data.test_images) > 2 * pictures.NEIGHBORS else "train"
-    images, labels = getattr(data, f"{split}_images"), getattr(data, f"{split}_labels")
-    return pictures.Gallery(images[:GALLERY_IMAGES], np.asarray(labels[:GALLERY_IMAGES]), split)
-
-
-def maps(root: Path, rows: Sequence[Row], best: Result | None, view: pictures.Gallery, classes: Sequence[str]) -> dict[str, Any]:
-    """Maps of the features by method, with the legend; without labels the colors are clusters of the best encoder's features."""
-    chosen = pictures.map_points(view)
-    labels, names = view.labels[chosen], list(classes)
-    if not (labels >= 0).any():
-        features = view.features(root, best.name) if best else None
-        labels = labels if features is None else clusters(features[chosen])
-        names = [f"cluster {i + 1}" for i in range(CLUSTERS)]
-    drawn = []
-    for row in rows:
-        features = view.features(root, row.best.name)
-        if features is not None:
-            drawn.append((row, uri(pictures.feature_map(features[chosen], labels), "png")))
-    shown = pictures.groups(labels)
-    return {"maps": drawn, "legend": pictures.legend([names[g] for g in shown]), "points": len(chosen), "split": view.split}
-
-
-def clusters(features: np.ndarray) -> np.ndarray:
-    """(n,) k-means cluster of each row."""
-    import torch
-
-    from ssl_core.clustering import kmeans
-
-    return np.asarray(kmeans(torch.from_numpy(features), min(CLUSTERS, len(features)), 20)[1])
-
-
-def neighbor_rows(root: Path, rows: Sequence[Row], view: pictures.Gallery, classes: Sequence[str]) -> dict[str, Any]:
-    """For the same queries, what each encoder holds for most similar."""
-    queries = view.queries()
-    names = ["" if label < 0 else classes[label] for label in view.labels]
-    lines = []
-    for row in rows:
-        features = view.features(root, row.best.name)
-        if features is None:
-            continue
-        found = pictures.neighbors(features, queries)
-        right = [sum(view.labels[q] == view.labels[i] for i in line) for q, line in zip(queries, found, strict=True)]
-        strips = [uri(pictures.strip(view, q, line), "png") for q, line in zip(queries, found, strict=True)]
-        texts = [", ".join(names[i] or f"image {i}" for i in line) for line in found]
-        lines.append((row, list(zip(strips, texts, strict=True)), sum(right)))
-    heads = [(uri(pictures.png(pictures.thumbnail(view.images[q])), "png"), names[q] or f"image {q}") for q in queries]
-    return {"queries": heads, "rows": lines, "labelled": bool((view.labels >= 0).any()), "of": len(queries) * pictures.NEIGHBORS}
-
-
 # ---------------------------------------------------------------------- tables
 
 
 def mistakes(root: Path, best: Result | None, classes: Sequence[str]) -> dict[str, Any] | None:
     """Accuracy by class and the most frequent confusions of the best encoder's linear probe; None without predictions."""
-    path = root / f"out/predictions/{best.name if best else ''}.csv"
-    if not path.exists():
-        return None
-    with path.open(newline="") as file:
-        pairs = [(line["actual"], line["predicted"]) for line in csv.DictReader(file)]
+    pairs = findings.read_predictions(root, best)
     names = [c for c in classes if any(c in pair for pair in pairs)]
     names += sorted({name for pair in pairs for name in pair} - set(names))
     if len(names) < 2:
@@ -221,11 +170,16 @@ def mistakes(root: Path, best: Result | None, classes: Sequence[str]) -> dict[st
     np.add.at(matrix, tuple(zip(*((position[a], position[p]) for a, p in pairs), strict=True)), 1)
     totals = matrix.sum(1)
     shares = matrix / np.maximum(totals[:, None], 1)
-    wrong = [(shares[i, j], names[i], names[j], int(matrix[i, j])) for i in range(len(names)) for j in range(len(names)) if i != j and matrix[i, j]]
+    wrong = [
+        (shares[i, j], names[i], names[j], int(matrix[i, j]))
+        for i in range(len(names))
+        for j in range(len(names))
+        if i != j and matrix[i, j]
+    ]
     return {
         "classes": sorted((shares[i, i], name, int(totals[i])) for i, name in enumerate(names) if totals[i]),
         "pairs": sorted(wrong, key=lambda w: (-w[0], w[1], w[2]))[:10],
-        "matrix": uri(figures.confusion(matrix, names), "svg+xml") if len(names) <= MATRIX_CLASSES else None,
+        "matrix": illustrations.uri(figures.confusion(matrix, names), "svg+xml") if len(names) <= MATRIX_CLASSES else None,
     }
 
 
@@ -264,6 +218,4 @@ def _version(package: str) -> str | None:
 
 
 if __name__ == "__main__":
-    from tasks import stage
-
-    stage.main(lambda: stage.Stage("report"), lambda s: build(Path(), s.out("reports")))
+    main(lambda: Stage("report"), body)

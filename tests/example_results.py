@@ -10,9 +10,29 @@ from tasks import files
 from tasks.journal import Journal
 from tasks.pictures import png
 
-CLASSES = ["T-shirt", "<script>alert('class')</script>", "=cmd()", "a$b$ & c|d", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot"]
+CLASSES = [
+    "T-shirt",
+    "<script>alert('class')</script>",
+    "=cmd()",
+    "a$b$ & c|d",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Boot",
+]
 # name: (how much of the class is in the features, verdict)
-SKILL = {"simclr": 1.0, "byol": 0.9, "rotation": 0.6, "jigsaw": 0.5, "moco": 0.95, "raw_pixels": 0.55, "random_init": 0.4, "supervised": 1.6}
+SKILL = {
+    "simclr": 1.0,
+    "byol": 0.9,
+    "rotation": 0.6,
+    "jigsaw": 0.5,
+    "moco": 0.95,
+    "raw_pixels": 0.55,
+    "random_init": 0.4,
+    "supervised": 1.6,
+}
 VERDICTS = {"jigsaw": "dimensional collapse"}
 
 
@@ -22,7 +42,9 @@ def write_project(root: Path, methods=tuple(SKILL), seeds=(0,), labelled=True, n
     source = Path(__file__).parents[1] / "params.yaml"
     text = source.read_text()
     head, tail = text[: text.index("run:")], text[text.index("\ndata:") :]
-    (root / "params.yaml").write_text(f"{head}run:\n  methods: {list(methods)}\n  seeds: {list(seeds)}\n{tail}".replace("'", ""))
+    (root / "params.yaml").write_text(
+        f"{head}run:\n  methods: {list(methods)}\n  seeds: {list(seeds)}\n{tail}".replace("'", "")
+    )
     labels = write_data(root, labelled, num_test, channels, classes)
     for method in methods:
         for seed in seeds:
@@ -42,13 +64,37 @@ def write_data(root, labelled, num_test, channels, classes):
             np.save(directory / f"{split}_images.npy", images)
             np.save(directory / f"{split}_labels.npy", labels if labelled else np.full(count, -1))
         np.save(directory / "train_holdout.npy", np.arange(400) % 10 == 0)
-        meta = {"name": "example", "classes": list(classes) if labelled else [], "image_size": 28, "channels": channels, "mean": [0.5] * channels,
-                "std": [0.2] * channels, "num_train": 400, "num_test": num_test, "source": "made up", "license": "none"}  # fmt: skip
+        meta = {
+            "name": "example",
+            "classes": list(classes) if labelled else [],
+            "image_size": 28,
+            "channels": channels,
+            "mean": [0.5] * channels,
+            "std": [0.2] * channels,
+            "num_train": 400,
+            "num_test": num_test,
+            "source": "made up",
+            "license": "none",
+        }
         files.write_json(directory / "meta.json", meta)
-        files.write_json(directory / "audit.json", {"warnings": ["<b>file & name.png</b> is odd"], "quarantined": [{"file": "<i>bad.png</i>", "reason": "truncated"}]})
+        files.write_json(directory / "audit.json", audit_of(labelled, num_test, classes))
 
     files.write_directory(root / "data/prepared", fill)
     return np.arange(num_test) % len(classes)
+
+
+def audit_of(labelled, num_test, classes):
+    """What the audit would say, with names that try to be HTML."""
+    return {
+        "warnings": ["<b>file & name.png</b> is odd"],
+        "quarantined": [{"file": "<i>bad.png</i>", "reason": "truncated"}],
+        "duplicates": {"train": {"extra": 1, "examples": [["a.png", "b.png"]]}, "test": {"extra": 0, "examples": []}},
+        "leaks": {"count": 2, "dropped": 2, "examples": ["leaked.png"]},
+        "near_duplicates": {"count": 2, "checked": num_test, "pairs": [[0, 10, 0.9, False], [1, 11, 0.9, True]][:num_test]},
+        "conflicts": {"count": 1, "examples": [[["a.png", "Coat"], ["b.png", "Bag"]]]},
+        "classes": {"train": dict.fromkeys(classes, 40), "test": dict.fromkeys(classes, num_test // 10)} if labelled else {},
+        "formats": {"PNG": 700},
+    }
 
 
 def write_result(root, method, seed, labels, labelled, classes):
@@ -57,7 +103,10 @@ def write_result(root, method, seed, labels, labelled, classes):
     rng = np.random.default_rng([seed, *method.encode()])
     centers = rng.normal(size=(len(classes), 32)) * skill
     verdict = VERDICTS.get(method, "healthy")
-    features = {s: (centers[np.arange(n) % len(classes)] + rng.normal(size=(n, 32))).astype(np.float16) for s, n in (("train", 400), ("test", len(labels)))}
+    features = {
+        s: (centers[np.arange(n) % len(classes)] + rng.normal(size=(n, 32))).astype(np.float16)
+        for s, n in (("train", 400), ("test", len(labels)))
+    }
     files_dir = root / "out"
     (files_dir / "features").mkdir(parents=True, exist_ok=True)
     files.save_tensors(files_dir / f"features/{name}.safetensors", features)
@@ -73,17 +122,44 @@ def write_result(root, method, seed, labels, labelled, classes):
         tags = {"device": "cpu", "torch": "2.14.1", "precision": "bf16"}
         journal.start(fingerprint="0" * 64, stage=f"pretrain@{name}", name=method, seed=seed, tags=tags, params={})
         journal.end("KILLED", cost={"seconds": 1.0, "images_per_second": 1.0})
-        cost = {"seconds": 41.5 + seed, "images_per_second": 2000.0 * bool(epochs), "peak_memory_bytes": 600 << 20, "parameters": 176000}
+        cost = {
+            "seconds": 41.5 + seed,
+            "images_per_second": 2000.0 * bool(epochs),
+            "peak_memory_bytes": 600 << 20,
+            "parameters": 176000,
+        }
         journal.end("FINISHED", cost=cost)
 
 
 def write_metrics(root, method, seed, linear, health, verdict, labels, labelled):
-    metrics = {"method": method, "seed": seed, "encoder": "small", "layer": "block4", "health": health, "verdict": verdict, "encoder_sha256": "ab" * 32,
-               "protocol": {"layer": "block4", "image_size": 28, "precision": "float32", "split_sha256": "cd" * 32, "lambda": 0.01 * (1 + seed)}}  # fmt: skip
+    metrics = {
+        "method": method,
+        "seed": seed,
+        "encoder": "small",
+        "layer": "block4",
+        "health": health,
+        "verdict": verdict,
+        "encoder_sha256": "ab" * 32,
+        "protocol": {
+            "layer": "block4",
+            "image_size": 28,
+            "precision": "float32",
+            "split_sha256": "cd" * 32,
+            "lambda": 0.01 * (1 + seed),
+        },
+    }
     if labelled:
-        metrics |= {"knn_top1": linear - 0.05, "knn_interval": [linear - 0.07, linear - 0.03], "linear_top1": linear, "nmi": 0.5, "ari": 0.4,
-                    "linear_interval": [linear - 0.02, linear + 0.02], "holdout_knn_top1": linear - 0.04, "holdout_linear_top1": linear + 0.01,
-                    "few_label": {"0.01": {"mean": linear - 0.25, "std": 0.03}, "0.1": {"mean": linear - 0.1, "std": 0.01}}}  # fmt: skip
+        metrics |= {
+            "knn_top1": linear - 0.05,
+            "knn_interval": [linear - 0.07, linear - 0.03],
+            "linear_top1": linear,
+            "nmi": 0.5,
+            "ari": 0.4,
+            "linear_interval": [linear - 0.02, linear + 0.02],
+            "holdout_knn_top1": linear - 0.04,
+            "holdout_linear_top1": linear + 0.01,
+            "few_label": {"0.01": {"mean": linear - 0.25, "std": 0.03}, "0.1": {"mean": linear - 0.1, "std": 0.01}},
+        }
     files.write_json(root / f"out/metrics/{method}-{seed}.json", metrics)
 
 
@@ -93,14 +169,25 @@ def write_predictions(path, labels, linear, classes, rng):
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["actual", "predicted"])
-        writer.writerows([classes[label], classes[(label + rng.integers(1, 3) * bad) % len(classes)]] for label, bad in zip(labels, wrong, strict=True))
+        writer.writerows(
+            [classes[label], classes[(label + rng.integers(1, 3) * bad) % len(classes)]]
+            for label, bad in zip(labels, wrong, strict=True)
+        )
 
 
 def write_encoder(directory, method, seed, epochs, health, rng):
     def fill(temp):
         (temp / "views.png").write_bytes(png(rng.integers(0, 256, (3 * 34, 8 * 34), dtype=np.uint8)))
-        facts = {"method": method, "seed": seed, "encoder": {"config": {"name": "small"}, "channels": 1, "image_size": 28}, "dim": 128, "epochs": epochs,
-                 "parameters": 176000, "health": health, "random_health": {**health, "effective_rank": 11.0}}  # fmt: skip
+        facts = {
+            "method": method,
+            "seed": seed,
+            "encoder": {"config": {"name": "small"}, "channels": 1, "image_size": 28},
+            "dim": 128,
+            "epochs": epochs,
+            "parameters": 176000,
+            "health": health,
+            "random_health": {**health, "effective_rank": 11.0},
+        }
         (temp / "encoder.json").write_text(json.dumps(facts))
 
     files.write_directory(directory, fill)
@@ -113,5 +200,7 @@ def write_history(path, epochs, health, rng):
         share = epoch / max(epochs, 1)
         rank = 11 + (health["effective_rank"] - 11) * share + rng.normal() * 0.3
         loss = f"{4 - 2 * share + 0.05 * rng.normal():.4f}" if epoch else ""
-        lines.append(f"{epoch},{epoch * 78},{0.1 + 0.07 * share:.4f},{rank:.3f},{0.6 - 0.2 * share:.4f},{-1.5 - 0.6 * share:.4f},{loss}")
+        lines.append(
+            f"{epoch},{epoch * 78},{0.1 + 0.07 * share:.4f},{rank:.3f},{0.6 - 0.2 * share:.4f},{-1.5 - 0.6 * share:.4f},{loss}"
+        )
     path.write_text("\n".join(lines) + "\n")

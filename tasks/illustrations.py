@@ -1,0 +1,117 @@
+"""What the report shows, ready for the page: charts, sheets of views, maps and neighbors as data URIs with their texts."""
+
+import base64
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssl_core.catalogue import BASELINES
+from tasks import dataset, figures, pictures
+from tasks.leaderboard import Result, Row
+
+GALLERY_IMAGES = 5000
+"""Images among which neighbors are searched."""
+CLUSTERS = 10
+
+
+def uri(data: bytes, kind: str) -> str:
+    """A data URI of an image: the page carries everything it shows."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def charts(root: Path, rows: Sequence[Row], best: Result | None) -> dict[str, str | None]:
+    """Data URIs of the charts by name; None where there is nothing to draw."""
+    trained = [row for row in rows if row.method not in ("raw_pixels", "random_init")]
+    histories = {
+        row.method: found for row in trained if (found := [h for r in row.results if (h := read_history(root, r.name))])
+    }
+    losses = {m: found for m, seeds in sorted(histories.items()) if (found := [h for h in seeds if "loss" in h])}
+    methods = {m: seeds for m, seeds in histories.items() if m not in BASELINES}
+    scored = any(row.mean("linear_top1") is not None for row in rows)
+    name = best.method if best else None
+    drawn = {
+        "scores": figures.scores(rows) if scored else None,
+        "scatter": figures.knn_against_linear(rows) if scored else None,
+        "few_labels": figures.few_labels(rows, name),
+        "learning": figures.learning_curves(losses) if losses else None,
+        "health": figures.health_curves(methods, {r.method: r.verdict for r in rows}, name),
+    }
+    return {name: uri(svg, "svg+xml") if svg else None for name, svg in drawn.items()}
+
+
+def read_history(root: Path, name: str) -> dict[str, np.ndarray] | None:
+    """The columns of a training's history that hold numbers, each (epochs,) with NaN where not measured; None if absent."""
+    path = root / f"out/history/{name}.csv"
+    if not path.exists():
+        return None
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    columns = {key: np.array([float(line[key] or "nan") for line in lines]) for key in (lines[0] if lines else ())}
+    return {key: values for key, values in columns.items() if np.isfinite(values).any()} or None
+
+
+def sheets(root: Path, rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """(method, data URI of what it sees) of every method that has a sheet."""
+    paths = [(row.method, root / f"out/encoders/{row.best.name}/views.png") for row in rows if not row.is_baseline]
+    return [(method, uri(path.read_bytes(), "png")) for method, path in paths if path.exists()]
+
+
+def gallery(data: dataset.Dataset) -> pictures.Gallery:
+    """The test images; the first training images where the test split is too small for pictures."""
+    split = "test" if len(data.test_images) > 2 * pictures.NEIGHBORS else "train"
+    images, labels = getattr(data, f"{split}_images"), getattr(data, f"{split}_labels")
+    return pictures.Gallery(images[:GALLERY_IMAGES], np.asarray(labels[:GALLERY_IMAGES]), split)
+
+
+def maps(
+    root: Path, rows: Sequence[Row], best: Result | None, view: pictures.Gallery, classes: Sequence[str]
+) -> dict[str, Any]:
+    """Maps of the features by method, with the legend; without labels the colors are clusters of the best features."""
+    chosen = pictures.map_points(view)
+    labels, names = view.labels[chosen], list(classes)
+    if not (labels >= 0).any():
+        features = view.features(root, best.name) if best else None
+        labels = labels if features is None else clusters(features[chosen])
+        names = [f"cluster {i + 1}" for i in range(CLUSTERS)]
+    drawn = []
+    for row in rows:
+        features = view.features(root, row.best.name)
+        if features is not None:
+            drawn.append((row, uri(pictures.feature_map(features[chosen], labels), "png")))
+    shown = pictures.groups(labels)
+    return {"maps": drawn, "legend": pictures.legend([names[g] for g in shown]), "points": len(chosen), "split": view.split}
+
+
+def clusters(features: np.ndarray) -> np.ndarray:
+    """(n,) k-means cluster of each row."""
+    import torch
+
+    from ssl_core.clustering import kmeans
+
+    return np.asarray(kmeans(torch.from_numpy(features), min(CLUSTERS, len(features)), 20)[1])
+
+
+def neighbor_rows(root: Path, rows: Sequence[Row], view: pictures.Gallery, classes: Sequence[str]) -> dict[str, Any]:
+    """For the same queries, what each encoder holds for most similar."""
+    queries = view.queries()
+    names = ["" if label < 0 else classes[label] for label in view.labels]
+    lines = []
+    for row in rows:
+        features = view.features(root, row.best.name)
+        if features is None:
+            continue
+        found = pictures.neighbors(features, queries)
+        right = [sum(view.labels[q] == view.labels[i] for i in line) for q, line in zip(queries, found, strict=True)]
+        strips = [uri(pictures.strip(view, q, line), "png") for q, line in zip(queries, found, strict=True)]
+        texts = [", ".join(names[i] or f"image {i}" for i in line) for line in found]
+        lines.append((row, list(zip(strips, texts, strict=True)), sum(right)))
+    heads = [(uri(pictures.png(pictures.thumbnail(view.images[q])), "png"), names[q] or f"image {q}") for q in queries]
+    return {
+        "queries": heads,
+        "rows": lines,
+        "labelled": bool((view.labels >= 0).any()),
+        "of": len(queries) * pictures.NEIGHBORS,
+    }
