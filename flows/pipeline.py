@@ -99,9 +99,11 @@ def pipeline(
     with runs.registered(root, flow_run.id), workspace(root, wanted):
         for line in graph.release_dead_locks(root):
             logger.info("%s", line)
-        schedule = Schedule(graph.plan(root), methods, seeds, targets)
+        plan, before = graph.plan(root), graph.lock_order(root)
+        schedule = Schedule(plan, methods, seeds, targets)
         runner = Runner(root, environment={"SSL_FLOW_RUN_ID": flow_run.id})
         work(schedule, runner, parallelism or default_parallelism(root))
+        graph.tidy_lock(root, before, plan)
         if set(schedule.fate.values()) != {"Unchanged"}:
             subprocess.run([sys.executable, "-m", "tasks.sync"], cwd=root)
         if wanted and not schedule.failed:

@@ -57,17 +57,22 @@ def plan(root: Path) -> list[PlannedStage]:
                 inputs = _inputs(stage, list(graph.successors(stage)))
                 upstream = [planned[name] for makers in inputs for name in makers]
                 stale = any(s.stale for s in upstream) or _changed(stage)
-                planned[stage.addressing] = PlannedStage(
-                    stage.addressing, inputs, tuple(Path(o.fs_path) for o in stage.outs), stale
-                )
+                outs = tuple(Path(out.fs_path) for out in stage.outs)
+                planned[_name(stage)] = PlannedStage(_name(stage), inputs, outs, stale)
             return list(planned.values())
     except DvcException as error:
         raise UsageError(f"{_one_line(error)}; see also python -m tasks.doctor") from None
 
 
+def _name(stage) -> str:  # type: ignore[no-untyped-def]
+    """As ``dvc repro`` takes it in the project's root, wherever this process is."""
+    name = getattr(stage, "name", None)
+    return name if name and stage.path_in_repo == "dvc.yaml" else f"{stage.path_in_repo}:{name}" if name else stage.path_in_repo
+
+
 def _inputs(stage, upstream) -> tuple[tuple[str, ...], ...]:  # type: ignore[no-untyped-def]
     """For each dependency of ``stage`` that stages of ``upstream`` make, their names."""
-    made = [(Path(out.fs_path), other.addressing) for other in upstream for out in other.outs]
+    made = [(Path(out.fs_path), _name(other)) for other in upstream for out in other.outs]
     inputs = []
     for dep in (Path(d.fs_path) for d in stage.deps):
         makers = {name for out, name in made if dep == out or out in dep.parents or dep in out.parents}
@@ -84,6 +89,33 @@ def _changed(stage) -> bool:  # type: ignore[no-untyped-def]
         return stage.always_changed or stage.changed_stage() or any(entry.status() for entry in (*stage.deps, *stage.outs))
     except OSError:  # being written right now
         return True
+
+
+def lock_order(root: Path) -> list[str]:
+    """The stages of dvc.lock, as they stand in the file."""
+    from dvc.utils.serialize import load_yaml
+
+    path = root / "dvc.lock"
+    return list(load_yaml(path).get("stages", {})) if path.exists() else []
+
+
+def tidy_lock(root: Path, before: Sequence[str], stages: Sequence[PlannedStage]) -> None:
+    """Put dvc.lock into the order that plain ``dvc repro`` leaves: what was there before, then the new stages as planned.
+
+    DVC appends a stage when it ends, so that parallel runs with the same result would differ in the file.
+    """
+    from dvc.repo import Repo, lock_repo
+    from dvc.utils.serialize import dumps_yaml, load_yaml
+
+    with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
+        path = root / "dvc.lock"
+        if not path.exists():
+            return
+        content = load_yaml(path)
+        locked = content.get("stages", {})
+        order = [name for name in dict.fromkeys([*before, *(s.name for s in stages), *locked]) if name in locked]
+        if order != list(locked):
+            files.write_text(path, dumps_yaml({**content, "stages": {name: locked[name] for name in order}}))
 
 
 def read_params(root: Path) -> dict[str, Any]:

@@ -131,6 +131,7 @@ class Runner:
                 if process.returncode < 0:  # dvc was killed: let its stage save and leave
                     _wait(lambda: not _group_lives(process), ORPHAN_SECONDS)
                     _signal_group(process, signal.SIGKILL)
+                    _wait(lambda: not _group_lives(process), 1.0)
                 watch(tail.new_lines(last=True))
             return _outcome(process.returncode, left, Path(log.name).read_text(errors="replace"))
         finally:

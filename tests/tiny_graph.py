@@ -1,0 +1,285 @@
+"""A project with DVC's graph in the shape of the real one and stages of no work, and one Prefect server for all tests."""
+
+import atexit
+import functools
+import json
+import os
+import queue
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from tasks.errors import Preempted
+from tests.conftest import ROOT
+from tests.project import environment
+
+STAGE = """
+import json, os, pathlib, shutil, signal, sys, time
+name, *outs = sys.argv[1:]
+item = name.partition("@")[2].partition("-")[0]
+control = json.loads(pathlib.Path("control.json").read_text()).get(name, {})
+with open("runs.log", "a") as log:
+    log.write(name + "\\n")
+if control.get("stubborn"):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+pathlib.Path(f".ssl/running-{name}").write_text(str(os.getpid()))
+work = pathlib.Path(f".ssl/work/{name}/0123456789abcdef")
+work.mkdir(parents=True, exist_ok=True)
+for i in range(10):
+    (work / "progress.json").write_text(json.dumps({"label": name, "done": i + 1, "total": 10}))
+    time.sleep(control.get("seconds", 0) / 10)
+once = pathlib.Path(f".ssl/once-{name}")
+if control.get("code") and not (control.get("once") and once.exists()):
+    once.touch()
+    sys.exit(control["code"])
+print("worked on", name, flush=True)
+for out in outs:
+    path = pathlib.Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix:
+        path.write_text(json.dumps({"knn_top1": len(name)}))
+    else:
+        path.mkdir()
+        rows = sorted(p.name for p in pathlib.Path("out/metrics").glob("*.json")) if name == "report" else [name]
+        (path / "leaderboard.csv").write_text("method,seed\\n" + "".join(f"{r},0\\n" for r in rows))
+"""
+
+GRAPH = """
+stages:
+  prepare:
+    cmd: python stage.py prepare data/prepared
+    deps: [stage.py]
+    params: [data]
+    outs: [data/prepared]
+  pretrain:
+    matrix: {method: "${run.methods}", seed: "${run.seeds}"}
+    cmd: python stage.py pretrain@${item.method}-${item.seed} out/encoders/${item.method}-${item.seed}
+    deps: [stage.py, data/prepared]
+    params: [train, "method.${item.method}"]
+    outs: ["out/encoders/${item.method}-${item.seed}"]
+  evaluate:
+    matrix: {method: "${run.methods}", seed: "${run.seeds}"}
+    cmd: python stage.py evaluate@${item.method}-${item.seed} out/metrics/${item.method}-${item.seed}.json
+    deps: [stage.py, "out/encoders/${item.method}-${item.seed}"]
+    metrics: ["out/metrics/${item.method}-${item.seed}.json": {cache: false}]
+  report:
+    cmd: python stage.py report reports
+    deps: [stage.py, out/encoders, out/metrics]
+    params: [run]
+    outs: [reports]
+"""
+
+PARAMS = """\
+run:
+  methods: [simclr, byol]   # what to compare
+  baselines: []
+  seeds: [0]
+data: {seed: 0, path: images}
+encoder: {}
+train: {epochs: 1, threads: 1}
+augment: {}
+evaluate: {}
+method:
+  simclr: {lr: 1}
+  byol: {lr: 1}
+"""
+
+NAMES = ["prepare", "pretrain@simclr-0", "pretrain@byol-0", "evaluate@simclr-0", "evaluate@byol-0", "report"]
+
+
+def make(project: Path) -> Path:
+    """The tiny project in ``project``, a git repository with one commit."""
+    project.mkdir(parents=True)
+    for name in (".dvc/config", ".dvcignore", "prefect.yaml"):
+        (project / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(ROOT / name, project / name)
+    texts = {
+        "stage.py": STAGE,
+        "dvc.yaml": GRAPH,
+        "params.yaml": PARAMS,
+        ".gitignore": "/.ssl/\n/mlruns/\n/runs.log\n/control.json\n/.dvc/tmp\n",
+    }
+    for name, text in texts.items():
+        (project / name).write_text(text)
+    (project / ".ssl").mkdir()
+    control(project)
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for arguments in (["init", "-q", "-b", "main"], ["add", "-A"], [*identity, "commit", "-q", "-m", "start"]):
+        subprocess.run(["git", *arguments], cwd=project, check=True)
+    return project
+
+
+def control(project: Path, **stages: dict[str, Any]) -> None:
+    """How stages behave (``seconds``, ``code``, ``once``, ``stubborn``); a name's ``@`` and ``-`` are written ``_``."""
+    named = {name: stages[key] for name in NAMES for key in [name.replace("@", "_").replace("-", "_")] if key in stages}
+    assert len(named) == len(stages)
+    (project / "control.json").write_text(json.dumps(named))
+
+
+def computed(project: Path) -> list[str]:
+    """Every stage command that ran so far."""
+    log = project / "runs.log"
+    return log.read_text().split() if log.exists() else []
+
+
+def set_lr(project: Path, method: str, lr: int) -> None:
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["method"][method]["lr"] = lr
+    (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def dvc(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments], cwd=project, env=environment(), capture_output=True, text=True, timeout=300
+    )
+
+
+def is_clean(project: Path) -> bool:
+    """dvc.lock has every stage and agrees with the workspace."""
+    locked = yaml.safe_load((project / "dvc.lock").read_text())["stages"]
+    return sorted(locked) == sorted(NAMES) and "up to date" in dvc(project, "status").stdout
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+    return value
+
+
+def running_pid(project: Path, name: str) -> int:
+    """The process of a stage, once it runs in this project (a number from a file alone may be somebody else's)."""
+    path = project / ".ssl" / f"running-{name}"
+    return int(
+        wait_for(
+            lambda: path.exists() and path.read_text() and int(path.read_text()) in stages_alive(project) and path.read_text()
+        )
+    )
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def stages_alive(project: Path) -> list[int]:
+    """Stage and dvc processes that work in ``project``."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            here = (entry / "cwd").resolve() == project.resolve()
+            command = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if here and (b"stage.py" in command or b"repro" in command) and alive(int(entry.name)):
+            found.append(int(entry.name))
+    return found
+
+
+def run_all(schedule: Any, runner: Any, parallelism: int = 3) -> None:
+    """What the flow does, without Prefect: run what is ready, several at a time."""
+    done: queue.Queue[tuple[str, str, str]] = queue.Queue()
+
+    def one(planned: Any) -> None:
+        try:
+            outcome = runner.run(planned.name)
+            fates = {"ran": "Completed", "unchanged": "Unchanged", "restored": "Restored", "failed": "Failed"}
+            done.put((planned.name, fates[outcome.how], f"exit {outcome.code}: {outcome.message}"))
+        except Preempted as stop:
+            done.put((planned.name, "Failed", str(stop)))
+
+    running = 0
+    while True:
+        for planned in schedule.ready(parallelism - running):
+            running += 1
+            threading.Thread(target=one, args=(planned,)).start()
+        if not running:
+            return
+        schedule.finished(*done.get())
+        running -= 1
+
+
+# ---------------------------------------------------------------------- Prefect
+
+
+@functools.cache
+def prefect_environment() -> dict[str, str]:
+    """The environment of a command that talks to the tests' own server, which starts at the first call."""
+    home = tempfile.mkdtemp(prefix="prefect-")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = environment(
+        PREFECT_HOME=home,
+        PREFECT_API_URL=f"http://127.0.0.1:{port}/api",
+        PREFECT_SERVER_ANALYTICS_ENABLED="false",
+        DO_NOT_TRACK="true",
+        PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="2",
+        PREFECT_WORKER_QUERY_SECONDS="1",
+        PYTHONPATH=str(ROOT),
+    )
+    command = [sys.executable, "-m", "prefect", "server", "start", "--no-ui", "--host", "127.0.0.1", "--port", str(port)]
+    quiet = subprocess.DEVNULL
+    server = subprocess.Popen(command, env=settings, stdout=quiet, stderr=quiet, start_new_session=True)
+
+    def end() -> None:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+        shutil.rmtree(home, ignore_errors=True)
+
+    atexit.register(end)
+    wait_for(lambda: server.poll() is None and answers(f"http://127.0.0.1:{port}/api/health"), 180)
+    return settings
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def api(path: str, **body: Any) -> Any:
+    """POST to the tests' server."""
+    answer = httpx.post(f"{prefect_environment()['PREFECT_API_URL']}/{path}", json=body, timeout=30)
+    answer.raise_for_status()
+    return answer.json()
+
+
+def newest_run(flow: str = "ssl-pipeline") -> dict[str, Any]:
+    runs = api("flow_runs/filter", flows={"name": {"any_": [flow]}}, sort="EXPECTED_START_TIME_DESC", limit=1)
+    return dict(runs[0])
+
+
+def task_states(flow_run_id: str) -> dict[str, str]:
+    """State name of each task run of a flow run."""
+    rows = api("task_runs/filter", flow_runs={"id": {"any_": [flow_run_id]}})
+    return {row["name"]: row["state_name"] for row in rows}
+
+
+def start(project: Path, *arguments: str, **extra: str) -> subprocess.Popen[str]:
+    """Start ``python -m ARGUMENTS`` against the server; its output goes to ``flow.log``."""
+    with (project / ".ssl" / "flow.log").open("w") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=project,
+            env=prefect_environment() | extra,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
