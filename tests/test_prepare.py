@@ -1,0 +1,400 @@
+"""prepare: the arrays, splits and audit it makes of usable images."""
+
+import dataclasses
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from tasks import files, images, sources
+from tasks.errors import IntegrityError
+from tasks.params import DataConfig
+from tasks.prepare import prepare
+from tests import corpus
+
+CONFIG = DataConfig("folder", None, None, 16, 3, None, None, 0.25, 0.1, 0, True, 0)
+CLASSES = ("bird", "cat", "fish")
+
+
+def config(path: Path | str | None, source: str = "folder", **changes: Any) -> DataConfig:
+    """The data section of these tests."""
+    return dataclasses.replace(CONFIG, path=None if path is None else str(path), source=source, **changes)
+
+
+class Prepared:
+    """What prepare wrote."""
+
+    def __init__(self, path: Path):
+        files.verify(path)
+        self.path = path
+        self.meta, self.audit = (files.read_json(path / f"{n}.json") for n in ("meta", "audit"))
+        for name in ("train_images", "train_labels", "train_holdout", "test_images", "test_labels"):
+            setattr(self, name, np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+        self.train_files, self.test_files = (
+            [json.loads(line) for line in (path / f"{s}_files.txt").read_text().splitlines()] for s in ("train", "test")
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)
+
+
+def run(tmp_path: Path, chosen: DataConfig, name: str = "prepared") -> Prepared:
+    """Prepare and open."""
+    prepare(chosen, tmp_path / name)
+    return Prepared(tmp_path / name)
+
+
+def write(root: Path, pictures: dict[str, bytes]) -> Path:
+    """Files in a folder."""
+    for name, data in pictures.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def class_folders(per_class: int = 8, prefix: str = "", seed: int = 0) -> dict[str, bytes]:
+    """``CLASS/n.png`` with different pictures."""
+    numbers = enumerate((c, i) for c in CLASSES for i in range(per_class))
+    return {f"{prefix}{c}/{i}.png": corpus.encoded(corpus.picture(1000 * seed + n)) for n, (c, i) in numbers}
+
+
+def tree() -> dict[str, bytes]:
+    """train/ and test/ with classes."""
+    return class_folders(6, "train/") | class_folders(2, "test/", seed=1)
+
+
+def digest(path: Path) -> dict[str, str]:
+    """Hash of every file below a folder."""
+    return {p.relative_to(path).as_posix(): files.sha256(p) for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+# ---------------------------------------------------------------------- sources
+
+
+def test_the_sample_is_balanced_and_sealed(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    data = run(tmp_path, config(None, "sample", image_size=28, channels=1))
+    assert data.train_images.shape == (10_000, 1, 28, 28) and data.test_images.shape == (2_000, 1, 28, 28)
+    assert np.bincount(data.train_labels).tolist() == [1000] * 10 and np.bincount(data.test_labels).tolist() == [200] * 10
+    assert np.bincount(data.train_labels[data.train_holdout]).tolist() == [100] * 10
+    pixels = data.train_images[:].astype(np.float64) / 255
+    assert data.meta["mean"] == pytest.approx([pixels.mean()]) and data.meta["std"] == pytest.approx([pixels.std()])
+    assert data.meta["license"].startswith("MIT")
+
+
+def test_a_damaged_sample_is_refused(tmp_path: Path, root: Path) -> None:
+    shutil.copytree(root / "data" / "sample", tmp_path / "sample")
+    path = next((tmp_path / "sample").glob("*.xz"))
+    path.write_bytes(corpus.flipped(path.read_bytes(), 100_000))
+    with pytest.raises(IntegrityError, match="git checkout"):
+        sources.sample(tmp_path / "sample")
+
+
+def test_the_same_images_give_the_same_bytes(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path / "in", class_folders(100) | {"cat/empty.png": b"", "cat/copy.png": corpus.encoded(corpus.picture(0))}
+    )
+    for name in ("one", "two"):  # enough files for several workers, which finish in any order
+        run(tmp_path, config(folder, max_bad=1), name)
+    assert digest(tmp_path / "one") == digest(tmp_path / "two")
+
+
+def test_class_folders_are_split_by_class_and_by_seed(tmp_path: Path) -> None:
+    folder = write(tmp_path / "in", class_folders(8))
+    data = run(tmp_path, config(folder))
+    assert data.meta["classes"] == list(CLASSES)
+    assert np.bincount(data.test_labels).tolist() == [2, 2, 2] and np.bincount(data.train_labels).tolist() == [6, 6, 6]
+    for name, label, pixels in zip(data.train_files, data.train_labels, data.train_images, strict=True):
+        assert name.split("/")[0] == CLASSES[label]
+        expected, _ = images.decode((folder / name).read_bytes(), name, 16, 3)
+        assert pixels.transpose(1, 2, 0).tobytes() == expected
+    other = run(tmp_path, config(folder, seed=1), "other")
+    assert set(other.test_files) != set(data.test_files)
+
+
+def test_train_and_test_folders_are_kept_apart(tmp_path: Path) -> None:
+    data = run(tmp_path, config(write(tmp_path / "in", tree())))
+    assert all(n.startswith("train/") for n in data.train_files) and all(n.startswith("test/") for n in data.test_files)
+    assert len(data.train_labels) == 18 and len(data.test_labels) == 6
+
+
+def test_images_without_class_folders_are_unlabelled_and_all_trained_on(tmp_path: Path) -> None:
+    pictures = {f"{i}.jpg": corpus.encoded(corpus.picture(i), "JPEG") for i in range(6)}
+    data = run(tmp_path, config(write(tmp_path / "in", pictures), channels=1))
+    assert data.train_labels.tolist() == [-1] * 6 and not data.train_holdout.any()
+    assert data.test_images.shape == (0, 1, 16, 16) and data.test_labels.shape == (0,) and data.meta["classes"] == []
+
+
+def test_an_unlabeled_folder_joins_the_training_images(tmp_path: Path) -> None:
+    extra = {f"unlabeled/{i}.png": corpus.encoded(corpus.picture(500 + i)) for i in range(4)}
+    data = run(tmp_path, config(write(tmp_path / "in", tree() | extra)))
+    assert (
+        (data.train_labels == -1).sum() == 4
+        and data.audit["unlabelled"] == 4
+        and not data.train_holdout[data.train_labels < 0].any()
+    )
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "tar.xz", "tar.bz2", "zip"])
+@pytest.mark.parametrize("wrapper", ["", "my pictures/"])
+def test_an_archive_gives_what_its_folder_gives(tmp_path: Path, kind: str, wrapper: str) -> None:
+    pictures = tree() | {"train/README.txt": b"notes", "train/.hidden.png": b"", "__MACOSX/._x.jpg": b"x"}
+    expected = run(tmp_path, config(write(tmp_path / "in", pictures)), "folder")
+    archive = tmp_path / f"pictures.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
+            for name, data in reversed(pictures.items()):
+                out.writestr(wrapper + name, data)
+    else:
+        with tarfile.open(archive, f"w:{kind[4:]}") as tar:
+            for name, data in reversed(pictures.items()):
+                info = tarfile.TarInfo(wrapper + name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    data = run(tmp_path, config(archive, "archive"))
+    for part in ("train_images.npy", "train_labels.npy", "test_images.npy", "train_files.txt", "train_holdout.npy"):
+        assert (data.path / part).read_bytes() == (expected.path / part).read_bytes()
+    assert data.meta["name"] == "pictures" and str(tmp_path) not in (data.path / "meta.json").read_text()
+
+
+def idx(array: np.ndarray[Any, Any]) -> bytes:
+    """An IDX file of bytes."""
+    return (
+        struct.pack(">BBBB", 0, 0, 8, array.ndim)
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.astype(np.uint8).tobytes()
+    )
+
+
+def fashion_files(seed: int = 0) -> dict[str, bytes]:
+    """Fashion-MNIST's four files with few images, by published name without .gz."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for prefix, n in (("train", 40), ("t10k", 20)):
+        found[f"{prefix}-images-idx3-ubyte"] = idx(rng.integers(0, 256, (n, 28, 28)))
+        found[f"{prefix}-labels-idx1-ubyte"] = idx(np.arange(n) % 10)
+    return found
+
+
+def test_a_copy_torchvision_downloaded_before_is_found(tmp_path: Path) -> None:
+    write(tmp_path / "have" / "FashionMNIST" / "raw", fashion_files())
+    data = run(tmp_path, config(tmp_path / "have", "torchvision", name="FashionMNIST", image_size=28, channels=1))
+    assert data.meta["num_train"] == 40 and data.meta["classes"][9] == "Ankle boot"
+    assert data.train_images[0].tobytes() == fashion_files()["train-images-idx3-ubyte"][16 : 16 + 784]
+
+
+def test_the_copy_of_debians_package_is_found_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import FashionMNIST
+
+    packed = {f"{name}.gz": gzip.compress(data) for name, data in fashion_files().items()}
+    order = [name for name, _ in FashionMNIST.resources]
+    digests = [(name, hashlib.md5(packed[name], usedforsecurity=False).hexdigest()) for name in order]
+    monkeypatch.setattr(FashionMNIST, "resources", digests)
+    write(tmp_path / "share" / "fashion-mnist", packed)
+    monkeypatch.setattr(sources, "SYSTEM", tmp_path / "share")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    chosen = config(None, "torchvision", name="FashionMNIST", image_size=32, channels=3)
+    assert run(tmp_path, chosen).train_images.shape == (40, 3, 32, 32)
+    write(tmp_path / "share" / "fashion-mnist", {order[0]: gzip.compress(b"other")})
+    with pytest.raises(IntegrityError, match="damaged"):
+        prepare(chosen, tmp_path / "second")
+
+
+def test_limits_take_images_evenly_over_the_classes(tmp_path: Path) -> None:
+    data = run(tmp_path, config(write(tmp_path / "in", tree()), max_train=9, max_test=3))
+    assert np.bincount(data.train_labels).tolist() == [3, 3, 3] and np.bincount(data.test_labels).tolist() == [1, 1, 1]
+
+
+def test_strange_file_names_are_kept_exactly(tmp_path: Path) -> None:
+    names = [
+        "a b.png",
+        'it\'s "q".png',
+        "new\nline.png",
+        "-rf.png",
+        "100%.png",
+        "${HOME}.png",
+        "emoji \U0001f600.png",
+        "x" * 251 + ".png",
+    ]
+    names += ["e\u0301.png", "\u00e9.png"]
+    pictures = {n: corpus.encoded(corpus.picture(i)) for i, n in enumerate(names)}
+    folder = write(tmp_path / "in", pictures)
+    raw = os.fsencode(folder) + b"/latin-\xe9.png"
+    Path(os.fsdecode(raw)).write_bytes(corpus.encoded(corpus.picture(99)))
+    data = run(tmp_path, config(folder))
+    assert sorted(map(os.fsencode, data.train_files)) == sorted([*map(os.fsencode, names), b"latin-\xe9.png"])
+
+
+# ---------------------------------------------------------------------- decoding
+
+
+def pixels_of(data: bytes, name: str = "x", size: int = corpus.SIDE, channels: int = 3) -> np.ndarray[Any, Any]:
+    """(H, W, C) decoded."""
+    return np.frombuffer(images.decode(data, name, size, channels)[0], np.uint8).reshape(size, size, channels)
+
+
+@pytest.mark.parametrize("name", sorted(corpus.usable()))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_unusual_files_are_decoded_and_noted(name: str, channels: int) -> None:
+    data, note = corpus.usable()[name]
+    pixels, facts = images.decode(data, name, 16, channels)
+    assert len(pixels) == 16 * 16 * channels
+    assert any(note in n for n in facts.notes) if note else not [n for n in facts.notes if "decoder warning" not in n]
+
+
+def test_colors_survive_every_way_of_storing_them() -> None:
+    reference = np.asarray(corpus.picture()).astype(int)
+    for name in ("really-png.jpg", "plain.bmp", "cmyk.jpg", "progressive.jpg", "plain.webp", "pages.tif", "polyglot.jpg"):
+        assert np.abs(pixels_of(corpus.usable()[name][0]) - reference).mean() < 15, (
+            name
+        )  # JPEG and WebP halve the color resolution
+    for name in ("grey.png", "grey.jpg", "grey-alpha.png"):
+        grey = np.asarray(corpus.picture().convert("L")).astype(int)
+        assert np.abs(pixels_of(corpus.usable()[name][0])[..., 0] - grey).mean() < 3, name
+
+
+def test_transparent_pixels_are_laid_on_white() -> None:
+    assert (pixels_of(corpus.transparent(0)) == 255).all()  # the hidden color does not show
+    assert np.abs(pixels_of(corpus.transparent(128, (0, 0, 0))).astype(int) - 127).max() <= 1
+    half = pixels_of(corpus.palette(True))
+    assert (half[:, : corpus.SIDE // 2] == 255).all() and (half[:, corpus.SIDE // 2 :] == 0).all()
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    for name in ("sixteen.png", "sixteen.tif"):
+        grey = pixels_of(corpus.usable()[name][0], channels=1)
+        assert abs(grey.mean() - 127.5) < 1 and grey.min() == 0 and grey.max() == 255
+    assert (pixels_of(corpus.sixteen_bit_rgb(0x8000)) == 128).all()
+
+
+def test_exif_orientation_is_applied() -> None:
+    stored, turned = (pixels_of(corpus.with_exif(o)) for o in (1, 6))
+    assert stored[:, :8].mean() < 20 and stored[:, -8:].mean() > 235  # dark left, bright right
+    assert turned[:8].mean() < 20 and turned[-8:].mean() > 235  # turned clockwise: dark top, bright bottom
+    assert (pixels_of(corpus.with_exif(99)) == stored).all()
+
+
+def test_the_first_frame_counts() -> None:
+    for kind in ("GIF", "WEBP"):
+        red = pixels_of(corpus.animated(kind)).reshape(-1, 3).mean(axis=0)
+        assert red[0] > 230 and red[1:].max() < 30
+
+
+def test_resizing_takes_the_middle_square_and_averages() -> None:
+    wide = np.zeros((40, 120), np.uint8)
+    wide[:, 40:80] = np.indices((40, 40)).sum(axis=0) % 2 * 255  # the middle third: a fine checkerboard
+    found = pixels_of(corpus.encoded(Image.fromarray(wide)), size=10, channels=1)
+    inner = found[:, 1:-1].astype(int)  # the outermost columns average over the border
+    assert np.abs(inner - 127).max() <= 2  # neither the black sides nor aliasing
+
+
+def test_large_jpegs_are_reduced_like_any_other_image() -> None:
+    large = corpus.picture(3, 800)
+    fast, slow = (
+        pixels_of(corpus.encoded(large, kind, **options), size=32) for kind, options in (("JPEG", {"quality": 95}), ("PNG", {}))
+    )
+    assert np.abs(fast.astype(int) - slow).mean() < 2
+
+
+# ---------------------------------------------------------------------- audit
+
+
+def test_leaks_are_dropped_from_training_and_recorded(tmp_path: Path) -> None:
+    pictures = tree()
+    pictures["train/cat/leak.png"] = pictures["test/cat/0.png"]
+    again = Image.open(io.BytesIO(pictures["test/fish/1.png"]))
+    pictures["train/fish/same pixels.bmp"] = corpus.encoded(again, "BMP")
+    folder = write(tmp_path / "in", pictures)
+    data = run(tmp_path, config(folder, image_size=corpus.SIDE))
+    leaks = data.audit["leaks"]
+    assert (leaks["count"], leaks["by_file"], leaks["dropped"]) == (2, 1, 2)
+    assert sorted(leaks["examples"]) == ["train/cat/leak.png", "train/fish/same pixels.bmp"]
+    assert len(data.train_images) == 18 == len(data.train_files) and not any("leak" in n for n in data.train_files)
+    assert any("dropped" in w for w in data.audit["warnings"])
+    kept = run(tmp_path, config(folder, image_size=corpus.SIDE, drop_leaks=False), "kept")
+    assert len(kept.train_images) == 20 and kept.audit["leaks"] | {"dropped": 2} == leaks
+    assert any("inflate" in w for w in kept.audit["warnings"])
+
+
+def test_duplicates_conflicting_labels_and_constant_images_are_told(tmp_path: Path) -> None:
+    pictures = tree()
+    pictures["train/bird/copy.png"] = pictures["train/bird/0.png"]
+    pictures["train/cat/not a bird.png"] = pictures["train/bird/1.png"]
+    pictures["train/fish/black.png"] = corpus.encoded(Image.new("RGB", (20, 20)))
+    audit = run(tmp_path, config(write(tmp_path / "in", pictures))).audit
+    assert (audit["duplicates"]["train"]["extra"], audit["duplicates"]["train"]["extra_files"]) == (2, 2)
+    assert audit["duplicates"]["test"]["extra"] == 0
+    assert audit["conflicts"]["count"] == 1
+    assert sorted(c for _, c in audit["conflicts"]["examples"][0]) == ["bird", "cat"]
+    assert audit["constant"]["train"] == {"count": 1, "examples": ["train/fish/black.png"]}
+
+
+def test_near_duplicates_are_found_and_strangers_are_not(tmp_path: Path) -> None:
+    pictures = {
+        f"train/{c}/{i}.png": corpus.encoded(corpus.picture(50 * n + i, 64)) for n, c in enumerate(CLASSES) for i in range(20)
+    }
+    pictures |= {
+        f"test/{c}/{i}.png": corpus.encoded(corpus.picture(900 + 50 * n + i, 64))
+        for n, c in enumerate(CLASSES)
+        for i in range(9)
+    }
+    of = {c: corpus.picture(50 * n, 64) for n, c in enumerate(CLASSES)}
+    pictures["test/bird/recompressed.jpg"] = corpus.encoded(of["bird"], "JPEG", quality=40)
+    pictures["test/cat/mirrored.png"] = corpus.encoded(ImageOps.mirror(of["cat"]))
+    pictures["test/fish/smaller.png"] = corpus.encoded(of["fish"].resize((40, 40)))
+    data = run(tmp_path, config(write(tmp_path / "in", pictures), image_size=32))
+    near = data.audit["near_duplicates"]
+    found = {data.test_files[row]: (data.train_files[other], mirrored) for row, other, _, mirrored in near["pairs"]}
+    assert found == {
+        "test/bird/recompressed.jpg": ("train/bird/0.png", False),
+        "test/cat/mirrored.png": ("train/cat/0.png", True),
+        "test/fish/smaller.png": ("train/fish/0.png", False),
+    }
+    assert near["checked"] == 30 and data.audit["leaks"]["count"] == 0
+
+
+def test_sizes_modes_and_oddities_are_counted(tmp_path: Path) -> None:
+    pictures = tree() | {f"train/cat/{name}": data for name, (data, _) in corpus.usable().items()}
+    pictures["train/bird/small.png"] = corpus.encoded(corpus.picture(7, 10))
+    data = run(
+        tmp_path, config(write(tmp_path / "in", pictures | {"notes.txt": b"x", ".DS_Store": b"x", "train/Thumbs.db": b"x"}))
+    )
+    audit = data.audit
+    assert audit["modes"]["CMYK"] == 2 and audit["formats"]["TIFF"] == 2 and audit["enlarged"] == 1
+    assert audit["notes"]["several frames or pages, the first is used"] == 3
+    assert audit["ignored"] == {"count": 3, "files": [".DS_Store", "notes.txt", "train/Thumbs.db"]}
+    assert audit["sizes"]["smallest"] == [10, 10] and audit["sizes"]["common"]["24x24"] > 40
+    assert audit["classes"]["train"]["cat"] == 6 + len(corpus.usable()) and audit["quarantined"] == []
+    assert any("unbalanced" in w or "only" in w for w in audit["warnings"])
+
+
+# ---------------------------------------------------------------------- the stage
+
+
+def test_the_stage_notices_that_the_folder_changed(tmp_path: Path) -> None:
+    chosen = config(write(tmp_path / "in", class_folders(2)))
+    before = sources.stamp(chosen)
+    assert sources.stamp(chosen) == before
+    (tmp_path / "in" / "cat" / "new.png").write_bytes(b"x")
+    assert sources.stamp(chosen) != before and sources.stamp(config(None, "sample")) == ""
+
+
+def test_the_decoding_worker_needs_nothing_but_pillow() -> None:
+    code = "import sys, runpy; runpy.run_path(sys.argv[1], run_name='worker'); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, images.__file__], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert not {"torch", "numpy", "tasks"} & set(done.stdout.split())
