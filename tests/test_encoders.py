@@ -1,0 +1,93 @@
+"""Encoders: shapes, stems by image size, seeds, names that other libraries know."""
+
+import dataclasses
+
+import pytest
+import torch
+import torchvision
+
+from ssl_core.config import ConfigError
+from ssl_core.encoders import EncoderConfig, build, pool
+
+SMALL = EncoderConfig(name="small", width=8, depth=1, patch_size=4, norm="batch")
+NAMES = ["small", "resnet18", "vit", "torchvision/mobilenet_v3_small", "torchvision/efficientnet_b0"]
+
+
+def named(name: str, **kwargs: object) -> EncoderConfig:
+    return dataclasses.replace(SMALL, name=name, **kwargs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 64)])
+def test_features_are_the_pooled_last_block(name: str, channels: int, size: int) -> None:
+    encoder = build(named(name, width=32, depth=2), channels, size, seed=0).eval()
+    x = torch.randn(2, channels, size, size)
+    with torch.no_grad():
+        maps, features = encoder.blocks(x), encoder(x)
+    assert features.shape == (2, encoder.dim)
+    assert maps[-1].shape[:2] == (2, encoder.dim) and len(maps) >= 2
+    torch.testing.assert_close(features, pool(maps[-1]))
+
+
+@pytest.mark.parametrize(("size", "expected"), [(32, 4), (64, 4), (224, 7)])
+def test_the_stem_follows_the_image_size(size: int, expected: int) -> None:
+    encoder = build(named("resnet18"), 3, size, seed=0)
+    with torch.no_grad():
+        assert encoder.blocks(torch.zeros(2, 3, size, size))[-1].shape[-1] == expected
+
+
+def test_resnet_weights_load_into_torchvisions_own() -> None:
+    ours = build(named("resnet18"), 3, 224, seed=0).eval()
+    theirs = torchvision.models.resnet18().eval()
+    theirs.load_state_dict(ours.state_dict(), strict=False)
+    theirs.fc = torch.nn.Identity()
+    x = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_weights_are_a_function_of_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    a = build(SMALL, 1, 28, seed=5).state_dict()
+    torch.manual_seed(2)
+    state = torch.random.get_rng_state()
+    b, c = build(SMALL, 1, 28, seed=5).state_dict(), build(SMALL, 1, 28, seed=6).state_dict()
+    assert torch.equal(torch.random.get_rng_state(), state), "building drew from the global generator"
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert any(not torch.equal(a[k], c[k]) for k in a)
+
+
+def test_group_norm_leaves_no_batch_statistics() -> None:
+    encoder = build(named("small", norm="group"), 1, 28, seed=0).train()
+    x = torch.randn(4, 1, 28, 28)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(x)[:1], encoder(x[:1]), rtol=1e-4, atol=1e-5)
+    assert not [m for m in encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+
+
+def test_vit_encodes_any_subset_of_its_patches() -> None:
+    encoder = build(named("vit", width=32, depth=2), 1, 28, seed=0).eval()
+    x = torch.randn(3, 1, 28, 28)
+    with torch.no_grad():
+        every = torch.arange(49).expand(3, 49)
+        torch.testing.assert_close(encoder.tokens(x, every)[-1], encoder.tokens(x)[-1])
+        assert encoder.tokens(x, every[:, :12])[-1].shape == (3, 13, 32)
+
+
+def test_pixels_are_the_pixels() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(build(named("pixels"), 3, 8, 0)(x), x.flatten(1))
+
+
+@pytest.mark.parametrize("config", [named("resnet19"), named("vit", patch_size=5)])
+def test_an_impossible_encoder_is_refused(config: EncoderConfig) -> None:
+    with pytest.raises(ConfigError):
+        build(config, 3, 28, 0)
+
+
+def test_backward_survives_the_shapes_that_crashed() -> None:
+    """8 to 16 channels at 96 px in channels_last: a strided 1x1 convolution corrupted memory here."""
+    encoder = build(SMALL, 3, 96, seed=0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for _ in range(3):
+        encoder(torch.randn(8, 3, 96, 96)).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in encoder.parameters())

@@ -1,0 +1,102 @@
+"""Optimizers and schedule against their formulas."""
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ssl_core.config import typed
+from ssl_core.optim import Lars, TrainConfig, build_optimizer, load_optimizer_tensors, optimizer_tensors, set_lr
+
+
+@pytest.fixture
+def config(shipped: dict[str, Any]) -> TrainConfig:
+    return typed(TrainConfig, shipped["train"], "train")
+
+
+class Groups(nn.Module):
+    """Stands for a method: two weights, one bias, in two groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2, bias=False)
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.a.parameters())}, {"params": [self.b.weight], "constant_lr": True, "lr_scale": 2.0}]
+
+
+def test_lars_follows_the_formula() -> None:
+    torch.manual_seed(0)
+    w, bias = nn.Parameter(torch.randn(4, 3, dtype=torch.float64)), nn.Parameter(torch.randn(4, dtype=torch.float64))
+    groups = [{"params": [w], "weight_decay": 0.1}, {"params": [bias], "adapt": False}]
+    optimizer = Lars(groups, lr=0.5, momentum=0.9)
+    expected_w, expected_b = w.detach().clone(), bias.detach().clone()
+    buffer_w, buffer_b = torch.zeros_like(expected_w), torch.zeros_like(expected_b)
+    for _ in range(3):
+        w.grad, bias.grad = torch.randn_like(w), torch.randn_like(bias)
+        decayed = w.grad + 0.1 * expected_w
+        ratio = 0.001 * expected_w.norm() / decayed.norm()
+        buffer_w = 0.9 * buffer_w + ratio * decayed
+        buffer_b = 0.9 * buffer_b + bias.grad
+        expected_w, expected_b = expected_w - 0.5 * buffer_w, expected_b - 0.5 * buffer_b
+        optimizer.step()
+    torch.testing.assert_close(w.detach(), expected_w)
+    torch.testing.assert_close(bias.detach(), expected_b)
+
+
+def test_lars_takes_a_zero_weight_or_gradient_without_dividing_by_it() -> None:
+    zero, still = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.ones(2, 2))
+    optimizer = Lars([{"params": [zero, still]}], lr=1.0, momentum=0.0)
+    zero.grad, still.grad = torch.ones(2, 2), torch.zeros(2, 2)
+    optimizer.step()
+    assert torch.equal(zero.detach(), -torch.ones(2, 2)) and torch.equal(still.detach(), torch.ones(2, 2))
+
+
+def test_schedule_warms_up_then_follows_the_cosine(config: TrainConfig) -> None:
+    config = dataclasses.replace(config, lr=0.4, batch_size=128, warmup=0.1, final_lr=0.01)
+    optimizer = build_optimizer(Groups(), config)  # type: ignore[arg-type]
+    factors = {p: set_lr(optimizer, config, p) for p in (0.0, 0.05, 0.1, 0.55, 1.0)}
+    expected = {0.0: 0.0, 0.05: 0.5, 0.1: 1.0, 0.55: 0.01 + 0.99 * 0.5, 1.0: 0.01}
+    assert all(math.isclose(factors[p], expected[p], abs_tol=1e-12) for p in expected)
+    set_lr(optimizer, config, 0.55)
+    rates = {len(g["params"]) and g["constant_lr"]: g["lr"] for g in optimizer.param_groups}
+    assert math.isclose(rates[False], 0.4 * 0.5 * expected[0.55])
+    assert math.isclose(rates[True], 2 * 0.4 * 0.5), "the constant group ignores the schedule"
+
+
+@pytest.mark.parametrize("decay_all", [False, True])
+def test_norms_and_biases_are_decayed_only_when_asked(config: TrainConfig, decay_all: bool) -> None:
+    config = dataclasses.replace(config, weight_decay=0.3, decay_norm_and_bias=decay_all)
+    for group in build_optimizer(Groups(), config).param_groups:  # type: ignore[arg-type]
+        is_bias = all(p.ndim == 1 for p in group["params"])
+        assert group["weight_decay"] == (0.3 if decay_all or not is_bias else 0.0)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+def test_state_survives_being_written_as_tensors(config: TrainConfig, name: str) -> None:
+    config = dataclasses.replace(config, optimizer=name)  # type: ignore[arg-type]
+
+    def steps(module: Groups, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
+        for i in range(first, last):
+            torch.manual_seed(i)
+            set_lr(optimizer, config, 0.5)
+            for p in module.parameters():
+                p.grad = torch.randn_like(p)
+            optimizer.step()
+
+    whole = Groups()
+    steps(whole, build_optimizer(whole, config), 0, 6)  # type: ignore[arg-type]
+    first = Groups()
+    optimizer = build_optimizer(first, config)  # type: ignore[arg-type]
+    steps(first, optimizer, 0, 3)
+    second = Groups()
+    second.load_state_dict(first.state_dict())
+    resumed = build_optimizer(second, config)  # type: ignore[arg-type]
+    load_optimizer_tensors(resumed, {k: v.clone() for k, v in optimizer_tensors(optimizer).items()})
+    steps(second, resumed, 3, 6)
+    for a, b in zip(whole.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
