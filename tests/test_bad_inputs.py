@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from ssl_core.config import ConfigError
-from tasks import files, images
+from tasks import dataset, files, images
 from tasks.decoding import Job, decode_all
 from tasks.errors import DataError, EnvironmentFault, UsageError
 from tasks.prepare import prepare
@@ -260,7 +260,7 @@ def special(kind: bytes, name: str = "cat/x.png", target: str = "/etc/passwd") -
 TARS: dict[str, tuple[list[tuple[tarfile.TarInfo | str, bytes]], str]] = {
     "parent": ([("../escape.png", b"x")], "leads outside"),
     "parent inside": ([("cat/../../escape.png", b"x")], "leads outside"),
-    "absolute": ([("/tmp/escape.png", b"x")], "absolute"),
+    "absolute": ([("/escape.png", b"x")], "absolute"),
     "symbolic link": ([special(tarfile.SYMTYPE)], "link"),
     "hard link": ([special(tarfile.LNKTYPE)], "link"),
     "device": ([special(tarfile.CHRTYPE)], "link, a device"),
@@ -387,3 +387,21 @@ def test_the_command_says_one_line_and_the_right_code(home: Path, case: str) -> 
     assert done.returncode == code, done.stderr
     assert len(lines) == 1 and lines[0].startswith("error: ") and text in lines[0]
     assert not (home / "data" / "prepared").exists() and not list(home.rglob("*.npy"))
+
+
+def test_the_command_publishes_again_when_the_users_folder_changed(home: Path) -> None:
+    folder = write(home / "mine", class_folders(4))
+    project.set_params(home, {"data": {"source": "folder", "path": "mine", "name": None}})
+    assert project.command(home, "tasks.prepare").returncode == 0
+    assert len(dataset.load(home / "data" / "prepared").train_images) == 9
+    write(
+        folder,
+        {
+            "cat/new.png": corpus.encoded(corpus.picture(99)),
+            "dog/1.png": BLACK,
+            "dog/2.png": corpus.encoded(corpus.picture(98)),
+        },
+    )
+    assert project.command(home, "tasks.prepare").returncode == 0
+    data = dataset.load(home / "data" / "prepared")
+    assert data.meta["classes"] == ["bird", "cat", "dog", "fish"] and len(data.train_images) + len(data.test_images) == 15
