@@ -6,6 +6,7 @@
 import csv
 import html
 import io
+import os
 import re
 import statistics
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ from ssl_core.catalogue import BASELINES
 from tasks import errors, journal, params
 from tasks.errors import IntegrityError
 from tasks.files import read_json
+from tasks.records import redact
 
 FULL_SCHEDULE = 200
 """Epochs of the schedule the literature compares small-image methods on; what a long run would cost is quoted for it."""
@@ -112,8 +114,8 @@ def score(result: Result) -> float:
 
 
 def champion(results: Iterable[Result]) -> Result | None:
-    """The encoder to take: the best ``score`` among the methods (never a baseline), or None if there is no method."""
-    methods = [r for r in results if not r.is_baseline]
+    """The encoder to take: the best ``score`` among the methods; None if there is none that has not collapsed."""
+    methods = [r for r in results if not r.is_baseline and r.metrics.get("verdict") != "collapsed"]
     return max(methods, key=lambda r: (score(r), r.method, -r.seed), default=None)
 
 
@@ -251,9 +253,19 @@ def footnote(results: Sequence[Result]) -> str:
     return "Sorted by the held-out linear score, which chooses; kNN and linear are test scores. * baseline" + spread
 
 
-def load_lines(dataset: str) -> tuple[str, ...]:
-    """The Python that loads the champion."""
-    return ("import mlflow", f'encoder = mlflow.pytorch.load_model("models:/ssl-{dataset}@champion")')
+def model_name(dataset: str) -> str:
+    """The registered model of a data set."""
+    return "ssl-" + re.sub(r"[^\w.-]+", "-", dataset).strip("-")
+
+
+def load_lines(dataset: str) -> tuple[str, str]:
+    """The Python that loads the champion, from the tracking server in use or, in the project's root, the default store."""
+    server = os.environ.get("MLFLOW_TRACKING_URI", "")
+    store = redact(server) if server.startswith("http") else "sqlite:///mlruns/mlflow.db"
+    return (
+        f'import mlflow; mlflow.set_tracking_uri("{store}")',
+        f'encoder = mlflow.pytorch.load_model("models:/{model_name(dataset)}@champion")',
+    )
 
 
 def show(root: Path) -> None:
@@ -264,12 +276,10 @@ def show(root: Path) -> None:
         print(f"not evaluated yet: {', '.join(missing)}")
     if (root / "reports/report.html").exists():
         print(f"report: {root / 'reports/report.html'}")
-    if champion(results):
-        print(
-            "\n".join(
-                ["best encoder:", *(f"    {line}" for line in load_lines(read_json(root / "data/prepared/meta.json")["name"]))]
-            )
-        )
+    best = champion(results)
+    if best:
+        lines = load_lines(read_json(root / "data/prepared/meta.json")["name"])
+        print("\n    ".join([f"best encoder, {best.name}:", *lines]))
 
 
 if __name__ == "__main__":

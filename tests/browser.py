@@ -27,7 +27,8 @@ PROBE = """<script>addEventListener('load', () => {
     images: images.length, broken: images.filter(image => !fine(image)).map(image => image.alt),
     without_alt: images.filter(image => !image.alt).length,
     requests: performance.getEntriesByType('resource').map(entry => entry.name).filter(name => !name.startsWith('data:')),
-    width: document.documentElement.scrollWidth, scripts: document.scripts.length - 1, text: document.body.innerText,
+    width: document.documentElement.scrollWidth, scripts: document.scripts.length - 1,
+    canvases: document.querySelectorAll('canvas').length, text: document.body.innerText,
   };
   const out = document.createElement('pre');
   out.id = 'probe';

@@ -69,6 +69,8 @@ def test_a_collapsed_encoder_comes_after_every_other():
     collapsed = result("byol", holdout_linear_top1=0.6, verdict="collapsed")
     poor = result("jigsaw", holdout_linear_top1=0.2)
     assert champion([collapsed, poor]) is poor
+    assert [row.method for row in ranked([collapsed, poor])] == ["jigsaw", "byol"]
+    assert champion([collapsed]) is None
 
 
 def test_the_champion_does_not_depend_on_the_order_of_the_results(results):
@@ -144,6 +146,14 @@ def test_a_damaged_metrics_file_is_an_integrity_error(tmp_path):
     (tmp_path / "out/metrics/simclr-0.json").write_text(json.dumps({"a": 1})[:-1])
     with pytest.raises(IntegrityError, match=r"simclr-0\.json"):
         leaderboard.load(tmp_path)
+
+
+def test_the_load_lines_name_the_store_without_secrets(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert leaderboard.load_lines("my data/set")[1].endswith('"models:/ssl-my-data-set@champion")')
+    assert "sqlite:///mlruns/mlflow.db" in leaderboard.load_lines("x")[0]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@host:5000")
+    assert "host:5000" in leaderboard.load_lines("x")[0] and "secret" not in leaderboard.load_lines("x")[0]
 
 
 def test_numbers_read_well():

@@ -169,6 +169,15 @@ def test_only_baselines_still_make_a_report(tmp_path):
     assert 'id="use"' not in (tmp_path / "reports/report.html").read_text()
 
 
+def test_when_every_method_has_collapsed_none_is_recommended(tmp_path):
+    write_project(tmp_path, methods=("simclr", "random_init"), num_test=40)
+    path = tmp_path / "out/metrics/simclr-0.json"
+    files.write_json(path, json.loads(path.read_text()) | {"verdict": "collapsed"})
+    report.build(tmp_path, tmp_path / "reports")
+    text = text_of((tmp_path / "reports/report.html").read_text())
+    assert "Every method has collapsed" in text and "gives the best encoder" not in text
+
+
 def test_twenty_methods_of_several_seeds_in_color_with_many_classes_stay_readable(tmp_path):
     from ssl_core.catalogue import METHODS
 
