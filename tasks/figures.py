@@ -287,3 +287,20 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> bytes:
         axes.set_xlabel("predicted")
         axes.set_ylabel("actual")
         return to_svg(figure)
+
+
+def scatter_map(points: np.ndarray, labels: np.ndarray, shown: Sequence[int]) -> bytes:
+    """PNG of (n, 2) points: a color and marker for each of the labels ``shown``, grey for the others."""
+    from matplotlib.figure import Figure
+
+    out = io.BytesIO()
+    with style():
+        figure = Figure(figsize=(2.6, 2.6), dpi=160)
+        axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
+        axes.scatter(*points[~np.isin(labels, shown)].T, s=5, color=GREY, linewidths=0)
+        for i, label in enumerate(shown):
+            look = {"color": CLASS_COLORS[i % len(CLASS_COLORS)], "marker": MARKERS[i // len(CLASS_COLORS)]}
+            axes.scatter(*points[labels == label].T, s=9, linewidths=0, **look)
+        axes.set_axis_off()
+        figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.figures import CLASS_COLORS, GREEN, GREY, MARKERS, RED, style
+from tasks import figures
+from tasks.figures import CLASS_COLORS, GREEN, GREY, RED
 from tasks.files import load_tensors
 from tasks.tsne import tsne
 
@@ -104,22 +105,7 @@ def groups(labels: np.ndarray) -> list[int]:
 
 def feature_map(features: np.ndarray, labels: np.ndarray) -> bytes:
     """t-SNE of the rows of ``features``, a color and marker per group."""
-    from matplotlib.figure import Figure
-
-    shown, points = groups(labels), tsne(features)
-    with style():
-        figure = Figure(figsize=(2.6, 2.6), dpi=160)
-        axes = figure.add_axes((0.01, 0.01, 0.98, 0.98))
-        axes.scatter(*points[~np.isin(labels, shown)].T, s=5, color=GREY, linewidths=0)
-        for position, group in enumerate(shown):
-            mark = MARKERS[position // len(CLASS_COLORS)]
-            axes.scatter(
-                *points[labels == group].T, s=9, color=CLASS_COLORS[position % len(CLASS_COLORS)], marker=mark, linewidths=0
-            )
-        axes.set_axis_off()
-        out = io.BytesIO()
-        figure.savefig(out, format="png", metadata={"Software": None})
-    return out.getvalue()
+    return figures.scatter_map(tsne(features), labels, groups(labels))
 
 
 def legend(names: Sequence[str]) -> list[tuple[str, str, str]]:
