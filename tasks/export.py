@@ -203,7 +203,7 @@ def _save_onnx(graph: Any, weights: Mapping[str, Tensor], path: Path) -> None:
     for name, value in graph.graph.initializers.items():
         if name in weights:
             value.const_value = onnx_ir.tensor(np.ascontiguousarray(weights[name].numpy()), name=name)
-    onnxscript.optimizer.optimize(graph)
+    onnxscript.optimizer.optimize(graph, num_iterations=1, onnx_shape_inference=False)
     onnx_ir.save(graph, path)
 
 

@@ -137,7 +137,7 @@ class Registry:
 def package_key(entry: Entry) -> str:
     """Digest of what a package holds: two entries with the same key are the same version."""
     weights = files.verify(entry.source)["files"]
-    parts = [VERSION, entry.name, entry.layer, torch.__version__, sorted((k, v["sha256"]) for k, v in weights.items())]
+    parts = [VERSION, entry.name, entry.layer, str(torch.__version__), sorted((k, v["sha256"]) for k, v in weights.items())]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
@@ -211,7 +211,7 @@ def _write_mlmodel(package: Path, facts: Mapping[str, Any], run_id: str) -> None
 
     signature = ModelSignature(outputs=Schema([TensorSpec(np.dtype("float32"), (-1, facts["dim"]))]))
     model = Model(run_id=run_id, signature=signature)
-    model.add_flavor("pytorch", model_data="data", pytorch_version=torch.__version__, code=None)
+    model.add_flavor("pytorch", model_data="data", pytorch_version=str(torch.__version__), code=None)
     pyfunc.add_to_model(
         model, loader_module="mlflow.pytorch", data="data", python_env="python_env.yaml", model_config={"device": "cpu"}
     )
