@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.measure import HEADER, machine
+from benchmarks.measure import HEADER, cores, machine
 
 BENCHMARKS = ("augment", "simclr")
 
@@ -20,6 +20,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=32, help="side of the images of the augmentation benchmark")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each trial")
+    parser.add_argument("--threads", type=int, default=cores(), help="torch threads of everybody; 1 on a machine that is busy")
     options = parser.parse_args()
     if unknown := set(options.names) - set(BENCHMARKS):
         parser.error(f"unknown benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
@@ -31,7 +32,7 @@ def main() -> int:
     for name in options.names:
         found, ok = importlib.import_module(f"benchmarks.{name}").run(options)
         rows, held = rows + found, held and ok
-    print("\n".join(["", *before, "", *HEADER, *rows]))
+    print("\n".join(["", *before, f"Threads: {options.threads}, and two more processes for each loader.", "", *HEADER, *rows]))
     return 0 if held else 1
 
 

@@ -14,7 +14,7 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from benchmarks.images import pictures, synthetic
-from benchmarks.measure import Contender, Steps, cores, interleave
+from benchmarks.measure import Contender, Steps, interleave
 from ssl_core.augment import AugmentConfig, view
 from ssl_core.rng import Rng
 
@@ -86,7 +86,7 @@ def our_steps(images: Tensor) -> Steps:
 
 def run(options: argparse.Namespace) -> tuple[list[str], bool]:
     """Rows of the table, and whether the floors were held."""
-    torch.set_num_threads(cores())
+    torch.set_num_threads(options.threads)
     size = options.size
     array = synthetic(IMAGES, size)
     images = torch.from_numpy(array)
