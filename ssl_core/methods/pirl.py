@@ -15,7 +15,8 @@ order, and a second one on the whole. An image is never drawn as its own negativ
 
 Deviations: the grid is 2 x 2 for small images, where nine tiles would have a handful of pixels; negatives are all other
 images where the data set is small, so nothing is drawn; the bank starts random; the color of the tiles is changed per
-image and not per tile.
+image and not per tile; optionally BatchNorm (no scale, no shift) on both vectors, because features of a young network
+all point the same way and the age of a row in the bank would outweigh its image.
 """
 
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from torch.nn import functional as F
 
 from ssl_core.augment import AugmentConfig, color_jitter, normalize, random_grayscale, resized_crop, view
 from ssl_core.encoders import Encoder
+from ssl_core.heads import mlp
 from ssl_core.losses import unit
 from ssl_core.memory import MemoryBank
 from ssl_core.method import Batch, DataInfo, Method
@@ -45,13 +47,15 @@ class PIRLConfig:
     dim: int
     """Width of the vectors. Paper: 128."""
     temperature: float
-    """Paper: 0.07; released MLP variant: 0.1."""
+    """Paper: 0.07; released MLP variant: 0.1; short schedules: 0.2-0.5."""
     weight: float
     """Share of the tiles' loss (the paper's lambda): 0.5."""
     form: Literal["ce", "nce"]
     """``nce``: the paper's; ``ce``: that of the later released configurations, no worse there."""
     negatives: int
     """Drawn per image. Paper: 32000; 0 = all other images."""
+    norm: bool
+    """BatchNorm on both vectors before they get unit length. Paper: no; short schedules: yes."""
     bank_momentum: float
     """Share of the old vector that stays in the bank. Paper: 0.5."""
 
@@ -79,9 +83,10 @@ class PIRL(Method):
     def __init__(self, encoder: Encoder, config: PIRLConfig, augment: AugmentConfig, data: DataInfo):
         super().__init__(encoder, config, augment, data)
         grid_geometry(data.image_size, config.grid)  # refuses a grid that is too fine
-        self.image_head = nn.Linear(encoder.dim, config.dim)
+        last_norm: Literal["plain", "none"] = "plain" if config.norm else "none"
+        self.image_head = mlp(encoder.dim, config.dim, last_norm=last_norm)
         self.tile_head = nn.Linear(encoder.dim, config.dim)
-        self.tiles_head = nn.Linear(config.grid**2 * config.dim, config.dim)
+        self.tiles_head = mlp(config.grid**2 * config.dim, config.dim, last_norm=last_norm)
         self.bank = MemoryBank(data.num_images, config.dim)
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
