@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from prefect import get_run_logger
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -26,7 +27,13 @@ class ProgressBar:
         self._seen = max(self._stamps(), default=(0, None))[0]  # what an earlier run left is not news
 
     def update(self) -> None:
-        """Show the newest state, if there is one."""
+        """Show the newest state, if there is one. A stage never fails because its progress cannot be shown."""
+        try:
+            self._show()
+        except Exception as error:
+            get_run_logger().debug("progress of %s: %s", self.name, error)
+
+    def _show(self) -> None:
         stamp, path = max(self._stamps(), default=(0, None))
         if path is None or stamp <= self._seen:
             return

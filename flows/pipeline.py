@@ -36,18 +36,10 @@ RETRIES, RETRY_SECONDS = 2, 3.0
 RETRIED = (4, 75)  # environment, preempted; and a death by signal. Wrong parameters or data fail the same way again.
 
 
-class StageFailed(Exception):
-    """A stage ended with an exit code other than 0."""
-
-    def __init__(self, outcome: Outcome):
-        super().__init__(f"exit {outcome.code}: {outcome.message}")
-        self.outcome = outcome
-
-
 def worth_retrying(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
     """Whether the same command may succeed the next time."""
-    error = state.result(raise_on_failure=False)
-    return isinstance(error, StageFailed) and (error.outcome.code in RETRIED or error.outcome.code > 128)
+    outcome = state.data
+    return isinstance(outcome, Outcome) and (outcome.code in RETRIED or outcome.code > 128)
 
 
 @task(
@@ -72,7 +64,7 @@ def stage(name: str, stale: bool, runner: Runner) -> State[None]:
 
     outcome = runner.run(name, watch)
     if outcome.code:
-        raise StageFailed(outcome)
+        return Failed(message=f"exit {outcome.code}: {outcome.message}", data=outcome)
     names = {"unchanged": "Unchanged", "restored": "Restored", "ran": "Completed"}
     return Completed(name=names[outcome.how], message=outcome.how)
 
@@ -145,7 +137,7 @@ def fate(state: State[Any]) -> tuple[str, str]:
     """A task's end as the schedule notes it, with the reason of a failure."""
     if state.is_completed():
         return state.name or "Completed", ""
-    return FAILED, str(state.result(raise_on_failure=False))
+    return FAILED, state.message or "no reason given"
 
 
 @contextlib.contextmanager

@@ -134,6 +134,9 @@ class Runner:
                     _wait(lambda: not _group_lives(process), 1.0)
                 watch(tail.new_lines(last=True))
             return _outcome(process.returncode, left, Path(log.name).read_text(errors="replace"))
+        except BaseException:  # of ``watch``: nobody would look after the process any more
+            _signal_group(process, signal.SIGINT)
+            raise
         finally:
             with self._lock:
                 self._live.discard(process)

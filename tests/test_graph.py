@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,13 +29,14 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(fresh: Path, tmp_path: Path) -> Path:
+def project(fresh: Path, tmp_path: Path) -> Iterator[Path]:
     """A copy of the finished project; nothing is counted yet."""
     subprocess.run(["cp", "-r", str(fresh), str(tmp_path / "p")], check=True)
     (tmp_path / "p" / "runs.log").unlink()
     shutil.rmtree(tmp_path / "p" / ".ssl")
     (tmp_path / "p" / ".ssl").mkdir()
-    return tmp_path / "p"
+    yield tmp_path / "p"
+    tiny.end_all(tmp_path / "p")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A project with DVC's graph in the shape of the real one and stages of no work, and one Prefect server for all tests."""
 
 import atexit
+import contextlib
 import functools
 import json
 import os
@@ -215,6 +216,8 @@ def run_all(schedule: Any, runner: Any, parallelism: int = 3) -> None:
 
 # ---------------------------------------------------------------------- Prefect
 
+_started: list[subprocess.Popen[str]] = []
+
 
 @functools.cache
 def prefect_environment() -> dict[str, str]:
@@ -271,15 +274,35 @@ def task_states(flow_run_id: str) -> dict[str, str]:
     return {row["name"]: row["state_name"] for row in rows}
 
 
-def start(project: Path, *arguments: str, **extra: str) -> subprocess.Popen[str]:
-    """Start ``python -m ARGUMENTS`` against the server; its output goes to ``flow.log``."""
+def start(project: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start ``python -m ARGUMENTS`` against the server (or with ``env``); its output goes to ``.ssl/flow.log``."""
     with (project / ".ssl" / "flow.log").open("w") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=project,
-            env=prefect_environment() | extra,
+            env=env or prefect_environment(),
             stdout=log,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
+    _started.append(process)
+    return process
+
+
+def end_all(project: Path) -> None:
+    """Kill what a test started and left: its commands, and the stages in its project."""
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    for pid in stages_alive(project):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def finish(project: Path, *arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]:
+    """``start``, wait; the exit code and the output."""
+    code = start(project, *arguments, env=env).wait(300)
+    return code, (project / ".ssl" / "flow.log").read_text()
