@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 
+_MASK = (1 << 64) - 1
+
+
 def _signed(value: int) -> int:
     """The two's-complement int64 with the same 64 bits as ``value``."""
-    value &= (1 << 64) - 1
+    value &= _MASK
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
@@ -35,10 +38,13 @@ def _mix(x: Tensor) -> Tensor:
 
 def key(*parts: int) -> int:
     """Fold integers into one 64-bit key; every part, and its position, matters."""
-    state = torch.zeros((), dtype=torch.int64)
+    state = 0
     for part in parts:
-        state = _mix(state * 3 + _GOLDEN + part)
-    return int(state)
+        state = (state * 3 + _GOLDEN + part) & _MASK
+        state = ((state ^ state >> 30) * _MIX1) & _MASK
+        state = ((state ^ state >> 27) * _MIX2) & _MASK
+        state ^= state >> 31
+    return _signed(state)
 
 
 def permutation(n: int, *parts: int, device: torch.device | str = "cpu") -> Tensor:
