@@ -4,6 +4,8 @@ Each is a mean over this process's rows against the rows of all processes, so th
 and the gradient of one with the whole batch (``distributed.gather``).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,6 +16,12 @@ from ssl_core import distributed
 def unit(x: Tensor) -> Tensor:
     """Rows of (..., D) scaled to length 1, at least in float32 (half-precision dot products would cost accuracy)."""
     return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=-1)
+
+
+def similarities(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b.T`` of (N, D) and (M, D) in their own precision: the training loop's autocast would round it to bfloat16."""
+    with torch.autocast(a.device.type, enabled=False):
+        return a @ b.T
 
 
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
@@ -30,14 +38,12 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     n = len(all1)
     own = torch.arange(n, device=z1.device)[distributed.local_rows(len(z1))]
     rows = torch.cat([own, own + n])  # where this process's 2B rows stand among all 2N
-    logits = torch.cat([z1, z2]) @ torch.cat([all1, all2]).T / temperature
+    logits = similarities(torch.cat([z1, z2]), torch.cat([all1, all2])) / temperature
     logits = logits.scatter(1, rows[:, None], -torch.inf)  # nothing is its own negative
     return F.cross_entropy(logits, (rows + n) % (2 * n))
 
 
-def info_nce(
-    queries: Tensor, keys: Tensor, temperature: float, negatives: Tensor | None = None
-) -> Tensor:
+def info_nce(queries: Tensor, keys: Tensor, temperature: float, negatives: Tensor | None = None) -> Tensor:
     """InfoNCE (arXiv 1807.03748, eq. 4; in the form of MoCo, arXiv 1911.05722, eq. 1), the mean over queries.
 
     Args:
@@ -50,12 +56,10 @@ def info_nce(
     """
     queries, keys = unit(queries), unit(keys)
     if negatives is None:
-        own = torch.arange(
-            len(queries), device=queries.device
-        ) + distributed.rank() * len(queries)
-        return F.cross_entropy(queries @ distributed.gather(keys).T / temperature, own)
+        own = torch.arange(len(queries), device=queries.device) + distributed.rank() * len(queries)
+        return F.cross_entropy(similarities(queries, distributed.gather(keys)) / temperature, own)
     positive = (queries * keys).sum(1, keepdim=True)
-    logits = torch.cat([positive, queries @ negatives.T], dim=1) / temperature
+    logits = torch.cat([positive, similarities(queries, negatives)], dim=1) / temperature
     return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64))
 
 
@@ -65,3 +69,16 @@ def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
     SimSiam (arXiv 2011.10566, eq. 1); BYOL's squared distance of unit vectors is ``2 + 2 * negative_cosine``.
     """
     return -(unit(p) * unit(z.detach())).sum(1).mean()
+
+
+def cross_view_entropy(targets: Sequence[Tensor], logits: Sequence[Tensor]) -> Tensor:
+    """Cross-entropy of every view against the target of every *other* view, the mean over these pairs and the images.
+
+    The swapped prediction of SwAV (arXiv 2006.09882, eq. 6) and the loss of DINO (arXiv 2104.14294, eq. 3).
+
+    Args:
+        targets: distributions (B, K) of the first views.
+        logits: (B, K) of all views, in the same order.
+    """
+    pairs = [F.cross_entropy(s, q) for i, q in enumerate(targets) for j, s in enumerate(logits) if i != j]
+    return torch.stack(pairs).mean()

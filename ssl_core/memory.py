@@ -4,6 +4,8 @@ All of it is registered buffers and parameters, so the checkpoint holds it and a
 """
 
 import copy
+import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,8 @@ from torch import Tensor, nn
 from ssl_core import distributed
 from ssl_core.config import ConfigError
 from ssl_core.losses import unit
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def random_unit(n: int, dim: int) -> Tensor:
@@ -30,9 +34,7 @@ class Queue(nn.Module):
     def __init__(self, size: int, dim: int):
         super().__init__()
         self.register_buffer("keys", random_unit(size, dim))
-        self.register_buffer(
-            "position", torch.zeros((), dtype=torch.int64)
-        )  # slot of the oldest key
+        self.register_buffer("position", torch.zeros((), dtype=torch.int64))  # slot of the oldest key
 
     def read(self) -> Tensor:
         """A copy (size, dim): ``push`` overwrites the buffer while the backward pass still needs the old one."""
@@ -48,9 +50,7 @@ class Queue(nn.Module):
         keys = distributed.gather_keys(keys)
         size = len(self.keys)
         if size % len(keys):
-            raise ConfigError(
-                f"a queue of {size} must be a multiple of the {len(keys)} keys each step brings"
-            )
+            raise ConfigError(f"a queue of {size} must be a multiple of the {len(keys)} keys each step brings")
         slots = (self.position + torch.arange(len(keys), device=keys.device)) % size
         self.keys.index_copy_(0, slots, keys.to(self.keys.dtype))
         self.position.copy_((self.position + len(keys)) % size)
@@ -63,9 +63,7 @@ def check_queue(where: str, size: int, num_images: int) -> None:
         ConfigError: naming ``where``.
     """
     if not 1 <= size <= num_images:
-        raise ConfigError(
-            f"{where}.queue is {size}; it must be from 1 to the number of training images, {num_images}"
-        )
+        raise ConfigError(f"{where}.queue is {size}; it must be from 1 to the number of training images, {num_images}")
 
 
 class MemoryBank(nn.Module):
@@ -92,7 +90,7 @@ class MemoryBank(nn.Module):
         self.vectors.index_copy_(0, ids, unit(moved))
 
 
-def momentum_copy(module: nn.Module) -> nn.Module:
+def momentum_copy(module: M) -> M:
     """A copy without gradient, to follow ``module`` slowly (MoCo's key encoder, BYOL's target, DINO's teacher).
 
     Its BatchNorm layers keep running statistics of their own.
@@ -103,6 +101,9 @@ def momentum_copy(module: nn.Module) -> nn.Module:
 @torch.no_grad()
 def update_momentum(copied: nn.Module, source: nn.Module, momentum: float) -> None:
     """``copied <- momentum * copied + (1 - momentum) * source``, parameters only."""
-    torch._foreach_lerp_(
-        list(copied.parameters()), list(source.parameters()), 1.0 - momentum
-    )
+    torch._foreach_lerp_(list(copied.parameters()), list(source.parameters()), 1.0 - momentum)
+
+
+def momentum_at(base: float, progress: float) -> float:
+    """The momentum after the share ``progress`` of the training: ``base`` at 0, 1 at 1 (BYOL, arXiv 2006.07733)."""
+    return 1.0 - (1.0 - base) * (math.cos(math.pi * progress) + 1.0) / 2.0

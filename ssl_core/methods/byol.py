@@ -14,7 +14,6 @@ Deviations: plain SGD instead of LARS (batches of hundreds); narrower heads; a l
 0.996 hardly moves within a short training (its own shorter schedules use 0.99 and 0.97).
 """
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,7 +23,7 @@ from ssl_core.augment import AugmentConfig, view
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
 from ssl_core.losses import negative_cosine
-from ssl_core.memory import momentum_copy, update_momentum
+from ssl_core.memory import momentum_at, momentum_copy, update_momentum
 from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.rng import Rng
 
@@ -43,11 +42,6 @@ class BYOLConfig:
     """Probability of blur in the second view. Paper: 0.1 (first view 1.0); small images: 0."""
     second_solarize: float
     """Probability of solarization in the second view. Paper: 0.2 (first view 0)."""
-
-
-def momentum_at(base: float, progress: float) -> float:
-    """The target's momentum after the share ``progress`` of the training: ``base`` at 0, 1 at 1."""
-    return 1.0 - (1.0 - base) * (math.cos(math.pi * progress) + 1.0) / 2.0
 
 
 class BYOL(Method):

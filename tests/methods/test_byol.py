@@ -9,8 +9,9 @@ from torch import nn
 
 from ssl_core import encoders
 from ssl_core.augment import AugmentConfig
+from ssl_core.memory import momentum_at
 from ssl_core.method import Batch, DataInfo
-from ssl_core.methods.byol import BYOL, BYOLConfig, momentum_at
+from ssl_core.methods.byol import BYOL, BYOLConfig
 from ssl_core.rng import Rng
 
 AUGMENT = AugmentConfig(None, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)

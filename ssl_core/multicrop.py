@@ -1,0 +1,47 @@
+"""Multi-crop: two large views of each image and several small ones that cost little (SwAV, arXiv 2006.09882, section 3.2)."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ssl_core.augment import AugmentConfig, view
+from ssl_core.encoders import Encoder, VisionTransformer
+from ssl_core.method import DataInfo
+from ssl_core.rng import Rng
+
+
+@dataclass(frozen=True)
+class Crops:
+    """The small views; the two large ones follow the common recipe (``augment.crop_scale``)."""
+
+    views: int
+    """Number of small views; 0 = the two large ones alone. SwAV, LeJEPA: 6; DINO: 8; small images: 0-4."""
+    scale: tuple[float, float]
+    """Share of the image's area in a small view. Papers: 0.05-0.14 (SwAV) to 0.05-0.4 (DINO); small images: 0.1-0.4."""
+    size: float
+    """Side of a small view as a share of a large one's. Papers: 96 / 224; small images: 0.5, which keeps 14 px and more."""
+
+
+def multi_crop(
+    images: Tensor, rng: Rng, augment: AugmentConfig, data: DataInfo, crops: Crops, encoder: Encoder
+) -> tuple[Tensor, ...]:
+    """Two large views (B, C, S, S), then ``crops.views`` small ones, of a side the encoder can take.
+
+    Args:
+        images: (B, C, H, W) uint8.
+    """
+    side = augment.view_size or images.shape[-2]
+    unit = encoder.patch_size if isinstance(encoder, VisionTransformer) else 1
+    small = max(1, round(side * crops.size / unit)) * unit
+    local = replace(augment, crop_scale=crops.scale)
+    large = [view(images, rng, augment, data.mean, data.std) for _ in range(2)]
+    return *large, *(view(images, rng, local, data.mean, data.std, size=small) for _ in range(crops.views))
+
+
+def encode_crops(encoder: Encoder, views: Sequence[Tensor]) -> Tensor:
+    """Features (V * B, D) of V views, view by view; those of one size share a forward pass and its batch statistics."""
+    groups = itertools.groupby(views, key=lambda v: v.shape[-1])
+    return torch.cat([encoder(torch.cat(list(group))) for _, group in groups])
