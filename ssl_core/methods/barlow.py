@@ -1,0 +1,68 @@
+"""Barlow Twins: Self-Supervised Learning via Redundancy Reduction.
+
+Zbontar, Jing, Misra, LeCun, Deny, ICML 2021, arXiv 2103.03230.
+
+Idea: over a batch, each component of the projection should agree between the two views of an image and tell something
+that no other component tells. No negatives, no momentum network, no stopped gradient.
+
+    C = norm(z1)' norm(z2) / N,  norm: mean 0 and variance 1 of each component over the batch
+    L = sum_i (1 - C_ii)^2 + w * sum_{i != j} C_ij^2
+
+The normalization is part of the loss: BatchNorm without scale and shift (biased variance, eps 1e-5), over the batch of
+all processes.
+
+Deviations: a narrower and shallower projector (two layers are what CIFAR-10 recipes use) and plain SGD instead of LARS
+(batches of hundreds); both views are solarized equally rarely instead of the second one only.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssl_core import distributed
+from ssl_core.augment import AugmentConfig, view
+from ssl_core.encoders import Encoder
+from ssl_core.heads import mlp
+from ssl_core.losses import similarities
+from ssl_core.method import Batch, DataInfo, Method
+from ssl_core.rng import Rng
+
+
+@dataclass(frozen=True)
+class BarlowConfig:
+    """The numbers of Barlow Twins."""
+
+    dim: int
+    """Width of the projector's hidden layer and of the projection. Paper: 8192; CIFAR-10 recipes: 2048."""
+    weight: float
+    """w of the off-diagonal terms. Paper: 0.0051."""
+
+
+def terms(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums over the diagonal and over the rest of the cross-correlation matrix of (B, D) and (B, D)."""
+    z1, z2 = (F.batch_norm(distributed.gather(z), None, None, training=True) for z in (z1, z2))
+    c = similarities(z1.T, z2.T) / len(z1)
+    on = c.diagonal()
+    return (1 - on).square().sum(), c.square().sum() - on.square().sum()
+
+
+class BarlowTwins(Method):
+    """Make the cross-correlation matrix of the two views' projections the identity."""
+
+    Config = BarlowConfig
+
+    def __init__(self, encoder: Encoder, config: BarlowConfig, augment: AugmentConfig, data: DataInfo):
+        super().__init__(encoder, config, augment, data)
+        self.projector = mlp(encoder.dim, config.dim, config.dim, last_bias=False)
+
+    def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        """Two augmented images, each (B, C, H, W)."""
+        mean, std = self.data.mean, self.data.std
+        return view(images, rng, self.augment, mean, std), view(images, rng, self.augment, mean, std)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Agreement on the diagonal, redundancy off it."""
+        z1, z2 = (self.projector(self.encoder(x)).float() for x in batch.views)
+        agreement, redundancy = terms(z1, z2)
+        return {"loss": agreement + self.config.weight * redundancy, "on_diagonal": agreement, "off_diagonal": redundancy}

@@ -1,0 +1,126 @@
+"""DINO: Emerging Properties in Self-Supervised Vision Transformers.
+
+Caron, Touvron, Misra, Jegou, Mairal, Bojanowski, Joulin, ICCV 2021, arXiv 2104.14294.
+
+Idea: self-distillation without labels. A student that sees all crops matches the soft assignment that a teacher, its
+own moving average, gives to the large ones. Sharpening the teacher keeps it from the uniform answer, subtracting its
+running mean keeps one component from winning everything.
+
+    P = softmax((t - c) / T_t) of the teacher's scores t,  c <- m_c * c + (1 - m_c) * mean(t)      after the loss
+    L = mean over large views i and views j != i of  -sum_k P_i[k] log softmax(s_j / T_s)[k]
+    scores = cosines of the head's output with K directions (a weight-normalized last layer with gain 1)
+
+The teacher's weights follow with a momentum that goes to 1 by a cosine; it is what is exported, as in the paper.
+
+Deviations: for convolutional encoders, a head with BatchNorm and ReLU instead of GELU (the paper's ResNet recipe has
+BatchNorm) and SGD; two head layers less wide; fewer, larger small views; a lower base momentum for short trainings; a
+constant weight decay.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ssl_core import distributed
+from ssl_core.augment import AugmentConfig
+from ssl_core.encoders import Encoder
+from ssl_core.heads import held, mlp
+from ssl_core.losses import cross_view_entropy, similarities, unit
+from ssl_core.memory import momentum_at, momentum_copy, random_unit, update_momentum
+from ssl_core.method import Batch, DataInfo, Method
+from ssl_core.multicrop import Crops, encode_crops, multi_crop
+from ssl_core.rng import Rng
+
+
+@dataclass(frozen=True)
+class DINOConfig:
+    """The numbers of DINO."""
+
+    hidden: int
+    """Width of the head's hidden layers. Paper: 2048; small images: 256-2048."""
+    dim: int
+    """Width of the head's output before the last layer. Paper: 256."""
+    prototypes: int
+    """K, the directions scores are taken with. Paper: 65536; CIFAR-10 recipes: 2048-4096."""
+    student_temperature: float
+    """T_s. Paper: 0.1."""
+    teacher_temperature: tuple[float, float]
+    """T_t at the start and after ``warmup``. Paper: 0.04 to 0.07."""
+    warmup: float
+    """Share of the training over which T_t rises. Paper: 30 of 100-800 epochs."""
+    momentum: float
+    """Of the teacher at the start. Paper: 0.996; CIFAR-10 recipes: 0.99; below 1000 steps: 0.95-0.99."""
+    center_momentum: float
+    """m_c. Paper: 0.9."""
+    freeze: float
+    """Share of the training in which the last layer waits. Paper: 1 of 100-800 epochs."""
+    crops: Crops
+    """The small views."""
+
+
+class Head(nn.Module):
+    """Features (B, D) to cosines (B, K) with K learned directions."""
+
+    def __init__(self, dim: int, config: DINOConfig):
+        super().__init__()
+        self.mlp = mlp(dim, config.hidden, config.hidden, config.dim)
+        self.directions = nn.Parameter(random_unit(config.prototypes, config.dim))
+
+    def forward(self, x: Tensor, hold: bool = False) -> Tensor:
+        return similarities(unit(self.mlp(x)), unit(held(self.directions, hold)))
+
+
+class DINO(Method):
+    """Match the teacher's centered and sharpened assignment of another view."""
+
+    Config = DINOConfig
+    center: Tensor
+
+    def __init__(self, encoder: Encoder, config: DINOConfig, augment: AugmentConfig, data: DataInfo):
+        super().__init__(encoder, config, augment, data)
+        self.head = Head(encoder.dim, config)
+        self.teacher_encoder, self.teacher_head = momentum_copy(encoder), momentum_copy(self.head)
+        self.register_buffer("center", torch.zeros(config.prototypes))
+
+    def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        """Two large views (B, C, S, S), then the small ones."""
+        return multi_crop(images, rng, self.augment, self.data, self.config.crops, self.encoder)
+
+    def teacher_temperature(self, progress: float) -> float:
+        """T_t: linear over ``warmup``, then constant."""
+        start, end = self.config.teacher_temperature
+        done = min(1.0, progress / self.config.warmup) if self.config.warmup else 1.0
+        return float(start + (end - start) * done)
+
+    @torch.no_grad()
+    def targets(self, views: tuple[Tensor, ...], progress: float) -> Tensor:
+        """The teacher's assignments (V * B, K) of the large views; then the center moves."""
+        scores = self.teacher_head(encode_crops(self.teacher_encoder, views))
+        targets = torch.softmax((scores - self.center) / self.teacher_temperature(progress), dim=1)
+        self.center.lerp_(distributed.mean(scores.mean(0)), 1.0 - self.config.center_momentum)
+        return targets
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy over all pairs of a large and another view.
+
+        ``target_entropy`` going to 0 (one component wins) or to ln K (all equal) is a collapse.
+        """
+        targets = self.targets(batch.views[:2], batch.progress)
+        scores = self.head(encode_crops(self.encoder, batch.views), batch.progress < self.config.freeze)
+        logits = (scores / self.config.student_temperature).chunk(len(batch.views))
+        return {
+            "loss": cross_view_entropy(targets.chunk(2), logits),
+            "target_entropy": torch.special.entr(targets).sum(1).mean(),
+        }
+
+    def after_step(self, progress: float) -> None:
+        """Move the teacher."""
+        momentum = momentum_at(self.config.momentum, progress)
+        update_momentum(self.teacher_encoder, self.encoder, momentum)
+        update_momentum(self.teacher_head, self.head, momentum)
+
+    @property
+    def exported(self) -> Encoder:
+        """The teacher's encoder."""
+        return self.teacher_encoder

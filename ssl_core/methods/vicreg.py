@@ -1,0 +1,76 @@
+"""VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning.
+
+Bardes, Ponce, LeCun, ICLR 2022, arXiv 2105.04906.
+
+Idea: what keeps the projections from collapsing is said outright, for each view alone: every component has a standard
+deviation of at least 1 over the batch, and no two components are correlated.
+
+    L = a * mean (z1 - z2)^2 + b * (v(z1) + v(z2)) / 2 + c * (cov(z1) + cov(z2))
+    v(z) = mean_j max(0, 1 - sqrt(Var(z_j) + 1e-4)),  cov(z) = 1/D * sum_{i != j} Cov(z)_ij^2        variances with N - 1
+
+Deviations: the half before the variance term is that of the authors' code, the paper's equation has none; a narrower
+and shallower expander; no LARS (batches of hundreds).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssl_core import distributed
+from ssl_core.augment import AugmentConfig, view
+from ssl_core.encoders import Encoder
+from ssl_core.heads import mlp
+from ssl_core.losses import similarities
+from ssl_core.method import Batch, DataInfo, Method
+from ssl_core.rng import Rng
+
+
+@dataclass(frozen=True)
+class VICRegConfig:
+    """The numbers of VICReg."""
+
+    dim: int
+    """Width of the expander's hidden layer and of the projection. Paper: 8192; CIFAR-10 recipes: 1024-2048."""
+    invariance: float
+    """a. Paper: 25."""
+    variance: float
+    """b. Paper: 25."""
+    covariance: float
+    """c. Paper: 1."""
+
+
+def variance(z: Tensor) -> Tensor:
+    """v(z) of (N, D): 0 when every component's standard deviation is 1 or more, 0.99 for constant projections."""
+    return F.relu(1.0 - torch.sqrt(z.var(0) + 1e-4)).mean()
+
+
+def covariance(z: Tensor) -> Tensor:
+    """cov(z) of (N, D): 0 when no two components are correlated."""
+    n, d = z.shape
+    z = z - z.mean(0)
+    c = similarities(z.T, z.T) / (n - 1)
+    return (c.square().sum() - c.diagonal().square().sum()) / d
+
+
+class VICReg(Method):
+    """Equal projections of the two views, spread out and decorrelated over the batch."""
+
+    Config = VICRegConfig
+
+    def __init__(self, encoder: Encoder, config: VICRegConfig, augment: AugmentConfig, data: DataInfo):
+        super().__init__(encoder, config, augment, data)
+        self.expander = mlp(encoder.dim, config.dim, config.dim, last_bias=False)
+
+    def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
+        """Two augmented images, each (B, C, H, W)."""
+        mean, std = self.data.mean, self.data.std
+        return view(images, rng, self.augment, mean, std), view(images, rng, self.augment, mean, std)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The weighted sum of the three terms, over the batch of all processes."""
+        z1, z2 = (distributed.gather(self.expander(self.encoder(x)).float()) for x in batch.views)
+        inv, var, cov = F.mse_loss(z1, z2), (variance(z1) + variance(z2)) / 2, covariance(z1) + covariance(z2)
+        loss = self.config.invariance * inv + self.config.variance * var + self.config.covariance * cov
+        return {"loss": loss, "invariance": inv, "variance": var, "covariance": cov}
