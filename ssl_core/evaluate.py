@@ -1,24 +1,27 @@
 """How good is an encoder? The evaluation protocol, from frozen features and labels to numbers with intervals.
 
-Every choice (k, temperature, lambda, layer) is made on a held-out part of the *training* labels; then everything is refitted
-on all training labels and the test split is read once.
+Every choice (layer, k, temperature, regularization) is made on a held-out part of the *training* labels; then kNN and
+probe use all training labels, and the test split is read once.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_core import probe
 from ssl_core.clustering import kmeans
 from ssl_core.knn import knn
-from ssl_core.rng import Rng, permutation
+from ssl_core.probe import linear_probe
+from ssl_core.rng import permutation
+from ssl_core.scores import balanced, bootstrap_intervals, clustering_scores, per_class
 
-BOOTSTRAP, FEW_LABELS, CLUSTERS = 11, 12, 13
-KMEANS_ITERATIONS = 25
+# Purposes that keep the streams of random numbers apart.
+FEW_LABELS, CLUSTERING, BOOTSTRAP = 1, 2, 3
+KMEANS_STARTS, KMEANS_ITERATIONS = 5, 20
 
 
 @dataclass(frozen=True)
@@ -46,173 +49,190 @@ class EvaluateConfig:
     finetune_epochs: int
     """Epochs of fine-tuning encoder and linear head on the training labels; 0 = none."""
 
-    @property
-    def lambdas(self) -> list[float]:
-        """The regularization strengths."""
-        low, high = self.linear_lambda_range
-        return [float(v) for v in torch.logspace(torch.tensor(low).log10(), torch.tensor(high).log10(), self.linear_lambdas)]
 
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a data set, -1 where unknown."""
 
-@dataclass
-class Scores:
-    """What the labels say."""
-
-    layer: int
-    """Index of the chosen layer among those given."""
-    values: dict[str, Any] = field(default_factory=dict)
-    """``knn_top1``, ``linear_top1``, intervals, held-out values, ... as they go into the metrics file."""
-    protocol: dict[str, Any] = field(default_factory=dict)
-    predictions: Tensor | None = None
-    """(M,) the linear probe's classes for the test images."""
+    train: Tensor
+    """(N,) int64."""
+    holdout: Tensor
+    """(N,) bool: the training labels on which every choice is made."""
+    test: Tensor
+    """(M,) int64; may be empty."""
+    num_classes: int
 
 
 @dataclass(frozen=True)
-class _Choice:
-    layer: int
-    linear: float
-    strength: float
-    knn: float
-    k: int
-    temperature: float
+class Result:
+    """What an evaluation found."""
+
+    layer: str
+    """The chosen layer."""
+    scores: dict[str, Any]
+    """Plain numbers by name; without labels empty."""
+    protocol: dict[str, Any]
+    """The choices made, and what could not be measured."""
+    predicted: Tensor | None
+    """(M',) classes that the linear probe predicts for the labelled test images."""
 
 
-def evaluate(
-    train: Sequence[Tensor],
-    labels: Tensor,
-    holdout: Tensor,
-    test: Sequence[Tensor],
-    test_labels: Tensor,
-    num_classes: int,
-    config: EvaluateConfig,
-) -> Scores:
-    """Score an encoder by its frozen features.
+Layers = Mapping[str, tuple[Tensor, Tensor]]
+"""Features of the training images (N, D) and test images (M, D) by layer, the last layer last."""
+
+
+def evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) -> Result:
+    """Score frozen features.
 
     Args:
-        train: per candidate layer (N, D_l) features of all training images.
-        labels: (N,) int64, -1 = unlabelled.
-        holdout: (N,) bool, the labels kept for choices.
-        test: per layer (M, D_l); M may be 0.
-        test_labels: (M,), -1 = unlabelled.
+        seed: of the few-label choices, the clustering and the bootstrap.
     """
-    known = labels >= 0
-    fit, held = known & ~holdout, known & holdout
-    choices = [_choose(i, x[fit], labels[fit], x[held], labels[held], num_classes, config) for i, x in enumerate(train)]
-    best = max(choices, key=lambda c: (c.linear, c.layer))
-    x, y = train[best.layer][known], labels[known]
-    scores = Scores(best.layer)
-    scores.values |= {"holdout_knn_top1": best.knn, "holdout_linear_top1": best.linear}
-    scores.protocol |= {"k": best.k, "temperature": best.temperature, "lambda": best.strength, "num_train_labels": len(y)}
-    tested = test_labels >= 0
-    if tested.any():
-        _test(scores, best, x, y, test[best.layer][tested], test_labels[tested], num_classes, config)
-    return scores
-
-
-def _choose(layer: int, x: Tensor, y: Tensor, hx: Tensor, hy: Tensor, num_classes: int, config: EvaluateConfig) -> _Choice:
-    """The best k, temperature and lambda of one layer on the held-out labels; ties go to the first."""
-    strengths = config.lambdas
-    logits = probe.fit(x, y, num_classes, strengths, probe.SWEEP_ITERATIONS).logits(hx)
-    linear = (logits.argmax(2) == hy).float().mean(1)
-    found = knn(x, y, hx, config.knn_k, config.knn_temperature, num_classes)
-    accuracy = {key: accuracy_of(p, hy) for key, p in found.items()}
-    k, temperature = max(accuracy, key=lambda key: accuracy[key])
-    top = int(linear.argmax())
-    return _Choice(layer, float(linear[top]), strengths[top], accuracy[k, temperature], k, temperature)
-
-
-def _test(
-    scores: Scores, best: _Choice, x: Tensor, y: Tensor, tx: Tensor, ty: Tensor, num_classes: int, config: EvaluateConfig
-) -> None:
-    """Refit on all training labels, read the test split."""
-    found = knn(x, y, tx, config.knn_k, config.knn_temperature, num_classes)
-    by_knn = found[best.k, best.temperature]
-    by_probe = probe.fit(x, y, num_classes, [best.strength]).logits(tx)[0].argmax(1)
-    for name, predicted in (("knn", by_knn), ("linear", by_probe)):
-        scores.values[f"{name}_top1"] = accuracy_of(predicted, ty)
-        scores.values[f"{name}_interval"] = bootstrap_interval(predicted == ty, config.bootstrap)
-    recall = [accuracy_of(by_probe[ty == c], ty[ty == c]) if (ty == c).any() else None for c in range(num_classes)]
-    present = [r for r in recall if r is not None]
-    nmi, ari = clustering_scores(tx, ty, num_classes)
-    scores.values |= {
-        "knn": {f"k={k},T={t}": accuracy_of(p, ty) for (k, t), p in found.items()},
-        "balanced_linear_top1": sum(present) / len(present),
-        "per_class": recall,
-        "few_label": few_label_scores(x, y, tx, ty, num_classes, config),
-        "nmi": nmi,
-        "ari": ari,
+    known = labels.train >= 0
+    fit, held = known & ~labels.holdout, known & labels.holdout
+    last = list(layers)[-1]
+    if not known.any():
+        return Result(last, {}, {"layer": last, "labels": "none: label-free numbers only"}, None)
+    if not fit.any() or not held.any():
+        return Result(last, {}, {"layer": last, "labels": "too few to hold some out: label-free numbers only"}, None)
+    choices = {name: _choose_linear(train, labels, fit, held, config) for name, (train, _) in layers.items()}
+    layer = max(reversed(choices), key=lambda name: choices[name].accuracy)
+    (train, test), chosen = layers[layer], choices[layer]
+    knn_choice, knn_held = _choose_knn(train, labels, fit, held, config)
+    protocol: dict[str, Any] = {
+        "layer": layer,
+        "k": min(knn_choice[0], int(known.sum())),
+        "temperature": knn_choice[1],
+        "lambda": chosen.strength,
+        "labels": "all training labels; choices on the held-out part of them",
+        "train_labels": int(known.sum()),
+        "holdout_labels": int(held.sum()),
     }
-    scores.predictions = by_probe
+    scores: dict[str, Any] = {
+        "holdout_knn_top1": knn_held,
+        "holdout_linear_top1": chosen.accuracy,
+        "holdout_linear_top1_by_layer": {name: choice.accuracy for name, choice in choices.items()},
+    }
+    seen = labels.test >= 0
+    protocol["test_labels"] = int(seen.sum())
+    if not seen.any():
+        return Result(layer, scores, protocol | {"test": "no labelled test images: held-out numbers only"}, None)
+    task = _Task(train[known], labels.train[known], test[seen], labels.test[seen], labels.num_classes)
+    found, predicted = _test_scores(task, knn_choice, chosen.strength, config, seed)
+    few, classes = _few_labels(task, config, seed), _clustering(task, seed)
+    return Result(layer, scores | found | few | classes, protocol, predicted)
 
 
-def accuracy_of(predicted: Tensor, truth: Tensor) -> float:
-    """Share of equal entries."""
-    return float((predicted == truth).double().mean())
+class _Task(NamedTuple):
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+    num_classes: int
 
 
-def bootstrap_interval(correct: Tensor, resamples: int) -> list[float]:
-    """The central 95 % of the accuracy over resampled test sets (percentile bootstrap), for (M,) bool."""
-    rng = Rng(torch.arange(resamples), BOOTSTRAP)
-    drawn = correct.float()[rng.integers(len(correct), len(correct))].mean(1)
-    return [float(v) for v in torch.quantile(drawn, torch.tensor([0.025, 0.975]))]
+class _Linear(NamedTuple):
+    strength: float
+    accuracy: float
 
 
-def few_label_scores(
-    x: Tensor, y: Tensor, tx: Tensor, ty: Tensor, num_classes: int, config: EvaluateConfig
-) -> dict[str, dict[str, float]]:
-    """Linear probes on a few class-balanced labels: mean and spread of the test accuracy over fixed draws.
+def strengths(config: EvaluateConfig) -> Tensor:
+    """The regularization strengths (L,) float64, ascending."""
+    low, high = config.linear_lambda_range
+    return torch.logspace(math.log10(low), math.log10(high), config.linear_lambdas, dtype=torch.float64)
 
-    The strength is 1 / n, scikit-learn's C = 1: choosing it would need labels that are not there.
-    """
-    scores = {}
+
+def _choose_linear(train: Tensor, labels: Labels, fit: Tensor, held: Tensor, config: EvaluateConfig) -> _Linear:
+    """The strength with the best held-out accuracy; the stronger one on a tie."""
+    candidates = strengths(config).to(train.device)
+    probe = linear_probe(train[fit][None], labels.train[fit][None], candidates[None], labels.num_classes)
+    accuracy = _accuracy(probe.predict(train[held])[0], labels.train[held])
+    best = len(accuracy) - 1 - int(accuracy.flip(0).argmax())
+    return _Linear(float(candidates[best]), float(accuracy[best]))
+
+
+def _choose_knn(
+    train: Tensor, labels: Labels, fit: Tensor, held: Tensor, config: EvaluateConfig
+) -> tuple[tuple[int, float], float]:
+    """The (k, temperature) with the best held-out accuracy, the first on a tie, and that accuracy."""
+    found = knn(train[fit], labels.train[fit], train[held], config.knn_k, config.knn_temperature, labels.num_classes)
+    accuracy = {choice: float(_accuracy(predicted, labels.train[held])) for choice, predicted in found.items()}
+    best = max(accuracy, key=lambda choice: accuracy[choice])
+    return best, accuracy[best]
+
+
+def _accuracy(predicted: Tensor, labels: Tensor) -> Tensor:
+    """Share of (..., Q) predictions that equal (Q,) labels."""
+    return (predicted == labels).double().mean(-1)
+
+
+def _test_scores(
+    task: _Task, choice: tuple[int, float], strength: float, config: EvaluateConfig, seed: int
+) -> tuple[dict[str, Any], Tensor]:
+    """Everything read from the test split with all training labels."""
+    neighbors = knn(task.train, task.train_labels, task.test, config.knn_k, config.knn_temperature, task.num_classes)
+    one = task.train.new_full((1, 1), strength, dtype=torch.float64)
+    predicted = linear_probe(task.train[None], task.train_labels[None], one, task.num_classes).predict(task.test)[0, 0]
+    correct = torch.stack([neighbors[choice], predicted]) == task.test_labels
+    intervals = bootstrap_intervals(correct, config.bootstrap, seed, BOOTSTRAP)
+    scores: dict[str, Any] = {
+        "knn": {f"k={k},T={t:g}": float(_accuracy(p, task.test_labels)) for (k, t), p in neighbors.items()}
+    }
+    for name, guess, interval in zip(("knn", "linear"), (neighbors[choice], predicted), intervals, strict=True):
+        recalls = per_class(guess, task.test_labels, task.num_classes)
+        scores[f"{name}_top1"] = float(_accuracy(guess, task.test_labels))
+        scores[f"{name}_interval"] = list(interval)
+        scores[f"{name}_balanced"] = balanced(recalls)
+    return scores | {"per_class": recalls}, predicted
+
+
+def _few_labels(task: _Task, config: EvaluateConfig, seed: int) -> dict[str, Any]:
+    """Linear probes on a few labels per class; the strength is chosen by two-fold cross-validation among these alone."""
+    found = {}
     for fraction in config.label_fractions:
-        runs = []
-        for seed in range(config.label_seeds):
-            ids = balanced_subset(y, num_classes, fraction, seed)
-            small = probe.fit(x[ids], y[ids], num_classes, [1 / len(ids)], probe.SWEEP_ITERATIONS)
-            runs.append(accuracy_of(small.logits(tx)[0].argmax(1), ty))
-        spread = torch.tensor(runs, dtype=torch.float64)
-        scores[f"{fraction:g}"] = {"mean": float(spread.mean()), "std": float(spread.std(correction=0))}
-    return scores
+        halves = [class_balanced_halves(task.train_labels, fraction, seed, FEW_LABELS, s) for s in range(config.label_seeds)]
+        first, second = (torch.stack(half) for half in zip(*halves, strict=True))
+        accuracy = _few_label_accuracy(task, first, second, config)
+        spread = float(accuracy.std()) if len(accuracy) > 1 else 0.0
+        found[f"{fraction:g}"] = {"mean": float(accuracy.mean()), "std": spread, "labels": first.shape[1] + second.shape[1]}
+    return {"few_label": found}
 
 
-def balanced_subset(y: Tensor, num_classes: int, fraction: float, seed: int) -> Tensor:
-    """Ids of ``fraction`` of each class, at least one of each that has any, a pure function of the seed."""
-    order = permutation(len(y), FEW_LABELS, seed)
-    parts = []
-    for c in range(num_classes):
-        members = order[y[order] == c]
-        parts.append(members[: max(1, round(fraction * len(members)))])
-    return torch.cat(parts)
+def _few_label_accuracy(task: _Task, first: Tensor, second: Tensor, config: EvaluateConfig) -> Tensor:
+    """Test accuracy (S,) of probes on S choices of labels, each given as two halves (S, n) of row numbers."""
+    grid = strengths(config).to(task.train.device)
+    fit, check = torch.cat([first, second]), torch.cat([second, first])
+    probe = linear_probe(task.train[fit], task.train_labels[fit], grid.expand(len(fit), -1), task.num_classes, tolerance=1e-5)
+    right = _accuracy(probe.predict(task.train[check]), task.train_labels[check][:, None])
+    accuracy = right.view(2, len(first), -1).mean(0)
+    best = len(grid) - 1 - accuracy.flip(1).argmax(1)
+    both = torch.cat([first, second], 1)
+    probe = linear_probe(task.train[both], task.train_labels[both], grid[best][:, None], task.num_classes, tolerance=1e-6)
+    return _accuracy(probe.predict(task.test)[:, 0], task.test_labels)
 
 
-def clustering_scores(x: Tensor, y: Tensor, num_classes: int) -> tuple[float, float]:
-    """NMI (arithmetic mean) and adjusted Rand index of k-means with as many clusters as classes, on unit features."""
-    if len(x) < num_classes:
-        return float("nan"), float("nan")
-    _, cluster = kmeans(F.normalize(x.float()), num_classes, KMEANS_ITERATIONS, CLUSTERS)
-    table = torch.zeros(num_classes, num_classes, dtype=torch.float64)
-    table.index_put_((y, cluster), torch.ones(len(y), dtype=torch.float64), accumulate=True)
-    return normalized_mutual_information(table), adjusted_rand_index(table)
+def class_balanced_halves(labels: Tensor, fraction: float, *parts: int) -> tuple[Tensor, Tensor]:
+    """Two disjoint class-balanced sets of row numbers, together about ``fraction`` of the rows, at least 2 per class.
+
+    The same number of every class, but for classes that are too small for it; their size depends on the labels and the
+    fraction alone, so sets of different parts can be stacked.
+    """
+    order = permutation(len(labels), *parts, device=labels.device)
+    present = torch.unique(labels)
+    half = max(1, round(fraction * len(labels) / len(present) / 2))
+    first, second = [], []
+    for c in present:
+        rows = order[labels[order] == c]
+        size = min(half, len(rows) // 2)
+        first.append(rows[:size])
+        second.append(rows[size : 2 * size])
+    return torch.cat(first), torch.cat(second)
 
 
-def normalized_mutual_information(table: Tensor) -> float:
-    """From a contingency table (classes, clusters) of counts."""
-    p = table / table.sum()
-    rows, columns = p.sum(1), p.sum(0)
-    outer = rows[:, None] * columns
-    mutual = float((p[p > 0] * (p[p > 0] / outer[p > 0]).log()).sum())
-    entropies = [-float((m[m > 0] * m[m > 0].log()).sum()) for m in (rows, columns)]
-    return mutual / (sum(entropies) / 2) if sum(entropies) > 0 else 1.0
-
-
-def adjusted_rand_index(table: Tensor) -> float:
-    """Hubert and Arabie, J. Classification 1985, from a contingency table of counts."""
-
-    def pairs(counts: Tensor) -> float:
-        return float((counts * (counts - 1) / 2).sum())
-
-    n = table.sum()
-    index, a, b = pairs(table), pairs(table.sum(1)), pairs(table.sum(0))
-    expected = a * b / max(pairs(n[None]), 1.0)
-    top = (a + b) / 2
-    return (index - expected) / (top - expected) if top != expected else 1.0
+def _clustering(task: _Task, seed: int) -> dict[str, float]:
+    """k-means of the l2-normalized test features into as many clusters as classes; the best of some starts by inertia."""
+    x = F.normalize(task.test.float())
+    k = min(task.num_classes, len(x))
+    runs = [kmeans(x, k, KMEANS_ITERATIONS, seed, CLUSTERING, start) for start in range(KMEANS_STARTS)]
+    inertia = [float((x - centroids[own]).square().sum(dtype=torch.float64)) for centroids, own in runs]
+    nmi, ari = clustering_scores(runs[inertia.index(min(inertia))][1], task.test_labels)
+    return {"nmi": nmi, "ari": ari}

@@ -30,9 +30,8 @@ class Probe(NamedTuple):
 
     def predict(self, features: Tensor) -> Tensor:
         """Classes (P, L, Q) int64 of (P, Q, D) features, or of (Q, D) for every problem; ties go to the lower class."""
-        flat = self.weight.flatten(1, 2)
-        logits = (features.float() @ flat.transpose(-1, -2)).unflatten(-1, self.bias.shape[1:]) + self.bias[:, None]
-        return logits.argmax(-1).transpose(1, 2)
+        logits = features.float() @ self.weight.flatten(1, 2).transpose(1, 2) + self.bias.flatten(1)[:, None]
+        return logits.view(*logits.shape[:2], *self.bias.shape[1:]).argmax(-1).transpose(1, 2)
 
 
 def linear_probe(features: Tensor, labels: Tensor, strengths: Tensor, num_classes: int, tolerance: float = 1e-7) -> Probe:
@@ -116,7 +115,9 @@ class _Solver:
             point, gradient = trial, changed
         return result, objective
 
-    def _search(self, point: Tensor, value: Tensor, direction: Tensor, slope: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _search(
+        self, point: Tensor, value: Tensor, direction: Tensor, slope: Tensor, active: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The next point, its values and gradients: a full step, halved where it does not lower the objective enough."""
         length = torch.ones_like(slope)
         for _ in range(HALVINGS):

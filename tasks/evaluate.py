@@ -4,6 +4,7 @@ import csv
 import io
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,121 +12,200 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_core.augment import normalize, to_unit
-from ssl_core.encoders import Encoder, pool
-from ssl_core.evaluate import EvaluateConfig, Scores, evaluate
-from ssl_core.health import health, verdict
+from ssl_core.augment import AugmentConfig, normalize, to_unit
+from ssl_core.config import typed
+from ssl_core.encoders import Encoder, num_parameters, pool
+from ssl_core.evaluate import BOOTSTRAP, Labels, Result, evaluate
+from ssl_core.finetune import finetune
+from ssl_core.health import verdict
+from ssl_core.method import DataInfo
+from ssl_core.optim import TrainConfig
+from ssl_core.scores import bootstrap_intervals
 from tasks import dataset, encoders, files, params
 from tasks.device import machine, pick_device
-from tasks.errors import UsageError
+from tasks.errors import Diverged, UsageError
 from tasks.journal import Journal
 from tasks.progress import Progress
 from tasks.stage import Stage, main
 
+INDICATORS = ("feature_std", "effective_rank", "alignment", "uniformity")
+
 
 @torch.no_grad()
 def extract(
-    encoder: Encoder, images: dataset.Array, facts: dict[str, Any], layers: int, batch: int, device: torch.device, show: Progress
-) -> list[Tensor]:
-    """Pooled outputs of the last ``layers`` blocks for every image: [(N, D_l)] float32 on the CPU, one pass, no augmentation."""
-    encoder.eval().to(device, memory_format=torch.channels_last)
-    bf16 = facts["precision"] == "bf16"
-    parts: list[list[Tensor]] = []
+    encoder: Encoder,
+    images: dataset.Array,
+    facts: dict[str, Any],
+    batch: int,
+    device: torch.device,
+    each: Callable[[int], None] = lambda done: None,
+) -> dict[str, Tensor]:
+    """Pooled outputs of every block, first to last, un-augmented, in evaluation mode and the precision of the training.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        facts: the encoder's; their mean, std and precision are used.
+        each: called after each batch with the number of images done.
+
+    Returns:
+        (N, D_l) float32 on the CPU by layer: ``block1``, ``block2``, ...
+    """
+    encoder.eval().to(device)
+    parts = []
     for start in range(0, len(images), batch):
-        x = torch.from_numpy(np.array(images[start : start + batch])).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            maps = encoder.blocks(normalize(to_unit(x), facts["mean"], facts["std"]))[-layers:]
+        x = normalize(
+            to_unit(torch.from_numpy(np.array(images[start : start + batch])).to(device)), facts["mean"], facts["std"]
+        )
+        with torch.autocast(device.type, torch.bfloat16, enabled=facts["precision"] == "bf16"):
+            maps = encoder.blocks(x.contiguous(memory_format=torch.channels_last))
         parts.append([pool(m).cpu() for m in maps])
-        show.update(min(start + batch, len(images)))
-    return [torch.cat(layer) for layer in zip(*parts, strict=True)]
+        each(min(start + batch, len(images)))
+    return {f"block{i + 1}": torch.cat(layer) for i, layer in enumerate(zip(*parts, strict=True))}
 
 
 class Evaluation:
     """One encoder: its features, its scores, its files."""
 
     def __init__(self, stage: Stage, name: str, seed: int, device: torch.device):
-        self.stage, self.name, self.key = stage, name, f"{name}-{seed}"
+        self.stage, self.name, self.seed, self.device = stage, name, seed, device
+        self.key = f"{name}-{seed}"
         self.directory = Path("out/encoders") / self.key
-        self.config: EvaluateConfig = params.evaluate_config(params.load())
+        self.config = params.evaluate_config(params.load())
         self.data = dataset.load()
+        self.classes: list[str] = self.data.meta["classes"]
         self.encoder, self.facts = encoders.load(self.directory)
-        self.device = device
-        self.blocks = 1 if self.facts["encoder"]["config"]["name"] == "pixels" else self.config.layers
-        self.journal = Journal(stage.work / "journal.jsonl")
-        tags = {"dataset": self.data.meta["name"], "data_sha256": self.data.sha256} | {k: str(v) for k, v in stage.machine.items()}
-        self.journal.start(
-            fingerprint=stage.fingerprint, stage=stage.full_name, name=name, seed=seed, tags=tags, params=vars(self.config)
-        )
-
-    def features(self, split: str) -> list[Tensor]:
-        """Features of a split, per candidate layer, float16-rounded: what is scored is what is stored."""
-        images = getattr(self.data, f"{split}_images")
-        if not len(images):
-            return []
-        show = Progress(f"{self.key}: {split} features", len(images), "images", file=self.stage.work / "progress.json")
-        layers = extract(self.encoder, images, self.facts, self.blocks, self.config.batch_size, self.device, show)
-        return [x.half().float() for x in layers]
+        arrays = (self.data.train_labels, self.data.train_holdout, self.data.test_labels)
+        train, holdout, test = (torch.from_numpy(np.array(a)) for a in arrays)
+        self.labels = Labels(train, holdout, test, len(self.classes))
 
     def run(self) -> None:
         """Extract, score, write."""
         started = time.monotonic()
-        train, test = self.features("train"), self.features("test")
-        scores = self._score(train, test)
-        seconds = time.monotonic() - started
-        kept = {"train": train[scores.layer], "test": test[scores.layer] if test else torch.zeros(0, train[scores.layer].shape[1])}
-        arrays = {k: v.half().numpy() for k, v in kept.items()}
-        files.save_tensors(self.stage.out(f"out/features/{self.key}.safetensors"), arrays)
-        metrics = self._metrics(scores, len(train))
-        files.write_json(self.stage.out(f"out/metrics/{self.key}.json"), metrics)
-        files.write_text(self.stage.out(f"out/predictions/{self.key}.csv"), self._predictions(scores))
-        numbers = {k: v for k, v in metrics.items() if isinstance(v, float)} | metrics["health"]
-        self.journal.metrics(self.facts["epochs"], numbers)
-        self.journal.end("FINISHED", cost={"evaluation_seconds": seconds}, encoder_sha256=metrics["encoder_sha256"])
-        self.journal.publish(self.stage.out(f"out/journal/evaluate-{self.key}.jsonl"))
+        with Journal(self.stage.work / "journal.jsonl", position=0) as journal:  # nothing is resumed: begin anew
+            journal.start(**self._run_facts())
+            layers = self._features()
+            result = evaluate(layers, self.labels, self.config, self.seed)
+            tuned = self._finetuned() if self.config.finetune_epochs and result.predicted is not None else {}
+            metrics = self._metrics(result) | tuned
+            self._write(layers[result.layer], metrics, result)
+            numbers = {k: v for k, v in metrics.items() if isinstance(v, float)} | metrics["health"]
+            journal.metrics(self.facts["epochs"], numbers)
+            journal.tags({"verdict": metrics["verdict"], "protocol": metrics["protocol"]})
+            cost = {"evaluation_seconds": time.monotonic() - started}
+            journal.end("FINISHED", cost=cost, encoder_sha256=metrics["encoder_sha256"])
+            journal.publish(self.stage.out(f"out/journal/evaluate-{self.key}.jsonl"))
 
-    def _score(self, train: list[Tensor], test: list[Tensor]) -> Scores:
-        """By labels where there are any; without, only the label-free indicators of the last layer remain."""
-        if not self.data.has_labels:
-            return Scores(layer=len(train) - 1)
-        labels, held, truth = (
-            torch.from_numpy(np.array(a)) for a in (self.data.train_labels, self.data.train_holdout, self.data.test_labels)
-        )
-        return evaluate(train, labels, held, test, truth, len(self.data.meta["classes"]), self.config)
-
-    def _metrics(self, scores: Scores, layers: int) -> dict[str, Any]:
-        facts, manifest = self.facts, files.read_json(dataset.PREPARED / files.MANIFEST)
-        values = dict(scores.values)
-        if "per_class" in values:
-            values["per_class"] = dict(zip(self.data.meta["classes"], values["per_class"], strict=True))
-        return values | {
-            "method": self.name,
-            "seed": facts["seed"],
-            "encoder": facts["encoder"]["config"]["name"],
-            "layer": f"block-{layers - scores.layer}" if layers > 1 else "output",
-            "health": facts["health"],
-            "verdict": verdict(facts["health"], facts["random_health"]),
-            "encoder_sha256": files.sha256(self.directory / encoders.WEIGHTS),
-            "protocol": scores.protocol
-            | {
-                "features": "frozen, evaluation mode, no augmentation, global average of the layer's output",
-                "choices": "k, temperature, lambda and layer on held-out training labels; then all training labels; test read once",
-                "epoch": "last",
-                "image_size": facts["encoder"]["image_size"],
-                "precision": facts["precision"],
-                "split_sha256": manifest["files"]["train_holdout.npy"]["sha256"],
-                "data_sha256": self.data.sha256,
-            },
+    def _run_facts(self) -> dict[str, Any]:
+        machine_tags = {k: str(v) for k, v in self.stage.machine.items()}
+        return {
+            "fingerprint": self.stage.fingerprint,
+            "stage": self.stage.full_name,
+            "name": self.name,
+            "seed": self.seed,
+            "tags": {"dataset": self.data.meta["name"], "data_sha256": self.data.sha256, **machine_tags},
+            "params": vars(self.config),
         }
 
-    def _predictions(self, scores: Scores) -> str:
+    # ------------------------------------------------------------------ measuring
+
+    def _features(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Features of both splits by candidate layer, rounded to float16: what is scored is what is stored."""
+        train, test = (self._extract(self.encoder, split) for split in ("train", "test"))
+        chosen = list(train)[-self.config.layers :]
+        found = {layer: (train[layer], test.get(layer, train[layer][:0])) for layer in chosen}
+        if not all(torch.isfinite(x).all() for pair in found.values() for x in pair):
+            raise Diverged(f"the features of {self.key} are not finite; lower train.lr and train it again")
+        largest = torch.finfo(torch.float16).max
+        return {layer: tuple(x.clamp(-largest, largest).half().float() for x in pair) for layer, pair in found.items()}  # type: ignore[misc]
+
+    def _extract(self, encoder: Encoder, split: str) -> dict[str, Tensor]:
+        images = getattr(self.data, f"{split}_images")
+        show = Progress(f"{self.key}: {split} features", len(images), "images", file=self.stage.work / "progress.json")
+
+        def each(done: int) -> None:
+            show.update(done)
+            self._maybe_leave()
+
+        return extract(encoder, images, self.facts, self.config.batch_size, self.device, each)
+
+    def _maybe_leave(self) -> None:
+        if self.stage.stop_requested():
+            self.stage.leave()
+
+    def _finetuned(self) -> dict[str, Any]:
+        """Test accuracy of the encoder fine-tuned with all training labels; nothing for an encoder without weights."""
+        if not num_parameters(self.encoder):
+            return {}
+        known, facts, meta = self.labels.train >= 0, self.facts, self.data.meta
+        labels = self.labels.train[known]
+        shape = (len(labels), meta["image_size"], meta["channels"], tuple(meta["mean"]), tuple(meta["std"]))
+        train, augment = typed(TrainConfig, facts["train"], "train"), typed(AugmentConfig, facts["augment"], "augment")
+        encoder, head = finetune(
+            self.encoder,
+            self.data.train_images[known.numpy()],
+            DataInfo(*shape, labels=labels, num_classes=len(self.classes)),
+            augment,
+            train,
+            self.config.finetune_epochs,
+            self.seed,
+            self.device,
+            lambda progress: self._maybe_leave(),
+        )
+        features = list(self._extract(encoder, "test").values())[-1]
+        seen = self.labels.test >= 0
+        with torch.no_grad():
+            correct = head.cpu()(features[seen]).argmax(1) == self.labels.test[seen]
+        interval = bootstrap_intervals(correct[None], self.config.bootstrap, self.seed, BOOTSTRAP)[0]
+        return {"finetune_top1": float(correct.double().mean()), "finetune_interval": list(interval)}
+
+    # ------------------------------------------------------------------ the result
+
+    def _metrics(self, result: Result) -> dict[str, Any]:
+        facts, scores = self.facts, dict(result.scores)
+        if "per_class" in scores:
+            scores["per_class"] = dict(zip(self.classes, scores["per_class"], strict=True))
+        return scores | {
+            "method": self.name,
+            "seed": self.seed,
+            "encoder": facts["encoder"]["config"]["name"],
+            "layer": result.layer,
+            "health": {k: facts["health"][k] for k in INDICATORS},
+            "random_health": {k: facts["random_health"][k] for k in INDICATORS},
+            "verdict": verdict(facts["health"], facts["random_health"]),
+            "encoder_sha256": files.sha256(self.directory / encoders.WEIGHTS),
+            "protocol": self._protocol() | result.protocol,
+        }
+
+    def _protocol(self) -> dict[str, Any]:
+        """What the numbers mean, stored with them; the choices come from the result."""
+        manifest = files.read_json(dataset.PREPARED / files.MANIFEST)
+        return {
+            "features": "frozen, evaluation mode, no augmentation, global average of the layer's output",
+            "choices": "layer, k, temperature and lambda on held-out training labels; test read once",
+            "epoch": "last",
+            "finetune_epochs": self.config.finetune_epochs,
+            "image_size": self.facts["encoder"]["image_size"],
+            "precision": self.facts["precision"],
+            "split_sha256": manifest["files"]["train_holdout.npy"]["sha256"],
+            "data_sha256": self.data.sha256,
+        }
+
+    def _write(self, features: tuple[Tensor, Tensor], metrics: dict[str, Any], result: Result) -> None:
+        arrays = {name: x.half().numpy() for name, x in zip(("train", "test"), features, strict=True)}
+        files.save_tensors(self.stage.out(f"out/features/{self.key}.safetensors"), arrays, {"layer": result.layer})
+        files.write_json(self.stage.out(f"out/metrics/{self.key}.json"), metrics)
+        files.write_text(self.stage.out(f"out/predictions/{self.key}.csv"), self._predictions(result))
+
+    def _predictions(self, result: Result) -> str:
+        """CSV of actual and predicted class of every labelled test image."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["actual", "predicted"])
-        if scores.predictions is not None:
+        if result.predicted is not None:
             # DVC's plots page shows these names as they are: no markup.
-            names = [c.replace("<", "‹").replace(">", "›") for c in self.data.meta["classes"]]
-            truth = self.data.test_labels[self.data.test_labels >= 0]
-            writer.writerows([names[a], names[p]] for a, p in zip(truth, scores.predictions.tolist(), strict=True))
+            names = [c.replace("<", "‹").replace(">", "›") for c in self.classes]
+            truth = self.labels.test[self.labels.test >= 0]
+            writer.writerows([names[a], names[p]] for a, p in zip(truth.tolist(), result.predicted.tolist(), strict=True))
         return out.getvalue()
 
 
