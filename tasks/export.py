@@ -125,16 +125,17 @@ def check(package: Path, module: Portable, facts: Mapping[str, Any]) -> None:
 
 
 def layer_index(layer: str, blocks: int) -> int:
-    """Position of a layer named by the evaluation (``block3`` is the third) among ``blocks``.
+    """Position of the evaluated layer among ``blocks``: ``output`` is the last, ``block-K`` the K-th from the end.
 
     Raises:
         IntegrityError: no such layer.
     """
-    number = layer.removeprefix("block")
-    index = int(number) - 1 if number.isdigit() else -1
-    if not 0 <= index < blocks:
-        raise IntegrityError(f"the evaluated layer is {layer!r}; this encoder has block1 to block{blocks}; run dvc repro")
-    return index
+    number = "1" if layer == "output" else layer.removeprefix("block-")
+    if not number.isdigit() or not 1 <= int(number) <= blocks:
+        raise IntegrityError(
+            f"the evaluated layer is {layer!r}; this encoder has block-1 (last) to block-{blocks}; run dvc repro"
+        )
+    return blocks - int(number)
 
 
 def model_card(name: str, facts: Mapping[str, Any], metrics: Mapping[str, Any], meta: Mapping[str, Any]) -> str:

@@ -6,12 +6,13 @@ registry, which lies outside the project; when everything is there it changes no
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from tasks import dataset, files, journal, leaderboard
 from tasks.errors import IntegrityError
-from tasks.export import model_card
+from tasks.export import Exporter, model_card
 from tasks.leaderboard import Result
 from tasks.records import redact
 from tasks.registry import CHAMPION, Entry, Registry
@@ -58,22 +59,27 @@ def aliases(results: list[Result]) -> dict[str, str]:
     return named | ({CHAMPION: best.name} if best else {})
 
 
-def body(stage: Stage) -> None:
-    """Mirror the journals, so that every version has its run; register; write what is where."""
-    root = Path()
+def register(root: Path, exporter: Exporter | None = None) -> dict[str, Any]:
+    """Mirror the journals, so that every version has its run, and register; returns what is where."""
     results, _ = leaderboard.load(root)
     methods = [r for r in results if not r.is_baseline]
-    meta = dataset.load().meta
+    meta = files.read_json(root / dataset.PREPARED / "meta.json")
     tracker = Tracker(root.resolve())
     tracker.sync()
-    registry = Registry(tracker, meta["name"])
+    registry = Registry(tracker, meta["name"], exporter)
     names = aliases(methods)
     versions = registry.register([entry(root, r, meta) for r in methods], names)
-    if CHAMPION not in names:
-        print("warning: no sound encoder, so the alias champion stays where it is")
-    facts = {"model": registry.model, "versions": versions, "aliases": names, "tracking_uri": redact(tracker.uri)}
+    return {"model": registry.model, "versions": versions, "aliases": names, "tracking_uri": redact(tracker.uri)}
+
+
+def body(stage: Stage) -> None:
+    """Register, and write down what is where."""
+    facts = register(Path())
     files.write_json(stage.out("out/registry.json"), facts)
-    print(f"registered: {len(versions)} versions of {registry.model}; champion {names.get(CHAMPION, 'none')}")
+    best = facts["aliases"].get(CHAMPION)
+    if best is None:
+        print("warning: every encoder has collapsed, so the alias champion stays where it is", file=sys.stderr)
+    print(f"registered: {len(facts['versions'])} versions of {facts['model']}; champion: {best}")
 
 
 def make() -> Stage:

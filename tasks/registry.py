@@ -55,9 +55,9 @@ def model_name(dataset: str) -> str:
 class Registry:
     """The registry behind a ``Tracker``."""
 
-    def __init__(self, tracker: Tracker, dataset: str):
+    def __init__(self, tracker: Tracker, dataset: str, exporter: Exporter | None = None):
         self.tracker, self.client, self.model = tracker, tracker.client, model_name(dataset)
-        self._exporter = Exporter()
+        self._exporter = exporter or Exporter()
 
     def register(self, entries: list[Entry], aliases: Mapping[str, str]) -> dict[str, int]:
         """Register ``entries``, then point each alias at the entry it names; returns the version of each entry.
@@ -129,6 +129,7 @@ class Registry:
             files.verify(Path(self.client.download_artifacts(run_id, folder, str(copy))))
             _point("create")
             source = f"{self.client.get_run(run_id).info.artifact_uri}/{folder}"
+            tags["ssl.manifest"] = files.sha256(package / files.MANIFEST)
             made = self.client.create_model_version(self.model, source, run_id, tags=tags, description=entry.card)
         _point("created")
         return int(made.version)
@@ -168,9 +169,9 @@ def load(uri: str | None = None) -> Loaded:
 
         with tempfile.TemporaryDirectory(prefix=".model-", dir=_state(tracker.root)) as place:
             package = Path(download_artifacts(artifact_uri=version.source, dst_path=place))
-            manifest = files.verify(package)
-            if manifest.get("package") != version.tags.get("ssl.package"):
-                raise IntegrityError(f"{version.name} version {version.version} holds another package than was registered")
+            files.verify(package)
+            if files.sha256(package / files.MANIFEST) != version.tags.get("ssl.manifest"):
+                raise IntegrityError(f"{version.name} version {version.version} does not hold what was registered; not loaded")
             program = torch.export.load(package / PROGRAM).module()
             facts = files.read_json(package / "encoder.json")
     return Loaded(program, facts, f"models:/{version.name}/{version.version}")

@@ -46,6 +46,7 @@ class Tracker:
         for name in ("alembic", "mlflow", "urllib3"):
             logging.getLogger(name).setLevel(logging.ERROR)
         with self._guard():
+            self._check_file()
             self.client = MlflowClient()
             self.experiment = self._open()
 
@@ -89,10 +90,18 @@ class Tracker:
 
     # -------------------------------------------------------------- opening
 
-    def _open(self) -> str:
-        """Id of the experiment; a new sqlite file is initialized by one process, since several at once damage it."""
+    def _check_file(self) -> None:
+        """Fail at once where MLflow would try for two minutes."""
         if self.uri.startswith("sqlite:///"):
-            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            file = Path(self.uri.removeprefix("sqlite:///"))
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.open("ab").close()
+            except OSError as error:
+                raise TrackerDown(f"MLflow's store {file} cannot be written: {error.strerror}") from error
+
+    def _open(self) -> str:
+        """Id of the experiment."""
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "ssl-pipeline")
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
@@ -120,7 +129,7 @@ class Tracker:
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
-        """``errors``, one process at a time."""
+        """``errors``, one process at a time: several that initialize a new sqlite file together damage it."""
         path = self.root / ".ssl" / "tracking.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         with self.errors(), path.open("w") as lock:

@@ -1,0 +1,551 @@
+"""MLflow shows what the journals say, once, whatever happens to the tracker, the network or the process."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks import settings, sync
+from tasks.journal import Journal
+from tasks.mirror import Mirror
+from tasks.records import clean, read_record, redact
+from tasks.tracking import Tracker, TrackerDown
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """An initialized sqlite store: copying it saves the migrations."""
+    root = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(root)
+        Tracker(root)
+    return root / "mlruns" / "mlflow.db"
+
+
+@pytest.fixture
+def root(tmp_path, empty_store, monkeypatch):
+    """A project with a fresh store of its own."""
+    (tmp_path / "mlruns").mkdir()
+    shutil.copyfile(empty_store, tmp_path / "mlruns" / "mlflow.db")
+    with sqlite3.connect(tmp_path / "mlruns" / "mlflow.db") as store:
+        store.execute("UPDATE experiments SET artifact_location = ?", [(tmp_path / "mlruns" / "artifacts").as_uri()])
+    for name in settings.DEFAULTS:
+        monkeypatch.setenv(name, settings.DEFAULTS[name])
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", settings.store_uri(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def training(path, seed=0, steps=3, **changes):
+    """An open journal of a training with ``steps`` steps."""
+    journal = Journal(path)
+    facts = {"fingerprint": f"{seed:064d}", "stage": f"pretrain@simclr-{seed}", "name": "simclr", "seed": seed}
+    data = {"name": "sample", "sha256": "d" * 64, "num_train": 10}
+    journal.start(**facts | {"tags": {"dataset": "sample"}, "params": {"train": {"lr": 0.1}}, "data": data} | changes)
+    for step in range(steps):
+        journal.metrics(step, {"loss": 1.0 / (step + 1), "lr": 0.1})
+    return journal
+
+
+def finished(root, seed=0, **changes):
+    """The journal of a finished training."""
+    with training(root / f"out/journal/simclr-{seed}.jsonl", seed, **changes) as journal:
+        journal.end("FINISHED", cost={"seconds": 2.0}, encoder_sha256=f"e{seed}")
+    return journal.path
+
+
+def evaluated(root, seed=0, fingerprint="v", top1=0.5, name="out/journal/evaluate-simclr-0.jsonl"):
+    """The journal of an evaluation of it."""
+    (root / name).unlink(missing_ok=True)
+    with Journal(root / name) as journal:
+        stage = f"evaluate@simclr-{seed}"
+        journal.start(fingerprint=fingerprint, stage=stage, name="simclr", seed=seed, tags={}, params={"knn_k": [20]})
+        journal.metrics(0, {"knn_top1": top1})
+        journal.tags({"verdict": "healthy"})
+        journal.end("FINISHED", encoder_sha256=f"e{seed}")
+    return journal.path
+
+
+def query(root, sql, *values):
+    with contextlib.closing(sqlite3.connect(root / "mlruns" / "mlflow.db")) as store:
+        return store.execute(sql, values).fetchall()
+
+
+def rows(root):
+    """(run, metric, step, value) of every row in the store, in order."""
+    sql = "SELECT name, key, step, value FROM metrics JOIN runs USING (run_uuid) ORDER BY name, key, step, timestamp"
+    return query(root, sql)
+
+
+def only_run(root):
+    """The one run of the store."""
+    tracker = Tracker(root)
+    (run,) = tracker.client.search_runs([tracker.experiment])
+    return run
+
+
+def test_a_finished_journal_becomes_one_complete_run(root):
+    (root / "views.png").write_bytes(b"picture")
+    with training(root / "out/journal/simclr-0.jsonl") as journal:
+        journal.artifact(Path("views.png"), "views")
+        journal.end("FINISHED", cost={"seconds": 2.0}, encoder_sha256="e0")
+    assert Tracker(root).sync() == 1
+    run = only_run(root)
+    assert (run.info.run_name, run.info.status) == ("simclr-0", "FINISHED")
+    assert run.data.params == {"train.lr": "0.1"}
+    assert run.data.metrics == {"train/loss": pytest.approx(1 / 3), "train/lr": 0.1, "cost/seconds": 2.0}
+    assert {k: run.data.tags[k] for k in ("method", "family", "year", "seed", "dataset", "stage", "ssl.encoder_sha256")} == {
+        "method": "simclr",
+        "family": "contrastive",
+        "year": "2020",
+        "seed": "0",
+        "dataset": "sample",
+        "stage": "pretrain@simclr-0",
+        "ssl.encoder_sha256": "e0",
+    }
+    assert [d.dataset.name for d in run.inputs.dataset_inputs] == ["sample"]
+    assert (root / "mlruns/artifacts" / run.info.run_id / "artifacts/views/views.png").read_bytes() == b"picture"
+    times = [t for (t,) in query(root, "SELECT timestamp FROM metrics WHERE key = 'train/loss' ORDER BY step")]
+    assert times == [t for t, _, name, _ in read_record(journal.path).rows if name == "train/loss"]
+
+
+def test_sending_again_from_anywhere_changes_nothing(root):
+    finished(root)
+    evaluated(root)
+    Tracker(root).sync()
+    before = rows(root), query(root, "SELECT * FROM tags ORDER BY key"), query(root, "SELECT * FROM runs")
+    tracker = Tracker(root)
+    tracker.sync()
+    tracker.sync()
+    assert before == (rows(root), query(root, "SELECT * FROM tags ORDER BY key"), query(root, "SELECT * FROM runs"))
+
+
+def test_a_lost_store_is_rebuilt_from_the_journals(root, empty_store):
+    finished(root)
+    evaluated(root)
+    Tracker(root).sync()
+    before = rows(root)
+    shutil.copyfile(empty_store, root / "mlruns" / "mlflow.db")
+    Tracker(root).sync()
+    assert rows(root) == before
+
+
+def test_a_crash_at_any_call_leaves_what_the_next_sync_completes(root):
+    """The N-th call to MLflow fails, N = 1, 2, ...; after the repair the rows are those of an undisturbed sync."""
+    for seed in (0, 1):
+        finished(root, seed)
+    evaluated(root)
+    store, spare = root / "mlruns" / "mlflow.db", root / "spare.db"
+    shutil.copyfile(store, spare)
+    Tracker(root).sync()
+    wanted, runs = rows(root), query(root, "SELECT name, status FROM runs ORDER BY name")
+    for fail_at in range(1, 100):
+        shutil.copyfile(spare, store)
+        tracker, calls = Tracker(root), iter(range(1, 1000))
+
+        def broken(name, real, calls=calls, fail_at=fail_at):
+            def call(*arguments, **named):
+                if next(calls) == fail_at:
+                    raise RuntimeError("crash")
+                return real(*arguments, **named)
+
+            return call
+
+        for name in ("create_run", "log_batch", "log_inputs", "set_terminated", "set_tag"):
+            setattr(tracker.client, name, broken(name, getattr(tracker.client, name)))
+        try:
+            tracker.sync()
+        except RuntimeError:
+            Tracker(root).sync()
+            assert (rows(root), query(root, "SELECT name, status FROM runs ORDER BY name")) == (wanted, runs), fail_at
+        else:
+            break
+    assert fail_at > 12
+
+
+def test_a_killed_run_is_closed_and_goes_on_as_the_same_run(root):
+    work = root / ".ssl/work/pretrain@simclr-0/0000"
+    journal = training(work / "journal.jsonl")
+    position = journal.position
+    journal.metrics(3, {"loss": 0.1})
+    with (work / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        Tracker(root).sync()
+        assert only_run(root).info.status == "RUNNING"
+    Tracker(root).sync()
+    assert only_run(root).info.status == "KILLED"
+    journal.close()
+    with (work / ".lock").open("w") as lock, Journal(journal.path, position) as resumed:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        resumed.metrics(3, {"loss": 0.1})  # replayed: the row is there already
+        resumed.metrics(4, {"loss": 0.05})
+        Tracker(root).sync()
+        assert only_run(root).info.status == "RUNNING"
+        resumed.end("FINISHED", cost={"seconds": 3.0})
+        resumed.publish(root / "out/journal/simclr-0.jsonl")
+    Tracker(root).sync()
+    assert only_run(root).info.status == "FINISHED"
+    assert [step for _, key, step, _ in rows(root) if key == "train/loss"] == [0, 1, 2, 3, 4]
+
+
+def test_a_failed_run_says_so_and_has_no_cost(root):
+    with training(root / ".ssl/work/p/f/journal.jsonl") as journal:
+        journal.end("FAILED", cost={"seconds": 9.0}, reason="the loss is nan")
+    Tracker(root).sync()
+    run = only_run(root)
+    assert (run.info.status, run.data.tags["ssl.reason"]) == ("FAILED", "the loss is nan")
+    assert "cost/seconds" not in run.data.metrics
+
+
+def test_numbers_that_are_not_finite_are_tags_and_never_rows(root):
+    with training(root / "out/journal/simclr-0.jsonl") as journal:
+        journal.metrics(7, {"loss": float("nan"), "lr": float("inf"), "other": 1e300})
+        journal.end("FINISHED")
+    Tracker(root).sync()
+    run = only_run(root)
+    assert run.data.tags["nonfinite.train/loss"] == "nan at step 7"
+    assert run.data.tags["nonfinite.train/lr"] == "inf at step 7"
+    assert {(k, s) for _, k, s, _ in rows(root) if s == 7} == {("train/other", 7)}
+
+
+def test_odd_names_and_long_values_are_kept_apart_and_whole(root):
+    params = {
+        "a?": 1,
+        "a!": 2,
+        "": 3,
+        "../up": 4,
+        "long": "x" * 20_000,
+        "ключ": "значение",
+        "k" * 400: 5,
+        "uri": "s3://me:pw@host/x",
+    }
+    path = finished(root, params=params)
+    tracker = Tracker(root)
+    assert (tracker.sync(), tracker.problems) == (1, [])
+    run = only_run(root)
+    assert sorted(v for v in run.data.params.values() if len(v) == 1) == ["1", "2", "3", "4", "5"]
+    assert run.data.params["ключ"] == "значение"
+    assert run.data.params["uri"] == "s3://***@host/x"
+    assert "cut, sha256" in run.data.params["long"]
+    folder = tracker.client.download_artifacts(run.info.run_id, "long_params.json", str(root))
+    assert "x" * 20_000 in Path(folder).read_text()
+    assert read_record(path).run["params"] == params
+    assert clean("train/loss") == "train/loss"
+
+
+def test_an_evaluation_adds_to_the_row_of_its_training(root):
+    finished(root)
+    evaluated(root)
+    Tracker(root).sync()
+    run = only_run(root)
+    assert run.data.metrics["eval/knn_top1"] == 0.5
+    assert (run.data.tags["verdict"], run.data.tags["protocol.knn_k"]) == ("healthy", "[20]")
+
+
+def test_an_evaluation_of_other_weights_is_not_shown(root):
+    finished(root)
+    path = evaluated(root)
+    path.write_text(path.read_text().replace('"e0"', '"other"'))
+    assert Tracker(root).sync() == 1
+    assert "eval/knn_top1" not in only_run(root).data.metrics
+
+
+def test_the_evaluation_that_holds_now_is_the_one_shown(root):
+    """Protocol A, then B, then A again from a cache with its old times: MLflow's latest value must follow."""
+    finished(root)
+    old = evaluated(root, fingerprint="A", top1=0.5).read_bytes()
+    for content, value in ((None, 0.5), (0.7, 0.7), (old, 0.5)):
+        if isinstance(content, bytes):
+            (root / "out/journal/evaluate-simclr-0.jsonl").write_bytes(content)
+        elif content:
+            evaluated(root, fingerprint="B", top1=content)
+        Tracker(root).sync()
+        Tracker(root).sync()
+        assert only_run(root).data.metrics["eval/knn_top1"] == value
+    assert len([r for r in rows(root) if r[1] == "eval/knn_top1"]) == 3
+
+
+def test_a_report_is_the_parent_of_what_it_compares(root):
+    for seed in (0, 1, 2):
+        finished(root, seed)
+    for number, children in enumerate((["simclr-0", "simclr-1"], ["simclr-0"])):
+        with Journal(root / f".ssl/work/report/{number}/journal.jsonl") as journal:
+            journal.start(
+                fingerprint=f"r{number}", stage="report", name="report", seed=None, tags={}, params={}, children=children
+            )
+            journal.end("FINISHED")
+        time.sleep(0.002)
+        Tracker(root).sync()
+    sql = "SELECT runs.name, value FROM tags JOIN runs USING (run_uuid) WHERE key = 'mlflow.parentRunId' ORDER BY runs.name"
+    fingerprints = dict(query(root, "SELECT run_uuid, value FROM tags WHERE key = 'ssl.fingerprint'"))
+    assert [(name, fingerprints[parent]) for name, parent in query(root, sql)] == [("simclr-0", "r1"), ("simclr-1", "r0")]
+
+
+def test_a_run_deleted_by_its_user_does_not_come_back(root):
+    finished(root)
+    tracker = Tracker(root)
+    tracker.sync()
+    tracker.client.delete_run(only_run(root).info.run_id)
+    Tracker(root).sync()
+    assert query(root, "SELECT count(*) FROM runs") == [(1,)]
+
+
+def test_a_run_created_twice_by_a_late_answer_becomes_one(root):
+    path = finished(root)
+    tracker = Tracker(root)
+    for _ in range(2):
+        tracker._create(read_record(path))
+    Tracker(root).sync()
+    Tracker(root).sync()
+    assert query(root, "SELECT count(*) FROM runs WHERE lifecycle_stage = 'active'") == [(1,)]
+    assert len(rows(root)) == 7
+
+
+def test_many_processes_on_a_store_that_does_not_exist_yet(tmp_path, monkeypatch):
+    for seed in range(3):
+        finished(tmp_path, seed)
+    environment = os.environ | PYTHON | {"MLFLOW_TRACKING_URI": settings.store_uri(tmp_path)}
+    command = [sys.executable, "-m", "tasks.sync"]
+    processes = [subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE) for _ in range(3)]
+    errors = [p.communicate(timeout=120)[1] for p in processes]
+    assert [p.returncode for p in processes] == [0, 0, 0], errors
+    assert query(tmp_path, "SELECT count(*) FROM runs") == [(3,)]
+    assert len(rows(tmp_path)) == 21
+
+
+@pytest.mark.parametrize("damage", ["garbage", "forbidden"])
+def test_a_store_that_cannot_be_used_is_one_line_and_loses_nothing(root, monkeypatch, damage):
+    finished(root)
+    store = root / "mlruns" / "mlflow.db"
+    good = store.read_bytes()
+    with monkeypatch.context() as patch:
+        if damage == "garbage":
+            store.write_bytes(b"this is no database" * 1000)
+        else:
+            patch.setenv("MLFLOW_TRACKING_URI", "sqlite:////proc/mlflow.db")
+        started = time.monotonic()
+        with pytest.raises(TrackerDown) as raised:
+            Tracker(root).sync()
+        assert "\n" not in str(raised.value)
+        assert time.monotonic() - started < 10
+    store.write_bytes(good)
+    assert Tracker(root).sync() == 1
+
+
+def test_a_store_locked_by_somebody_is_waited_for(root):
+    finished(root)
+    with contextlib.closing(sqlite3.connect(root / "mlruns" / "mlflow.db", check_same_thread=False)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        threading.Timer(1.0, holder.rollback).start()
+        started = time.monotonic()
+        assert Tracker(root).sync() == 1
+        assert time.monotonic() - started > 0.5
+
+
+# ------------------------------------------------------------------ trackers that misbehave
+
+
+@contextlib.contextmanager
+def scripted(behave):
+    """A server on loopback whose every connection is handled by ``behave(connection)``; yields its address."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(16)
+
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection = server.accept()[0]
+                    threading.Thread(target=behave, args=[connection], daemon=True).start()
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://user:canary@127.0.0.1:{server.getsockname()[1]}"
+
+
+def answer(status, body, length=None):
+    def behave(connection):
+        with contextlib.suppress(OSError):
+            connection.recv(65536)
+            head = f"HTTP/1.1 {status}\r\nContent-Length: {length or len(body)}\r\nConnection: close\r\n\r\n"
+            connection.sendall(head.encode() + body)
+            connection.close()
+
+    return behave
+
+
+BAD = {
+    "500": answer("500 Internal Server Error", b"no"),
+    "429": answer("429 Too Many Requests", b"{}"),
+    "html": answer("200 OK", b"<html>a proxy's login page</html>"),
+    "half": answer("200 OK", b'{"experiment": {', 4000),
+    "drop": lambda connection: connection.close(),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_tracker_that_answers_nonsense_is_one_line_without_secrets(root, monkeypatch, capsys, kind):
+    finished(root)
+    with scripted(BAD[kind]) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        started = time.monotonic()
+        with pytest.raises(TrackerDown) as raised:
+            sync.once(root)
+    signal.alarm(0)
+    assert time.monotonic() - started < 10
+    assert "canary" not in str(raised.value) + "".join(capsys.readouterr())
+    assert "\n" not in str(raised.value)
+
+
+def hang(connection):
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("behave", [hang, BAD["500"]], ids=["hangs", "answers 500"])
+def test_a_training_beside_a_broken_tracker_neither_waits_nor_loses_a_point(root, monkeypatch, capfd, behave):
+    with monkeypatch.context() as patch, scripted(behave) as address:
+        patch.setenv("MLFLOW_TRACKING_URI", address)
+        patch.setenv("PYTHONPATH", str(ROOT))
+        with training(root / "out/journal/simclr-0.jsonl", steps=0) as journal:
+            pauses = []
+            started = time.monotonic()
+            mirror = Mirror(journal.path, delay=0.0, interval=0.2).start()
+            for step in range(60):
+                before = time.monotonic()
+                journal.metrics(step, {"loss": 1.0})
+                pauses.append(time.monotonic() - before)
+                time.sleep(0.05)
+            stopping = time.monotonic()
+            mirror.stop()
+            assert time.monotonic() - stopping < 2
+            assert max(pauses) < 0.5
+            assert time.monotonic() - started < 12
+            journal.end("FINISHED")
+    warned = [line for line in capfd.readouterr().err.splitlines() if "warning" in line]
+    assert len(warned) <= 1 and "canary" not in "".join(warned)
+    Tracker(root).sync()
+    assert [step for _, key, step, _ in rows(root) if key == "train/loss"] == list(range(60))
+
+
+def test_the_mirror_shows_a_training_while_it_runs_and_its_killing(root, monkeypatch):
+    """A real stage process is killed: its mirror outlives it for a moment and closes the run."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    code = (
+        "import fcntl, sys, time; from pathlib import Path\n"
+        "from tasks.journal import Journal; from tasks.mirror import Mirror\n"
+        "work = Path(sys.argv[1]); work.mkdir(parents=True)\n"
+        "lock = (work / '.lock').open('w'); fcntl.flock(lock, fcntl.LOCK_EX)\n"
+        "journal = Journal(work / 'journal.jsonl')\n"
+        "journal.start(fingerprint='f', stage='pretrain@simclr-0', name='simclr', seed=0, tags={}, params={})\n"
+        "with Mirror(journal.path, delay=0.0, interval=0.2):\n"
+        "    for step in range(10**6): journal.metrics(step, {'loss': 1.0}); time.sleep(0.1)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(root / ".ssl/work/pretrain@simclr-0/f")])
+    try:
+        _until(lambda: query(root, "SELECT 1 FROM runs WHERE status = 'RUNNING'") and rows(root))
+    finally:
+        process.kill()
+        process.wait()
+    _until(lambda: query(root, "SELECT 1 FROM runs WHERE status = 'KILLED'"))
+
+
+def test_the_next_mirror_sends_what_the_last_one_could_not(root, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    finished(root, seed=1)
+    with training(root / ".ssl/work/p/f/journal.jsonl") as journal, Mirror(journal.path, delay=0.0, interval=0.2):
+        _until(lambda: query(root, "SELECT 1 FROM runs WHERE name = 'simclr-1' AND status = 'FINISHED'"))
+
+
+def test_a_short_stage_does_not_even_start_a_mirror(tmp_path):
+    with Mirror(tmp_path / "journal.jsonl", delay=5.0) as mirror:
+        pass
+    assert mirror._process is None
+
+
+def _until(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+# ------------------------------------------------------------------ a real server
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def mlflow_server(root, port):
+    """A real MLflow server; leaves the process to kill."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    store = ["--backend-store-uri", settings.store_uri(root), "--artifacts-destination", str(root / "mlruns" / "served")]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    process = subprocess.Popen([*command, *store], env=environment, start_new_session=True, cwd=root, **quiet)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_server_killed_in_the_middle_costs_nothing(root, monkeypatch):
+    """A training is mirrored to a real server, which is killed; later everything is there exactly once."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    (root / "note.txt").write_text("an artifact")
+    journal = training(root / ".ssl/work/pretrain@simclr-0/f/journal.jsonl", steps=0)
+    with mlflow_server(root, port) as server, journal:
+        mirror = Mirror(journal.path, delay=0.0, interval=0.2).start()
+        pauses, step, deadline = [], 0, time.monotonic() + 90
+        while len(rows(root)) < 20:
+            assert time.monotonic() < deadline
+            pauses.append(_timed(lambda step=step: journal.metrics(step, {"loss": 1.0})))
+            step += 1
+            time.sleep(0.05)
+        os.killpg(server.pid, signal.SIGKILL)
+        for late in range(step, step + 40):
+            pauses.append(_timed(lambda late=late: journal.metrics(late, {"loss": 1.0})))
+            time.sleep(0.02)
+        stopping = time.monotonic()
+        mirror.stop()
+        assert time.monotonic() - stopping < 2
+        assert max(pauses) < 0.5
+        journal.artifact(Path("note.txt"))
+        journal.end("FINISHED")
+    with pytest.raises(TrackerDown):
+        Tracker(root)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", settings.store_uri(root))  # the same store, without the server
+    Tracker(root).sync()
+    assert [s for _, key, s, _ in rows(root) if key == "train/loss"] == list(range(step + 40))
+    assert query(root, "SELECT count(*), max(status) FROM runs") == [(1, "FINISHED")]
+
+
+def _timed(action):
+    started = time.monotonic()
+    action()
+    return time.monotonic() - started
+
+
+def test_addresses_are_printed_without_user_and_password():
+    assert redact("http://me:secret@host:5000/x failed") == "http://***@host:5000/x failed"
