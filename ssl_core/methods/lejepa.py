@@ -61,7 +61,7 @@ def sigreg(z: Tensor, slices: Tensor) -> Tensor:
     views, n, _ = z.shape
     angles = similarities(z.reshape(views * n, -1), slices).reshape(views, n, -1, 1) * t  # (V, N, S, knots)
     error = (angles.cos().mean(1) - phi).square() + angles.sin().mean(1).square()
-    return n * (error @ (phi * step)).mean()
+    return n * (error * (phi * step)).sum(-1).mean()  # no matrix product: autocast would round it
 
 
 class LeJEPA(Method):

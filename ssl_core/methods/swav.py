@@ -58,12 +58,12 @@ class SwAVConfig:
 
 
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int, weight: Tensor) -> Tensor:
-    """Codes (N, K) of scores (N, K): rows sum to 1, columns to about N / K. Rows of ``weight`` (N,) 0 do not take part."""
-    q = torch.exp((scores - scores.max()) / epsilon) * weight[:, None]
+    """Codes (N, K) of scores (N, K): rows sum to 1, columns to about N / K. Rows of ``weight`` (N,) 0 use no prototype up."""
+    log_q, log_weight = scores / epsilon, weight.log()[:, None]  # logarithms: exp(1 / epsilon) may overflow
     for _ in range(iterations):
-        q = q / q.sum(0)
-        q = q / q.sum(1, keepdim=True).clamp(min=1e-30)
-    return q
+        log_q = log_q - torch.logsumexp(log_q + log_weight, 0)
+        log_q = log_q - torch.logsumexp(log_q, 1, keepdim=True)
+    return log_q.exp()
 
 
 class SwAV(Method):
