@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from ssl_core.config import ConfigError
 
@@ -108,6 +106,8 @@ class ResNet(Encoder):
 
     def __init__(self, config: EncoderConfig, channels: int, image_size: int):
         super().__init__()
+        import torchvision  # half of the start-up time of a stage that does not need it
+
         norm = None if config.norm == "batch" else (lambda c: nn.GroupNorm(32, c))
         net = torchvision.models.get_model(config.name, weights=None, zero_init_residual=True, norm_layer=norm)
         if image_size <= 112:
@@ -176,7 +176,9 @@ class VisionTransformer(Encoder):
 def transformer_layer(width: int) -> nn.Module:
     """One pre-norm transformer layer with heads of 64 (or 32 below 128) and no dropout."""
     heads = max(1, width // (64 if width >= 128 else 32))
-    return nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+    return nn.TransformerEncoderLayer(
+        width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+    )
 
 
 class Torchvision(Encoder):
@@ -184,7 +186,13 @@ class Torchvision(Encoder):
 
     def __init__(self, name: str, channels: int, image_size: int):
         super().__init__()
-        net = torchvision.models.get_model(name, weights=None)
+        import torchvision
+        from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+        try:
+            net = torchvision.models.get_model(name, weights=None)
+        except ValueError:
+            raise ConfigError(f"encoder.name: torchvision has no model {name!r}") from None
         net.eval()
         example = torch.zeros(1, 3, image_size, image_size)
         nodes = get_graph_node_names(net)[1]
@@ -206,6 +214,8 @@ class Torchvision(Encoder):
 
 
 def _node_shapes(net: nn.Module, nodes: list[str], example: Tensor) -> dict[str, tuple[int, ...]]:
+    from torchvision.models.feature_extraction import create_feature_extractor
+
     with torch.no_grad():
         out = create_feature_extractor(net, nodes)(example)
     return {name: tuple(value.shape) if isinstance(value, Tensor) else () for name, value in out.items()}

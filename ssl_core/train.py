@@ -91,7 +91,9 @@ class Trainer:
 
     # ------------------------------------------------------------------ running
 
-    def run(self, on_step: Callable[[Progress], None] | None = None, on_epoch: Callable[[dict[str, float]], None] | None = None) -> None:
+    def run(
+        self, on_step: Callable[[Progress], None] | None = None, on_epoch: Callable[[dict[str, float]], None] | None = None
+    ) -> None:
         """Train from the current step to the end; the callbacks may raise to stop between two steps."""
         if not self.history:
             self._close_epoch(0, on_epoch)
@@ -141,7 +143,9 @@ class Trainer:
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
         if not torch.isfinite(loss + norm):
             which = "loss" if not torch.isfinite(loss) else "gradient"
-            raise NonFinite(f"the {which} is not finite at step {self.step} of {self.steps}; lower train.lr or use precision float32")
+            raise NonFinite(
+                f"the {which} is not finite at step {self.step} of {self.steps}; lower train.lr or use precision float32"
+            )
         if self.config.clip_grad > 0:
             torch._foreach_mul_(grads, (self.config.clip_grad / (norm + 1e-6)).clamp(max=1.0))
 
@@ -191,7 +195,9 @@ class Trainer:
         was_training = module.training
         module.eval()
         with torch.no_grad(), self.autocast():
-            out = torch.cat([module(chunk.contiguous(memory_format=torch.channels_last)).float() for chunk in x.split(EMBED_BATCH)])
+            out = torch.cat(
+                [module(chunk.contiguous(memory_format=torch.channels_last)).float() for chunk in x.split(EMBED_BATCH)]
+            )
         module.train(was_training)
         return out
 

@@ -10,24 +10,22 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ssl_core import encoders as core_encoders
 from ssl_core.catalogue import load_class
 from ssl_core.data import Images
 from ssl_core.health import verdict
 from ssl_core.method import DataInfo, Method
-from ssl_core.rng import Rng
 from ssl_core.train import NonFinite, Progress, Trainer, precision_of
 from tasks import checkpoint, dataset, encoders, files, params
 from tasks.device import machine, pick_device
 from tasks.errors import Diverged, UsageError
 from tasks.journal import Journal
 from tasks.progress import Progress as Display
+from tasks.sheet import view_sheet
 from tasks.stage import Stage, main
 
 CHECKPOINT_SECONDS = 60.0  # at most this much work is lost by a crash
-SHEET_IMAGES = 8
 
 
 def make_method(chosen: params.MethodParams, data: dataset.Dataset, seed: int) -> Method:
@@ -93,7 +91,12 @@ class Training:
                 "precision": self.trainer.precision,
                 **{k: str(v) for k, v in self.stage.machine.items()},
             },
-            "params": {"encoder": vars(p.encoder), "train": vars(p.train), "augment": vars(p.augment), "method": vars(p.config)},
+            "params": {
+                "encoder": vars(p.encoder),
+                "train": vars(p.train),
+                "augment": vars(p.augment),
+                "method": vars(p.config),
+            },
         }
 
     # ------------------------------------------------------------------ callbacks of the loop
@@ -183,50 +186,12 @@ def peak_memory(device: torch.device) -> int:
 
 
 def history_csv(rows: list[dict[str, float]]) -> str:
-    """One line per epoch; a column of every logged number, empty where it was not measured."""
+    """One line per epoch; a column of every logged number, ``nan`` (a gap in a plot) where it was not measured."""
     first = ["epoch", "step", "loss"]
     columns = first + sorted({k for row in rows for k in row} - set(first))
     lines = [",".join(columns)]
-    lines += [",".join(f"{row[c]:.6g}" if c in row else "" for c in columns) for row in rows]
+    lines += [",".join(f"{row[c]:.6g}" if c in row else "nan" for c in columns) for row in rows]
     return "\n".join(lines) + "\n"
-
-
-def view_sheet(method: Method, images: Images) -> bytes:
-    """PNG of what the method sees of the first images: one row per view, one column per image."""
-    from torchvision.io import encode_png
-
-    ids = torch.arange(min(SHEET_IMAGES, len(images)), device=images.device)
-    with torch.no_grad():
-        batch = images.batch(ids)
-        views = method.views(batch, Rng(ids, 0))
-    rows = [_as_pictures(v, method.data) for v in views if v.is_floating_point() and v.ndim >= 4 and len(v) == len(ids)]
-    original = (batch.float() / 255).cpu()
-    return bytes(encode_png(_sheet([original, *rows])).numpy())
-
-
-def _as_pictures(view: Tensor, data: DataInfo) -> Tensor:
-    """(B, ..., C, h, w) normalized -> (B, C, h', w') in [0, 1]; tiles are laid out in a near-square grid."""
-    tiles = view.detach().float().cpu().flatten(1, -4) if view.ndim > 4 else view.detach().float().cpu()[:, None]
-    b, t, c, h, w = tiles.shape
-    side = max(1, round(t**0.5))
-    rows = -(-t // side)
-    grid = tiles.new_full((b, rows * side, c, h + 1, w + 1), float("nan"))
-    grid[:, :t, :, :h, :w] = tiles
-    grid = grid.view(b, rows, side, c, h + 1, w + 1).permute(0, 3, 1, 4, 2, 5).reshape(b, c, rows * (h + 1), side * (w + 1))
-    mean, std = (torch.tensor(x).view(1, -1, 1, 1) for x in (data.mean, data.std))
-    return (grid * std + mean).nan_to_num(1.0).clamp(0, 1)
-
-
-def _sheet(rows: list[Tensor], size: int = 64, gap: int = 4) -> Tensor:
-    """Rows of pictures of any size -> one (C, H, W) uint8 sheet with white gaps."""
-    cell = size + gap
-    out = torch.ones(rows[0].shape[1], len(rows) * cell + gap, len(rows[0]) * cell + gap)
-    for y, pictures in enumerate(rows):
-        shown = torch.nn.functional.interpolate(pictures, (size, size), mode="nearest")
-        for x, picture in enumerate(shown):
-            top, left = gap + y * cell, gap + x * cell
-            out[:, top : top + size, left : left + size] = picture
-    return (out * 255).round().to(torch.uint8)
 
 
 def body(stage: Stage, name: str, seed: int, device: torch.device) -> None:
