@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(p for d in ("ssl_core", "tasks", "flows") for p in (ROOT / d).rglob("*.py"))
@@ -89,3 +90,28 @@ def test_the_loop_names_no_method() -> None:
 def test_source_files_have_one_subject() -> None:
     long = {where(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 320}
     assert not long
+
+
+def science_closure(path: Path) -> set[str]:
+    """Files of ssl_core that a file imports, directly or through others; a method loads by name and is no import."""
+    found: set[str] = set()
+    waiting = [path]
+    while waiting:
+        for name in imports(waiting.pop()):
+            file = ROOT / (name.replace(".", "/") + ".py")
+            if name.startswith("ssl_core.") and file.exists() and where(file) not in found:
+                found.add(where(file))
+                waiting.append(file)
+    return found
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "evaluate"])
+def test_a_stage_depends_on_all_the_science_it_runs(stage: str) -> None:
+    """An edit of any of these must make the stage stale. The catalogue and the typed reader shape no result."""
+    deps = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]["deps"]
+    needed = science_closure(ROOT / f"tasks/{stage}.py")
+    if stage == "pretrain":
+        for method in (ROOT / "ssl_core/methods").glob("[a-z]*.py"):
+            needed |= {f for f in science_closure(method) if "/methods/" not in f}
+    assert needed - {"ssl_core/catalogue.py", "ssl_core/config.py"} <= set(deps)
+    assert len(deps) == len(set(deps))
