@@ -30,6 +30,7 @@ from flows.schedule import FAILED, Schedule
 from tasks import graph
 from tasks.errors import Stop, run
 from tasks.locks import try_lock
+from tasks.records import records
 from tasks.runner import Outcome, Runner
 
 RETRIES, RETRY_SECONDS = 2, 3.0
@@ -96,7 +97,7 @@ def pipeline(
         runner = Runner(root, environment={"SSL_FLOW_RUN_ID": flow_run.id})
         work(schedule, runner, parallelism or default_parallelism(root))
         graph.tidy_lock(root, before, plan)
-        if set(schedule.fate.values()) != {"Unchanged"}:
+        if set(schedule.fate.values()) != {"Unchanged"} and records(root):
             subprocess.run([sys.executable, "-m", "tasks.sync"], cwd=root)
         if wanted and not schedule.failed:
             logger.info("%s", graph.save_experiment(root, flow_run.name, schedule.outs()))

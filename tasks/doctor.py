@@ -15,6 +15,7 @@ from pathlib import Path
 from tasks import files, graph, settings
 from tasks.errors import EnvironmentFault, IntegrityError, Stop, UsageError, run
 from tasks.locks import try_lock
+from tasks.records import records
 
 NEEDED_BYTES = 2 * 2**30
 KEPT_WORK_DIRECTORIES = 2  # per stage that is out of date: one to go on from, one in case an edit is undone
@@ -130,7 +131,7 @@ class Doctor:
 
     def tracking(self) -> None:
         """MLflow has what the journals say; runs whose process is gone are closed."""
-        if any((self.root / "out" / "journal").glob("*.jsonl")):
+        if records(self.root):
             self._command("tasks.sync")
 
     def _command(self, module: str) -> None:

@@ -233,11 +233,11 @@ def prefect_environment() -> dict[str, str]:
         DO_NOT_TRACK="true",
         PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="2",
         PREFECT_WORKER_QUERY_SECONDS="1",
-        PYTHONPATH=str(ROOT),
+        PYTHONPATH=os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p),
     )
     command = [sys.executable, "-m", "prefect", "server", "start", "--no-ui", "--host", "127.0.0.1", "--port", str(port)]
-    quiet = subprocess.DEVNULL
-    server = subprocess.Popen(command, env=settings, stdout=quiet, stderr=quiet, start_new_session=True)
+    with Path(home, "server.log").open("w") as log:
+        server = subprocess.Popen(command, env=settings, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
     def end() -> None:
         os.killpg(server.pid, signal.SIGKILL)
@@ -256,11 +256,23 @@ def answers(url: str) -> bool:
         return False
 
 
-def api(path: str, **body: Any) -> Any:
-    """POST to the tests' server."""
-    answer = httpx.post(f"{prefect_environment()['PREFECT_API_URL']}/{path}", json=body, timeout=30)
-    answer.raise_for_status()
-    return answer.json()
+def api(path: str, json: Any = None, **body: Any) -> Any:
+    """POST to the tests' server: ``json``, or the keywords as an object."""
+    return _request("POST", path, body if json is None else json).json()
+
+
+def patch(path: str, **body: Any) -> None:
+    """PATCH on the tests' server."""
+    _request("PATCH", path, body)
+
+
+def _request(verb: str, path: str, body: Any) -> httpx.Response:
+    """Ask again while the server's database is busy (503), as Prefect's own client does."""
+    url = f"{prefect_environment()['PREFECT_API_URL']}/{path}"
+    answer: httpx.Response = wait_for(lambda: (a := httpx.request(verb, url, json=body, timeout=30)).status_code != 503 and a)
+    if answer.is_error:
+        raise AssertionError(f"{verb} {path}: {answer.status_code} {answer.text}")
+    return answer
 
 
 def newest_run(flow: str = "ssl-pipeline") -> dict[str, Any]:

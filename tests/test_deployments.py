@@ -1,0 +1,144 @@
+"""prefect.yaml for real: a server, a worker, deployments, a schedule that fires, a cancellation and the watcher."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.watch import listing_digest, verdict
+from tests import tiny_graph as tiny
+from tests.conftest import ROOT
+
+DEPLOYMENTS = {"nightly", "weekly", "method", "weekly-gpu", "method-gpu", "watch"}
+
+
+def prefect(project: Path, *arguments: str) -> str:
+    code, log = tiny.finish(project, "prefect", *arguments)
+    assert code == 0, log
+    return log
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A deployed project with a worker for the pool ``cpu``."""
+    project = tiny.make(tmp_path_factory.mktemp("deployed") / "p")
+    (project / "flows").symlink_to(ROOT / "flows")
+    (project / "images").mkdir()
+    for pool in ("cpu", "gpu"):
+        prefect(project, "work-pool", "create", pool, "--type", "process", "--overwrite")
+    prefect(project, "--no-prompt", "deploy", "--all")
+    for row in tiny.api("deployments/filter"):  # their own times stay out of the way
+        tiny.patch(f"deployments/{row['id']}", paused=True)
+    worker = tiny.start(project, "prefect", "worker", "start", "--pool", "cpu")
+    yield project
+    worker.terminate()
+    worker.wait(30)
+    tiny.end_all(project)
+
+
+def ended(flow_run_id: str) -> dict[str, object]:
+    """The flow run, when it has ended."""
+
+    def final() -> dict[str, object] | None:
+        row = tiny.api("flow_runs/filter", flow_runs={"id": {"any_": [flow_run_id]}})[0]
+        return row if row["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+    return dict(tiny.wait_for(final, 180))
+
+
+def deployment(name: str) -> dict[str, object]:
+    return next(row for row in tiny.api("deployments/filter") if row["name"] == name)
+
+
+def start_run(name: str, **parameters: object) -> str:
+    return str(
+        tiny.api(f"deployments/{deployment(name)['id']}/create_flow_run", parameters=parameters, state={"type": "SCHEDULED"})[
+            "id"
+        ]
+    )
+
+
+def test_all_deployments_exist_with_pool_schedule_and_policy(project: Path) -> None:
+    rows = {row["name"]: row for row in tiny.api("deployments/filter")}
+    assert set(rows) == DEPLOYMENTS
+    declared = {d["name"]: d for d in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
+    for name, row in rows.items():
+        assert row["work_pool_name"] == ("gpu" if name.endswith("-gpu") else "cpu")
+        assert row["concurrency_options"]["collision_strategy"] == declared[name]["concurrency_limit"]["collision_strategy"]
+        assert [s["schedule"]["cron"] for s in row["schedules"]] == [s["cron"] for s in declared[name].get("schedules", [])]
+        assert str(project) in str(row["pull_steps"])
+    assert [s["active"] for s in rows["weekly-gpu"]["schedules"]] == [False]
+
+
+def test_a_method_on_demand_then_a_schedule_that_fires_then_a_cancellation(project: Path) -> None:
+    prefect(project, "deployment", "run", "ssl-pipeline/method", "--param", 'methods=["byol"]', "--watch")
+    assert sorted(tiny.computed(project)) == ["evaluate@byol-0", "prepare", "pretrain@byol-0", "report"]
+
+    nightly = str(deployment("nightly")["id"])
+    tiny.patch(f"deployments/{nightly}", paused=False)
+    tiny.api(f"deployments/{nightly}/schedules", json=[{"schedule": {"interval": 10}, "active": True, "slug": "often"}])
+    fired = str(tiny.wait_for(lambda: scheduled(nightly), 90))
+    tiny.patch(f"deployments/{nightly}", paused=True)
+    row = ended(fired)
+    assert row["state_type"] == "COMPLETED" and row["auto_scheduled"]
+    assert tiny.task_states(fired)["pretrain@byol-0"] == "Unchanged" and tiny.is_clean(project)
+
+    tiny.set_lr(project, "simclr", 2)
+    tiny.control(project, pretrain_simclr_0={"seconds": 60})
+    cancelled = start_run("nightly", parallelism=1)
+    tiny.running_pid(project, "pretrain@simclr-0")
+    start = time.monotonic()
+    prefect(project, "flow-run", "cancel", cancelled)
+    asked = time.monotonic()
+    tiny.wait_for(lambda: not tiny.stages_alive(project), 20)
+    assert time.monotonic() - asked < 10, f"{time.monotonic() - start:.1f} s with the command itself"
+    assert ended(cancelled)["state_type"] == "CANCELLED"
+
+
+def scheduled(deployment_id: str) -> str | None:
+    """The run that the new schedule made, once it is no longer waiting."""
+    rows = tiny.api(
+        "flow_runs/filter",
+        deployments={"id": {"any_": [deployment_id]}},
+        flow_runs={"state": {"type": {"not_any_": ["SCHEDULED"]}}},
+    )
+    return next((row["id"] for row in rows if row["auto_scheduled"]), None)
+
+
+LOOKS = """
+from flows.watch import watch
+for look in range(5):
+    if look in (1, 2):
+        open(f"images/{look}.png", "w").close()
+    print("saw", watch(return_state=True).name)
+"""
+
+
+def test_the_watcher_waits_until_all_images_arrived_and_starts_one_run(project: Path) -> None:
+    tiny.patch(f"deployments/{deployment('nightly')['id']}", paused=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LOOKS], cwd=project, env=tiny.prefect_environment(), capture_output=True, text=True, timeout=180
+    )
+    seen = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("saw ")]
+    assert seen == ["First", "Arriving", "Arriving", "Changed", "Same"], done.stderr
+    assert done.stderr.count("new images in images: started") == 1
+
+
+def test_the_listing_sees_names_sizes_and_times_but_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "class").mkdir()
+    (tmp_path / "class" / "a.png").write_bytes(b"1")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    first = listing_digest(tmp_path)
+    assert listing_digest(tmp_path) == first
+    (tmp_path / "class" / "a.png").write_bytes(b"12")
+    second = listing_digest(tmp_path)
+    (tmp_path / "class" / "a.png").rename(tmp_path / "class" / "b.png")
+    assert len({first, second, listing_digest(tmp_path)}) == 3
+    assert (
+        verdict(second, {"run": first, "seen": second}) == "changed"
+        and verdict(second, {"run": first, "seen": first}) == "arriving"
+    )

@@ -1,0 +1,61 @@
+"""One process per GPU, with pretended GPUs: the lock knows names only."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import EnvironmentFault
+from tasks.gpu import acquire
+from tests.project import environment
+
+TAKE = """
+import os, sys
+from pathlib import Path
+from tasks.gpu import acquire
+name = acquire(["0", "1"], directory=Path(sys.argv[1]))
+assert os.environ["CUDA_VISIBLE_DEVICES"] == name
+print(name, flush=True)
+sys.stdin.read()
+"""
+
+
+def take(directory: Path, root: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", TAKE, str(directory)]
+    return subprocess.Popen(
+        command, cwd=root, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def test_a_third_process_waits_for_the_gpu_of_one_that_was_killed(tmp_path: Path, root: Path) -> None:
+    processes = [take(tmp_path / "locks", root) for _ in range(2)]
+    try:
+        assert sorted(p.stdout.readline().strip() for p in processes if p.stdout) == ["0", "1"]
+        third = take(tmp_path / "locks", root)
+        processes.append(third)
+        time.sleep(1.0)
+        assert third.poll() is None
+        processes[1].kill()
+        freed = third.stdout.readline().strip() if third.stdout else ""
+        assert freed in ("0", "1")
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_without_a_gpu_or_told_to_stop_nothing_is_reserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert acquire([], directory=tmp_path / "locks") is None
+    assert acquire(["0"], stopping=lambda: True, directory=tmp_path / "locks") is None
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert acquire(["0"], directory=tmp_path / "locks") is None  # torchrun gave this rank its device
+
+
+def test_a_lock_directory_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "locks").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EnvironmentFault):
+        acquire(["0"], directory=tmp_path / "locks")
