@@ -43,8 +43,8 @@ class ContextConfig:
 
     grid: int
     """Tiles per side. Paper: a grid as large as the image allows, of 96 px tiles; 3; images below 64 px: 2 or 3."""
-    tile_size: int | None
-    """Side that tiles are enlarged to for the encoder, where they are smaller than it can digest; null: as cut (paper)."""
+    tile_size: int
+    """Smaller tiles are enlarged to this side, so that an encoder with a stride can digest them. Paper: 0; small images: 16."""
     color: Literal["drop", "project", "none"]
     """Guard against chromatic aberration. Paper: either of the first two. Nothing to do for grey images."""
     color_noise: float
@@ -100,7 +100,7 @@ class Context(Method):
             cut = drop_channels(cut, rng, self.config.color_noise)
         elif self.config.color == "project":
             cut = project_colors(cut)
-        if self.config.tile_size is not None:
+        if cut.shape[-1] < self.config.tile_size:
             cut = torch.stack([resize(tile, self.config.tile_size) for tile in cut.unbind(1)], dim=1)
         return (standardize(cut),)
 

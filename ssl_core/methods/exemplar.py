@@ -6,18 +6,18 @@ Convolutional Neural Networks", PAMI 2016, arXiv 1406.6909 (NIPS 2014).
 Strongly transformed copies T(x_i) of seed image i are the members of surrogate class i; an ordinary classifier over the
 seeds, thrown away afterwards, makes the features f blind to the transformations and alert to everything else:
 
-    L = mean over seeds i in the batch and their copies T of CE(W f(T(x_i)) + b, class of i)
+    L = mean over seeds i in the batch and their copies T of CE(W norm(f(T(x_i))) + b, class of i)
 
-T composes, with magnitudes drawn per copy: shift, scale and rotation; contrast along the principal axes of color
-(luminance, red-blue, green-magenta, which Ohta, Kanade, Sakai 1980 found for natural images, instead of fitting them);
-powers, factors and offsets of saturation and value; a shift of hue.
+T composes, with magnitudes drawn per copy: shift, scale and rotation; contrast along each principal axis of color (those
+Ohta, Kanade, Sakai 1980 found for natural images: luminance, red-blue, green-magenta); saturation and value; hue.
 
-Seeds are drawn with probability proportional to their gradient energy before the first epoch, so flat images are never
-one. With more images than ``seeds`` the others are left out of the loss (too many classes hurt: near copies of one
-thing become different classes); to save their cost, store fewer images instead (``data.max_train``).
+Seeds are drawn before the first epoch in proportion to their gradient energy, so a flat image is never one. With more
+images than ``seeds`` the others are left out of the loss (with too many classes, near copies of one thing are told apart).
 
-Deviations from the paper: whole images as seeds, several copies of each made anew in every epoch instead of a stored set;
-the pipeline's encoder and no dropout (the loss draws no random number).
+Deviations from the paper: whole images as seeds, copies made anew in every epoch instead of a stored set; no dropout (the
+loss draws no random number). The classifier starts at zero, learns faster than the encoder and sees standardized features
+(norm: BatchNorm without scale): a class met once an epoch learns nothing in a short training if it has to find its image
+under noise of its own and the large mean that all rectified features share; without it the loss stays at ln(seeds).
 """
 
 import math
@@ -53,7 +53,7 @@ class ExemplarConfig:
     contrast: tuple[float, float]
     """Factor along each color axis. Paper: 0.5 to 2."""
     power: tuple[float, float]
-    """Exponent of saturation and value, log-uniform. Paper: 0.25 to 4."""
+    """Exponent of saturation and value, log-uniform. Paper: 0.25 to 4; short trainings: 0.5 to 2."""
     factor: tuple[float, float]
     """Factor on saturation and value. Paper: 0.7 to 1.4."""
     offset: float
@@ -61,7 +61,7 @@ class ExemplarConfig:
     hue: float
     """Shift of hue within +- this share of the circle. Paper: 0.1."""
     classifier_lr: float
-    """Learning rate of the classifier in multiples of the encoder's. Each class is seen once an epoch; paper: 1."""
+    """Learning rate of the classifier in multiples of the encoder's. Paper: 1; short trainings: 10."""
 
 
 class GradientEnergy(nn.Module):
@@ -123,7 +123,10 @@ class Exemplar(Method):
         count = min(config.seeds, data.num_images)
         ids = torch.arange(data.num_images)
         self.register_buffer("classes", torch.where(ids < count, ids, -1))  # until the seeds are drawn
+        self.norm = nn.BatchNorm1d(encoder.dim, affine=False)
         self.classifier = nn.Linear(encoder.dim, count)
+        for parameter in self.classifier.parameters():
+            nn.init.zeros_(parameter)
         self.hue = replace(augment, jitter=1.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=config.hue)
 
     def before_epoch(self, epoch: int, embed: Embed) -> None:
@@ -145,7 +148,7 @@ class Exemplar(Method):
         """Cross-entropy over the seeds' classes, and the share that is right; images that are no seeds count nothing."""
         (copies,) = batch.views
         classes = self.classes[batch.ids].repeat_interleave(copies.shape[1])
-        logits = self.classifier(self.encoder(copies.flatten(0, 1))).float()
+        logits = self.classifier(self.norm(self.encoder(copies.flatten(0, 1)))).float()
         is_seed = (classes >= 0).float()
         count = is_seed.sum().clamp(min=1)
         each = F.cross_entropy(logits, classes.clamp(min=0), reduction="none")

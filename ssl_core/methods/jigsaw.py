@@ -37,8 +37,8 @@ class JigsawConfig:
 
     grid: int
     """Tiles per side. Paper: 3; images below 64 px: 2 or 3."""
-    tile_size: int | None
-    """Side that tiles are enlarged to for the encoder, where they are smaller than it can digest; null: as cut (paper)."""
+    tile_size: int
+    """Smaller tiles are enlarged to this side, so that an encoder with a stride can digest them. Paper: 0; small images: 16."""
     permutations: int
     """Size of the set. Paper: 1000 (100 is as good in later studies); grid 2: all 24."""
     puzzles: int
@@ -78,7 +78,7 @@ class Jigsaw(Method):
         x = to_unit(padded_crop(images, rng, 0, self.augment.flip))
         x = random_grayscale(shift_channels(x, rng, self.config.channel_shift), rng, self.config.grayscale)
         cut = tiles(x, rng, self.config.grid)
-        if self.config.tile_size is not None:
+        if cut.shape[-1] < self.config.tile_size:
             cut = torch.stack([resize(tile, self.config.tile_size) for tile in cut.unbind(1)], dim=1)
         return standardize(cut), rng.integers(self.config.permutations, self.config.puzzles)
 

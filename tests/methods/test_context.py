@@ -13,7 +13,7 @@ from ssl_core.methods.context import OFFSETS, Context, ContextConfig, neighbors,
 from ssl_core.rng import Rng
 
 AUGMENT = AugmentConfig(None, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
-CONFIG = ContextConfig(grid=3, tile_size=None, color="drop", color_noise=0.01, pixelate=0.5, hidden=16)
+CONFIG = ContextConfig(grid=3, tile_size=0, color="drop", color_noise=0.01, pixelate=0.5, hidden=16)
 IDS = torch.arange(6)
 
 
@@ -84,6 +84,8 @@ def test_views_are_standardized_tiles_at_any_size(side: int, channels: int, tile
 def test_small_tiles_are_enlarged_for_the_encoder() -> None:
     (cut,) = make(tile_size=16).views(images(), Rng(IDS, 0))
     assert cut.shape == (6, 9, 1, 16, 16)
+    (cut,) = make(96, tile_size=16).views(images(96), Rng(IDS, 0))
+    assert cut.shape == (6, 9, 1, 24, 24)
 
 
 def test_color_projection_is_idempotent_removes_its_axis_and_keeps_grey() -> None:
