@@ -15,10 +15,10 @@ all N images, so it may hit the positive, as in the paper.
 
 Deviations: optionally BatchNorm (no scale, no shift) on the vector before it gets unit length. Features of a young network
 all point the same way, so without it a vector differs from the older rows of the bank by its age more than by its image,
-which takes the paper's 200 epochs to wear off (this project's sample data, 6 epochs: below the untrained encoder without,
-far above it with). The bank starts with random unit vectors, not with uniform ones of mean length 1; the similarities to all N
-images are computed for NCE too, and the noise picked from them, which is faster than gathering vectors below about a
-million images; the 1e-7 that the released code adds to NCE's denominators is not needed (the terms are log-sigmoids).
+which takes the paper's 200 epochs to wear off. The bank starts with random unit vectors, not with uniform ones of mean
+length 1. The similarities to all N images are computed for NCE too, and the noise picked from them, which is faster than
+gathering vectors below about a million images. The 1e-7 that the released code adds to NCE's denominators is not needed
+(the terms are log-sigmoids).
 """
 
 import math
