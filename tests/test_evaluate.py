@@ -1,0 +1,355 @@
+"""kNN and probes against scikit-learn, lightly and worked values; the protocol chooses on held-out training labels only."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightly.utils.benchmarking import knn_predict
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import adjusted_rand_score, balanced_accuracy_score, normalized_mutual_info_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+from ssl_core import scores
+from ssl_core.encoders import EncoderConfig, build
+from ssl_core.evaluate import EvaluateConfig, Labels, class_balanced_halves, evaluate
+from ssl_core.knn import knn, neighbors
+from ssl_core.probe import linear_probe
+
+CONFIG = EvaluateConfig(
+    knn_k=(5, 20),
+    knn_temperature=(0.07, 1.0),
+    linear_lambdas=8,
+    linear_lambda_range=(1e-5, 10.0),
+    layers=2,
+    label_fractions=(0.05, 0.2),
+    label_seeds=3,
+    bootstrap=200,
+    batch_size=100,
+    finetune_epochs=0,
+)
+
+
+def blobs(n: int, d: int = 16, classes: int = 4, spread: float = 1.0, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gaussian classes around random centers, features of very different scales."""
+    generator = torch.Generator().manual_seed(seed)
+    centers = torch.randn(classes, d, generator=torch.Generator().manual_seed(99))
+    labels = torch.arange(n) % classes
+    x = centers[labels] + spread * torch.randn(n, d, generator=generator)
+    return x * torch.logspace(-1, 1, d) + 3, labels
+
+
+# ------------------------------------------------------------------ kNN
+
+BANK = torch.tensor([[1.0, 0], [0.8, 0.6], [0, 1], [-1, 0]])
+BANK_LABELS = torch.tensor([0, 1, 1, 0])
+QUERY = torch.tensor([[0.96, 0.28]])
+
+
+def test_knn_has_the_worked_similarities_and_votes():
+    similarity, index = neighbors(BANK, 7 * QUERY, 4)
+    assert index.tolist() == [[0, 1, 2, 3]]
+    assert similarity[0].tolist() == pytest.approx([0.96, 0.936, 0.28, -0.96], abs=1e-6)
+    found = knn(BANK, BANK_LABELS, QUERY, (1, 2, 3), (0.07, 1.0), 2)
+    assert {key: int(value) for key, value in found.items() if key[1] == 0.07} == {(1, 0.07): 0, (2, 0.07): 0, (3, 0.07): 0}
+    assert int(found[3, 1.0]) == 1
+
+
+@pytest.mark.parametrize("k", [1, 20, 100])
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+def test_knn_equals_lightly(k, temperature):
+    (x, y), (q, _) = blobs(500, spread=3.0), blobs(200, spread=3.0, seed=1)
+    bank = torch.nn.functional.normalize(x).T.contiguous()
+    theirs = knn_predict(torch.nn.functional.normalize(q), bank, y, 4, k, temperature)[:, 0]
+    assert torch.equal(knn(x, y, q, (k,), (temperature,), 4)[k, temperature], theirs)
+
+
+def test_knn_equals_scikit_learn_with_the_same_weights():
+    (x, y), (q, _) = blobs(500, spread=3.0), blobs(200, spread=3.0, seed=1)
+    model = KNeighborsClassifier(30, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.1))
+    theirs = model.fit(x.double(), y).predict(q.double())
+    assert knn(x, y, q, (30,), (0.1,), 4)[30, 0.1].tolist() == theirs.tolist()
+
+
+def brute_force(train: torch.Tensor, queries: torch.Tensor, k: int) -> list[list[int]]:
+    """Indices by exact similarity of fixed-point vectors, then by index: plain Python integers."""
+    unit = [torch.round(torch.nn.functional.normalize(x.double()) * 2**24).long().tolist() for x in (train, queries)]
+    rows = []
+    for q in unit[1]:
+        similarity = [sum(a * b for a, b in zip(q, t, strict=True)) for t in unit[0]]
+        rows.append(sorted(range(len(train)), key=lambda i: (-similarity[i], i))[:k])
+    return rows
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 90), st.integers(1, 6), st.integers(1, 60), st.integers(1, 9), st.integers(0, 1000))
+def test_neighbors_are_exact_with_ties_for_any_block_size(n, d, k, block, seed):
+    generator = torch.Generator().manual_seed(seed)
+    train = torch.randint(-1, 2, (n, d), generator=generator).float()  # few distinct directions: many exact ties
+    queries = torch.randint(-1, 2, (7, d), generator=generator).float()
+    similarity, index = neighbors(train, queries, k, block)
+    assert index.tolist() == brute_force(train, queries, min(k, n))
+    assert torch.equal(similarity, neighbors(train, queries, k, 7)[0])
+
+
+def test_nearly_equal_features_are_ranked_exactly_though_float32_cannot_tell_them_apart():
+    x = torch.nn.functional.normalize(
+        torch.ones(300, 64) + 1e-6 * torch.randn(300, 64, generator=torch.Generator().manual_seed(0))
+    )
+    assert neighbors(x, x[:3], 5)[1].tolist() == brute_force(x, x[:3], 5)
+
+
+def test_equal_features_go_to_the_lowest_indices():
+    similarity, index = neighbors(torch.ones(500, 8), torch.ones(3, 8), 4, block=2)
+    assert index.tolist() == [[0, 1, 2, 3]] * 3
+    assert len(similarity.unique()) == 1
+
+
+def test_k_above_the_training_set_means_all_of_it():
+    x, y = blobs(30)
+    found = knn(x, y, x[:5], (30, 1000), (1.0,), 4)
+    assert torch.equal(found[1000, 1.0], found[30, 1.0])
+
+
+def test_all_neighbors_at_an_endless_temperature_vote_for_the_largest_class():
+    x, _ = blobs(50)
+    y = (torch.arange(50) < 20).long()  # 30 of class 0
+    assert knn(x, y, x, (50,), (1e9,), 2)[50, 1e9].tolist() == [0] * 50
+
+
+def test_a_tiny_temperature_does_not_overflow():
+    x, y = blobs(50)
+    assert torch.equal(knn(x, y, x, (9,), (1e-5,), 4)[9, 1e-5], y)
+
+
+def test_impossible_neighbors_are_refused():
+    for k, t in ((0, 0.1), (3, 0.0)):
+        with pytest.raises(ValueError, match="k >= 1"):
+            knn(BANK, BANK_LABELS, QUERY, (k,), (t,), 2)
+
+
+# ------------------------------------------------------------------ linear probe
+
+
+def objective_of(coef, intercept, x, y, strength) -> float:
+    """The probe's objective for scikit-learn's solution, in float64."""
+    logits = torch.from_numpy(x @ coef.T + intercept)
+    return float(torch.nn.functional.cross_entropy(logits, y) + strength / 2 * (coef**2).sum())
+
+
+@pytest.mark.parametrize("n,d", [(400, 12), (60, 100)])
+def test_probe_reaches_scikit_learns_objective_for_all_strengths_at_once(n, d):
+    x, y = blobs(n, d, spread=4.0)
+    mix = torch.linalg.qr(torch.randn(d, d, generator=torch.Generator().manual_seed(3)))[0]
+    x = ((x - 3) / torch.logspace(-1, 1, d)) @ (mix * torch.logspace(0, -3, d)) @ mix.T  # nearly dependent features
+    strengths = torch.logspace(-6, 1, 7, dtype=torch.float64)
+    found = linear_probe(x[None], y[None], strengths[None], 4)
+    standard = StandardScaler().fit_transform(x.double().numpy())
+    for i, strength in enumerate(strengths.tolist()):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model = LogisticRegression(C=1 / (n * strength), max_iter=5000, tol=1e-8).fit(standard, y)
+        theirs = objective_of(model.coef_, model.intercept_, standard, y, strength)
+        assert float(found.objective[0, i]) == pytest.approx(theirs, abs=1e-4)
+        same = (found.predict(x)[0, i].numpy() == model.predict(standard)).mean()
+        assert same >= 0.99
+
+
+def test_the_reported_objective_is_that_of_the_weights_returned():
+    x, y = blobs(200, 8, spread=3.0)
+    found = linear_probe(x[None], y[None], torch.tensor([[0.01]]), 4)
+    std = x.double().std(0, correction=0).numpy()
+    coef = found.weight[0, 0].double().numpy() * std
+    intercept = found.bias[0, 0].double().numpy() + found.weight[0, 0].double().numpy() @ x.double().mean(0).numpy()
+    assert float(found.objective) == pytest.approx(
+        objective_of(coef, intercept, (x.double() - x.double().mean(0)).numpy() / std, y, 0.01)
+    )
+
+
+def test_problems_side_by_side_do_not_touch_each_other():
+    (x1, y1), (x2, y2) = blobs(80, 6, spread=2.0), blobs(80, 6, spread=2.0, seed=5)
+    strengths = torch.tensor([[1e-3, 0.1], [0.1, 1.0]])
+    both = linear_probe(torch.stack([x1, x2]), torch.stack([y1, y2]), strengths, 4, 1e-10)
+    for p, (x, y) in enumerate(((x1, y1), (x2, y2))):
+        alone = linear_probe(x[None], y[None], strengths[p : p + 1], 4, 1e-10)
+        assert both.objective[p].tolist() == pytest.approx(alone.objective[0].tolist(), abs=1e-6)
+        assert torch.equal(both.predict(x)[p], alone.predict(x)[0])
+
+
+def test_separable_classes_are_fitted_perfectly():
+    x, y = blobs(100, spread=0.01)
+    assert torch.equal(linear_probe(x[None], y[None], torch.tensor([[1e-4]]), 4).predict(x)[0, 0], y)
+
+
+def test_random_labels_give_chance():
+    x, q = (
+        torch.randn(400, 8, generator=torch.Generator().manual_seed(0)),
+        torch.randn(2000, 8, generator=torch.Generator().manual_seed(1)),
+    )
+    y = torch.randint(4, (400,), generator=torch.Generator().manual_seed(2))
+    truth = torch.randint(4, (2000,), generator=torch.Generator().manual_seed(3))
+    predicted = linear_probe(x[None], y[None], torch.tensor([[0.1]]), 4).predict(q)[0, 0]
+    assert float((predicted == truth).float().mean()) == pytest.approx(0.25, abs=0.04)
+
+
+def test_constant_features_and_absent_classes_do_no_harm():
+    x, y = blobs(100, 5, classes=2, spread=0.5)
+    x = torch.cat([x, torch.full((100, 1), 0.1), torch.zeros(100, 1)], 1)
+    found = linear_probe(x[None], y[None], torch.tensor([[0.01]]), 5)
+    assert torch.equal(found.predict(x)[0, 0], y)
+    assert found.weight[0, 0, :, 5:].abs().max() == 0
+    one = linear_probe(x[None], torch.full((1, 100), 3), torch.tensor([[0.01]]), 5)
+    assert (one.predict(x) == 3).all()
+
+
+def test_features_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="finite"):
+        linear_probe(torch.full((1, 3, 2), torch.nan), torch.zeros(1, 3, dtype=torch.long), torch.ones(1, 1), 2)
+
+
+# ------------------------------------------------------------------ scores
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 200), st.integers(1, 6), st.integers(1, 6), st.integers(0, 1000))
+def test_clustering_scores_equal_scikit_learn(n, clusters, classes, seed):
+    generator = torch.Generator().manual_seed(seed)
+    a, b = torch.randint(clusters, (n,), generator=generator), torch.randint(classes, (n,), generator=generator)
+    nmi, ari = scores.clustering_scores(a, b)
+    assert nmi == pytest.approx(normalized_mutual_info_score(b, a), abs=1e-9)
+    assert ari == pytest.approx(adjusted_rand_score(b, a), abs=1e-9)
+
+
+def test_balanced_accuracy_equals_scikit_learn_under_imbalance():
+    labels = torch.cat([torch.zeros(1000, dtype=torch.long), torch.ones(1, dtype=torch.long)])
+    predicted = torch.zeros(1001, dtype=torch.long)
+    recalls = scores.per_class(predicted, labels, 3)
+    assert recalls == [1.0, 0.0, None]
+    assert scores.balanced(recalls) == pytest.approx(balanced_accuracy_score(labels, predicted))
+
+
+def test_bootstrap_interval_is_the_binomial_one_and_repeats():
+    correct = torch.arange(400)[None] < torch.tensor([[300], [100]])
+    (low, high), other = scores.bootstrap_intervals(correct, 4000, 7, 3)
+    half = 1.96 * (0.75 * 0.25 / 400) ** 0.5
+    assert low == pytest.approx(0.75 - half, abs=0.008)
+    assert high == pytest.approx(0.75 + half, abs=0.008)
+    assert other[1] < low
+    assert scores.bootstrap_intervals(correct, 4000, 7, 3)[0] == (low, high)
+    assert scores.bootstrap_intervals(correct[:1], 4000, 8, 3)[0] != (low, high)
+    assert scores.bootstrap_intervals(torch.ones(1, 5), 50, 0) == [(1.0, 1.0)]
+
+
+# ------------------------------------------------------------------ the protocol
+
+
+def task(spread: float = 2.5, n: int = 400, m: int = 120) -> tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], Labels]:
+    """A useless layer before a useful one."""
+    (x, y), (q, truth) = blobs(n, spread=spread), blobs(m, spread=spread, seed=1)
+    noise = torch.randn(n + m, 8, generator=torch.Generator().manual_seed(2))
+    return {"block1": (noise[:n], noise[n:]), "block2": (x, q)}, Labels(y, torch.arange(n) // 4 % 10 == 0, truth, 4)
+
+
+def test_evaluation_finds_the_good_layer_and_reports_everything():
+    layers, labels = task()
+    found = evaluate(layers, labels, CONFIG, 0)
+    assert found.layer == "block2"
+    assert found.scores["linear_top1"] > 0.6 > 0.5 > found.scores["holdout_linear_top1_by_layer"]["block1"]
+    for name in ("knn", "linear"):
+        low, high = found.scores[f"{name}_interval"]
+        assert low < found.scores[f"{name}_top1"] < high
+    assert found.scores["knn_top1"] == found.scores["knn"][f"k={found.protocol['k']},T={found.protocol['temperature']:g}"]
+    assert found.scores["linear_top1"] == pytest.approx(float((found.predicted == labels.test).double().mean()))
+    few = found.scores["few_label"]
+    assert few["0.05"]["labels"] == 16 and few["0.2"]["labels"] == 80
+    assert few["0.05"]["mean"] < few["0.2"]["mean"] <= found.scores["linear_top1"] + 0.1
+    assert found.scores["nmi"] > 0.1
+    assert evaluate(layers, labels, CONFIG, 0).scores == found.scores
+
+
+def test_choices_do_not_depend_on_the_test_split():
+    layers, labels = task()
+    found = evaluate(layers, labels, CONFIG, 0)
+    swapped = {name: (train, -test.flip(0)) for name, (train, test) in layers.items()}
+    other = evaluate(swapped, replace(labels, test=(labels.test + 1) % 4), CONFIG, 0)
+    same = ("holdout_knn_top1", "holdout_linear_top1", "holdout_linear_top1_by_layer")
+    assert [other.scores[k] for k in same] == [found.scores[k] for k in same]
+    assert other.protocol == found.protocol
+    assert other.scores["linear_top1"] != found.scores["linear_top1"]
+
+
+def test_the_holdout_is_not_fitted_when_choosing():
+    """With more noise features than images, whoever had seen the held-out labels would know them all by heart."""
+    x = torch.randn(160, 400, generator=torch.Generator().manual_seed(0))
+    y = torch.randint(4, (160,), generator=torch.Generator().manual_seed(1))
+    labels = Labels(y, torch.arange(160) >= 80, y[:8], 4)
+    found = evaluate({"block1": (x, x[:8])}, labels, replace(CONFIG, knn_k=(1,)), 0)
+    assert found.scores["holdout_linear_top1"] < 0.5
+    assert found.scores["holdout_knn_top1"] < 0.5
+    assert found.scores["linear_top1"] == found.scores["knn_top1"] == 1.0  # the final fit does see them
+
+
+def test_unlabelled_images_count_for_nothing():
+    layers, labels = task()
+    extra = {name: (torch.cat([train, 100 + train]), torch.cat([test, -test])) for name, (train, test) in layers.items()}
+    none, more = torch.full_like(labels.train, -1), torch.cat([labels.holdout, labels.holdout])
+    padded = Labels(torch.cat([labels.train, none]), more, torch.cat([labels.test, torch.full_like(labels.test, -1)]), 4)
+    assert evaluate(extra, padded, CONFIG, 0).scores == evaluate(layers, labels, CONFIG, 0).scores
+
+
+def test_without_labels_there_are_no_scores_and_the_protocol_says_so():
+    layers, labels = task()
+    nothing = replace(labels, train=torch.full_like(labels.train, -1), test=torch.full_like(labels.test, -1), num_classes=0)
+    found = evaluate(layers, nothing, CONFIG, 0)
+    assert (found.layer, found.scores, found.predicted) == ("block2", {}, None)
+    assert "none" in found.protocol["labels"]
+
+
+def test_without_a_test_split_the_held_out_numbers_remain():
+    layers, labels = task()
+    layers = {name: (train, test[:0]) for name, (train, test) in layers.items()}
+    found = evaluate(layers, replace(labels, test=labels.test[:0]), CONFIG, 0)
+    assert set(found.scores) == {"holdout_knn_top1", "holdout_linear_top1", "holdout_linear_top1_by_layer"}
+    assert "no labelled test images" in found.protocol["test"]
+
+
+def test_without_held_out_labels_nothing_is_chosen():
+    layers, labels = task()
+    found = evaluate(layers, replace(labels, holdout=torch.zeros_like(labels.holdout)), CONFIG, 0)
+    assert found.scores == {} and "too few" in found.protocol["labels"]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_odd_labels_are_survived(count):
+    """One class only; a class only in the test split; a class with one image; ten times fewer images than k."""
+    layers, labels = task(n=24, m=12)
+    train = torch.arange(24) % count
+    train[5] = 2
+    found = evaluate(layers, replace(labels, train=train, holdout=torch.arange(24) > 20), replace(CONFIG, knn_k=(200,)), 0)
+    assert found.protocol["k"] == 24
+    assert 0 <= found.scores["linear_balanced"] <= 1
+
+
+def test_few_labels_are_balanced_disjoint_and_of_one_size():
+    labels = torch.cat([torch.zeros(900, dtype=torch.long), torch.ones(98, dtype=torch.long), torch.full((2,), 2)])
+    for seed in range(3):
+        first, second = class_balanced_halves(labels, 0.1, 0, seed)
+        assert labels[first].bincount().tolist() == labels[second].bincount().tolist() == [17, 17, 1]
+        assert not set(first.tolist()) & set(second.tolist())
+    assert not torch.equal(class_balanced_halves(labels, 0.1, 0, 0)[0], class_balanced_halves(labels, 0.1, 0, 1)[0])
+
+
+def test_blocks_of_an_untrained_encoder_tell_bright_from_dark_images():
+    encoder = build(EncoderConfig("small", 8, 1, 4, "batch"), 1, 16, 0).eval()
+    level = torch.arange(200) % 2
+    images = torch.randn(200, 1, 16, 16, generator=torch.Generator().manual_seed(0)) + level.view(-1, 1, 1, 1).float()
+    with torch.no_grad():
+        maps = encoder.blocks(images)
+    layers = {f"block{i + 1}": (m.mean((2, 3))[:150], m.mean((2, 3))[150:]) for i, m in enumerate(maps)}
+    found = evaluate(layers, Labels(level[:150], torch.arange(150) % 5 == 0, level[150:], 2), CONFIG, 0)
+    assert found.scores["linear_top1"] > 0.9
