@@ -125,17 +125,15 @@ def check(package: Path, module: Portable, facts: Mapping[str, Any]) -> None:
 
 
 def layer_index(layer: str, blocks: int) -> int:
-    """Position of the evaluated layer among ``blocks``: ``output`` is the last, ``block-K`` the K-th from the end.
+    """Position among ``blocks`` of the layer the evaluation chose; ``block1`` is the first.
 
     Raises:
         IntegrityError: no such layer.
     """
-    number = "1" if layer == "output" else layer.removeprefix("block-")
+    number = layer.removeprefix("block")
     if not number.isdigit() or not 1 <= int(number) <= blocks:
-        raise IntegrityError(
-            f"the evaluated layer is {layer!r}; this encoder has block-1 (last) to block-{blocks}; run dvc repro"
-        )
-    return blocks - int(number)
+        raise IntegrityError(f"the evaluated layer is {layer!r}; this encoder has block1 to block{blocks}; run dvc repro")
+    return int(number) - 1
 
 
 def model_card(name: str, facts: Mapping[str, Any], metrics: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
