@@ -21,7 +21,7 @@ from ssl_core.rng import Rng
 IMAGES, BATCH, WORKERS = 2048, 256, 2
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 RECIPE = AugmentConfig(
-    view_size=None,
+    view_share=1.0,
     crop_scale=(0.08, 1.0),
     flip=0.5,
     jitter=0.8,

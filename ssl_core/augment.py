@@ -49,9 +49,9 @@ _CHUNK = 1 << 18  # values of a color pass on a CPU: the handful of arrays of on
 class AugmentConfig:
     """The recipe of one random view."""
 
-    view_size: int | None
-    """Side of a view in pixels; None is the image's own. Training on smaller views than the encoder is used on costs less
-    and makes up for the crops magnifying things (Touvron et al., arXiv 1906.06423)."""
+    view_share: float
+    """Side of a view as a share of the image's, rounded to a multiple of 4 pixels. Training on smaller views than the encoder
+    is used on costs less and makes up for the crops magnifying things (Touvron et al., arXiv 1906.06423)."""
     crop_scale: tuple[float, float]
     """Smallest and largest share of the image's area in a crop."""
     flip: float
@@ -75,6 +75,10 @@ class AugmentConfig:
     solarize: float
     """Probability of inverting the bright half of the values."""
 
+    def view_side(self, image_side: int) -> int:
+        """Side of a view of an image, in pixels."""
+        return image_side if self.view_share == 1 else max(8, 4 * round(self.view_share * image_side / 4))
+
 
 def view(
     images: Tensor,
@@ -89,12 +93,12 @@ def view(
     Args:
         images: (B, C, H, W) uint8, or float in [0, 1].
         mean, std: per channel, of pixels in [0, 1].
-        size: side of the view instead of ``config.view_size``.
+        size: side of the view instead of ``config.view_side``.
 
     Returns:
         (B, C, size, size) float32, normalized.
     """
-    x = resized_crop(images, rng, config.crop_scale, size or config.view_size or images.shape[-2], config.flip)
+    x = resized_crop(images, rng, config.crop_scale, size or config.view_side(images.shape[-2]), config.flip)
     x = color_jitter(x, rng, config)
     x = random_grayscale(x, rng, config.grayscale)
     x = gaussian_blur(x, rng, config.blur, config.blur_sigma)

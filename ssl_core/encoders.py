@@ -78,14 +78,14 @@ class BasicBlock(nn.Module):
 
 
 class SmallResNet(Encoder):
-    """A narrow ResNet for CPUs: stages of ``width * (1, 2, 4, 8)`` channels at strides (2, 1, 2, 2)."""
+    """A narrow ResNet for CPUs: stages of ``width * (1, 2, 4, 8)`` channels at strides (1, 2, 2, 2) after a stem of stride 2."""
 
     def __init__(self, config: EncoderConfig, channels: int):
         super().__init__()
         w, norm = config.width, config.norm
         self.stem = nn.Sequential(nn.Conv2d(channels, w, 3, 2, 1, bias=False), _norm(norm, w), nn.ReLU(inplace=True))
         stages, c_in = [], w
-        for i, stride in enumerate((1, 2, 2, 1)):
+        for i, stride in enumerate((1, 2, 2, 2)):
             c_out = w * 2**i
             blocks = [BasicBlock(c_in if j == 0 else c_out, c_out, stride if j == 0 else 1, norm) for j in range(config.depth)]
             stages.append(nn.Sequential(*blocks))

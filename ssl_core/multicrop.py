@@ -33,7 +33,7 @@ def multi_crop(
     Args:
         images: (B, C, H, W) uint8.
     """
-    side = augment.view_size or images.shape[-2]
+    side = augment.view_side(images.shape[-2])
     unit = encoder.patch_size if isinstance(encoder, VisionTransformer) else 1
     small = max(1, round(side * crops.size / unit)) * unit
     local = replace(augment, crop_scale=crops.scale)

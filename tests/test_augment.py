@@ -303,7 +303,7 @@ def test_a_view_is_the_operations_in_the_stated_order(channels):
     expected = resized_crop(x, rng, ALL.crop_scale, 24, ALL.flip)
     expected = random_grayscale(color_jitter(expected, rng, ALL), rng, ALL.grayscale)
     expected = solarize(gaussian_blur(expected, rng, ALL.blur, ALL.blur_sigma), rng, ALL.solarize)
-    out = view(x, stream(), dataclasses.replace(ALL, view_size=24), MEAN[:channels], STD[:channels])
+    out = view(x, stream(), dataclasses.replace(ALL, view_share=0.7), MEAN[:channels], STD[:channels])
     assert out.shape == (24, channels, 24, 24) and out.dtype == torch.float32
     torch.testing.assert_close(out, normalize(expected, MEAN[:channels], STD[:channels]), rtol=0, atol=0)
     assert view(x, stream(), ALL, MEAN[:channels], STD[:channels], size=20).shape[-1] == 20

@@ -29,7 +29,7 @@ def build(shipped: dict[str, Any], name: str, channels: int = 1, size: int = 28,
     own = values["method"][name]
     own["train"] = own.get("train", {}) | {"epochs": 2, "batch_size": BATCH, "precision": "float32", "health_images": 32}
     own["encoder"] = shrink(own.get("encoder", {}))
-    own["augment"] = own.get("augment", {}) | {"view_size": None}
+    own["augment"] = own.get("augment", {}) | {"view_share": 1.0}
     own |= SMALL.get(name, {})
     chosen = params.method_params(values, name)
     images = textured_images(n, channels, size)

@@ -67,9 +67,9 @@ class MAE(Method):
         super().__init__(encoder, config, augment, data)
         if not isinstance(encoder, VisionTransformer):
             raise ConfigError("method.mae needs an encoder that takes single patches: encoder.name vit")
-        side = augment.view_size or data.image_size
+        side = augment.view_side(data.image_size)
         if side % encoder.patch_size:
-            raise ConfigError(f"augment.view_size {side} must be a multiple of encoder.patch_size {encoder.patch_size} for mae")
+            raise ConfigError(f"a view of {side} px (augment.view_share) must be a multiple of encoder.patch_size {encoder.patch_size} for mae")
         self.tokens = (side // encoder.patch_size) ** 2
         self.kept = int(self.tokens * (1 - config.mask))
         if not 0 < self.kept < self.tokens:

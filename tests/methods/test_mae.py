@@ -109,7 +109,7 @@ def test_the_exported_encoder_sees_whole_images() -> None:
 def test_what_cannot_work_is_refused_with_what_to_change() -> None:
     with pytest.raises(ConfigError, match=r"encoder\.name vit"):
         make(name="small")
-    with pytest.raises(ConfigError, match="view_size 30 must be a multiple"):
-        make(augment=dataclasses.replace(AUGMENT, view_size=30))
+    with pytest.raises(ConfigError, match="must be a multiple"):
+        make(augment=dataclasses.replace(AUGMENT, view_share=0.6))
     with pytest.raises(ConfigError, match=r"method\.mae\.mask is 1\.0"):
         make(mask=1.0)
