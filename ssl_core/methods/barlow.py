@@ -11,8 +11,9 @@ that no other component tells. No negatives, no momentum network, no stopped gra
 The normalization is part of the loss: BatchNorm without scale and shift (biased variance, eps 1e-5), over the batch of
 all processes.
 
-Deviations: a narrower and shallower projector (two layers are what CIFAR-10 recipes use) and plain SGD instead of LARS
-(batches of hundreds); both views are solarized equally rarely instead of the second one only.
+Deviations: a narrower and shallower projector (two layers are what CIFAR-10 recipes use) and AdamW instead of LARS
+(batches of hundreds; plain SGD left the features in a few dimensions); both views are augmented alike, the paper
+solarizes the second only and blurs the first always.
 """
 
 from dataclasses import dataclass

@@ -12,7 +12,8 @@ Sinkhorn: a few rounds of giving every prototype the same mass, then every image
 projections per large view makes the batch that is balanced larger; it is used once it is full. The prototypes are unit
 vectors, made so again after each step, and wait in the first part of the training.
 
-Deviations: plain SGD instead of LARS; small views of half the side; the queue fills from the first step.
+Deviations: AdamW instead of LARS (batches of hundreds, short trainings); small views of half the side; the queue fills
+from the first step.
 """
 
 from dataclasses import dataclass
