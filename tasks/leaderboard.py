@@ -18,7 +18,7 @@ from ssl_core.catalogue import BASELINES
 from tasks import errors, journal, params
 from tasks.errors import IntegrityError
 from tasks.files import read_json
-from tasks.records import redact
+from tasks.records import model_name, redact
 
 FULL_SCHEDULE = 200
 """Epochs of the schedule the literature compares small-image methods on; what a long run would cost is quoted for it."""
@@ -251,11 +251,6 @@ def footnote(results: Sequence[Result]) -> str:
     if all(r.get("linear_top1") is None for r in results):
         return "Without labels: sorted by effective rank, the higher the more directions the features use. * baseline" + spread
     return "Sorted by the held-out linear score, which chooses; kNN and linear are test scores. * baseline" + spread
-
-
-def model_name(dataset: str) -> str:
-    """The registered model of a data set."""
-    return "ssl-" + re.sub(r"[^\w.-]+", "-", dataset).strip("-")
 
 
 def load_lines(dataset: str) -> tuple[str, str]:

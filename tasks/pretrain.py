@@ -21,6 +21,7 @@ from tasks import checkpoint, dataset, encoders, files, params
 from tasks.device import machine, pick_device
 from tasks.errors import Diverged, UsageError
 from tasks.journal import Journal
+from tasks.mirror import Mirror
 from tasks.progress import Progress as Display
 from tasks.sheet import view_sheet
 from tasks.stage import Stage, main
@@ -90,6 +91,10 @@ class Training:
                 "data_sha256": self.data.sha256,
                 "precision": self.trainer.precision,
                 **{k: str(v) for k, v in self.stage.machine.items()},
+            },
+            "data": {
+                "sha256": self.data.sha256,
+                **{k: meta[k] for k in ("name", "source", "license", "num_train", "num_test")},
             },
             "params": {
                 "encoder": vars(p.encoder),
@@ -198,8 +203,9 @@ def body(stage: Stage, name: str, seed: int, device: torch.device) -> None:
     """Train, then write."""
     run = Training(stage, name, seed, device)
     try:
-        run.trainer.run(run.on_step, run.on_epoch)
-        run.finish()
+        with Mirror(run.journal.path):
+            run.trainer.run(run.on_step, run.on_epoch)
+            run.finish()
     except NonFinite as error:
         run.journal.end("FAILED", cost={})
         raise Diverged(f"{name}: {error}") from None

@@ -52,7 +52,9 @@ def read_record(path: Path) -> Record | None:
     kind = run["stage"].split("@")[0]
     rows: dict[tuple[str, int], tuple[int, int, str, float]] = {}
     # Where an evaluation was made is not where its training was; both end up on one run.
-    tags = _texts(run["tags"], "evaluation." if kind == "evaluate" else "")
+    tags = _texts(run["tags"])
+    if kind == "evaluate":
+        tags = _texts(run["tags"], "evaluation.") | _texts(run["params"], "protocol.")
     artifacts = []
     for event in events:
         if event["event"] == "metrics":
@@ -95,6 +97,29 @@ def records(root: Path) -> list[Record]:
     return sorted(best.values(), key=lambda r: (order.get(r.kind, 0), r.started, r.name))
 
 
+def first_tags(record: Record) -> dict[str, str]:
+    """What a new run is found, grouped and compared by in MLflow."""
+    from ssl_core.catalogue import BASELINES, METHODS
+
+    stage, name, seed = record.run["stage"], record.run["name"], record.run["seed"]
+    tags = {
+        "ssl.fingerprint": record.run["fingerprint"],
+        "stage": stage,
+        "mlflow.source.name": f"dvc repro -s {stage}",
+        "mlflow.source.type": "JOB",
+        "mlflow.source.git.commit": record.tags.get("git_commit", ""),
+        "mlflow.user": record.tags.get("user", ""),
+    }
+    if seed is not None:
+        tags |= {"method": name, "seed": str(seed)}
+    if name in METHODS:
+        year, family, paper = METHODS[name]
+        tags |= {"year": str(year), "family": family, "paper": paper}
+    elif name in BASELINES:
+        tags |= {"family": "baseline"}
+    return {k: v for k, v in tags.items() if v}
+
+
 def _held(lock: Path) -> bool:
     """Whether a living process holds the lock of a work directory."""
     try:
@@ -120,6 +145,11 @@ def text(value: Any, longest: int) -> str:
     """``value`` as redacted text of bounded length; a cut one ends with the hash of the whole."""
     whole = redact(str(value)).encode("utf-8", "backslashreplace").decode()
     return whole if len(whole) <= longest else f"{whole[:longest]}... (cut, sha256 {_hash(whole)})"
+
+
+def model_name(dataset: str) -> str:
+    """The registered model of a data set."""
+    return "ssl-" + re.sub(r"[^\w.-]+", "-", dataset).strip("-")
 
 
 def redact(message: str) -> str:

@@ -24,7 +24,7 @@ from tasks import files, settings
 from tasks.errors import EnvironmentFault, IntegrityError, UsageError
 from tasks.export import PROGRAM, VERSION, Exporter
 from tasks.locks import try_lock
-from tasks.records import clean, text
+from tasks.records import clean, model_name, text
 from tasks.tracking import Tracker
 
 CHAMPION = "champion"
@@ -45,11 +45,6 @@ class Entry:
     card: str
     tags: Mapping[str, Any]
     """Scores, protocol, hashes, license; they follow the evaluation."""
-
-
-def model_name(dataset: str) -> str:
-    """The registered model of a data set."""
-    return "ssl-" + re.sub(r"[^\w.-]+", "-", dataset).strip("-")
 
 
 class Registry:

@@ -17,7 +17,7 @@ from typing import Any
 from tasks import journal, settings
 from tasks.errors import EnvironmentFault
 from tasks.locks import try_lock
-from tasks.records import LONGEST_PARAM, LONGEST_TAG, Record, clean, read_record, records, redact, text
+from tasks.records import LONGEST_PARAM, LONGEST_TAG, Record, clean, first_tags, read_record, records, redact, text
 
 PARAMS_PER_BATCH, METRICS_PER_BATCH = 100, 1000  # MLflow's own limits
 LOCK_WAIT_SECONDS = 60.0
@@ -38,11 +38,13 @@ class Tracker:
         self._sent: dict[str, set[tuple[str, int]]] = {}  # run id -> (metric, step) that are there
         self._done: dict[str, str] = {}  # fingerprint -> digest of the journal that is there
         try:
+            from mlflow.exceptions import MlflowException
             from mlflow.tracking import MlflowClient
         except ImportError:
             raise EnvironmentFault(
                 "MLflow is not installed here; run this where it is (the journals keep everything)"
             ) from None
+        self._refusal = MlflowException
         for name in ("alembic", "mlflow", "urllib3"):
             logging.getLogger(name).setLevel(logging.ERROR)
         with self._guard():
@@ -61,7 +63,7 @@ class Tracker:
             for record in found:
                 try:
                     complete += self._send_evaluation(record) if record.kind == "evaluate" else self._send_run(record)
-                except self._refused() as error:
+                except self._refusal as error:
                     if error.get_http_status_code() not in (400, 404, 409):
                         raise
                     self.problems.append(redact(f"{record.path}: {str(error).splitlines()[0]}"))
@@ -106,10 +108,10 @@ class Tracker:
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
             remote = self.uri.startswith(("http://", "https://", "databricks"))
-            place = None if remote else (self.root / "mlruns" / "artifacts").as_uri()
+            place = None if remote else (settings.project_root() / "mlruns" / "artifacts").as_uri()
             try:
                 return str(self.client.create_experiment(name, artifact_location=place))
-            except self._refused():  # somebody else was faster
+            except self._refusal:  # somebody else was faster
                 experiment = self.client.get_experiment_by_name(name)
         if experiment.lifecycle_stage == "deleted":
             self.client.restore_experiment(experiment.experiment_id)
@@ -118,19 +120,18 @@ class Tracker:
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
         """Turn the failures of a store into ``TrackerDown`` with one line."""
-        from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
             yield
-        except (MlflowException, SQLAlchemyError) as error:
+        except (self._refusal, SQLAlchemyError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
             raise TrackerDown(redact(f"MLflow at {self.uri} cannot be used now: {reason}")) from error
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
         """``errors``, one process at a time: several that initialize a new sqlite file together damage it."""
-        path = self.root / ".ssl" / "tracking.lock"
+        path = settings.project_root() / ".ssl" / "tracking.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         with self.errors(), path.open("w") as lock:
             deadline = time.monotonic() + LOCK_WAIT_SECONDS
@@ -139,12 +140,6 @@ class Tracker:
                     raise TrackerDown("another process has been sending to MLflow for too long; run python -m tasks.sync later")
                 time.sleep(0.1)
             yield
-
-    @staticmethod
-    def _refused() -> type[Exception]:
-        from mlflow.exceptions import MlflowException
-
-        return MlflowException
 
     # -------------------------------------------------------------- sending
 
@@ -177,20 +172,9 @@ class Tracker:
         return (active or list(found) or [None])[0]
 
     def _create(self, record: Record) -> Any:
-        from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE, MLFLOW_USER
-
-        tags = {
-            "ssl.fingerprint": record.run["fingerprint"],
-            "stage": record.run["stage"],
-            MLFLOW_SOURCE_NAME: f"dvc repro -s {record.run['stage']}",
-            MLFLOW_SOURCE_TYPE: "JOB",
-            MLFLOW_GIT_COMMIT: record.tags.get("git_commit", ""),
-            MLFLOW_USER: record.tags.get("user", ""),
-            **_method_tags(record),
-        }
         # Sent once: a repeated request whose first answer was lost would make a second run.
         with _environment("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0"):
-            run = self.client.create_run(self.experiment, record.started, {k: v for k, v in tags.items() if v}, record.name)
+            run = self.client.create_run(self.experiment, record.started, first_tags(record), record.name)
         self._sent[run.info.run_id] = set()
         return run
 
@@ -294,25 +278,11 @@ class Tracker:
             when = max(record.last, int(stamp or 0) + 1)
             for batch in _batches([Metric(name, value, when, step) for _, step, name, value in record.rows], METRICS_PER_BATCH):
                 self.client.log_batch(run.info.run_id, metrics=batch)
-            protocol = {f"protocol.{k}": str(v) for k, v in journal.flat(record.run["params"]).items()}
-            self._set_tags(run, record.tags | protocol)
+            self._set_tags(run, record.tags)
             self._send_artifacts(run, record)
             self.client.set_tag(run.info.run_id, "ssl.evaluation", f"{fingerprint} {when}")
         self._done[fingerprint] = record.digest
         return True
-
-
-def _method_tags(record: Record) -> dict[str, str]:
-    from ssl_core.catalogue import BASELINES, METHODS
-
-    name, seed = record.run["name"], record.run["seed"]
-    tags = {"seed": "" if seed is None else str(seed), "method": name if seed is not None else ""}
-    if name in METHODS:
-        year, family, paper = METHODS[name]
-        tags |= {"year": str(year), "family": family, "paper": paper}
-    elif name in BASELINES:
-        tags |= {"family": "baseline"}
-    return tags
 
 
 def _batches(items: list[Any], size: int) -> Iterable[list[Any]]:

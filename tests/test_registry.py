@@ -18,6 +18,7 @@ from tasks import encoders, export, files, leaderboard, registry
 from tasks.errors import EnvironmentFault, IntegrityError, UsageError
 from tasks.images import fit
 from tasks.locks import try_lock
+from tasks.records import model_name
 from tasks.register import aliases, register
 from tests import registered as made
 from tests.conftest import textured_images
@@ -284,4 +285,4 @@ def test_without_a_registered_model_the_way_to_one_is_named(tmp_path, monkeypatc
 
 
 def test_model_names_hold_no_character_the_registry_refuses():
-    assert registry.model_name("my pictures/2024: é") == "ssl-my-pictures-2024-é"
+    assert model_name("my pictures/2024: é") == "ssl-my-pictures-2024-é"
