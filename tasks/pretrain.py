@@ -7,6 +7,7 @@ ends with the same bits.
 import os
 import sys
 import time
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -100,7 +101,7 @@ class Training:
                 "encoder": vars(p.encoder),
                 "train": vars(p.train),
                 "augment": vars(p.augment),
-                "method": vars(p.config),
+                "method": asdict(p.config),
             },
         }
 
@@ -163,7 +164,7 @@ class Training:
             "epochs": self.trainer.epochs,
             "train": vars(p.train),
             "augment": vars(p.augment),
-            "method_config": vars(p.config),
+            "method_config": asdict(p.config),
             "data_sha256": self.data.sha256,
             "precision": self.trainer.precision,
             "health": self.trainer.history[-1],

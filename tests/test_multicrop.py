@@ -9,7 +9,7 @@ from ssl_core.method import DataInfo
 from ssl_core.multicrop import Crops, encode_crops, multi_crop
 from ssl_core.rng import Rng
 
-AUGMENT = AugmentConfig(None, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
+AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 
 
 def encoder_of(name: str, size: int) -> encoders.Encoder:
@@ -28,7 +28,7 @@ def test_two_large_views_then_small_ones_of_a_size_the_encoder_takes(size: int, 
 def test_small_views_show_less_of_the_image() -> None:
     """On a horizontal ramp the spread of the values is the share of the width that is seen."""
     ramp = torch.arange(0, 256, 8, dtype=torch.uint8).expand(64, 1, 32, 32)
-    still = AugmentConfig(None, (0.8, 1.0), 0.0, *[0.0] * 7, (0.1, 2.0), 0.0)  # type: ignore[arg-type]
+    still = AugmentConfig(1.0, (0.8, 1.0), 0.0, *[0.0] * 7, (0.1, 2.0), 0.0)  # type: ignore[arg-type]
     data = DataInfo(64, 32, 1, (0.0,), (1.0,))
     views = multi_crop(ramp, Rng(torch.arange(64), 0), still, data, Crops(1, (0.1, 0.3), 0.5), encoder_of("small", 32))
     large, small = ((v.amax((1, 2, 3)) - v.amin((1, 2, 3))).max() for v in (views[0], views[2]))

@@ -69,7 +69,8 @@ class MAE(Method):
             raise ConfigError("method.mae needs an encoder that takes single patches: encoder.name vit")
         side = augment.view_side(data.image_size)
         if side % encoder.patch_size:
-            raise ConfigError(f"a view of {side} px (augment.view_share) must be a multiple of encoder.patch_size {encoder.patch_size} for mae")
+            size = f"a view of {side} px (augment.view_share)"
+            raise ConfigError(f"method.mae: {size} must be a multiple of encoder.patch_size {encoder.patch_size}")
         self.tokens = (side // encoder.patch_size) ** 2
         self.kept = int(self.tokens * (1 - config.mask))
         if not 0 < self.kept < self.tokens:

@@ -11,7 +11,7 @@ from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.barlow import BarlowConfig, BarlowTwins, terms
 from ssl_core.rng import Rng
 
-AUGMENT = AugmentConfig(None, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
+AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 H = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=torch.float64)
 Z = torch.tensor([[1.0, 2], [2, 1], [3, 5], [4, 4]], dtype=torch.float64)
 W = torch.tensor([[1.0, 1], [3, 2], [2, 6], [5, 3]], dtype=torch.float64)

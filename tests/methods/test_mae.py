@@ -15,15 +15,15 @@ from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.mae import MAE, MAEConfig, normalized, patchify
 from ssl_core.rng import Rng
 
-AUGMENT = AugmentConfig(None, (0.4, 1.0), 0.5, 0.0, 0.4, 0.4, 0.4, 0.1, 0.0, 0.0, (0.1, 2.0), 0.0)
+AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.0, 0.4, 0.4, 0.4, 0.1, 0.0, 0.0, (0.1, 2.0), 0.0)
 CONFIG = MAEConfig(mask=0.75, width=16, depth=1, normalize=True)
 IDS = torch.arange(8)
 IMAGES = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def make(name: str = "vit", augment: AugmentConfig = AUGMENT, **changes: object) -> MAE:
+def make(name: str = "vit", augment: AugmentConfig = AUGMENT, patch: int = 4, **changes: object) -> MAE:
     torch.manual_seed(0)
-    encoder = encoders.build(encoders.EncoderConfig(name, 32, 1, 4, "batch"), 3, 32, 0)
+    encoder = encoders.build(encoders.EncoderConfig(name, 32, 1, patch, "batch"), 3, 32, 0)
     config = dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
     return MAE(encoder, config, augment, DataInfo(8, 32, 3, (0.5,) * 3, (0.25,) * 3))
 
@@ -109,7 +109,7 @@ def test_the_exported_encoder_sees_whole_images() -> None:
 def test_what_cannot_work_is_refused_with_what_to_change() -> None:
     with pytest.raises(ConfigError, match=r"encoder\.name vit"):
         make(name="small")
-    with pytest.raises(ConfigError, match="must be a multiple"):
-        make(augment=dataclasses.replace(AUGMENT, view_share=0.6))
+    with pytest.raises(ConfigError, match=r"20 px .* must be a multiple of encoder\.patch_size 8"):
+        make(patch=8, augment=dataclasses.replace(AUGMENT, view_share=0.6))
     with pytest.raises(ConfigError, match=r"method\.mae\.mask is 1\.0"):
         make(mask=1.0)

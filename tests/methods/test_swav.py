@@ -17,7 +17,7 @@ from ssl_core.methods.swav import SwAV, SwAVConfig, sinkhorn
 from ssl_core.multicrop import Crops, encode_crops
 from ssl_core.rng import Rng
 
-AUGMENT = AugmentConfig(None, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
+AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = SwAVConfig(16, 8, 6, 0.05, 3, 0.1, queue=16, queue_start=0.5, freeze=0.1, crops=Crops(2, (0.1, 0.4), 0.5))
 IDS = torch.arange(8)
 IMAGES = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
