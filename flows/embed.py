@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("embeddings.parquet"), help="parquet file to write")
     parser.add_argument("--neighbors", type=int, default=5, help="how many neighbors to show (0: none)")
     parser.add_argument("--query", metavar="FILE", help="show the neighbors of this image, named as below PATH")
-    parser.add_argument("--threshold", type=float, default=0.98, help="similarity from which two images are near-duplicates")
+    parser.add_argument("--threshold", type=float, default=0.99, help="similarity from which two images are near-duplicates")
     parser.add_argument("--all", action="store_true", help="list every pair of near-duplicates")
     arguments = parser.parse_args()
     settings.apply()

@@ -82,16 +82,17 @@ def _texts(tags: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def records(root: Path) -> list[Record]:
-    """Every journal of a project, one per fingerprint: the finished one, else the newest; trainings first, reports last."""
+    """Every journal of a project, one per fingerprint: the finished one, else the newest, rather the published copy than the
+    work; trainings first, reports last."""
     paths = {*root.glob("out/journal/*.jsonl"), *root.glob("reports/journal.jsonl"), *root.glob(".ssl/work/*/*/journal.jsonl")}
     best: dict[str, Record] = {}
-    for path in sorted(paths):
+    for path in sorted(paths):  # .ssl comes before out and reports
         with contextlib.suppress(FileNotFoundError):  # a work directory just removed
             record = read_record(path)
             if record is None:
                 continue
             other = best.get(record.run["fingerprint"])
-            if other is None or (record.status == "FINISHED", record.last) > (other.status == "FINISHED", other.last):
+            if other is None or (record.status == "FINISHED", record.last) >= (other.status == "FINISHED", other.last):
                 best[record.run["fingerprint"]] = record
     order = {"evaluate": 1, "report": 2}
     return sorted(best.values(), key=lambda r: (order.get(r.kind, 0), r.started, r.name))
