@@ -9,7 +9,6 @@ DVC says what is stale and what depends on what; each stage is one ``dvc repro -
 
 import argparse
 import contextlib
-import os
 import queue
 import subprocess
 import sys
@@ -26,12 +25,12 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows import artifacts, runs
-from flows.schedule import FAILED, Schedule
 from tasks import graph
 from tasks.errors import Stop, run
 from tasks.locks import try_lock
 from tasks.records import records
 from tasks.runner import Outcome, Runner
+from tasks.schedule import FAILED, Schedule, default_parallelism
 
 RETRIES, RETRY_SECONDS = 2, 3.0
 RETRIED = (4, 75)  # environment, preempted; and a death by signal. Wrong parameters or data fail the same way again.
@@ -173,13 +172,6 @@ def additions(root: Path, methods: list[str] | None, seeds: list[int] | None) ->
         if new:
             found.append(f"run.{key}=[{','.join(str(v) for v in [*run[key], *new])}]")
     return found
-
-
-def default_parallelism(root: Path) -> int:
-    """Stages that fill the cores, each with its fixed number of threads; with GPUs, one more than there are."""
-    fitting = max(1, (os.cpu_count() or 1) // int(graph.read_params(root)["train"]["threads"]))
-    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    return min(fitting, gpus + 1) if gpus else fitting
 
 
 def main() -> None:

@@ -120,7 +120,7 @@ def parse(text: str, path: Path) -> dict[str, Any]:
     if len(text) > 1_000_000:
         raise UsageError(f"{path} is over 1 MB; it should hold parameters only")
     try:
-        values = yaml.load(text, _StrictLoader)  # noqa: S506 (a SafeLoader)
+        values = yaml.load(text, _StrictLoader)
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not valid: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

@@ -1,27 +1,108 @@
-"""``make run``: ``dvc repro``, then MLflow brought up to date, then what came out."""
+"""``make run``: bring every stage up to date with ``dvc repro``, as many side by side as the cores carry, and say what came out.
 
+The result is that of plain ``dvc repro``, byte for byte: DVC decides what is stale and records it, each training has its
+fixed number of threads. ``--jobs 1`` is one stage after another.
+"""
+
+import argparse
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
-from tasks import leaderboard, params, settings
-from tasks.errors import run
+from tasks import graph, leaderboard, params, settings
+from tasks.errors import Preempted, Stop, UsageError, run
+from tasks.progress import clock
+from tasks.runner import Outcome, Runner
+from tasks.schedule import FAILED, Schedule, default_parallelism
+
+NAMES = {"unchanged": "Unchanged", "restored": "Restored", "ran": "Completed"}
 
 
-def main() -> None:
-    """Check the parameters first, so that a typing error costs a second and not an hour."""
-    settings.apply()
+def check_parameters() -> None:
+    """Read all of params.yaml first, so that a typing error costs a second and not an hour."""
     values = params.load()
     params.data_config(values)
     for name in params.run_config(values).methods:
         params.method_params(values, name)
-    code = subprocess.run([sys.executable, "-m", "dvc", "repro", *sys.argv[1:]]).returncode
-    subprocess.run([sys.executable, "-m", "tasks.sync"])
-    if code == 0:
-        leaderboard.show(Path("."))
+
+
+def printer(name: str) -> Callable[[list[str]], None]:
+    """Shows the lines of one stage under its name, without DVC's own."""
+
+    def show(lines: list[str]) -> None:
+        for line in lines:
+            if line.strip() and not line.startswith((">", "Running stage", "Updating lock file")):
+                print(f"[{name}] {line}", flush=True)
+
+    return show
+
+
+def work(schedule: Schedule, runner: Runner, jobs: int) -> None:
+    """Start what is ready until nothing is left."""
+    running: dict[Future[Outcome], str] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        while True:
+            for stage in schedule.ready(jobs - len(running)):
+                running[pool.submit(runner.run, stage.name, printer(stage.name))] = stage.name
+            if not running:
+                return
+            for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
+                name, outcome = running.pop(future), future.result()
+                schedule.finished(name, FAILED if outcome.code else NAMES[outcome.how], outcome.message)
+
+
+def main() -> None:
+    """Check, plan, work, bring MLflow up to date, show the table."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.run", description=__doc__.splitlines()[0])
+    parser.add_argument("targets", nargs="*", help="only these stages and what they need (pretrain, evaluate@byol-0)")
+    parser.add_argument("-j", "--jobs", type=int, help="stages at a time; default: cores // train.threads")
+    options = parser.parse_args()
+    if options.jobs is not None and options.jobs < 1:
+        raise UsageError("--jobs must be at least 1")
+    settings.apply()
+    check_parameters()
+    root, started = Path.cwd(), time.monotonic()
+    graph.release_dead_locks(root)
+    plan, before = graph.plan(root), graph.lock_order(root)
+    schedule = Schedule(plan, targets=options.targets or None)
+    if any(stage.stale for stage in plan):
+        bring_up_to_date(schedule, Runner(root), options.jobs or default_parallelism(root))
+        graph.tidy_lock(root, before, plan)
+        subprocess.run([sys.executable, "-m", "tasks.sync"])
+        print(schedule.summary())
     else:
-        print("error: a stage failed; its message is above. The same command goes on from there.", file=sys.stderr)
-    sys.exit(code)
+        print("Nothing has changed.")
+    leaderboard.show(Path())
+    print(f"{clock(time.monotonic() - started)} in all")
+    if schedule.failed:
+        raise StageFailed("a stage failed; its message is above")
+
+
+def bring_up_to_date(schedule: Schedule, runner: Runner, jobs: int) -> None:
+    """Work, and stop every stage cleanly on Ctrl-C or SIGTERM."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise Preempted("stopped; the same command goes on from the last checkpoints")
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    try:
+        work(schedule, runner, jobs)
+    except BaseException:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        runner.stop()
+        raise
+
+
+class StageFailed(Stop):
+    """At least one stage failed."""
+
+    code = 1
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.schedule import Schedule
+from tasks.schedule import Schedule
 from tasks import graph
 from tasks.errors import Preempted, UsageError
 from tasks.runner import Runner

@@ -1,11 +1,12 @@
-"""Which stage may start now, which never will, and what became of each: the flow's bookkeeping, without Prefect."""
+"""Which stage may start now, which never will, and what became of each; for ``make run`` and the Prefect flow alike."""
 
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tasks.errors import UsageError
-from tasks.graph import PlannedStage
+from tasks.graph import PlannedStage, read_params
 
 GOOD = ("Completed", "Unchanged", "Restored")
 SKIPPED, FAILED = "Not run", "Failed"
@@ -139,3 +140,10 @@ class Schedule:
             if self.fate.get(name) in (FAILED, SKIPPED):
                 for out in self.stages[name].outs:
                     shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
+
+
+def default_parallelism(root: Path) -> int:
+    """Stages that fill the cores, each with its fixed number of threads; with GPUs, one more than there are."""
+    fitting = max(1, (os.cpu_count() or 1) // int(read_params(root)["train"]["threads"]))
+    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    return min(fitting, gpus + 1) if gpus else fitting
