@@ -7,7 +7,7 @@ import torch
 import torchvision
 
 from ssl_core.config import ConfigError
-from ssl_core.encoders import EncoderConfig, build, pool
+from ssl_core.encoders import Conv3x3, EncoderConfig, build, pool
 
 SMALL = EncoderConfig(name="small", width=8, depth=1, patch_size=4, norm="batch")
 NAMES = ["small", "resnet18", "vit", "torchvision/mobilenet_v3_small", "torchvision/efficientnet_b0"]
@@ -90,4 +90,30 @@ def test_backward_survives_the_shapes_that_crashed() -> None:
     encoder = build(SMALL, 3, 96, seed=0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for _ in range(3):
         encoder(torch.randn(8, 3, 96, 96)).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in encoder.parameters())
+
+
+def test_a_convolution_on_one_pixel_is_its_centre_tap_and_repeats_exactly() -> None:
+    """oneDNN's own bfloat16 backward pass gave other gradients at every call here."""
+    torch.manual_seed(0)
+    ours, plain = Conv3x3(96, 192, 3, 2, 1, bias=False), torch.nn.Conv2d(96, 192, 3, 2, 1, bias=False)
+    plain.load_state_dict(ours.state_dict())
+    x = torch.randn(64, 96, 1, 1)
+    torch.testing.assert_close(ours(x), plain(x))
+    found = set()
+    for _ in range(10):
+        scribble = [torch.full((50_000 + i,), float("nan")) for i in range(6)]
+        del scribble
+        ours.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = ours(x)
+        out.float().square().mean().backward()
+        found.add(ours.weight.grad.numpy().tobytes())  # type: ignore[union-attr]
+    assert len(found) == 1 and torch.isfinite(ours.weight.grad).all()  # type: ignore[arg-type]
+
+
+def test_tiles_of_a_few_pixels_pass_through_any_resnet() -> None:
+    encoder = build(named("resnet18"), 3, 32, seed=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        encoder(torch.randn(8, 3, 8, 8)).float().sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in encoder.parameters())
