@@ -43,7 +43,8 @@ def load_class(name: str) -> "type[Method]":
     from ssl_core.method import Method
 
     module = importlib.import_module(f"ssl_core.methods.{name}")
-    found = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Method) and c.__module__ == module.__name__]
+    classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+    found = [c for c in classes if issubclass(c, Method)]
     if len(found) != 1:
         raise ValueError(f"ssl_core/methods/{name}.py must define exactly one Method, not {len(found)}")
     return found[0]

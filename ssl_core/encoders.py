@@ -98,7 +98,7 @@ class BasicBlock(nn.Module):
 
 
 class SmallResNet(Encoder):
-    """A narrow ResNet for CPUs: a stem of stride 2, then stages of ``width * (1, 2, 4, 8)`` channels at strides (1, 2, 2, 2)."""
+    """A narrow ResNet for CPUs: stem of stride 2, stages of ``width * (1, 2, 4, 8)`` channels, strides (1, 2, 2, 2)."""
 
     def __init__(self, config: EncoderConfig, channels: int):
         super().__init__()
@@ -143,12 +143,12 @@ class ResNet(Encoder):
             self.add_module(name, getattr(net, name))
 
     def blocks(self, x: Tensor) -> list[Tensor]:
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = F.relu(self.get_submodule("bn1")(self.get_submodule("conv1")(x)), inplace=True)
         if self.pooled_stem:
             x = F.max_pool2d(x, 3, 2, 1)
         maps = []
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = layer(x)
+        for number in (1, 2, 3, 4):
+            x = self.get_submodule(f"layer{number}")(x)
             maps.append(x)
         return maps
 

@@ -25,9 +25,7 @@ class SplitBatchNorm2d(nn.Module):
     def __init__(self, norm: nn.BatchNorm2d, splits: int):
         super().__init__()
         if not norm.affine or not norm.track_running_stats or norm.momentum is None:
-            raise ConfigError(
-                "SplitBatchNorm2d needs a BatchNorm2d with scale, shift and exponential running statistics"
-            )
+            raise ConfigError("SplitBatchNorm2d needs a BatchNorm2d with scale, shift and exponential running statistics")
         self.splits, self.eps, self.momentum = splits, norm.eps, norm.momentum
         for name, parameter in norm.named_parameters(recurse=False):
             self.register_parameter(name, parameter)
@@ -52,26 +50,16 @@ class SplitBatchNorm2d(nn.Module):
                 self.eps,
             )
         n, c, h, w = x.shape
-        layout = (
-            torch.channels_last
-            if x.is_contiguous(memory_format=torch.channels_last)
-            else torch.contiguous_format
-        )
+        layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
         if n % self.splits:
-            raise ConfigError(
-                f"a batch of {n} cannot be split into {self.splits} equal parts"
-            )
+            raise ConfigError(f"a batch of {n} cannot be split into {self.splits} equal parts")
         mean, var = (
             self.running_mean.repeat(self.splits),
             self.running_var.repeat(self.splits),
         )
-        parts = x.contiguous().view(
-            n // self.splits, self.splits * c, h, w
-        )  # a part is a set of channels of its own
+        parts = x.contiguous().view(n // self.splits, self.splits * c, h, w)  # a part is a set of channels of its own
         weight, bias = self.weight.repeat(self.splits), self.bias.repeat(self.splits)
-        out = F.batch_norm(
-            parts, mean, var, weight, bias, True, self.momentum, self.eps
-        ).view(n, c, h, w)
+        out = F.batch_norm(parts, mean, var, weight, bias, True, self.momentum, self.eps).view(n, c, h, w)
         with torch.no_grad():
             self.running_mean.copy_(mean.view(self.splits, c).mean(0))
             self.running_var.copy_(var.view(self.splits, c).mean(0))

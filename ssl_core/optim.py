@@ -98,7 +98,8 @@ def set_lr(optimizer: torch.optim.Optimizer, config: TrainConfig, progress: floa
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state as flat named tensors (``<parameter index>.<name>``)."""
     state = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": torch.as_tensor(value) for i, values in state.items() for name, value in values.items() if value is not None}
+    named = {f"{i}.{name}": value for i, values in state.items() for name, value in values.items()}
+    return {name: torch.as_tensor(value) for name, value in named.items() if value is not None}
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

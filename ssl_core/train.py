@@ -44,10 +44,10 @@ class Progress:
 def bf16_is_fast(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 natively (measured on CPUs: 1.8x in training; emulation is slower)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.cuda.is_bf16_supported(including_emulation=False)  # type: ignore[no-any-return]
     if device.type == "cpu":
         probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return any(getattr(torch.cpu, name, bool)() for name in probes)
+        return any(bool(getattr(torch.cpu, name, bool)()) for name in probes)
     return False
 
 
@@ -80,7 +80,7 @@ class Trainer:
             raise ConfigError(f"train.batch_size {config.batch_size} must be a multiple of the {world} processes")
         self.device = images.device
         self.precision = precision_of(config, self.device)
-        self.method = method.to(self.device, memory_format=torch.channels_last)
+        self.method = method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.forward: Callable[[Batch], dict[str, Tensor]] = distributed.parallel(self.method, self.device)
         self.steps_per_epoch = len(images) // config.batch_size
         self.steps = self.steps_per_epoch * self.epochs
@@ -182,21 +182,21 @@ class Trainer:
     def features(self, module: nn.Module, ids: Tensor) -> Tensor:
         """Outputs of ``module`` for the images ``ids``, un-augmented, in evaluation mode (B, D) float32."""
         data = self.method.data
-        parts = [normalize(to_unit(self.images.batch(chunk)), data.mean, data.std) for chunk in ids.split(EMBED_BATCH)]
+        parts = [normalize(to_unit(self.images.batch(chunk)), data.mean, data.std) for chunk in torch.split(ids, EMBED_BATCH)]
         return self._forward_all(module, torch.cat(parts))
 
     @torch.no_grad()
     def embed(self, module: nn.Module) -> Tensor:
         """``features`` of every training image, in the order of the ids (N, D)."""
         ids = torch.arange(len(self.images), device=self.device)
-        return torch.cat([self.features(module, chunk) for chunk in ids.split(10 * EMBED_BATCH)])
+        return torch.cat([self.features(module, chunk) for chunk in torch.split(ids, 10 * EMBED_BATCH)])
 
     def _forward_all(self, module: nn.Module, x: Tensor) -> Tensor:
         was_training = module.training
         module.eval()
         with torch.no_grad(), self.autocast():
             out = torch.cat(
-                [module(chunk.contiguous(memory_format=torch.channels_last)).float() for chunk in x.split(EMBED_BATCH)]
+                [module(chunk.contiguous(memory_format=torch.channels_last)).float() for chunk in torch.split(x, EMBED_BATCH)]
             )
         module.train(was_training)
         return out

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
+from tasks import gpu
 from tasks.errors import EnvironmentFault
 
 
 def pick_device() -> torch.device:
-    """The GPU of this process if there is one, else the CPU. ``SSL_DEVICE`` (cpu, cuda, cuda:1) decides otherwise.
+    """A GPU that no other stage holds if there are any, else the CPU. ``SSL_DEVICE`` (cpu, cuda, cuda:1) decides otherwise.
 
     Raises:
         EnvironmentFault: ``SSL_DEVICE`` names something this machine lacks: never a silent run on the CPU.
@@ -23,6 +24,7 @@ def pick_device() -> torch.device:
         except (RuntimeError, AssertionError) as error:
             raise EnvironmentFault(f"SSL_DEVICE={wanted} cannot be used: {str(error).splitlines()[0]}") from None
         return device
+    gpu.acquire()
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
 
 

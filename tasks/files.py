@@ -39,7 +39,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temp, path)
+        temp.replace(path)
     except BaseException:
         temp.unlink(missing_ok=True)
         raise
@@ -104,11 +104,11 @@ def replace_directory(source: Path, target: Path) -> None:
     """Rename ``source`` over ``target``; a crash in between leaves no target, never a mixed one."""
     if target.exists():
         old = target.parent / f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-        os.rename(target, old)
-        os.rename(source, target)
+        target.rename(old)
+        source.rename(target)
         shutil.rmtree(old)
     else:
-        os.rename(source, target)
+        source.rename(target)
     sync_directory(target.parent)
 
 

@@ -65,4 +65,4 @@ class Progress:
         value = {"label": self.label, "done": done, "total": self.total, "rate": rate, "left_seconds": left}
         temp = self.file.with_name(f".{self.file.name}.{os.getpid()}.tmp")  # a hint for watchers: no fsync
         temp.write_text(json.dumps(value))
-        os.replace(temp, self.file)
+        temp.replace(self.file)

@@ -1,4 +1,4 @@
-"""``make run``: bring every stage up to date with ``dvc repro``, as many side by side as the cores carry, and say what came out.
+"""``make run``: bring every stage up to date with ``dvc repro``, several side by side, and say what came out.
 
 The result is that of plain ``dvc repro``, byte for byte: DVC decides what is stale and records it, each training has its
 fixed number of threads. ``--jobs 1`` is one stage after another.

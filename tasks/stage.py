@@ -7,7 +7,6 @@ stage whose inputs changed while it ran fails instead of being recorded.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -17,12 +16,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 
 from tasks import files, params
 from tasks.errors import EnvironmentFault, IntegrityError, Preempted, Stop, UsageError, run
+from tasks.locks import try_lock
 
 ORPHAN_GRACE_SECONDS = 4.0
 LOCK_WAIT_SECONDS = 15.0
@@ -43,7 +43,8 @@ class Stage:
         entry = _dvc_entry(name, self.item)
         self.deps = [Path(d) for d in entry.get("deps", [])]
         self.param_keys = list(entry.get("params", []))
-        self.outs = [Path(next(iter(o)) if isinstance(o, dict) else o) for k in ("outs", "metrics", "plots") for o in entry.get(k, [])]
+        declared = [out for kind in ("outs", "metrics", "plots") for out in entry.get(kind, [])]
+        self.outs = [Path(next(iter(out)) if isinstance(out, dict) else out) for out in declared]
         self._digests: dict[Path, tuple[tuple[Any, ...], str]] = {}
         self.fingerprint = self._fingerprint()
         self.work = state_directory() / "work" / self.full_name / self.fingerprint[:16]
@@ -85,8 +86,8 @@ class Stage:
                 files.write_json(done, {"stage": self.full_name, "fingerprint": self.fingerprint})
             if self._fingerprint() != self.fingerprint:
                 raise IntegrityError(
-                    f"an input of {self.full_name} (code, params.yaml or data) changed while it ran, so its result is not recorded;"
-                    " run the same command again, or undo the edit to keep the result"
+                    f"an input of {self.full_name} (code, params.yaml or data) changed while it ran, so its result is not"
+                    " recorded; run the same command again, or undo the edit to keep the result"
                 )
             for out in self.outs:
                 _publish(self.work / "outs" / out, out)
@@ -97,12 +98,13 @@ class Stage:
         self.work.mkdir(parents=True, exist_ok=True)
         with (self.work / ".lock").open("a+") as file:
             deadline = time.monotonic() + LOCK_WAIT_SECONDS
-            while not _try_lock(file):
+            while not try_lock(file):
                 if self.stop_requested():
                     self.leave()
                 if time.monotonic() > deadline:
                     file.seek(0)
-                    raise EnvironmentFault(f"{self.full_name} is already being run by {file.read() or 'another process'}; wait for it")
+                    holder = file.read() or "another process"
+                    raise EnvironmentFault(f"{self.full_name} is already being run by {holder}; wait for it")
                 time.sleep(0.2)
             file.truncate(0)
             file.write(f"process {os.getpid()} since {time.strftime('%F %T')}")
@@ -163,7 +165,7 @@ class Stage:
         others = [d for d in self.work.parent.iterdir() if d.is_dir() and d != self.work]
         for old in sorted(others, key=lambda d: d.stat().st_mtime, reverse=True)[KEPT_WORK_DIRECTORIES - 1 :]:
             with (old / ".lock").open("a+") as file:
-                if _try_lock(file):
+                if try_lock(file):
                     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -230,7 +232,7 @@ def _publish(source: Path, target: Path) -> None:
         files.replace_directory(temp, target)
     else:
         _link(source, temp)
-        os.replace(temp, target)
+        temp.replace(target)
         files.sync_directory(target.parent)
 
 
@@ -239,14 +241,6 @@ def _link(source: Path | str, target: Path | str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _try_lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _start_time(pid: int) -> str | None:

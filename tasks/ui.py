@@ -29,9 +29,10 @@ def main() -> None:
     store = os.environ["MLFLOW_TRACKING_URI"]
     if store.startswith("sqlite"):  # make it here, once: two processes opening a new file at the same time damage it
         subprocess.run([sys.executable, "-m", "tasks.sync"], check=True)
+    here, python = ["--host", HOST, "--port"], [sys.executable, "-m"]
     commands = [
-        [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow), "--workers", "1", "--backend-store-uri", store],
-        [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect)],
+        [*python, "mlflow", "server", *here, str(mlflow), "--workers", "1", "--backend-store-uri", store],
+        [*python, "prefect", "server", "start", *here, str(prefect)],
     ]
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     quiet = subprocess.DEVNULL

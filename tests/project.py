@@ -13,7 +13,8 @@ import numpy as np
 from tasks import files
 from tests.conftest import ROOT, textured_images
 
-PARTS = ("dvc.yaml", "params.yaml", "ssl_core", "tasks", "flows", ".dvc/config", ".dvcignore", ".gitignore", "presets", "data/sample")
+CODE = ("ssl_core", "tasks", "flows", "data/sample")
+PARTS = (*CODE, "dvc.yaml", "params.yaml", "presets", ".dvc/config", ".dvcignore", ".gitignore")
 
 
 def copy_project(target: Path, git: bool = False) -> Path:
@@ -63,7 +64,8 @@ def start(project: Path, *arguments: str, **extra: str) -> subprocess.Popen[str]
     """Start ``python -m ARGUMENTS`` in the project, in a process group of its own."""
     pipe = subprocess.PIPE
     full = [sys.executable, "-m", *arguments]
-    return subprocess.Popen(full, cwd=project, env=environment(**extra), stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    env = environment(**extra)
+    return subprocess.Popen(full, cwd=project, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
 def write_prepared(project: Path, n: int = 96, m: int = 32, size: int = 16, channels: int = 1) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.schedule import Schedule
 from tasks import graph
 from tasks.errors import Preempted, UsageError
 from tasks.runner import Runner
+from tasks.schedule import Schedule
 from tests import tiny_graph as tiny
 
 

@@ -29,7 +29,7 @@ def test_an_image_draws_the_same_in_any_batch_and_position() -> None:
 def test_moments() -> None:
     rng = Rng(IDS, 5)
     uniform, normal = rng.uniform(50), rng.normal(50)
-    assert 0 <= uniform.min() and uniform.max() < 1
+    assert uniform.min() >= 0 and uniform.max() < 1
     assert abs(uniform.mean() - 0.5) < 0.005 and abs(uniform.var() - 1 / 12) < 0.002
     assert abs(normal.mean()) < 0.01 and abs(normal.var() - 1) < 0.02
     assert abs(rng.bernoulli(0.3, 50).float().mean() - 0.3) < 0.01

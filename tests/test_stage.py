@@ -134,7 +134,7 @@ def test_an_edit_during_the_run_is_refused_and_undoing_it_keeps_the_result(proje
 
 def test_it_stops_when_dvc_above_it_is_killed(project: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=project, check=True)
-    set_params(project, {"run": {"methods": ["simclr"]}, "train": {"epochs": 10_000}, "method": {"simclr": {"train": {"epochs": 10_000}}}})
+    set_params(project, {"run": {"methods": ["simclr"]}, "method": {"simclr": {"train": {"epochs": 10_000}}}})
     log = (project / "log").open("w")
     arguments = ["dvc", "repro", "-s", "pretrain@simclr-0"]
     full = [os.sys.executable, "-m", *arguments]
