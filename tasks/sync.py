@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def once(root: Path) -> None:
 
 def follow(root: Path, journal: Path, interval: float) -> None:
     """Send ``journal`` every ``interval`` seconds (and, once, what others left), until standard input closes."""
-    os.nice(19)  # a training beside it comes first
+    os.nice(10)  # a training beside it comes first
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tracker: Tracker | None = None
     monitor, warned, closed = None, False, False
@@ -56,6 +57,8 @@ def follow(root: Path, journal: Path, interval: float) -> None:
         if closed:
             break
         closed = bool(select.select([sys.stdin], [], [], interval)[0])
+        if closed:
+            time.sleep(0.1)  # a killed process loses its pipes a moment before its lock, which tells that it is dead
     sys.stderr.flush()
     os._exit(0)  # no waiting for MLflow's threads
 

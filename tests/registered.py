@@ -1,6 +1,7 @@
 """A project with small untrained encoders of three kinds, as the stages leave it, and its registration: made once."""
 
 import atexit
+import contextlib
 import functools
 import os
 import shutil
@@ -85,7 +86,8 @@ def registered() -> Path:
     old = {name: os.environ.get(name) for name in environment(root)}
     os.environ.update(environment(root))
     try:
-        register(root, exporter)
+        with contextlib.chdir(root):
+            register(root, exporter)
     finally:
         for name, value in old.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
