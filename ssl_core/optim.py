@@ -15,6 +15,8 @@ class TrainConfig:
     """How to train; the comments are in params.yaml."""
 
     epochs: int
+    epoch_share: float
+    """Share of ``epochs`` that a method trains for, by what its epoch costs, so that one number sets the budget of all."""
     batch_size: int
     optimizer: Literal["sgd", "adamw", "lars"]
     lr: float
@@ -32,6 +34,11 @@ class TrainConfig:
     """CPU threads of the training: part of the result, since sums in another order differ in their last bits."""
     stop_on_collapse: bool
     health_images: int
+
+    @property
+    def own_epochs(self) -> int:
+        """Epochs this method trains for."""
+        return max(1, round(self.epochs * self.epoch_share)) if self.epochs else 0
 
 
 class Lars(torch.optim.Optimizer):

@@ -72,7 +72,7 @@ class Trainer:
 
     def __init__(self, method: Method, images: Images, config: TrainConfig, seed: int, epochs: int | None = None):
         self.config, self.images, self.seed = config, images, seed
-        self.epochs = config.epochs if epochs is None else epochs
+        self.epochs = config.own_epochs if epochs is None else epochs
         world = distributed.world_size()
         if config.batch_size > len(images):
             raise ConfigError(f"train.batch_size {config.batch_size} is larger than the {len(images)} training images")

@@ -57,7 +57,7 @@ class Training:
         self.params = params.method_params(params.load(), name)
         self.data = dataset.load()
         self.method = make_method(self.params, self.data, seed)
-        epochs = 0 if name == "supervised" and not self.data.has_labels else self.params.train.epochs
+        epochs = 0 if name == "supervised" and not self.data.has_labels else self.params.train.own_epochs
         self.trainer = Trainer(self.method, Images(self.data.train_images, device), self.params.train, seed, epochs)
         self.checkpoints = stage.work / "checkpoints"
         self.seconds = 0.0

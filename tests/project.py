@@ -88,7 +88,7 @@ def write_prepared(project: Path, n: int = 96, m: int = 32, size: int = 16, chan
 
 TINY = {
     "encoder": {"width": 8},
-    "train": {"epochs": 3, "batch_size": 16, "threads": 1, "precision": "float32", "health_images": 32},
+    "train": {"epochs": 3, "epoch_share": 1.0, "batch_size": 16, "threads": 1, "precision": "float32", "health_images": 32},
     "augment": {"view_share": 1.0},
     "method": {"simclr": {"hidden": 16, "dim": 8}},
 }
