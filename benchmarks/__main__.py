@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.measure import HEADER, cores, machine
 
-BENCHMARKS = ("augment", "simclr")
+BENCHMARKS = ("augment", "simclr", "evaluate")
 
 
 def main() -> int:

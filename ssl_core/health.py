@@ -73,8 +73,9 @@ def verdict(values: Mapping[str, float], reference: Mapping[str, float]) -> Verd
     """Judge ``health`` values against those of the same encoder before training, on the same images.
 
     An untrained encoder is no zero: rectified and averaged features share a large mean, so that its feature_std is only
-    0.15 to 0.5 of 1 / sqrt(D) and its effective rank 5 to 27 of 64 to 512 dimensions (measured on CIFAR-10, small
-    ResNets, ResNet-18 and ViTs). Training spreads features further, so losing that little is the sign of collapse:
+    0.1 to 0.5 of 1 / sqrt(D) and its effective rank 4 to 27 of 64 to 512 dimensions (measured on Fashion-MNIST and
+    CIFAR-10; small ResNets, ResNet-18 and ViTs). Training spreads features further, so losing that little is the sign
+    of collapse:
 
     - collapsed: feature_std below a tenth of the reference, or below 1e-4;
     - dimensional collapse: effective rank below half the reference, or below 4 and 25 % below the reference;

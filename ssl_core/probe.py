@@ -14,7 +14,7 @@ from torch import Tensor
 
 MEMORY = 10
 """Steps L-BFGS remembers."""
-MAX_STEPS = 150
+MAX_STEPS = 400
 HALVINGS = 10
 
 

@@ -78,7 +78,7 @@ def test_knn_equals_scikit_learn_with_the_same_weights():
 
 def brute_force(train: torch.Tensor, queries: torch.Tensor, k: int) -> list[list[int]]:
     """Indices by exact similarity of fixed-point vectors, then by index: plain Python integers."""
-    unit = [torch.round(torch.nn.functional.normalize(x.double()) * 2**24).long().tolist() for x in (train, queries)]
+    unit = [torch.round(torch.nn.functional.normalize(x) * 2**24).long().tolist() for x in (train, queries)]
     rows = []
     for q in unit[1]:
         similarity = [sum(a * b for a, b in zip(q, t, strict=True)) for t in unit[0]]
@@ -102,6 +102,21 @@ def test_nearly_equal_features_are_ranked_exactly_though_float32_cannot_tell_the
         torch.ones(300, 64) + 1e-6 * torch.randn(300, 64, generator=torch.Generator().manual_seed(0))
     )
     assert neighbors(x, x[:3], 5)[1].tolist() == brute_force(x, x[:3], 5)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 400), st.integers(1, 5), st.integers(1, 40), st.integers(1, 60), st.integers(0, 1000))
+def test_predictions_are_those_of_exact_similarities_for_any_block_size(n, d, k, block, seed):
+    generator = torch.Generator().manual_seed(seed)
+    train = torch.randint(-2, 3, (n, d), generator=generator) + 1e-7 * torch.randn(n, d, generator=generator)
+    queries, labels = torch.randint(-2, 3, (40, d), generator=generator).float(), torch.randint(3, (n,), generator=generator)
+    similarity, index = neighbors(train, queries, k)
+    weight = torch.exp(similarity / 0.07 - similarity[:, :1] / 0.07)
+    votes = (weight[..., None] * torch.nn.functional.one_hot(labels[index], 3)).sum(1)
+    margin = votes.topk(2).values.diff().abs()[:, 0] > 1e-9 * votes.sum(1)  # a tie may be summed in another order here
+    found = knn(train, labels, queries, (k,), (0.07,), 3, block)[k, 0.07]
+    assert torch.equal(found[margin], votes.argmax(1)[margin])
+    assert torch.equal(found, knn(train, labels, queries, (k,), (0.07,), 3, 40)[k, 0.07])
 
 
 def test_equal_features_go_to_the_lowest_indices():

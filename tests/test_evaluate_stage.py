@@ -88,7 +88,7 @@ def outs(method: str = "simclr") -> Path:
 def test_the_stage_writes_every_output_and_they_agree(project):
     metrics, out = run(), outs()
     features = files.load_tensors(out / "features/simclr-0.safetensors")
-    blocks = core_encoders.build(EncoderConfig("small", 8, 1, 4, "batch"), 1, 16, 3).blocks(torch.zeros(1, 1, 16, 16))
+    blocks = core_encoders.build(EncoderConfig("small", 8, 1, 4, "batch"), 1, 16, 3).eval().blocks(torch.zeros(1, 1, 16, 16))
     index = layer_index(metrics["layer"], len(blocks))
     assert index >= len(blocks) - 2
     assert features["train"].shape == (96, blocks[index].shape[1]) and features["test"].shape == (32, blocks[index].shape[1])

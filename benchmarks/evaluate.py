@@ -1,0 +1,128 @@
+"""Evaluation of frozen features: k nearest neighbors and linear probes against lightly and scikit-learn.
+
+Everybody gets the same float32 features and the same threads. Agreement is printed beside the speed: predictions that
+are equal for kNN, the largest difference of the objective for the probe. The probe's rival fits the strengths one after
+another, as its users do; it fits every 16th of them and its time is scaled to all.
+"""
+
+import argparse
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from lightly.utils.benchmarking import knn_predict
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.measure import NOISE, cores
+from ssl_core.knn import knn
+from ssl_core.probe import linear_probe
+
+CLASSES, K, TEMPERATURE, STRENGTHS, EVERY = 10, 200, 0.1, 48, 16
+FLOORS = {"scikit-learn kNN": 1.5, "lightly knn_predict": 0.9, "scikit-learn LogisticRegression": 10.0}
+
+
+def features(n: int, d: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Overlapping classes in directions of very unequal variance, rectified: as ill-conditioned as an encoder's output."""
+    generator = torch.Generator().manual_seed(seed)
+    shared = torch.Generator().manual_seed(0)
+    mix = torch.randn(d, d, generator=shared) * torch.logspace(0, -2, d)[:, None]
+    centers = 0.4 * torch.randn(CLASSES, d, generator=shared)
+    labels = torch.randint(CLASSES, (n,), generator=generator)
+    return ((centers[labels] + torch.randn(n, d, generator=generator)) @ mix / d**0.5 + 0.2).relu(), labels
+
+
+def timed(job: Callable[[], object]) -> float:
+    """Seconds of one run."""
+    start = time.perf_counter()
+    job()
+    return time.perf_counter() - start
+
+
+def table(title: str, seconds: dict[str, list[float]], note: str) -> tuple[list[str], bool]:
+    """Rows: seconds of every contender, the first being ours, and how many times faster ours is."""
+    rows, held = [], True
+    mine = next(iter(seconds.values()))
+    for name, theirs in seconds.items():
+        ratios = sorted(t / m for m, t in zip(mine, theirs, strict=True))
+        ratio, floor, spread = (
+            statistics.median(ratios),
+            FLOORS.get(name),
+            (max(theirs) - min(theirs)) / statistics.median(theirs),
+        )
+        held = held and (floor is None or ratio >= floor * (1 - NOISE))
+        limit = f", floor {floor:g}" if floor else ""
+        comparison = note if theirs is mine else f"ours **{ratio:.2f}x** as fast ({ratios[0]:.2f} to {ratios[-1]:.2f}{limit})"
+        rows.append(
+            f"| {title} | {name} | {statistics.median(theirs):.2f} s | {min(theirs):.2f} s | {spread:.0%} | {comparison} |"
+        )
+    return rows, held
+
+
+def neighbors(train: int, queries: int, d: int, rounds: int) -> tuple[list[str], bool]:
+    """kNN at one size."""
+    (x, y), (q, _) = features(train, d, 1), features(queries, d, 2)
+    found: dict[str, Tensor] = {}
+
+    def ours() -> None:
+        found["ours"] = knn(x, y, q, (K,), (TEMPERATURE,), CLASSES)[K, TEMPERATURE]
+
+    def lightly() -> None:
+        bank = F.normalize(x).T.contiguous()
+        parts = [knn_predict(F.normalize(rows), bank, y, CLASSES, K, TEMPERATURE)[:, 0] for rows in q.split(256)]
+        found["lightly"] = torch.cat(parts)
+
+    def sklearn() -> None:
+        model = KNeighborsClassifier(K, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / TEMPERATURE))
+        found["sklearn"] = torch.from_numpy(model.fit(x.numpy(), y.numpy()).predict(q.numpy()))
+
+    jobs = {"ours, exact, ties by index": ours, "lightly knn_predict": lightly, "scikit-learn kNN": sklearn}
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(rounds):
+        for name, job in jobs.items():
+            seconds[name].append(timed(job))
+    equal = [float((found["ours"] == found[name]).float().mean()) for name in ("lightly", "sklearn")]
+    note = f"same prediction as lightly {equal[0]:.2%}, scikit-learn {equal[1]:.2%}"
+    return table(f"kNN, {queries} queries, {train} x {d}, k {K}", seconds, note)
+
+
+def probes(n: int, d: int, rounds: int) -> tuple[list[str], bool]:
+    """Linear probes with many strengths at one size."""
+    x, y = features(n, d, 1)
+    strengths = torch.logspace(-6, 1, STRENGTHS, dtype=torch.float64)
+    standard, gaps = StandardScaler().fit_transform(x.double().numpy()), []
+    seconds: dict[str, list[float]] = {f"ours, {STRENGTHS} side by side": [], "scikit-learn LogisticRegression": []}
+    ours, theirs = seconds.values()
+    for number in range(rounds):
+        start = time.perf_counter()
+        found = linear_probe(x[None], y[None], strengths[None], CLASSES)
+        ours.append(time.perf_counter() - start)
+        spent = 0.0
+        for i in range(number % EVERY, STRENGTHS, EVERY):
+            strength = float(strengths[i])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                start = time.perf_counter()
+                model = LogisticRegression(C=1 / (n * strength), max_iter=1000).fit(standard, y)
+                spent += time.perf_counter() - start
+            logits = torch.from_numpy(standard @ model.coef_.T + model.intercept_)
+            reached = float(F.cross_entropy(logits, y) + strength / 2 * (model.coef_**2).sum())
+            gaps.append(float(found.objective[0, i]) - reached)
+        theirs.append(spent * EVERY)
+    note = f"objective minus scikit-learn's: {min(gaps):.1e} to {max(gaps):.1e}"
+    return table(f"linear probes, {n} x {d}", seconds, note)
+
+
+def run(options: argparse.Namespace) -> tuple[list[str], bool]:
+    """Rows of the table, and whether the floors were held."""
+    torch.set_num_threads(cores())
+    rounds = options.rounds
+    parts = [neighbors(10_000, 2_000, 128, rounds), neighbors(50_000, 2_000, 512, rounds), probes(10_000, 128, rounds)]
+    return [row for rows, _ in parts for row in rows], all(held for _, held in parts)
