@@ -30,8 +30,8 @@ from ssl_core.rng import Rng
 
 LEVEL = 1 / 255
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
-NOTHING = AugmentConfig(None, (1.0, 1.0), 0, 0, 0, 0, 0, 0, 0, 0, (0.1, 2.0), 0)
-ALL = AugmentConfig(None, (0.2, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.5, (0.1, 2.0), 0.2)
+NOTHING = AugmentConfig(1.0, (1.0, 1.0), 0, 0, 0, 0, 0, 0, 0, 0, (0.1, 2.0), 0)
+ALL = AugmentConfig(1.0, (0.2, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.5, (0.1, 2.0), 0.2)
 JITTER = dataclasses.replace(NOTHING, jitter=1.0)
 
 

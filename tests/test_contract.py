@@ -27,7 +27,13 @@ def build(shipped: dict[str, Any], name: str, channels: int = 1, size: int = 28,
     values = copy.deepcopy(shipped)
     values["encoder"]["width"] = 8
     own = values["method"][name]
-    own["train"] = own.get("train", {}) | {"epochs": 2, "epoch_share": 1.0, "batch_size": BATCH, "precision": "float32", "health_images": 32}
+    own["train"] = own.get("train", {}) | {
+        "epochs": 2,
+        "epoch_share": 1.0,
+        "batch_size": BATCH,
+        "precision": "float32",
+        "health_images": 32,
+    }
     own["encoder"] = shrink(own.get("encoder", {}))
     own["augment"] = own.get("augment", {}) | {"view_share": 1.0}
     own |= SMALL.get(name, {})

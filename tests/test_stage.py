@@ -148,7 +148,7 @@ def test_it_stops_when_dvc_above_it_is_killed(project: Path) -> None:
 
 
 MISTAKES = [
-    ({"train": {"lr": "1e-3"}}, 2, "train.lr is '1e-3'"),
+    ({"method": {"simclr": {"train": {"lr": "1e-3"}}}}, 2, "train.lr is '1e-3'"),
     ({"train": {"learning_rate": 0.1}}, 2, "train.learning_rate is unknown"),
     ({"train": {"optimizer": "sdg"}}, 2, "must be one of sgd, adamw, lars"),
     ({"train": {"batch_size": 1000}}, 2, "larger than the 96 training images"),

@@ -14,7 +14,7 @@ from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.byol import BYOL, BYOLConfig
 from ssl_core.rng import Rng
 
-AUGMENT = AugmentConfig(None, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
+AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = BYOLConfig(hidden=16, dim=8, momentum=0.9, second_blur=0.0, second_solarize=0.0)
 IDS = torch.arange(8)
 IMAGES = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -107,7 +107,7 @@ def test_the_target_is_in_train_mode_and_gets_no_gradient() -> None:
 def test_only_the_second_view_is_solarized() -> None:
     """Solarization is the only operation with a chance here, so the first view is the image itself."""
     method = make(second_solarize=1.0)
-    still = AugmentConfig(None, (1.0, 1.0), 0.0, *[0.0] * 7, (0.1, 2.0), 0.0)  # type: ignore[arg-type]
+    still = AugmentConfig(1.0, (1.0, 1.0), 0.0, *[0.0] * 7, (0.1, 2.0), 0.0)  # type: ignore[arg-type]
     method = BYOL(method.encoder, dataclasses.replace(CONFIG, second_solarize=1.0), still, method.data)
     square = torch.full((8, 1, 16, 16), 255, dtype=torch.uint8)
     x1, x2 = method.views(square, Rng(IDS, 0))

@@ -12,7 +12,7 @@ from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.context import OFFSETS, Context, ContextConfig, neighbors, project_colors
 from ssl_core.rng import Rng
 
-AUGMENT = AugmentConfig(None, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
+AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = ContextConfig(grid=3, tile_size=0, color="drop", color_noise=0.01, pixelate=0.5, hidden=16)
 IDS = torch.arange(6)
 

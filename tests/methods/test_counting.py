@@ -11,7 +11,7 @@ from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.counting import FILTERS, Counting, CountingConfig, counting_terms, halve, quarters
 from ssl_core.rng import Rng
 
-AUGMENT = AugmentConfig(None, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
+AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = CountingConfig(hidden=16, dim=8, margin=10.0, grayscale=0.5, padding=0.125)
 IDS = torch.arange(6)
 

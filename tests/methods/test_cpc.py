@@ -13,7 +13,7 @@ from ssl_core.methods.cpc import CPC, CPCConfig, patch_geometry
 from ssl_core.patches import overlapping_patches
 from ssl_core.rng import Rng
 
-AUGMENT = AugmentConfig(None, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
+AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = CPCConfig(grid=7, padding=0.125, first_step=2, steps=3, context_blocks=5, context_hidden=8, dim=6)
 IDS = torch.arange(2)
 

@@ -20,7 +20,7 @@ from ssl_core.methods.exemplar import (
 )
 from ssl_core.rng import Rng
 
-AUGMENT = AugmentConfig(None, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
+AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = ExemplarConfig(
     seeds=100, copies=2, translate=0.2, scale=(0.7, 1.4), degrees=20.0, contrast=(0.5, 2.0), power=(0.25, 4.0),
     factor=(0.7, 1.4), offset=0.1, hue=0.1, classifier_lr=1.0,

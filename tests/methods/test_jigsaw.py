@@ -12,7 +12,7 @@ from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.jigsaw import Jigsaw, JigsawConfig, shift_channels
 from ssl_core.rng import Rng
 
-AUGMENT = AugmentConfig(None, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
+AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = JigsawConfig(grid=2, tile_size=0, permutations=24, puzzles=2, grayscale=0.5, channel_shift=1, tile_dim=8, hidden=16)
 IDS = torch.arange(6)
 

@@ -15,7 +15,7 @@ from ssl_core.methods.moco import MoCo, MoCoConfig
 from ssl_core.normalization import SplitBatchNorm2d
 from ssl_core.rng import Rng
 
-AUGMENT = AugmentConfig(None, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
+AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = MoCoConfig(head="mlp", hidden=16, dim=8, temperature=0.2, momentum=0.9, queue=32, splits=2, symmetric=False)
 IDS = torch.arange(8)
 IMAGES = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -14,7 +14,7 @@ from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.npid import NPID, NPIDConfig, estimate_log_z, nce
 from ssl_core.rng import Rng
 
-AUGMENT = AugmentConfig(None, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
+AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = NPIDConfig(dim=8, temperature=0.5, negatives=0, norm=True, bank_momentum=0.5, proximal=0.0)
 IDS = torch.tensor([3, 1, 20, 7, 11, 2, 30, 9])
 IMAGES = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -17,7 +17,7 @@ from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.pcl import PCL, PCLConfig, concentration, proto_nce, scaled
 from ssl_core.rng import Rng
 
-AUGMENT = AugmentConfig(None, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
+AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = PCLConfig(
     hidden=16,
     dim=8,

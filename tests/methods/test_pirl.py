@@ -14,7 +14,7 @@ from ssl_core.methods.pirl import PIRL, PIRLConfig, bank_loss
 from ssl_core.patches import grid_geometry
 from ssl_core.rng import Rng
 
-AUGMENT = AugmentConfig(None, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
+AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = PIRLConfig(
     grid=2, tile_scale=(0.6, 1.0), dim=8, temperature=0.5, weight=0.5, form="ce", negatives=0, norm=True, bank_momentum=0.5
 )
@@ -97,7 +97,7 @@ def test_without_drawing_every_other_image_is_a_negative() -> None:
 def test_tiles_have_the_shape_of_the_geometry_and_come_shuffled_per_image(size: int, grid: int) -> None:
     encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, size, 0)
     config = dataclasses.replace(CONFIG, grid=grid, tile_scale=(1.0, 1.0))
-    still = AugmentConfig(None, (1.0, 1.0), 0.0, *[0.0] * 7, (0.1, 2.0), 0.0)  # type: ignore[arg-type]
+    still = AugmentConfig(1.0, (1.0, 1.0), 0.0, *[0.0] * 7, (0.1, 2.0), 0.0)  # type: ignore[arg-type]
     method = PIRL(encoder, config, still, DataInfo(32, size, 1, (0.0,), (1 / 255,)))
     cell = grid_geometry(size, grid).cell
     cells = torch.arange(grid * grid).reshape(grid, grid).repeat_interleave(cell, 0).repeat_interleave(cell, 1)

@@ -12,7 +12,7 @@ from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.rotation import Rotation, RotationConfig
 from ssl_core.rng import Rng
 
-AUGMENT = AugmentConfig(None, (0.2, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
+AUGMENT = AugmentConfig(1.0, (0.2, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 IDS = torch.arange(5)
 
 
@@ -40,7 +40,7 @@ def test_each_view_is_an_exact_quarter_turn_of_the_one_before(side: int, channel
 
 def test_the_second_view_is_turned_counter_clockwise() -> None:
     method = make(padding=0.0)
-    method.augment = AugmentConfig(None, (1.0, 1.0), 0.0, *[0.0] * 7, (0.1, 2.0), 0.0)
+    method.augment = AugmentConfig(1.0, (1.0, 1.0), 0.0, *[0.0] * 7, (0.1, 2.0), 0.0)
     method.data = DataInfo(1, 2, 1, (0.0,), (1 / 255,))
     square = torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8).reshape(1, 1, 2, 2)
     (turned,) = method.views(square, Rng(torch.zeros(1, dtype=torch.int64), 0))
@@ -50,8 +50,8 @@ def test_the_second_view_is_turned_counter_clockwise() -> None:
 def test_flip_comes_before_the_turn() -> None:
     """A flipped image turned by k is the turn by 4 - k flipped; drawn the other way round the labels would be wrong."""
     plain, flipped = make(padding=0.0), make(padding=0.0)
-    plain.augment = AugmentConfig(None, (1.0, 1.0), 0.0, *[0.0] * 7, (0.1, 2.0), 0.0)
-    flipped.augment = AugmentConfig(None, (1.0, 1.0), 1.0, *[0.0] * 7, (0.1, 2.0), 0.0)
+    plain.augment = AugmentConfig(1.0, (1.0, 1.0), 0.0, *[0.0] * 7, (0.1, 2.0), 0.0)
+    flipped.augment = AugmentConfig(1.0, (1.0, 1.0), 1.0, *[0.0] * 7, (0.1, 2.0), 0.0)
     a, b = (m.views(images(), Rng(IDS, 0))[0] for m in (plain, flipped))
     for k in range(4):
         assert torch.equal(b[:, k], a[:, (4 - k) % 4].flip(3))
