@@ -45,6 +45,7 @@ def main() -> None:
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 200
+    yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
     document = yaml.load(params.PARAMS.read_text())
     merge(document, params.read(source))
     buffer = io.StringIO()
