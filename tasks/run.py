@@ -42,17 +42,19 @@ def printer(name: str) -> Callable[[list[str]], None]:
     return show
 
 
-def work(schedule: Schedule, runner: Runner, jobs: int) -> None:
-    """Start what is ready until nothing is left."""
+def work(schedule: Schedule, runner: Runner, jobs: int) -> list[int]:
+    """Start what is ready until nothing is left; the exit codes of the stages that failed."""
+    codes: list[int] = []
     running: dict[Future[Outcome], str] = {}
     with ThreadPoolExecutor(jobs) as pool:
         while True:
             for stage in schedule.ready(jobs - len(running)):
                 running[pool.submit(runner.run, stage.name, printer(stage.name))] = stage.name
             if not running:
-                return
+                return codes
             for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                 name, outcome = running.pop(future), future.result()
+                codes += [outcome.code] if outcome.code else []
                 schedule.finished(name, FAILED if outcome.code else NAMES[outcome.how], outcome.message)
 
 
@@ -70,20 +72,22 @@ def main() -> None:
     graph.release_dead_locks(root)
     plan, before = graph.plan(root), graph.lock_order(root)
     schedule = Schedule(plan, targets=options.targets or None)
+    codes: list[int] = []
     if any(stage.stale for stage in plan):
-        bring_up_to_date(schedule, Runner(root), options.jobs or default_parallelism(root))
+        codes = bring_up_to_date(schedule, Runner(root), options.jobs or default_parallelism(root))
         graph.tidy_lock(root, before, plan)
         subprocess.run([sys.executable, "-m", "tasks.sync"])
         print(schedule.summary())
     else:
         print("Nothing has changed.")
-    leaderboard.show(Path())
+    if not codes or any(Path("out/metrics").glob("*.json")):
+        leaderboard.show(Path())
     print(f"{clock(time.monotonic() - started)} in all")
-    if schedule.failed:
-        raise StageFailed("a stage failed; its message is above")
+    if codes:
+        raise StageFailed(codes[0])
 
 
-def bring_up_to_date(schedule: Schedule, runner: Runner, jobs: int) -> None:
+def bring_up_to_date(schedule: Schedule, runner: Runner, jobs: int) -> list[int]:
     """Work, and stop every stage cleanly on Ctrl-C or SIGTERM."""
 
     def stop(number: int, frame: Any) -> None:
@@ -92,7 +96,7 @@ def bring_up_to_date(schedule: Schedule, runner: Runner, jobs: int) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     try:
-        work(schedule, runner, jobs)
+        return work(schedule, runner, jobs)
     except BaseException:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         runner.stop()
@@ -100,9 +104,11 @@ def bring_up_to_date(schedule: Schedule, runner: Runner, jobs: int) -> None:
 
 
 class StageFailed(Stop):
-    """At least one stage failed."""
+    """At least one stage failed: the command ends with the first one's exit code."""
 
-    code = 1
+    def __init__(self, code: int):
+        super().__init__("a stage failed; its message is above")
+        self.code = code
 
 
 if __name__ == "__main__":
