@@ -22,7 +22,7 @@ $(READY): requirements.lock
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@touch $@
 
-run: $(READY) ## the whole pipeline, one stage after another (dvc repro); again: only what changed
+run: $(READY) ## the whole pipeline (dvc repro, as many stages at a time as the cores carry); again: only what changed
 	@python -m tasks.run
 
 flow: $(READY) ## the same stages several at a time, as a Prefect flow
