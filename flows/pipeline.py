@@ -30,7 +30,7 @@ from tasks.errors import Stop, run
 from tasks.locks import try_lock
 from tasks.records import records
 from tasks.runner import Outcome, Runner
-from tasks.schedule import FAILED, Schedule, default_parallelism
+from tasks.schedule import Schedule, default_parallelism
 
 RETRIES, RETRY_SECONDS = 2, 3.0
 RETRIED = (4, 75)  # environment, preempted; and a death by signal. Wrong parameters or data fail the same way again.
@@ -131,13 +131,6 @@ def work(schedule: Schedule, runner: Runner, parallelism: int) -> None:
     except BaseException:  # Ctrl-C, SIGTERM, `prefect flow-run cancel`, an API that went away
         runner.stop()
         raise
-
-
-def fate(state: State[Any]) -> tuple[str, str]:
-    """A task's end as the schedule notes it, with the reason of a failure."""
-    if state.is_completed():
-        return state.name or "Completed", ""
-    return FAILED, state.message or "no reason given"
 
 
 @contextlib.contextmanager
