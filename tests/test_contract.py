@@ -22,13 +22,15 @@ N, BATCH = 64, 16
 CPU = torch.device("cpu")
 
 
-def build(shipped: dict[str, Any], name: str, channels: int = 1, size: int = 28, n: int = N) -> tuple[Method, Trainer]:
+def build(
+    shipped: dict[str, Any], name: str, channels: int = 1, size: int = 28, n: int = N, epochs: int = 2
+) -> tuple[Method, Trainer]:
     """A method on tiny data, with a narrow encoder and the shipped numbers of its own block."""
     values = copy.deepcopy(shipped)
     values["encoder"]["width"] = 8
     own = values["method"][name]
     own["train"] = own.get("train", {}) | {
-        "epochs": 2,
+        "epochs": epochs,
         "epoch_share": 1.0,
         "batch_size": BATCH,
         "precision": "float32",
