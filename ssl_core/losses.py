@@ -56,8 +56,9 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float, negatives: Tenso
     """
     queries, keys = unit(queries), unit(keys)
     if negatives is None:
-        own = torch.arange(len(queries), device=queries.device) + distributed.rank() * len(queries)
-        return F.cross_entropy(similarities(queries, distributed.gather(keys)) / temperature, own)
+        everyone = distributed.gather(keys)
+        own = torch.arange(len(everyone), device=queries.device)[distributed.local_rows(len(queries))]
+        return F.cross_entropy(similarities(queries, everyone) / temperature, own)
     positive = (queries * keys).sum(1, keepdim=True)
     logits = torch.cat([positive, similarities(queries, negatives)], dim=1) / temperature
     return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64))

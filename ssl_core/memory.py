@@ -99,6 +99,17 @@ def momentum_copy(module: M) -> M:
 
 
 @torch.no_grad()
+def shuffled_keys(network: nn.Module, x: Tensor, order: Tensor) -> Tensor:
+    """Unit vectors (B, D) of x (B, ...), computed with the batch of all W processes in ``order`` (W * B,).
+
+    So a query and its key are normalized with different images (MoCo, arXiv 1911.05722, section 3.3).
+    """
+    own = distributed.local_rows(len(x))
+    keys = unit(network(distributed.gather_keys(x)[order][own]))
+    return distributed.gather_keys(keys)[torch.argsort(order)][own]
+
+
+@torch.no_grad()
 def update_momentum(copied: nn.Module, source: nn.Module, momentum: float) -> None:
     """``copied <- momentum * copied + (1 - momentum) * source``, parameters only."""
     torch._foreach_lerp_(list(copied.parameters()), list(source.parameters()), 1.0 - momentum)

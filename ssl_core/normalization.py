@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssl_core import distributed
 from ssl_core.config import ConfigError
 
 
@@ -13,7 +14,7 @@ class SplitBatchNorm2d(nn.Module):
     With statistics of the whole batch a network can tell the key of the current batch from those in the queue without
     looking at the image (MoCo, arXiv 1911.05722, section 3.3). The scheme is that of MoCo's CIFAR demo. In eval mode,
     and in its state dict, it is a ``BatchNorm2d`` whose running statistics are the mean over the parts. It is no
-    subclass of it, so the conversion to ``SyncBatchNorm`` leaves it alone.
+    subclass of it, so the conversion to ``SyncBatchNorm`` leaves it alone: each of W processes has splits / W of the parts.
     """
 
     weight: Tensor
@@ -36,7 +37,7 @@ class SplitBatchNorm2d(nn.Module):
         """(B, C, H, W) -> the same shape.
 
         Raises:
-            ValueError: in train mode, when B is not a multiple of ``splits``.
+            ConfigError: in train mode, when the processes cannot share the parts, or the parts the batch, evenly.
         """
         if not self.training:
             return F.batch_norm(
@@ -51,18 +52,20 @@ class SplitBatchNorm2d(nn.Module):
             )
         n, c, h, w = x.shape
         layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-        if n % self.splits:
-            raise ConfigError(f"a batch of {n} cannot be split into {self.splits} equal parts")
-        mean, var = (
-            self.running_mean.repeat(self.splits),
-            self.running_var.repeat(self.splits),
-        )
-        parts = x.contiguous().view(n // self.splits, self.splits * c, h, w)  # a part is a set of channels of its own
-        weight, bias = self.weight.repeat(self.splits), self.bias.repeat(self.splits)
+        splits, left = divmod(self.splits, distributed.world_size())
+        if left:
+            raise ConfigError(
+                f"{self.splits} parts of a batch (splits) must be a multiple of the {distributed.world_size()} processes"
+            )
+        if n % splits:
+            raise ConfigError(f"a batch of {n} cannot be split into {splits} equal parts")
+        mean, var = self.running_mean.repeat(splits), self.running_var.repeat(splits)
+        parts = x.contiguous().view(n // splits, splits * c, h, w)  # a part is a set of channels of its own
+        weight, bias = self.weight.repeat(splits), self.bias.repeat(splits)
         out = F.batch_norm(parts, mean, var, weight, bias, True, self.momentum, self.eps).view(n, c, h, w)
         with torch.no_grad():
-            self.running_mean.copy_(mean.view(self.splits, c).mean(0))
-            self.running_var.copy_(var.view(self.splits, c).mean(0))
+            self.running_mean.copy_(distributed.mean(mean.view(splits, c).mean(0)))
+            self.running_var.copy_(distributed.mean(var.view(splits, c).mean(0)))
             self.num_batches_tracked += 1
         return out.contiguous(memory_format=layout)
 

@@ -32,6 +32,8 @@ class TrainConfig:
     mode: Literal["fast", "deterministic"]
     threads: int
     """CPU threads of the training: part of the result, since sums in another order differ in their last bits."""
+    processes: int
+    """Processes that share each batch, one per GPU; part of the result for the same reason."""
     stop_on_collapse: bool
     health_images: int
 

@@ -113,10 +113,10 @@ class Trainer:
     def _rest_of_epoch(self, epoch: int) -> Iterator[Tensor]:
         """This process's share of each batch that is left of the epoch: (B / world,) ids."""
         order = permutation(len(self.images), self.seed, ORDER, epoch, device=self.device)
-        size, share = self.config.batch_size, self.config.batch_size // distributed.world_size()
+        size = self.config.batch_size
+        own = distributed.local_rows(size // distributed.world_size())
         for index in range(self.step % self.steps_per_epoch, self.steps_per_epoch):
-            start = index * size + distributed.rank() * share
-            yield order[start : start + share]
+            yield order[index * size : (index + 1) * size][own]
 
     def _train_step(self, ids: Tensor, images: Tensor, epoch: int) -> None:
         self.method.train()
@@ -187,9 +187,12 @@ class Trainer:
 
     @torch.no_grad()
     def embed(self, module: nn.Module) -> Tensor:
-        """``features`` of every training image, in the order of the ids (N, D)."""
-        ids = torch.arange(len(self.images), device=self.device)
-        return torch.cat([self.features(module, chunk) for chunk in torch.split(ids, 10 * EMBED_BATCH)])
+        """``features`` of every training image, in the order of the ids (N, D); each process computes its share."""
+        n, world = len(self.images), distributed.world_size()
+        share = -(-n // world)
+        ids = torch.arange(world * share, device=self.device)[distributed.local_rows(share)] % n
+        own = torch.cat([self.features(module, chunk) for chunk in torch.split(ids, 10 * EMBED_BATCH)])
+        return distributed.gather_keys(own)[:n]
 
     def _forward_all(self, module: nn.Module, x: Tensor) -> Tensor:
         was_training = module.training
@@ -204,11 +207,11 @@ class Trainer:
     # ------------------------------------------------------------------ stopping and going on
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor needed to go on, by name."""
+        """Every tensor needed to go on, by name. All processes must call it; all get the same."""
         named = {f"method.{k}": v for k, v in self.method.state_dict().items()}
         if self.optimizer is not None:
             named |= {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer).items()}
-        named |= {f"sums.{k}": v for k, v in self._sums.items()}
+        named |= {f"sums.{k}": distributed.gather_keys(v[None]) for k, v in self._sums.items()}
         return {k: v.detach().cpu().contiguous() for k, v in named.items()}
 
     def scalars(self) -> dict[str, Any]:
@@ -228,5 +231,5 @@ class Trainer:
         self.method.load_state_dict(part["method"])
         if self.optimizer is not None:
             load_optimizer_tensors(self.optimizer, part["optimizer"])
-        self._sums = {k: v.to(self.device) for k, v in part["sums"].items()}
+        self._sums = {k: v[distributed.rank()].to(self.device) for k, v in part["sums"].items()}
         self.step, self.history = scalars["step"], scalars["history"]

@@ -1,14 +1,17 @@
 """Checkpoints of a training: sealed directories ``step-N``; the two newest are kept, the newest valid one is loaded."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor
 
+from ssl_core import distributed
 from tasks import files
 from tasks.errors import IntegrityError
 
@@ -38,3 +41,13 @@ def load(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
             print(f"warning: checkpoint {path.name} is damaged and was passed over ({error})", file=sys.stderr)
             shutil.rmtree(path)
     return None
+
+
+def shared(found: tuple[dict[str, Tensor], dict[str, Any]] | None) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """What the first process of a training loaded, in every process, wherever its files are."""
+    if distributed.world_size() == 1:
+        return found
+    tensors, scalars = found or ({}, {})
+    told = json.loads(distributed.share(json.dumps(scalars).encode()))
+    data = distributed.share(safetensors.torch.save(tensors))
+    return (safetensors.torch.load(data), told) if told else None

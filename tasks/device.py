@@ -9,6 +9,9 @@ import torch
 from tasks import gpu
 from tasks.errors import EnvironmentFault
 
+LOCAL_RANK = int(os.environ.get("LOCAL_RANK", "0"))
+"""Which of several processes of a training on this machine this is: the index of its GPU."""
+
 
 def pick_device() -> torch.device:
     """A GPU that no other stage holds if there are any, else the CPU. ``SSL_DEVICE`` (cpu, cuda, cuda:1) decides otherwise.
@@ -20,12 +23,14 @@ def pick_device() -> torch.device:
     if wanted:
         try:
             device = torch.device(wanted)
+            if device.type == "cuda" and device.index is None:
+                device = torch.device("cuda", LOCAL_RANK)
             torch.zeros(1, device=device)
         except (RuntimeError, AssertionError) as error:
             raise EnvironmentFault(f"SSL_DEVICE={wanted} cannot be used: {str(error).splitlines()[0]}") from None
         return device
     gpu.acquire()
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else torch.device("cpu")
+    return torch.device("cuda", LOCAL_RANK) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def machine(device: torch.device) -> dict[str, Any]:

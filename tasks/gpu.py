@@ -29,35 +29,51 @@ def visible() -> list[str]:
 
 
 def acquire(
-    devices: list[str] | None = None, stopping: Callable[[], bool] = lambda: False, directory: Path | None = None
-) -> str | None:
-    """Wait for a free GPU, reserve it until this process ends, and make it the only one CUDA will see.
+    count: int = 1,
+    devices: list[str] | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+    directory: Path | None = None,
+) -> list[str]:
+    """Wait for ``count`` free GPUs, reserve them until this process ends, and make them the only ones CUDA will see.
 
-    Call before anything touches CUDA. Under ``torchrun`` each rank has its device already: nothing is reserved.
+    Takes all at once or none, so that two that want several each never wait for one another. Call before anything touches
+    CUDA. Under ``torchrun`` each process has its device already: nothing is reserved.
 
     Args:
+        count: how many.
         devices: names to choose from; default the visible ones.
         stopping: polled while waiting.
         directory: where the lock files are.
 
     Returns:
-        The device's name, or None without a GPU or when ``stopping`` ended the wait.
+        Their names; none without a GPU or when ``stopping`` ended the wait.
+
+    Raises:
+        EnvironmentFault: there are GPUs, but fewer than ``count``.
     """
     if _held or "LOCAL_RANK" in os.environ or os.environ.get("SSL_DEVICE") == "cpu":
-        return None
+        return []
     devices = visible() if devices is None else devices
-    files = {name: (_directory(directory) / f"{name}.lock").open("a") for name in devices}
-    taken = None
-    while files and taken is None and not stopping():
-        taken = next((name for name, file in files.items() if try_lock(file)), None)
-        if taken is None:
-            time.sleep(POLL_SECONDS)
-    if taken is not None:
-        _held.append(files.pop(taken))
-        os.environ["CUDA_VISIBLE_DEVICES"] = taken
-    for file in files.values():
-        file.close()
-    return taken
+    if devices and count > len(devices):
+        raise EnvironmentFault(f"train.processes is {count}, but there are {len(devices)} GPUs; SSL_DEVICE=cpu uses none")
+    while devices and not stopping():
+        taken = {name: file for name in devices if (file := _locked(_directory(directory) / f"{name}.lock"))}
+        for name in list(taken)[count if len(taken) >= count else 0 :]:
+            taken.pop(name).close()
+        if taken:
+            _held.extend(taken.values())
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
+            return list(taken)
+        time.sleep(POLL_SECONDS)
+    return []
+
+
+def _locked(path: Path) -> IO[str] | None:
+    file = path.open("a")
+    if try_lock(file):
+        return file
+    file.close()
+    return None
 
 
 def _directory(directory: Path | None) -> Path:

@@ -1,7 +1,8 @@
 """Stage ``pretrain``: train one method (or baseline) on the prepared images and write its encoder.
 
 ``python -m tasks.pretrain METHOD SEED``. Killed or interrupted, the same command continues from its last checkpoint and
-ends with the same bits.
+ends with the same bits. With ``train.processes`` above 1 the command starts that many processes, which share each batch;
+``torchrun -m tasks.pretrain METHOD SEED`` starts them by hand, also on several machines.
 """
 
 import os
@@ -12,20 +13,22 @@ from typing import Any
 
 import torch
 
+from ssl_core import distributed
 from ssl_core import encoders as core_encoders
 from ssl_core.catalogue import load_class
+from ssl_core.config import ConfigError
 from ssl_core.data import Images
 from ssl_core.health import verdict
 from ssl_core.method import DataInfo, Method
 from ssl_core.train import NonFinite, Progress, Trainer, precision_of
-from tasks import checkpoint, dataset, encoders, files, params
+from tasks import checkpoint, dataset, encoders, errors, files, params, processes
 from tasks.device import machine, pick_device
 from tasks.errors import Diverged, UsageError
 from tasks.journal import Journal
 from tasks.mirror import Mirror
 from tasks.progress import Progress as Display
 from tasks.sheet import view_sheet
-from tasks.stage import Stage, main
+from tasks.stage import Stage
 
 CHECKPOINT_SECONDS = 60.0  # at most this much work is lost by a crash
 
@@ -54,6 +57,7 @@ class Training:
 
     def __init__(self, stage: Stage, name: str, seed: int, device: torch.device):
         self.stage, self.name, self.seed = stage, name, seed
+        self.leads = distributed.rank() == 0
         self.params = params.method_params(params.load(), name)
         self.data = dataset.load()
         self.method = make_method(self.params, self.data, seed)
@@ -69,12 +73,15 @@ class Training:
         self.display = Display(label, self.trainer.steps, "images", per_step, stage.work / "progress.json", self.trainer.step)
 
     def _resume(self) -> None:
-        found = checkpoint.load(self.checkpoints)
+        found = checkpoint.shared(checkpoint.load(self.checkpoints) if self.leads else None)
         position = None
         if found is not None:
             tensors, scalars = found
             self.trainer.load(tensors, scalars)
             self.seconds, position = scalars["seconds"], scalars["journal"]
+        if not self.leads:
+            return
+        if found is not None:
             print(f"{self.name}: continuing from step {self.trainer.step} of {self.trainer.steps}", file=sys.stderr)
         self.journal = Journal(self.stage.work / "journal.jsonl", position=position)
         if found is None:
@@ -108,31 +115,37 @@ class Training:
     # ------------------------------------------------------------------ callbacks of the loop
 
     def on_step(self, progress: Progress) -> None:
-        """Show, save from time to time, and leave when asked to."""
-        self.display.update(progress.step, f"epoch {progress.epoch + 1}/{progress.epochs}")
-        stop = self.stage.stop_requested() and progress.step < progress.steps
-        if stop or time.monotonic() - self.saved >= float(os.environ.get("SSL_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS)):
+        """Show, save from time to time, and leave when asked to; several processes do so at the same step."""
+        if self.leads:
+            self.display.update(progress.step, f"epoch {progress.epoch + 1}/{progress.epochs}")
+        interval = float(os.environ.get("SSL_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
+        due = self.leads and time.monotonic() - self.saved >= interval
+        stop, due = distributed.any_of(self.stage.stop_requested() and progress.step < progress.steps, due)
+        if stop or due:
             self.save()
         if stop:
             self.stage.leave()
 
     def on_epoch(self, row: dict[str, float]) -> None:
         """Journal the epoch; judge the health of the encoder against its untrained state."""
-        self.journal.metrics(int(row["epoch"]), {k: v for k, v in row.items() if k != "epoch"})
+        if self.leads:
+            self.journal.metrics(int(row["epoch"]), {k: v for k, v in row.items() if k != "epoch"})
         state = verdict(row, self.trainer.history[0])
-        if state == "collapsed" and row["epoch"] > 0:
+        if self.leads and state == "collapsed" and row["epoch"] > 0:
             print(f"warning: {self.name} has collapsed at epoch {row['epoch']:.0f} (see the health plots)", file=sys.stderr)
             if self.params.train.stop_on_collapse:
                 raise Diverged(f"{self.name} collapsed at epoch {row['epoch']:.0f}: its features are all alike; lower train.lr")
 
     def save(self) -> None:
-        """Write a checkpoint."""
-        scalars = self.trainer.scalars() | {"seconds": self.elapsed(), "journal": self.journal.position}
-        checkpoint.save(self.checkpoints, self.trainer.step, self.trainer.tensors(), scalars)
+        """Write a checkpoint; all processes take part."""
+        tensors = self.trainer.tensors()
+        if self.leads:
+            scalars = self.trainer.scalars() | {"seconds": self.elapsed(), "journal": self.journal.position}
+            checkpoint.save(self.checkpoints, self.trainer.step, tensors, scalars)
         self.saved = time.monotonic()
 
     def elapsed(self) -> float:
-        """Seconds of training, over all the processes it took."""
+        """Seconds of training, over all the times it was started."""
         return self.seconds + time.monotonic() - self.started
 
     # ------------------------------------------------------------------ the result
@@ -203,6 +216,9 @@ def history_csv(rows: list[dict[str, float]]) -> str:
 def body(stage: Stage, name: str, seed: int, device: torch.device) -> None:
     """Train, then write."""
     run = Training(stage, name, seed, device)
+    if not run.leads:
+        run.trainer.run(run.on_step, run.on_epoch)
+        return
     try:
         with Mirror(run.journal.path):
             run.trainer.run(run.on_step, run.on_epoch)
@@ -215,23 +231,37 @@ def body(stage: Stage, name: str, seed: int, device: torch.device) -> None:
         raise
 
 
+def num_processes(name: str) -> int:
+    """Processes that train ``name``: what is not trained at all needs one."""
+    train = params.method_params(params.load(), name).train
+    return train.processes if train.own_epochs else 1
+
+
 def command(arguments: list[str]) -> None:
     """``METHOD SEED`` from the command line."""
     if len(arguments) != 2 or not arguments[1].isdigit():
         raise UsageError("usage: python -m tasks.pretrain METHOD SEED")
     name, seed = arguments[0], int(arguments[1])
+    try:
+        wanted = num_processes(name)
+    except (ConfigError, UsageError):
+        wanted = 1  # the same error in the stage itself is recorded
+    if wanted > 1 and not processes.are_launched():
+        processes.launch(f"pretrain@{name}-{seed}", "tasks.pretrain", arguments, wanted)
+        return
     state: dict[str, Any] = {}
 
     def make() -> Stage:
         chosen = params.method_params(params.load(), name)
         torch.set_num_threads(chosen.train.threads)
         state["device"] = pick_device()
+        processes.join(num_processes(name), state["device"])
         kind = {"method": name, "seed": str(seed)}
         facts = machine(state["device"]) | {"precision": precision_of(chosen.train, state["device"])}
         return Stage("pretrain", kind, facts)
 
-    main(make, lambda stage: body(stage, name, seed, state["device"]))
+    processes.main(make, lambda stage: body(stage, name, seed, state["device"]))
 
 
 if __name__ == "__main__":
-    command(sys.argv[1:])
+    errors.run(lambda: command(sys.argv[1:]))

@@ -143,7 +143,9 @@ class Schedule:
 
 
 def default_parallelism(root: Path) -> int:
-    """Stages that fill the cores, each with its fixed number of threads; with GPUs, one more than there are."""
-    fitting = max(1, (os.cpu_count() or 1) // int(read_params(root)["train"]["threads"]))
+    """Stages that fill the cores, each with its fixed number of processes and threads; with GPUs, one more than they carry."""
+    train = read_params(root)["train"]
+    processes = int(train.get("processes", 1))
+    fitting = max(1, (os.cpu_count() or 1) // (int(train["threads"]) * processes))
     gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    return min(fitting, gpus + 1) if gpus else fitting
+    return min(fitting, gpus // processes + 1) if gpus else fitting

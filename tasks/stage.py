@@ -60,9 +60,9 @@ class Stage:
         target.parent.mkdir(parents=True, exist_ok=True)
         return target
 
-    def stop_requested(self) -> bool:
-        """Whether a signal asked this process to save and leave; poll it in every loop."""
-        return self._stop.is_set()
+    def stop_requested(self, wait: float = 0.0) -> bool:
+        """Whether a signal asked this process to save and leave, now or within ``wait`` seconds; poll it in every loop."""
+        return self._stop.wait(wait)
 
     def leave(self) -> None:
         """Raise ``Preempted``; call it when ``stop_requested`` and the state is saved."""
@@ -72,7 +72,7 @@ class Stage:
 
     def execute(self, body: Callable[["Stage"], None]) -> None:
         """Run ``body`` or continue it, then check the inputs and publish the outputs."""
-        self._watch_signals()
+        self.watch_signals()
         with self._locked():
             for directory in {out.parent for out in self.outs} | {self.work}:
                 if directory.is_dir():
@@ -111,7 +111,9 @@ class Stage:
             file.flush()
             yield
 
-    def _watch_signals(self) -> None:
+    def watch_signals(self) -> None:
+        """Take SIGTERM, SIGINT and the end of the process that watches over this one as requests to stop."""
+
         def ask(number: int, frame: Any) -> None:
             if self._stop.is_set() and number == signal.SIGINT:
                 raise KeyboardInterrupt
@@ -119,12 +121,13 @@ class Stage:
 
         signal.signal(signal.SIGTERM, ask)
         signal.signal(signal.SIGINT, ask)
-        parent = _dvc_ancestor() if os.environ.get("DVC_STAGE") else None
-        if parent is not None:
+        above = [_dvc_ancestor()] if os.environ.get("DVC_STAGE") else []
+        above += [_living(os.getppid())] if "TORCHELASTIC_RUN_ID" in os.environ else []
+        for parent in filter(None, above):
             threading.Thread(target=self._watch_parent, args=parent, daemon=True).start()
 
     def _watch_parent(self, pid: int, started: str) -> None:
-        """Stop when the dvc process above is gone: nobody would record the result, and a second one may start."""
+        """Stop when dvc or torch's agent above is gone: nobody would record the result, and a second one may start."""
         while _start_time(pid) == started:
             time.sleep(0.5)
         self._stop.set()
@@ -177,20 +180,30 @@ def main(make: Callable[[], Stage], body: Callable[[Stage], None]) -> None:
         try:
             stage = make()
             names.append(stage.full_name)
-            _leave_code(stage.full_name, None)
+            leave_code(stage.full_name, None)
             stage.execute(body)
         except BaseException as error:
             name = names[0] if names else os.environ.get("DVC_STAGE")
             if name:
-                _leave_code(name, error)
+                leave_code(name, error)
             raise
 
     run(guarded)
 
 
-def _leave_code(name: str, error: BaseException | None) -> None:
+def left_code(name: str) -> int | None:
+    """The exit code that stage ``name`` recorded, None when it ended well or is running."""
+    path = _exit_file(name)
+    return int(files.read_json(path)["code"]) if path.exists() else None
+
+
+def _exit_file(name: str) -> Path:
+    return state_directory() / "exit" / name
+
+
+def leave_code(name: str, error: BaseException | None) -> None:
     """Record the exit code and reason in ``.ssl/exit/NAME``: dvc itself answers 255 for any failure."""
-    path = state_directory() / "exit" / name
+    path = _exit_file(name)
     if error is None:
         path.unlink(missing_ok=True)
         return
@@ -252,6 +265,12 @@ def _start_time(pid: int) -> str | None:
     return None if fields[0] == "Z" else fields[19]
 
 
+def _living(pid: int) -> tuple[int, str] | None:
+    """(pid, start time) of a process that runs."""
+    started = _start_time(pid)
+    return (pid, started) if started else None
+
+
 def _dvc_ancestor() -> tuple[int, str] | None:
     """(pid, start time) of the dvc process that runs this command; a shell may stand in between."""
     pid = os.getppid()
@@ -262,7 +281,6 @@ def _dvc_ancestor() -> tuple[int, str] | None:
         except OSError:
             return None
         if any(Path(os.fsdecode(c)).name in ("dvc", "dvc.exe") for c in command[:3]):
-            started = _start_time(pid)
-            return (pid, started) if started else None
+            return _living(pid)
         pid = parent
     return None

@@ -25,6 +25,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from ssl_core import distributed
 from ssl_core.augment import AugmentConfig, Filter, normalize, padded_crop, random_grayscale, resize, to_unit
 from ssl_core.config import ConfigError
 from ssl_core.encoders import Encoder
@@ -92,8 +93,10 @@ class Counting(Method):
         (inputs,) = batch.views
         counts = self.counter(self.encoder(inputs.flatten(0, 1))).float().reshape(*inputs.shape[:2], -1)
         whole, parts = counts[:, 0], counts[:, 1:]
-        if len(whole) < 2:
-            raise ConfigError("counting compares with another image: train.batch_size must be at least 2 in each process")
-        pull, hinge = (term.mean() for term in counting_terms(whole, parts, whole.roll(1, 0), self.config.margin))
+        everyone = distributed.gather(whole)
+        if len(everyone) < 2:
+            raise ConfigError("counting compares with another image: train.batch_size must be at least 2")
+        others = everyone.roll(1, 0)[distributed.local_rows(len(whole))]
+        pull, hinge = (term.mean() for term in counting_terms(whole, parts, others, self.config.margin))
         zero = (pull < ZERO) & (hinge > self.config.margin - ZERO)
         return {"loss": pull + hinge, "pull": pull.detach(), "hinge": hinge.detach(), "zero_solution": zero.float()}

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssl_core import distributed
 from ssl_core.augment import AugmentConfig, color_jitter, normalize, to_unit, warp
 from ssl_core.encoders import Encoder
 from ssl_core.method import Batch, DataInfo, Embed, Method
@@ -150,10 +151,9 @@ class Exemplar(Method):
         classes = self.classes[batch.ids].repeat_interleave(copies.shape[1])
         logits = self.classifier(self.norm(self.encoder(copies.flatten(0, 1)))).float()
         is_seed = (classes >= 0).float()
-        count = is_seed.sum().clamp(min=1)
         each = F.cross_entropy(logits, classes.clamp(min=0), reduction="none")
-        accuracy = ((logits.detach().argmax(1) == classes).float() * is_seed).sum() / count
-        return {"loss": (each * is_seed).sum() / count, "accuracy": accuracy}
+        right = (logits.detach().argmax(1) == classes).float()
+        return {"loss": distributed.masked_mean(each, is_seed), "accuracy": distributed.masked_mean(right, is_seed)}
 
     def param_groups(self) -> list[dict[str, Any]]:
         """The classifier learns at a rate of its own."""

@@ -23,11 +23,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ssl_core import distributed
 from ssl_core.augment import AugmentConfig, view
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
-from ssl_core.losses import info_nce, unit
-from ssl_core.memory import Queue, check_queue, momentum_copy, update_momentum
+from ssl_core.losses import info_nce
+from ssl_core.memory import Queue, check_queue, momentum_copy, shuffled_keys, update_momentum
 from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.normalization import split_batch_norm
 from ssl_core.rng import Rng
@@ -78,15 +79,14 @@ class MoCo(Method):
         )
         return x1, x2, rng.uniform()
 
-    @torch.no_grad()
     def keys(self, x: Tensor, order: Tensor) -> Tensor:
         """Unit keys (B, D) of a view, computed in shuffled order and returned in the order of ``x``."""
-        return unit(self.momentum_encoder(x[order]))[torch.argsort(order)]
+        return shuffled_keys(self.momentum_encoder, x, order)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """InfoNCE of the queries against their keys and the queue; then the keys enter the queue."""
         x1, x2, shuffle = batch.views
-        order = torch.argsort(shuffle, stable=True)
+        order = torch.argsort(distributed.gather_keys(shuffle), stable=True)
         older, keys = self.queue.read(), [self.keys(x2, order)]
         loss = info_nce(self.projector(self.encoder(x1)), keys[0], self.config.temperature, older)
         if self.config.symmetric:

@@ -22,13 +22,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssl_core import distributed
 from ssl_core.augment import AugmentConfig, view
 from ssl_core.clustering import cluster_means, kmeans
 from ssl_core.config import ConfigError
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
 from ssl_core.losses import info_nce, unit
-from ssl_core.memory import Queue, check_queue, momentum_copy, update_momentum
+from ssl_core.memory import Queue, check_queue, momentum_copy, shuffled_keys, update_momentum
 from ssl_core.method import Batch, DataInfo, Embed, Method
 from ssl_core.normalization import split_batch_norm
 from ssl_core.rng import Rng
@@ -133,10 +134,9 @@ class PCL(Method):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """InfoNCE and, once there are clusters, the prototype term; then the keys enter the queue."""
         x1, x2, shuffle = batch.views
-        order = torch.argsort(shuffle, stable=True)
+        order = torch.argsort(distributed.gather_keys(shuffle), stable=True)
         q = unit(self.projector(self.encoder(x1)))
-        with torch.no_grad():
-            keys = unit(self.momentum_encoder(x2[order]))[torch.argsort(order)]
+        keys = shuffled_keys(self.momentum_encoder, x2, order)
         info = info_nce(q, keys, self.config.temperature, self.queue.read())
         self.queue.push(keys)
         sizes = list(self.config.clusters)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssl_core import distributed
 from ssl_core.augment import AugmentConfig, view
 from ssl_core.config import ConfigError
 from ssl_core.encoders import Encoder
@@ -41,6 +42,5 @@ class Supervised(Method):
         known = (target >= 0).float()
         logits = self.head(self.encoder(batch.views[0])).float()
         each = F.cross_entropy(logits, target.clamp(min=0), reduction="none", label_smoothing=self.config.label_smoothing)
-        count = known.sum().clamp(min=1)
-        correct = ((logits.argmax(1) == target).float() * known).sum() / count
-        return {"loss": (each * known).sum() / count, "accuracy": correct.detach()}
+        right = (logits.detach().argmax(1) == target).float()
+        return {"loss": distributed.masked_mean(each, known), "accuracy": distributed.masked_mean(right, known)}

@@ -150,7 +150,7 @@ def test_the_mean_over_processes_is_the_loss_of_the_whole_batch(monkeypatch: pyt
     parts = []
     for rank in range(2):
         monkeypatch.setattr("ssl_core.distributed.gather", lambda x: everyone)
-        monkeypatch.setattr("ssl_core.distributed.local_rows", lambda b, rank=rank: slice(rank * b, (rank + 1) * b))
+        monkeypatch.setattr("ssl_core.distributed.local_rows", lambda b, rank=rank: slice(rank, None, 2))
         parts.append(method.loss(Batch((patches[rank : rank + 1],), IDS[rank : rank + 1], 0.0))["loss"])
     torch.testing.assert_close(sum(parts) / 2, whole["loss"])
 
