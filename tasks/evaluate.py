@@ -88,8 +88,9 @@ class Evaluation:
             tuned = self._finetuned() if self.config.finetune_epochs and result.predicted is not None else {}
             metrics = self._metrics(result) | tuned
             self._write(layers[result.layer], metrics, result)
-            numbers = {k: v for k, v in metrics.items() if isinstance(v, float)} | metrics["health"]
-            journal.metrics(self.facts["epochs"], numbers)
+            few = {f"linear_top1_{100 * float(share):g}pct": v["mean"] for share, v in metrics.get("few_label", {}).items()}
+            numbers = {k: v for k, v in metrics.items() if isinstance(v, float)} | few | metrics["health"]
+            journal.metrics(0, numbers)  # MLflow compares numbers of step 0 as bars, others as points along the steps
             journal.tags({"verdict": metrics["verdict"], "protocol": metrics["protocol"]})
             cost = {"evaluation_seconds": time.monotonic() - started}
             journal.end("FINISHED", cost=cost, encoder_sha256=metrics["encoder_sha256"])

@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -57,11 +57,11 @@ def to_svg(figure: "Figure") -> bytes:
     return text.replace("<defs>", f"{THEME}<defs>", 1).encode()
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple["Figure", list["Axes"]]:
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple["Figure", list["Axes"]]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, **options)
+    axes = figure.subplots(rows, columns, squeeze=False)
     return figure, list(axes.ravel())
 
 
@@ -160,17 +160,20 @@ def learning_curves(histories: Mapping[str, Sequence[History]]) -> bytes:
     columns = 5
     lines = -(-len(histories) // columns)
     with style():
-        figure, axes = _figure(WIDTH, 1.5 * lines + 0.25, lines, columns, sharex=True)
+        figure, axes = _figure(WIDTH, 1.6 * lines + 0.25, lines, columns)
         for panel, (method, seeds) in zip(axes, histories.items(), strict=False):
             for history in seeds:
-                panel.plot(history["epoch"], history["loss"], color=color(method), alpha=1 if len(seeds) == 1 else 0.7)
+                dots = "." if np.isfinite(history["loss"]).sum() < 4 else ""  # one epoch is no line
+                panel.plot(
+                    history["epoch"], history["loss"], f"-{dots}", color=color(method), alpha=1 if len(seeds) == 1 else 0.7
+                )
             panel.set_title(method)
             panel.locator_params(nbins=4)
+            panel.locator_params(axis="x", integer=True)
         for panel in axes[len(histories) :]:
             panel.set_axis_off()
         for panel in axes[max(0, len(histories) - columns) : len(histories)]:
             panel.set_xlabel("epoch")
-            panel.tick_params(labelbottom=True)
         return to_svg(figure)
 
 

@@ -23,10 +23,14 @@ from tasks.records import model_name, redact
 FULL_SCHEDULE = 200
 """Epochs of the schedule the literature compares small-image methods on; what a long run would cost is quoted for it."""
 
+SUPERVISED = (
+    "The supervised encoder was trained on the held-out labels too: that flatters its held-out score, not its test scores."
+)
+
 COLUMNS = (
     "method", "seed", "encoder", "epochs", "knn_top1", "knn_low", "knn_high", "linear_top1", "linear_low",
     "linear_high", "holdout_knn_top1", "holdout_linear_top1", "verdict", "feature_std", "effective_rank", "alignment",
-    "uniformity", "nmi", "ari", "dim", "parameters", "seconds", "images_per_second", "peak_memory_bytes",
+    "uniformity", "nmi", "ari", "pretext_accuracy", "dim", "parameters", "seconds", "images_per_second", "peak_memory_bytes",
     "full_schedule_seconds",
 )  # fmt: skip
 
@@ -59,6 +63,8 @@ class Result:
         for source in (self.metrics.get("health", {}), self.metrics, self.cost, self.encoder):
             if column in source and not isinstance(source[column], dict):
                 return source[column]
+        if column == "pretext_accuracy":  # of the last epoch, on augmented training images
+            return None if self.is_baseline else (self.encoder.get("health") or {}).get("accuracy")
         if column == "encoder":
             return (self.encoder.get("encoder") or {}).get("config", {}).get("name")
         seconds, epochs = self.cost.get("seconds"), self.encoder.get("epochs")
@@ -200,19 +206,22 @@ def duration(seconds: float | None) -> str:
 
 
 def cells(row: Row) -> dict[str, str]:
-    """The texts of one line of the short table."""
-    best, has_scores = row.best, row.mean("linear_top1") is not None
-    interval = best.metrics.get("linear_interval") if has_scores else None
-    texts = {"method": row.method + (" *" if row.is_baseline else "")}
-    if has_scores:
-        texts |= {
-            "kNN %": percent(row.mean("knn_top1"), row.std("knn_top1")),
-            "linear %": percent(row.mean("linear_top1"), row.std("linear_top1")),
-            "95 % interval": f"{percent(interval[0])} to {percent(interval[1])}" if interval else "–",
-            "held-out %": percent(row.mean("holdout_linear_top1"), row.std("holdout_linear_top1")),
-        }
+    """The texts of one line of the short table; a dash where there is no number."""
+    interval = row.best.metrics.get("linear_interval")
+    scores = {
+        "kNN %": "knn_top1",
+        "linear %": "linear_top1",
+        "held-out %": "holdout_linear_top1",
+        "pretext %": "pretext_accuracy",
+    }
+    texts = {title: percent(row.mean(column), row.std(column)) for title, column in scores.items()}
     rank, speed = row.mean("effective_rank"), row.mean("images_per_second")
-    return texts | {
+    return {
+        "method": row.method + (" *" if row.is_baseline else ""),
+        "kNN %": texts.pop("kNN %"),
+        "linear %": texts.pop("linear %"),
+        "95 % interval": f"{percent(interval[0])} to {percent(interval[1])}" if interval else "–",
+        **texts,
         "rank": "–" if rank is None else f"{rank:.1f}",
         "verdict": row.verdict,
         "time": duration(row.mean("seconds")),
@@ -221,9 +230,10 @@ def cells(row: Row) -> dict[str, str]:
 
 
 def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Column titles and lines, without the columns that hold no number at all."""
     lines = [cells(row) for row in rows]
-    names = max(lines, key=len)
-    return list(names), [[line.get(name, "–") for name in names] for line in lines]
+    names = [name for name in lines[0] if any(line[name] != "–" for line in lines)]
+    return names, [[line[name] for name in names] for line in lines]
 
 
 def to_markdown(results: Sequence[Result]) -> str:
@@ -246,11 +256,20 @@ def to_text(results: Sequence[Result]) -> str:
 
 def footnote(results: Sequence[Result]) -> str:
     """How to read the table."""
+
+    def known(column: str) -> bool:
+        return any(r.get(column) is not None for r in results)
+
     seeds = len({r.seed for r in results})
-    spread = f"; mean ± standard deviation of {seeds} seeds, interval of the best of them" if seeds > 1 else ""
-    if all(r.get("linear_top1") is None for r in results):
-        return "Without labels: sorted by effective rank, the higher the more directions the features use. * baseline" + spread
-    return "Sorted by the held-out linear score, which chooses; kNN and linear are test scores. * baseline" + spread
+    parts = ["Without labels: sorted by effective rank, the higher the more directions the features use. * baseline"]
+    if known("holdout_linear_top1"):
+        tested = "; kNN and linear are test scores" if known("linear_top1") else ""
+        parts = [f"Sorted by the held-out linear score, which chooses{tested}. * baseline"]
+    if seeds > 1:
+        parts.append(f"mean ± standard deviation of {seeds} seeds, interval of the best of them")
+    if known("pretext_accuracy"):
+        parts.append("pretext: share right in the method's own task in the last epoch")
+    return "; ".join(parts) + (f"\n{SUPERVISED}" if any(r.method == "supervised" for r in results) else "")
 
 
 def load_lines(dataset: str) -> tuple[str, str]:

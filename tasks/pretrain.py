@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -129,7 +130,7 @@ class Training:
     def on_epoch(self, row: dict[str, float]) -> None:
         """Journal the epoch; judge the health of the encoder against its untrained state."""
         if self.leads:
-            self.journal.metrics(int(row["epoch"]), {k: v for k, v in row.items() if k != "epoch"})
+            self.journal.metrics(int(row["epoch"]), {k: v for k, v in row.items() if k not in ("epoch", "step")})
         state = verdict(row, self.trainer.history[0])
         if self.leads and state == "collapsed" and row["epoch"] > 0:
             print(f"warning: {self.name} has collapsed at epoch {row['epoch']:.0f} (see the health plots)", file=sys.stderr)
@@ -159,6 +160,7 @@ class Training:
         sheet = view_sheet(self.method, self.trainer.images)
         files.write_bytes(directory / "views.png", sheet)
         files.seal(directory)
+        self.journal.artifact(Path(f"out/encoders/{key}/views.png"))
         files.write_text(self.stage.out(f"out/history/{key}.csv"), history_csv(self.trainer.history))
         self.journal.end("FINISHED", cost=self._cost(), encoder_sha256=files.sha256(directory / encoders.WEIGHTS))
         self.journal.publish(self.stage.out(f"out/journal/{key}.jsonl"))

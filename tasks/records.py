@@ -70,7 +70,7 @@ def read_record(path: Path) -> Record | None:
             artifacts.append((Path(event["path"]), event["folder"]))
     end = events[-1] if events[-1]["event"] == "end" else None
     if end and end["status"] == "FINISHED":  # the cost of an attempt that failed is not the cost of the result
-        costs = {clean(f"cost/{k}"): float(v) for k, v in end["cost"].items() if isinstance(v, (int, float))}
+        costs = {clean(f"resources/{k}"): float(v) for k, v in end["cost"].items() if isinstance(v, (int, float))}
         rows |= {(name, 0): (end["time"], 0, name, value) for name, value in costs.items()}
     status = end["status"] if end else "RUNNING" if _held(path.parent / ".lock") else "KILLED"
     digest = hashlib.sha256(data + status.encode()).hexdigest()
@@ -119,6 +119,18 @@ def first_tags(record: Record) -> dict[str, str]:
     elif name in BASELINES:
         tags |= {"family": "baseline"}
     return {k: v for k, v in tags.items() if v}
+
+
+def headline(record: Record) -> dict[str, str]:
+    """Parameters that MLflow's comparison page shows first: it takes the three that differ and come first in ASCII.
+
+    The run of a report has those of its champion, whose scores it carries.
+    """
+    from ssl_core.catalogue import METHODS
+
+    name = record.tags.get("champion", "").rpartition("-")[0] if record.kind == "report" else record.run["name"]
+    year, family, _ = METHODS.get(name, ("", "baseline", ""))
+    return {k: str(v) for k, v in {"Family": family, "Method": name, "Year": year}.items() if v and name}
 
 
 def _held(lock: Path) -> bool:

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tasks import dataset, files, journal, leaderboard
 from tasks.errors import IntegrityError
 from tasks.export import Exporter, model_card
@@ -84,6 +86,7 @@ def body(stage: Stage) -> None:
 
 def make() -> Stage:
     """The stage, with its body to be run even if it was run on the same inputs before."""
+    torch.set_num_threads(1)
     stage = Stage("register")
     (stage.work / "DONE").unlink(missing_ok=True)
     return stage

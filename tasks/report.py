@@ -19,6 +19,8 @@ from tasks.leaderboard import Result, Row, percent
 from tasks.stage import Stage, main
 
 PACKAGES = ("torch", "torchvision", "numpy", "dvc", "mlflow", "prefect", "matplotlib")
+HEADLINE = ("holdout_linear_top1", "linear_top1", "knn_top1", "effective_rank")
+"""The champion's numbers that the report's run carries in MLflow: a comparison of all runs shows what all have."""
 MATRIX_CLASSES = 20
 """Above this many classes the confusion matrix is left out and the most frequent mistakes stand alone."""
 
@@ -44,7 +46,7 @@ def body(run: Stage) -> None:
         log.start(
             fingerprint=run.fingerprint,
             stage=run.full_name,
-            name="report",
+            name="pipeline",
             seed=None,
             tags=tags,
             params={},
@@ -54,7 +56,10 @@ def body(run: Stage) -> None:
         texts = documents(root, results, missing)
         for name in texts:
             log.artifact(Path("reports") / name, "report")
-        log.end("FINISHED", cost={"seconds": time.monotonic() - started})
+        if best:
+            scores = {f"eval/{column}": value for column in HEADLINE if (value := best.get(column)) is not None}
+            log.metrics(0, scores)
+        log.end("FINISHED", cost={"report_seconds": time.monotonic() - started})
         publish(texts | {"journal.jsonl": log.path.read_text()}, run.out("reports"))
 
 
@@ -81,6 +86,9 @@ def render(root: Path, results: Sequence[Result], missing: Sequence[str]) -> str
     """The page."""
     import jinja2
 
+    def known(column: str) -> bool:
+        return any(r.get(column) is not None for r in results)
+
     rows, best = leaderboard.ranked(results), leaderboard.champion(results)
     data = dataset.load(root / dataset.PREPARED)
     view = illustrations.gallery(data)
@@ -100,7 +108,10 @@ def render(root: Path, results: Sequence[Result], missing: Sequence[str]) -> str
         rows=rows,
         best=best,
         missing=missing,
-        labelled=any(r.get("linear_top1") is not None for r in results),
+        labelled=known("linear_top1"),
+        held_out=known("holdout_linear_top1"),
+        solved=known("pretext_accuracy"),
+        supervised_note=leaderboard.SUPERVISED if any(r.method == "supervised" for r in results) else "",
         seeds=sorted({r.seed for r in results}),
         summary=summary(rows, best),
         charts=illustrations.charts(root, rows, best),

@@ -19,6 +19,9 @@ DEFAULTS = {
     "GIT_PYTHON_REFRESH": "quiet",  # MLflow without a git executable
 }
 
+EXPERIMENT = "ssl-pipeline"
+"""Where runs go in MLflow, unless ``MLFLOW_EXPERIMENT_NAME`` says another."""
+
 
 def project_root() -> Path:
     """Where ``params.yaml`` is; inside a DVC experiment's temporary copy, the workspace it was started from."""

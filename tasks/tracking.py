@@ -17,7 +17,18 @@ from typing import Any
 from tasks import journal, settings
 from tasks.errors import EnvironmentFault
 from tasks.locks import try_lock
-from tasks.records import LONGEST_PARAM, LONGEST_TAG, Record, clean, first_tags, read_record, records, redact, text
+from tasks.records import (
+    LONGEST_PARAM,
+    LONGEST_TAG,
+    Record,
+    clean,
+    first_tags,
+    headline,
+    read_record,
+    records,
+    redact,
+    text,
+)
 
 PARAMS_PER_BATCH, METRICS_PER_BATCH = 100, 1000  # MLflow's own limits
 LOCK_WAIT_SECONDS = 60.0
@@ -104,7 +115,7 @@ class Tracker:
 
     def _open(self) -> str:
         """Id of the experiment."""
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "ssl-pipeline")
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", settings.EXPERIMENT)
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
             remote = self.uri.startswith(("http://", "https://", "databricks"))
@@ -195,7 +206,7 @@ class Tracker:
         from mlflow.entities import Param
 
         run_id = run.info.run_id
-        params = {clean(k): v for k, v in journal.flat(record.run["params"]).items()}
+        params = headline(record) | {clean(k): v for k, v in journal.flat(record.run["params"]).items()}
         long = {k: redact(str(v)) for k, v in params.items() if len(str(v)) > LONGEST_PARAM}
         new = [Param(k, text(v, LONGEST_PARAM)) for k, v in params.items() if k not in run.data.params]
         for batch in _batches(new, PARAMS_PER_BATCH):
@@ -228,12 +239,16 @@ class Tracker:
 
     def _send_artifacts(self, run: Any, record: Record) -> None:
         """Files of an ended run; sending one again replaces it."""
-        missing = [str(path) for path, _ in record.artifacts if not (self.root / path).is_file()]
         if record.end is None:
             return
+        missing = []
         for path, folder in record.artifacts:
-            if str(path) not in missing:
-                self.client.log_artifact(run.info.run_id, str(self.root / path), folder or None)
+            # A stage that has just ended has not published yet.
+            found = next((p for p in (record.path.parent / "outs" / path, self.root / path) if p.is_file()), None)
+            if found:
+                self.client.log_artifact(run.info.run_id, str(found), folder or None)
+            else:
+                missing.append(str(path))
         if missing:
             self._set_tags(run, {"ssl.missing_artifacts": ", ".join(missing)})
 

@@ -38,7 +38,10 @@ def tsne(x: np.ndarray) -> np.ndarray:
 
 def _squared_distances(x: np.ndarray) -> np.ndarray:
     squares = (x * x).sum(1)
-    return np.maximum(squares[:, None] + squares - 2 * x @ x.T, 0)
+    found = (-2 * x) @ x.T
+    found += squares
+    found += squares[:, None]
+    return np.maximum(found, 0, out=found)
 
 
 def _similarities(x: np.ndarray) -> np.ndarray:
@@ -61,7 +64,11 @@ def _similarities(x: np.ndarray) -> np.ndarray:
 
 
 def _gradient(p: np.ndarray, y: np.ndarray) -> np.ndarray:
-    near = 1 / (1 + _squared_distances(y))
+    near = _squared_distances(y)  # in place from here on: this is most of the time of a report
+    near += 1
+    np.reciprocal(near, out=near)
     np.fill_diagonal(near, 0)
-    force = (p - near / near.sum()) * near
+    force = near / near.sum()
+    np.subtract(p, force, out=force)
+    force *= near
     return 4 * (force.sum(1)[:, None] * y - force @ y)

@@ -1,11 +1,14 @@
 """``make ui``: MLflow's and Prefect's servers on loopback until Ctrl-C."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.parse
+import urllib.request
 
 from tasks import settings
 from tasks.errors import EnvironmentFault, run
@@ -40,7 +43,7 @@ def main() -> None:
     try:
         for name, port in (("MLflow ", mlflow), ("Prefect", prefect)):
             _wait(port, servers)
-            print(f"{name}  http://{HOST}:{port}", flush=True)
+            print(f"{name}  http://{HOST}:{port}{_runs(port) if port == mlflow else ''}", flush=True)
         print("Ctrl-C stops both.", flush=True)
         while all(s.poll() is None for s in servers):
             time.sleep(0.5)
@@ -52,6 +55,19 @@ def main() -> None:
             os.killpg(server.pid, signal.SIGTERM)
         for server in servers:
             server.wait(20)
+
+
+def _runs(port: int) -> str:
+    """The page of the trainings, best first, on MLflow's server: its own start page is for language models."""
+    name = urllib.parse.quote(os.environ.get("MLFLOW_EXPERIMENT_NAME", settings.EXPERIMENT))
+    address = f"http://{HOST}:{port}/api/2.0/mlflow/experiments/get-by-name?experiment_name={name}"
+    try:
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            number = json.load(answer)["experiment"]["experiment_id"]
+    except OSError:  # nothing was ever sent to this store
+        return ""
+    order = urllib.parse.quote("metrics.`eval/holdout_linear_top1`")
+    return f"/#/experiments/{number}/runs?workflowType=machine_learning&orderByKey={order}&orderByAsc=false"
 
 
 def _wait(port: int, servers: list[subprocess.Popen[bytes]], seconds: float = 120.0) -> None:

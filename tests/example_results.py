@@ -34,6 +34,8 @@ SKILL = {
     "supervised": 1.6,
 }
 VERDICTS = {"jigsaw": "dimensional collapse"}
+PRETEXT = {"rotation": 0.71, "jigsaw": 0.44, "supervised": 0.9}
+"""Accuracy in the method's own task at the end."""
 
 
 def write_project(root: Path, methods=tuple(SKILL), seeds=(0,), labelled=True, num_test=300, channels=1, classes=CLASSES):
@@ -117,7 +119,7 @@ def write_result(root, method, seed, labels, labelled, classes):
         write_predictions(files_dir / f"predictions/{name}.csv", labels, linear, classes, rng)
     epochs = 0 if method in ("raw_pixels", "random_init") else 8
     write_encoder(files_dir / f"encoders/{name}", method, seed, epochs, health, rng)
-    write_history(files_dir / f"history/{name}.csv", epochs, health, rng)
+    write_history(files_dir / f"history/{name}.csv", epochs, health, rng, PRETEXT.get(method))
     with Journal(files_dir / f"journal/{name}.jsonl") as journal:
         tags = {"device": "cpu", "torch": "2.14.1", "precision": "bf16"}
         journal.start(fingerprint="0" * 64, stage=f"pretrain@{name}", name=method, seed=seed, tags=tags, params={})
@@ -185,7 +187,7 @@ def write_encoder(directory, method, seed, epochs, health, rng):
             "dim": 128,
             "epochs": epochs,
             "parameters": 176000,
-            "health": health,
+            "health": health | ({"accuracy": PRETEXT[method]} if method in PRETEXT else {}),
             "random_health": {**health, "effective_rank": 11.0},
         }
         (temp / "encoder.json").write_text(json.dumps(facts))
@@ -193,14 +195,15 @@ def write_encoder(directory, method, seed, epochs, health, rng):
     files.write_directory(directory, fill)
 
 
-def write_history(path, epochs, health, rng):
+def write_history(path, epochs, health, rng, accuracy=None):
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ["epoch,step,feature_std,effective_rank,alignment,uniformity,loss"]
+    lines = ["epoch,step,feature_std,effective_rank,alignment,uniformity,loss" + ",accuracy" * bool(accuracy)]
     for epoch in range(epochs + 1):
         share = epoch / max(epochs, 1)
         rank = 11 + (health["effective_rank"] - 11) * share + rng.normal() * 0.3
         loss = f"{4 - 2 * share + 0.05 * rng.normal():.4f}" if epoch else ""
         lines.append(
             f"{epoch},{epoch * 78},{0.1 + 0.07 * share:.4f},{rank:.3f},{0.6 - 0.2 * share:.4f},{-1.5 - 0.6 * share:.4f},{loss}"
+            + (f",{accuracy * share:.6g}" if accuracy else "")
         )
     path.write_text("\n".join(lines) + "\n")

@@ -107,7 +107,8 @@ def test_the_journal_ties_the_evaluation_to_the_training_and_carries_the_protoco
     events = list(journal.read(outs() / "journal/evaluate-simclr-0.jsonl"))
     assert [e["event"] for e in events] == ["start", "metrics", "tags", "end"]
     assert events[-1]["encoder_sha256"] == metrics["encoder_sha256"]
-    assert events[1]["step"] == 3 and events[1]["metrics"]["linear_top1"] == metrics["linear_top1"]
+    assert events[1]["step"] == 0 and events[1]["metrics"]["linear_top1"] == metrics["linear_top1"]
+    assert events[1]["metrics"]["linear_top1_10pct"] == metrics["few_label"]["0.1"]["mean"]
     assert events[2]["tags"]["protocol"]["lambda"] == metrics["protocol"]["lambda"]
 
 

@@ -84,8 +84,32 @@ def test_without_labels_the_effective_rank_sorts(tmp_path):
     results, _ = leaderboard.load(tmp_path)
     best = max((r for r in results if not r.is_baseline), key=lambda r: r.metrics["health"]["effective_rank"])
     assert champion(results) is best
-    assert "linear" not in leaderboard.to_text(results).split("\n")[0]
-    assert "effective rank" in leaderboard.to_text(results)
+    shown = leaderboard.to_text(results)
+    assert "linear" not in shown.split("\n")[0]
+    assert "effective rank" in shown and "held-out" not in shown
+
+
+def test_without_test_labels_the_held_out_score_is_shown_and_sorts():
+    results = [result("simclr", holdout_linear_top1=0.5), result("byol", holdout_linear_top1=0.6)]
+    header, first, *_ = leaderboard.to_text(results).splitlines()
+    assert "held-out %" in header and "kNN" not in header
+    assert first.startswith("byol") and "60.0" in first
+    assert "Sorted by the held-out linear score" in leaderboard.footnote(results)
+
+
+def test_the_accuracy_of_the_pretext_task_is_that_of_the_last_epoch_and_of_methods_only(project):
+    results, _ = leaderboard.load(project)
+    lines = {line["method"]: line for line in csv.DictReader(io.StringIO(leaderboard.to_csv(results)))}
+    assert {m for m, line in lines.items() if line["pretext_accuracy"]} == {"rotation", "jigsaw"}
+    last = list(csv.DictReader((project / "out/history/rotation-1.csv").open()))[-1]
+    assert lines["rotation"]["pretext_accuracy"] == last["accuracy"]
+    assert "pretext %" in leaderboard.to_markdown(results).splitlines()[2]
+    assert "pretext" not in leaderboard.to_markdown([r for r in results if r.method == "simclr"])
+
+
+def test_the_supervised_row_is_explained_where_it_stands(results):
+    assert leaderboard.SUPERVISED in leaderboard.to_markdown(results)
+    assert leaderboard.SUPERVISED not in leaderboard.to_text([r for r in results if r.method != "supervised"])
 
 
 def test_several_seeds_give_mean_and_spread_and_the_worst_verdict():

@@ -107,8 +107,8 @@ def test_a_finished_journal_becomes_one_complete_run(root):
     assert Tracker(root).sync() == 1
     run = only_run(root)
     assert (run.info.run_name, run.info.status) == ("simclr-0", "FINISHED")
-    assert run.data.params == {"train.lr": "0.1"}
-    assert run.data.metrics == {"train/loss": pytest.approx(1 / 3), "train/lr": 0.1, "cost/seconds": 2.0}
+    assert run.data.params == {"Family": "contrastive", "Method": "simclr", "Year": "2020", "train.lr": "0.1"}
+    assert run.data.metrics == {"train/loss": pytest.approx(1 / 3), "train/lr": 0.1, "resources/seconds": 2.0}
     assert {k: run.data.tags[k] for k in ("method", "family", "year", "seed", "dataset", "stage", "ssl.encoder_sha256")} == {
         "method": "simclr",
         "family": "contrastive",
@@ -209,7 +209,7 @@ def test_a_failed_run_says_so_and_has_no_cost(root):
     Tracker(root).sync()
     run = only_run(root)
     assert (run.info.status, run.data.tags["ssl.reason"]) == ("FAILED", "the loss is nan")
-    assert "cost/seconds" not in run.data.metrics
+    assert "resources/seconds" not in run.data.metrics
 
 
 def test_numbers_that_are_not_finite_are_tags_and_never_rows(root):
