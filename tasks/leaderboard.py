@@ -23,10 +23,6 @@ from tasks.records import model_name, redact
 FULL_SCHEDULE = 200
 """Epochs of the schedule the literature compares small-image methods on; what a long run would cost is quoted for it."""
 
-SUPERVISED = (
-    "The supervised encoder was trained on the held-out labels too: that flatters its held-out score, not its test scores."
-)
-
 COLUMNS = (
     "method", "seed", "encoder", "epochs", "knn_top1", "knn_low", "knn_high", "linear_top1", "linear_low",
     "linear_high", "holdout_knn_top1", "holdout_linear_top1", "verdict", "feature_std", "effective_rank", "alignment",
@@ -254,22 +250,34 @@ def to_text(results: Sequence[Result]) -> str:
                      for line in [names, *lines]) + f"\n\n{footnote(results)}"  # fmt: skip
 
 
+def known(results: Sequence[Result], column: str) -> bool:
+    """Whether any result has a value of the column."""
+    return any(r.get(column) is not None for r in results)
+
+
 def footnote(results: Sequence[Result]) -> str:
     """How to read the table."""
-
-    def known(column: str) -> bool:
-        return any(r.get(column) is not None for r in results)
-
     seeds = len({r.seed for r in results})
-    parts = ["Without labels: sorted by effective rank, the higher the more directions the features use. * baseline"]
-    if known("holdout_linear_top1"):
-        tested = "; kNN and linear are test scores" if known("linear_top1") else ""
-        parts = [f"Sorted by the held-out linear score, which chooses{tested}. * baseline"]
+    first, notes = "Without labels: sorted by effective rank, the higher the more directions the features use", ["* baseline"]
+    if known(results, "holdout_linear_top1"):
+        tested = "; kNN and linear are test scores" if known(results, "linear_top1") else ""
+        first = f"Sorted by the held-out linear score, which chooses{tested}"
     if seeds > 1:
-        parts.append(f"mean ± standard deviation of {seeds} seeds, interval of the best of them")
-    if known("pretext_accuracy"):
-        parts.append("pretext: share right in the method's own task in the last epoch")
-    return "; ".join(parts) + (f"\n{SUPERVISED}" if any(r.method == "supervised" for r in results) else "")
+        notes.append(f"mean ± standard deviation of {seeds} seeds, interval of the best of them")
+    if known(results, "pretext_accuracy"):
+        notes.append("pretext: share right in the method's own task in the last epoch")
+    return "\n".join(line for line in (f"{first}.", "; ".join(notes), supervised_note(results)) if line)
+
+
+def supervised_note(results: Sequence[Result]) -> str:
+    """What to know about the supervised row; empty if there is none."""
+    if all(r.method != "supervised" for r in results):
+        return ""
+    if not known(results, "holdout_linear_top1"):
+        return "The supervised encoder is an untrained one here: there are no labels."
+    return (
+        "The supervised encoder was trained on the held-out labels too: that flatters its held-out score, not its test scores."
+    )
 
 
 def load_lines(dataset: str) -> tuple[str, str]:

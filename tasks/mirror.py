@@ -9,7 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-DELAY_SECONDS = 30.0  # importing MLflow costs seconds: a short stage is sent by a later sync, with its own times
+from tasks import settings
+
+DELAY_SECONDS = 240.0
+"""Importing MLflow costs some four seconds of a processor, at most 2 % of a training that takes longer than this; what a
+shorter one wrote is sent by a later sync, with its own times. System metrics, if asked for, are wanted from the start."""
 INTERVAL_SECONDS = 20.0
 
 
@@ -20,8 +24,10 @@ class Mirror:
     the last rows; what is missing then is sent by the next ``Mirror`` or ``python -m tasks.sync``.
     """
 
-    def __init__(self, path: Path, delay: float = DELAY_SECONDS, interval: float = INTERVAL_SECONDS):
+    def __init__(self, path: Path, delay: float | None = None, interval: float = INTERVAL_SECONDS):
         self.path, self.interval = path, interval
+        if delay is None:
+            delay = 0.0 if settings.system_metrics() else DELAY_SECONDS
         self._process: subprocess.Popen[bytes] | None = None
         self._timer = threading.Timer(delay, self._launch)
         self._timer.daemon = True

@@ -86,9 +86,6 @@ def render(root: Path, results: Sequence[Result], missing: Sequence[str]) -> str
     """The page."""
     import jinja2
 
-    def known(column: str) -> bool:
-        return any(r.get(column) is not None for r in results)
-
     rows, best = leaderboard.ranked(results), leaderboard.champion(results)
     data = dataset.load(root / dataset.PREPARED)
     view = illustrations.gallery(data)
@@ -108,10 +105,10 @@ def render(root: Path, results: Sequence[Result], missing: Sequence[str]) -> str
         rows=rows,
         best=best,
         missing=missing,
-        labelled=known("linear_top1"),
-        held_out=known("holdout_linear_top1"),
-        solved=known("pretext_accuracy"),
-        supervised_note=leaderboard.SUPERVISED if any(r.method == "supervised" for r in results) else "",
+        labelled=leaderboard.known(results, "linear_top1"),
+        held_out=leaderboard.known(results, "holdout_linear_top1"),
+        solved=leaderboard.known(results, "pretext_accuracy"),
+        supervised_note=leaderboard.supervised_note(results),
         seeds=sorted({r.seed for r in results}),
         summary=summary(rows, best),
         charts=illustrations.charts(root, rows, best),

@@ -33,6 +33,11 @@ def store_uri(root: Path) -> str:
     return f"sqlite:///{root / 'mlruns' / 'mlflow.db'}"
 
 
+def system_metrics() -> bool:
+    """Whether the user asked for the machine's CPU, memory, disk and GPU use in MLflow."""
+    return os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "").lower() in ("true", "1")
+
+
 def apply() -> None:
     """Put the settings into the environment of this process and its children; what the user has set stays."""
     for name, value in DEFAULTS.items():

@@ -41,14 +41,13 @@ def follow(root: Path, journal: Path, interval: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tracker: Tracker | None = None
     monitor, warned, closed = None, False, False
-    wanted = os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "").lower() in ("true", "1")
     while True:
         try:
             if tracker is None:
                 tracker = Tracker(root)
                 tracker.sync()
             tracker.sync(only=journal)
-            monitor = monitor or (tracker.system_metrics(journal) if wanted else None)
+            monitor = monitor or (tracker.system_metrics(journal) if settings.system_metrics() else None)
         except Exception as error:
             tracker = None
             if not warned:

@@ -107,9 +107,12 @@ def test_the_accuracy_of_the_pretext_task_is_that_of_the_last_epoch_and_of_metho
     assert "pretext" not in leaderboard.to_markdown([r for r in results if r.method == "simclr"])
 
 
-def test_the_supervised_row_is_explained_where_it_stands(results):
-    assert leaderboard.SUPERVISED in leaderboard.to_markdown(results)
-    assert leaderboard.SUPERVISED not in leaderboard.to_text([r for r in results if r.method != "supervised"])
+def test_the_supervised_row_is_explained_where_it_stands(results, tmp_path):
+    assert "trained on the held-out labels too" in leaderboard.to_markdown(results)
+    assert "supervised" not in leaderboard.to_text([r for r in results if r.method != "supervised"])
+    write_project(tmp_path, methods=("simclr", "supervised"), labelled=False, num_test=0)
+    unlabelled = leaderboard.footnote(leaderboard.load(tmp_path)[0])
+    assert "untrained one" in unlabelled and "held-out" not in unlabelled
 
 
 def test_several_seeds_give_mean_and_spread_and_the_worst_verdict():

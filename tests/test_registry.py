@@ -130,7 +130,7 @@ def test_an_image_of_any_size_is_prepared_as_prepare_would(original):
 def test_the_champion_is_chosen_by_held_out_labels_and_never_by_the_test_split(original):
     results, _ = leaderboard.load(original)
     assert max(results, key=lambda r: r.metrics["linear_top1"]).method == "byol"
-    assert aliases(results) == {"champion": "simclr-0", "simclr": "simclr-0", "byol": "byol-0", "mae": "mae-0"}
+    assert aliases(results) == {"champion": "simclr-0", "simclr": "simclr-0", "byol": "byol-0", "rotation": "rotation-0"}
     named, _ = versions(original)
     assert named["champion"] == named["simclr"]
 
@@ -140,7 +140,7 @@ def test_a_collapsed_encoder_gets_no_alias_and_a_baseline_neither(original):
     best = next(r for r in results if r.method == "simclr")
     best.metrics["verdict"] = "collapsed"
     baseline = leaderboard.Result("random_init", 0, {"holdout_linear_top1": 0.99}, {})
-    assert aliases([*results, baseline]) == {"champion": "byol-0", "byol": "byol-0", "mae": "mae-0"}
+    assert aliases([*results, baseline]) == {"champion": "byol-0", "byol": "byol-0", "rotation": "rotation-0"}
     for result in results:
         result.metrics["verdict"] = "collapsed"
     assert aliases(results) == {}
@@ -156,6 +156,20 @@ def test_versions_carry_scores_hashes_license_and_their_run(original):
     assert tags["encoder_sha256"] == files.sha256(original / "out/encoders/simclr-0" / encoders.WEIGHTS)
     assert client.get_run(version.run_id).info.run_name == "simclr-0"
     assert "0.8000" in version.description
+
+
+def test_every_seed_is_a_version_and_a_methods_alias_is_its_best_seed(root):
+    methods = {name: made.METHODS[name] for name in ("simclr", "byol")}
+    made.write_project(root, methods, seeds=(0, 1))
+    made.write_encoder(root, "byol", 1, holdout_linear_top1=0.95)
+    found = register(root, made.exporter)["versions"]
+    assert set(found) == {"simclr-0", "simclr-1", "byol-0", "byol-1"}
+    named, numbers = versions(root)
+    assert len(numbers) == len(made.METHODS) + 2
+    assert named["champion"] == named["byol"] == found["byol-1"]
+    assert named["simclr"] == found["simclr-0"]  # a tie goes to the first seed
+    table = leaderboard.to_markdown(leaderboard.load(root)[0])
+    assert "77.5 ± 24.7" in table and "mean ± standard deviation of 2 seeds" in table
 
 
 @pytest.mark.parametrize(("layer", "index"), [("block1", 0), ("block4", 3)])

@@ -445,8 +445,10 @@ def test_a_training_beside_a_broken_tracker_neither_waits_nor_loses_a_point(root
 
 
 def test_the_mirror_shows_a_training_while_it_runs_and_its_killing(root, monkeypatch):
-    """A real stage process is killed: its mirror outlives it for a moment and closes the run."""
+    """A real stage process is killed: its mirror, started at once for system metrics, outlives it and closes the run."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
     code = (
         "import fcntl, sys, time; from pathlib import Path\n"
         "from tasks.journal import Journal; from tasks.mirror import Mirror\n"
@@ -454,12 +456,13 @@ def test_the_mirror_shows_a_training_while_it_runs_and_its_killing(root, monkeyp
         "lock = (work / '.lock').open('w'); fcntl.flock(lock, fcntl.LOCK_EX)\n"
         "journal = Journal(work / 'journal.jsonl')\n"
         "journal.start(fingerprint='f', stage='pretrain@simclr-0', name='simclr', seed=0, tags={}, params={})\n"
-        "with Mirror(journal.path, delay=0.0, interval=0.2):\n"
+        "with Mirror(journal.path, interval=0.2):\n"
         "    for step in range(10**6): journal.metrics(step, {'loss': 1.0}); time.sleep(0.1)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(root / ".ssl/work/pretrain@simclr-0/f")])
     try:
         _until(lambda: query(root, "SELECT 1 FROM runs WHERE status = 'RUNNING'") and rows(root))
+        _until(lambda: any(key.startswith("system/cpu") for _, key, *_ in rows(root)))
     finally:
         process.kill()
         process.wait()
