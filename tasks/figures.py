@@ -163,10 +163,9 @@ def learning_curves(histories: Mapping[str, Sequence[History]]) -> bytes:
         figure, axes = _figure(WIDTH, 1.6 * lines + 0.25, lines, columns)
         for panel, (method, seeds) in zip(axes, histories.items(), strict=False):
             for history in seeds:
-                dots = "." if np.isfinite(history["loss"]).sum() < 4 else ""  # one epoch is no line
-                panel.plot(
-                    history["epoch"], history["loss"], f"-{dots}", color=color(method), alpha=1 if len(seeds) == 1 else 0.7
-                )
+                look = {"color": color(method), "alpha": 1 if len(seeds) == 1 else 0.7}
+                few = np.isfinite(history["loss"]).sum() < 4  # one epoch is no line
+                panel.plot(history["epoch"], history["loss"], marker="o" if few else None, markersize=3, **look)
             panel.set_title(method)
             panel.locator_params(nbins=4)
             panel.locator_params(axis="x", integer=True)

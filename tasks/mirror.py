@@ -11,8 +11,8 @@ from typing import Self
 
 from tasks import settings
 
-DELAY_SECONDS = 240.0
-"""Importing MLflow costs some four seconds of a processor, at most 2 % of a training that takes longer than this; what a
+DELAY_SECONDS = 150.0
+"""Importing MLflow and sending costs some two seconds of a processor, 2 % of a training that takes longer than this; what a
 shorter one wrote is sent by a later sync, with its own times. System metrics, if asked for, are wanted from the start."""
 INTERVAL_SECONDS = 20.0
 
