@@ -40,6 +40,8 @@ def main() -> None:
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     quiet = subprocess.DEVNULL
     servers = [subprocess.Popen(c, env=environment, stdout=quiet, stderr=quiet, start_new_session=True) for c in commands]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         for name, port in (("MLflow ", mlflow), ("Prefect", prefect)):
             _wait(port, servers)
