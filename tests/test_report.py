@@ -205,6 +205,9 @@ def test_the_stage_publishes_the_report_and_the_journal_of_what_it_compared(tmp_
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in (root / "reports/journal.jsonl").read_text().splitlines()]
     assert events[0]["run"]["children"] == ["simclr-0", "random_init-0"]
+    best = json.loads((root / "out/metrics/simclr-0.json").read_text())
+    scores = next(e["metrics"] for e in events if e["event"] == "metrics")
+    assert scores["eval/holdout_linear_top1"] == best["holdout_linear_top1"]
     assert events[-1]["status"] == "FINISHED"
     assert {e["path"] for e in events if e["event"] == "artifact"} == {
         f"reports/{n}" for n in ("report.html", "leaderboard.csv", "leaderboard.md")

@@ -124,6 +124,43 @@ def test_a_finished_journal_becomes_one_complete_run(root):
     assert times == [t for t, _, name, _ in read_record(journal.path).rows if name == "train/loss"]
 
 
+def test_a_picture_of_a_stage_that_has_ended_but_not_published_is_sent(root):
+    work = root / ".ssl/work/pretrain@simclr-0/f"
+    (work / "outs/out").mkdir(parents=True)
+    (work / "outs/out/views.png").write_bytes(b"picture")
+    with training(work / "journal.jsonl") as journal:
+        journal.artifact(Path("out/views.png"))
+        journal.artifact(Path("out/gone.png"))
+        journal.end("FINISHED")
+    Tracker(root).sync()
+    run = only_run(root)
+    assert (root / "mlruns/artifacts" / run.info.run_id / "artifacts/views.png").read_bytes() == b"picture"
+    assert run.data.tags["ssl.missing_artifacts"] == "out/gone.png"
+
+
+def test_the_run_of_a_report_stands_beside_its_champion_in_a_comparison(root):
+    """What MLflow compares by default: the first parameters that differ, the first metric that all have."""
+    finished(root)
+    evaluated(root)
+    with Journal(root / "reports/journal.jsonl") as journal:
+        tags = {"champion": "simclr-0"}
+        journal.start(fingerprint="r", stage="report", name="pipeline", seed=None, tags=tags, params={}, children=["simclr-0"])
+        journal.metrics(0, {"eval/knn_top1": 0.5})
+        journal.end("FINISHED", cost={"report_seconds": 1.0})
+    tracker = Tracker(root)
+    tracker.sync()
+    one, other = tracker.client.search_runs([tracker.experiment])
+    assert {one.info.run_name, other.info.run_name} == {"simclr-0", "pipeline"}
+    assert set(one.data.metrics) & set(other.data.metrics) == {"eval/knn_top1"}
+    for run in (one, other):
+        assert {k: run.data.params[k] for k in ("Family", "Method", "Year")} == {
+            "Family": "contrastive",
+            "Method": "simclr",
+            "Year": "2020",
+        }
+        assert sorted(run.data.params)[:3] == ["Family", "Method", "Year"]
+
+
 def test_sending_again_from_anywhere_changes_nothing(root):
     finished(root)
     evaluated(root)
