@@ -11,6 +11,7 @@ Images enter as uint8 or as float in [0, 1] and leave as float32 in [0, 1] unles
 randomness comes from the ``Rng``, keyed by image, so a view does not depend on the rest of the batch.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +26,8 @@ from ssl_core.rng import Rng
 __all__ = [
     "AugmentConfig",
     "Filter",
+    "change_contrast",
+    "change_saturation_value",
     "color_jitter",
     "drop_channels",
     "gaussian_blur",
@@ -178,6 +181,37 @@ def drop_channels(x: Tensor, rng: Rng, noise: float) -> Tensor:
     deviation, mean = torch.std_mean(channel, dim=(-2, -1), keepdim=True)
     here = torch.arange(channels, device=x.device)[:, None, None] == kept
     return torch.where(here, x, mean + noise * deviation * rng.normal(*x.shape[1:]))
+
+
+def change_contrast(x: Tensor, rng: Rng, factors: tuple[float, float]) -> Tensor:
+    """Stretch the pixels of (B, C, H, W) about the image's mean, along each color axis by its own log-uniform factor.
+
+    The axes are the principal ones of natural images: luminance, red-blue, green-magenta (Ohta, Kanade, Sakai, 1980).
+    """
+    axes = torch.tensor([[1.0, 1, 1], [1, 0, -1], [1, -2, 1]]) if x.shape[1] == 3 else torch.eye(x.shape[1])
+    axes = F.normalize(axes).to(x.device)
+    matrix = axes.T @ (_log_uniform(rng, factors, len(axes))[:, :, None] * axes)  # (B, C, C)
+    mean = x.mean((2, 3), keepdim=True)
+    return (mean + torch.einsum("bij,bjhw->bihw", matrix, x - mean)).clamp(0, 1)
+
+
+def change_saturation_value(
+    x: Tensor, rng: Rng, power: tuple[float, float], factor: tuple[float, float], offset: float
+) -> Tensor:
+    """``factor * v ** power + offset`` of saturation and value (HSV) of (B, C, H, W) in [0, 1]; grey pixels stay grey."""
+    shape = (2, 1, 1, 1)  # saturation, value
+    powers, factors = (_log_uniform(rng, between, 2).reshape(-1, *shape) for between in (power, factor))
+    offsets = rng.uniform(*shape, low=-offset, high=offset)
+    largest, smallest = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
+    chroma = largest - smallest
+    both = torch.stack([chroma / largest.clamp(min=1e-6), largest], dim=1)
+    saturation, value = (factors * both.clamp(min=1e-6) ** powers + offsets).clamp(0, 1).unbind(1)
+    share = torch.where(chroma > 0, (x - smallest) / chroma.clamp(min=1e-6), 1.0)  # 0 in the smallest channel, 1 in the largest
+    return value * (1 - saturation * (1 - share))
+
+
+def _log_uniform(rng: Rng, between: tuple[float, float], count: int) -> Tensor:
+    return rng.uniform(count, low=math.log(between[0]), high=math.log(between[1])).exp()
 
 
 def _factor(u: Tensor, strength: float, on: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import torchvision
 
 from ssl_core.config import ConfigError
-from ssl_core.encoders import Conv3x3, EncoderConfig, build, pool
+from ssl_core.encoders import Conv3x3, EncoderConfig, GroupNorm, build, pool
 
 SMALL = EncoderConfig(name="small", width=8, depth=1, patch_size=4, norm="batch")
 NAMES = ["small", "resnet18", "vit", "torchvision/mobilenet_v3_small", "torchvision/efficientnet_b0"]
@@ -117,3 +117,11 @@ def test_tiles_of_a_few_pixels_pass_through_any_resnet() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         encoder(torch.randn(8, 3, 8, 8)).float().sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in encoder.parameters())
+
+
+def test_group_norm_is_float32_under_autocast_and_returns_what_it_got() -> None:
+    norm, x = GroupNorm(8, 16), torch.randn(4, 16, 5, 5)
+    expected = torch.nn.functional.group_norm(x.bfloat16().float(), 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = norm(x.bfloat16())
+    assert y.dtype == torch.bfloat16 and torch.equal(y, expected.bfloat16())

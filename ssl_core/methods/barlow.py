@@ -25,7 +25,7 @@ from ssl_core import distributed
 from ssl_core.augment import AugmentConfig, view
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
-from ssl_core.losses import similarities
+from ssl_core.losses import similarities, wide
 from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.rng import Rng
 
@@ -64,6 +64,6 @@ class BarlowTwins(Method):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Agreement on the diagonal, redundancy off it."""
-        z1, z2 = (self.projector(self.encoder(x)).float() for x in batch.views)
+        z1, z2 = (wide(self.projector(self.encoder(x))) for x in batch.views)
         agreement, redundancy = terms(z1, z2)
         return {"loss": agreement + self.config.weight * redundancy, "on_diagonal": agreement, "off_diagonal": redundancy}

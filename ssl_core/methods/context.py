@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from ssl_core.augment import AugmentConfig, drop_channels, padded_crop, resize, standardize, to_unit
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
+from ssl_core.losses import found
 from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.patches import tiles
 from ssl_core.rng import Rng
@@ -118,5 +119,4 @@ class Context(Method):
         pairs = torch.cat([features[:, self.first], features[:, self.second]], dim=2).flatten(0, 1)
         logits = self.classifier(self.hidden(pairs)).float()
         direction = self.direction.repeat(len(cut))
-        accuracy = (logits.detach().argmax(1) == direction).float().mean()
-        return {"loss": F.cross_entropy(logits, direction), "accuracy": accuracy}
+        return {"loss": F.cross_entropy(logits, direction), "accuracy": found(logits, direction).mean()}

@@ -10,8 +10,8 @@ found among the latents of all positions of all images in the batch (u: a linear
     L   = mean over k of L_k;       ln(number of u) - L_k is a lower bound of the mutual information
 
 Patches of the same image are the hard negatives. Patches overlap by half, so the next row shares pixels with this one:
-predictions begin at the second. BatchNorm would leak the answer between the patches of an image; the encoder needs
-GroupNorm (params: ``method.cpc.encoder: {norm: group}``), and the networks here have no normalization.
+predictions begin at the second. BatchNorm would leak the answer between the patches of an image: an encoder with it
+is refused (params: ``method.cpc.encoder: {norm: group}``), and the networks here have no normalization.
 
 Deviations from the paper: one direction (downwards); a small context network; the pipeline's encoder on each patch, while
 evaluation gives it the whole image, as version 2 does.
@@ -22,11 +22,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssl_core import distributed
 from ssl_core.augment import AugmentConfig, color_jitter, normalize, padded_crop, random_crop, random_grayscale
 from ssl_core.config import ConfigError
 from ssl_core.encoders import Encoder
+from ssl_core.losses import found, similarities
 from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.patches import overlapping_patches
 from ssl_core.rng import Rng
@@ -90,6 +92,8 @@ class CPC(Method):
 
     def __init__(self, encoder: Encoder, config: CPCConfig, augment: AugmentConfig, data: DataInfo):
         super().__init__(encoder, config, augment, data)
+        if any(isinstance(m, _BatchNorm) for m in encoder.modules()):
+            raise ConfigError("method.cpc needs an encoder without BatchNorm, which leaks the answer: encoder.norm group")
         self.crop, self.patch, self.stride = patch_geometry(data.image_size, config.grid)
         self.ahead = range(config.first_step, config.first_step + config.steps)
         if self.ahead[-1] >= config.grid:
@@ -120,11 +124,11 @@ class CPC(Method):
         contexts, (b, rows, columns) = self.contexts(latents), latents.shape[:3]
         candidates = distributed.gather(self.target(latents).float()).flatten(0, 2)  # index (b * rows + r) * columns + c
         index = torch.arange(len(candidates), device=candidates.device).reshape(-1, rows, columns)[distributed.local_rows(b)]
-        losses, found = [], []
+        losses, hits = [], []
         for k, predictor in zip(self.ahead, self.predictors, strict=True):
             predictions = predictor(contexts[:, : rows - k]).float().flatten(0, 2)
-            logits = LOGIT_SCALE * predictions @ candidates.T
+            logits = similarities(LOGIT_SCALE * predictions, candidates)
             labels = index[:, k:].flatten()
             losses.append(F.cross_entropy(logits, labels))
-            found.append((logits.detach().argmax(1) == labels).float().mean())
-        return {"loss": torch.stack(losses).mean(), "accuracy": torch.stack(found).mean()}
+            hits.append(found(logits, labels).mean())
+        return {"loss": torch.stack(losses).mean(), "accuracy": torch.stack(hits).mean()}

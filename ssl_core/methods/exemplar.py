@@ -8,19 +8,19 @@ seeds, thrown away afterwards, makes the features f blind to the transformations
 
     L = mean over seeds i in the batch and their copies T of CE(W norm(f(T(x_i))) + b, class of i)
 
-T composes, with magnitudes drawn per copy: shift, scale and rotation; contrast along each principal axis of color (those
-Ohta, Kanade, Sakai 1980 found for natural images: luminance, red-blue, green-magenta); saturation and value; hue.
+T composes, with magnitudes drawn per copy: shift, scale and rotation; contrast along each principal axis of color;
+saturation and value; hue.
 
 Seeds are drawn before the first epoch in proportion to their gradient energy, so a flat image is never one. With more
 images than ``seeds`` the others are left out of the loss (with too many classes, near copies of one thing are told apart).
 
-Deviations from the paper: whole images as seeds, copies made anew in every epoch instead of a stored set; no dropout (the
-loss draws no random number). The classifier starts at zero, learns faster than the encoder and sees standardized features
-(norm: BatchNorm without scale): a class met once an epoch learns nothing in a short training if it has to find its image
-under noise of its own and the large mean that all rectified features share; without it the loss stays at ln(seeds).
+Deviations from the paper: whole images as seeds, copies made anew in every epoch instead of a stored set; the principal
+axes of natural images instead of those of the data, to need no pass over it; no dropout (the loss draws no random number).
+The classifier starts at zero, learns faster than the encoder and sees standardized features (norm: BatchNorm without
+scale): a class met once an epoch learns nothing in a short training if it has to find its image under noise of its own and
+the large mean that all rectified features share; without it the loss stays at ln(seeds).
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,8 +29,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_core import distributed
-from ssl_core.augment import AugmentConfig, color_jitter, normalize, to_unit, warp
+from ssl_core.augment import (
+    AugmentConfig,
+    change_contrast,
+    change_saturation_value,
+    color_jitter,
+    normalize,
+    to_unit,
+    warp,
+)
 from ssl_core.encoders import Encoder
+from ssl_core.losses import found
 from ssl_core.method import Batch, DataInfo, Embed, Method
 from ssl_core.rng import Rng
 
@@ -85,34 +94,6 @@ def draw_seeds(energy: Tensor, count: int) -> Tensor:
     return classes
 
 
-def change_contrast(x: Tensor, rng: Rng, factors: tuple[float, float]) -> Tensor:
-    """Stretch the pixels of (B, C, H, W) about the image's mean, along each color axis by its own log-uniform factor."""
-    axes = torch.tensor([[1.0, 1, 1], [1, 0, -1], [1, -2, 1]]) if x.shape[1] == 3 else torch.eye(x.shape[1])
-    axes = F.normalize(axes).to(x.device)
-    matrix = axes.T @ (_log_uniform(rng, factors, len(axes))[:, :, None] * axes)  # (B, C, C)
-    mean = x.mean((2, 3), keepdim=True)
-    return (mean + torch.einsum("bij,bjhw->bihw", matrix, x - mean)).clamp(0, 1)
-
-
-def change_saturation_value(
-    x: Tensor, rng: Rng, power: tuple[float, float], factor: tuple[float, float], offset: float
-) -> Tensor:
-    """``factor * v ** power + offset`` of saturation and value (HSV) of (B, C, H, W) in [0, 1]; grey pixels stay grey."""
-    shape = (2, 1, 1, 1)  # saturation, value
-    powers, factors = (_log_uniform(rng, between, 2).reshape(-1, *shape) for between in (power, factor))
-    offsets = rng.uniform(*shape, low=-offset, high=offset)
-    largest, smallest = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
-    chroma = largest - smallest
-    both = torch.stack([chroma / largest.clamp(min=1e-6), largest], dim=1)
-    saturation, value = (factors * both.clamp(min=1e-6) ** powers + offsets).clamp(0, 1).unbind(1)
-    share = torch.where(chroma > 0, (x - smallest) / chroma.clamp(min=1e-6), 1.0)  # 0 in the smallest channel, 1 in the largest
-    return value * (1 - saturation * (1 - share))
-
-
-def _log_uniform(rng: Rng, between: tuple[float, float], count: int) -> Tensor:
-    return rng.uniform(count, low=math.log(between[0]), high=math.log(between[1])).exp()
-
-
 class Exemplar(Method):
     """Classification of transformed images among all seed images."""
 
@@ -152,7 +133,7 @@ class Exemplar(Method):
         logits = self.classifier(self.norm(self.encoder(copies.flatten(0, 1)))).float()
         is_seed = (classes >= 0).float()
         each = F.cross_entropy(logits, classes.clamp(min=0), reduction="none")
-        right = (logits.detach().argmax(1) == classes).float()
+        right = found(logits, classes.clamp(min=0))
         return {"loss": distributed.masked_mean(each, is_seed), "accuracy": distributed.masked_mean(right, is_seed)}
 
     def param_groups(self) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from ssl_core.augment import AugmentConfig, padded_crop, random_grayscale, resize, standardize, to_unit
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
+from ssl_core.losses import found
 from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.patches import permutation_set, tiles
 from ssl_core.rng import Rng
@@ -94,5 +95,5 @@ class Jigsaw(Method):
         rows = torch.arange(len(cut), device=cut.device)[:, None, None]
         shuffled = tiles_of[rows, self.permutations[index]]  # (B, puzzles, T, tile_dim): slot j holds tile P[p][j]
         logits = self.classifier(shuffled.flatten(2).flatten(0, 1)).float()
-        accuracy = (logits.detach().argmax(1) == index.flatten()).float().mean()
-        return {"loss": F.cross_entropy(logits, index.flatten()), "accuracy": accuracy}
+        labels = index.flatten()
+        return {"loss": F.cross_entropy(logits, labels), "accuracy": found(logits, labels).mean()}

@@ -25,7 +25,7 @@ from ssl_core import distributed
 from ssl_core.augment import AugmentConfig
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
-from ssl_core.losses import similarities
+from ssl_core.losses import similarities, wide
 from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.multicrop import Crops, encode_crops, multi_crop
 from ssl_core.rng import Rng
@@ -54,7 +54,7 @@ def sigreg(z: Tensor, slices: Tensor) -> Tensor:
 
     About 1.05 for N independent normal rows, whatever N; 0.40 * N when all rows are zero.
     """
-    t = torch.linspace(0, LAST, KNOTS, device=z.device)
+    t = torch.linspace(0, LAST, KNOTS, dtype=z.dtype, device=z.device)
     phi = torch.exp(-t.square() / 2)
     step = torch.full_like(t, 2 * LAST / (KNOTS - 1))
     step[[0, -1]] /= 2
@@ -81,7 +81,7 @@ class LeJEPA(Method):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Prediction and distribution, over the batch of all processes."""
         *views, slices = batch.views
-        z = self.projector(encode_crops(self.encoder, views)).float()
+        z = wide(self.projector(encode_crops(self.encoder, views)))
         z = torch.stack([distributed.gather(part) for part in z.chunk(len(views))])  # (V, N, D)
         invariance, gaussian = (z - z[:2].mean(0)).square().mean(), sigreg(z, slices)
         weight = self.config.weight

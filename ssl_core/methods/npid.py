@@ -32,7 +32,7 @@ from ssl_core import distributed
 from ssl_core.augment import AugmentConfig, view
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
-from ssl_core.losses import unit
+from ssl_core.losses import similarities, unit
 from ssl_core.memory import MemoryBank
 from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.rng import Rng
@@ -101,7 +101,7 @@ class NPID(Method):
         """Full softmax or NCE against the old bank, then the bank takes the new vectors."""
         v = unit(self.projector(self.encoder(batch.views[0])))
         bank = self.bank.read()
-        similarity = v @ bank.T
+        similarity = similarities(v, bank)
         if self.config.negatives:
             noise, temperature = batch.views[1], self.config.temperature
             estimate = estimate_log_z(similarity.detach(), batch.ids, noise, temperature)

@@ -28,7 +28,7 @@ from ssl_core.clustering import cluster_means, kmeans
 from ssl_core.config import ConfigError
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
-from ssl_core.losses import info_nce, unit
+from ssl_core.losses import info_nce, similarities, unit
 from ssl_core.memory import Queue, check_queue, momentum_copy, shuffled_keys, update_momentum
 from ssl_core.method import Batch, DataInfo, Embed, Method
 from ssl_core.normalization import split_batch_norm
@@ -81,7 +81,7 @@ def scaled(phi: Tensor, temperature: float) -> Tensor:
 
 def proto_nce(q: Tensor, prototypes: Tensor, phi: Tensor, own: Tensor) -> Tensor:
     """Cross-entropy of unit queries (B, D) against unit prototypes (K, D) with temperatures phi (K,) and clusters own (B,)."""
-    return F.cross_entropy(q @ prototypes.T / phi, own)
+    return F.cross_entropy(similarities(q, prototypes) / phi, own)
 
 
 class PCL(Method):

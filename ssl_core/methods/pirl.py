@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from ssl_core.augment import AugmentConfig, color_jitter, normalize, random_grayscale, resized_crop, view
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
-from ssl_core.losses import unit
+from ssl_core.losses import similarities, unit
 from ssl_core.memory import MemoryBank
 from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.patches import grid_geometry, tiles
@@ -118,7 +118,7 @@ class PIRL(Method):
         image, shuffled = self.embed_image(batch.views[0]), self.embed_tiles(batch.views[1])
         parts = []
         for vectors in (shuffled, image):
-            logits, own = vectors @ bank.T / config.temperature, batch.ids
+            logits, own = similarities(vectors, bank) / config.temperature, batch.ids
             if config.negatives:
                 logits, own = logits.gather(1, torch.cat([own[:, None], batch.views[2]], dim=1)), torch.zeros_like(own)
             parts.append(bank_loss(logits, own, config.form))

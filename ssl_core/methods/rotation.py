@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from ssl_core.augment import AugmentConfig, normalize, padded_crop
 from ssl_core.encoders import Encoder
+from ssl_core.losses import found
 from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.rng import Rng
 
@@ -57,5 +58,4 @@ class Rotation(Method):
         (turned,) = batch.views
         turns = torch.arange(4, device=turned.device).repeat(len(turned))
         logits = self.classifier(self.encoder(turned.flatten(0, 1))).float()
-        accuracy = (logits.detach().argmax(1) == turns).float().mean()
-        return {"loss": F.cross_entropy(logits, turns), "accuracy": accuracy}
+        return {"loss": F.cross_entropy(logits, turns), "accuracy": found(logits, turns).mean()}

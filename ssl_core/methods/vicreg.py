@@ -22,7 +22,7 @@ from ssl_core import distributed
 from ssl_core.augment import AugmentConfig, view
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
-from ssl_core.losses import similarities
+from ssl_core.losses import similarities, wide
 from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.rng import Rng
 
@@ -70,7 +70,7 @@ class VICReg(Method):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The weighted sum of the three terms, over the batch of all processes."""
-        z1, z2 = (distributed.gather(self.expander(self.encoder(x)).float()) for x in batch.views)
+        z1, z2 = (distributed.gather(wide(self.expander(self.encoder(x)))) for x in batch.views)
         inv, var, cov = F.mse_loss(z1, z2), (variance(z1) + variance(z2)) / 2, covariance(z1) + covariance(z2)
         loss = self.config.invariance * inv + self.config.variance * var + self.config.covariance * cov
         return {"loss": loss, "invariance": inv, "variance": var, "covariance": cov}

@@ -170,3 +170,9 @@ def test_a_context_that_knows_the_future_finds_every_patch() -> None:
 
 def test_the_networks_have_no_batch_norm() -> None:
     assert not [m for m in make().modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+def test_an_encoder_with_batch_norm_is_refused() -> None:
+    data = DataInfo(64, 32, 1, (0.5,), (0.25,))
+    with pytest.raises(ValueError, match=r"leaks the answer: encoder\.norm group"):
+        CPC(build(EncoderConfig("small", 4, 1, 4, "batch"), 1, 32, 0), CONFIG, AUGMENT, data)

@@ -7,15 +7,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ssl_core.augment import AugmentConfig, color_jitter, normalize, to_unit
+from ssl_core.augment import (
+    AugmentConfig,
+    change_contrast,
+    change_saturation_value,
+    color_jitter,
+    normalize,
+    to_unit,
+)
 from ssl_core.encoders import EncoderConfig, build
 from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.exemplar import (
     Exemplar,
     ExemplarConfig,
     GradientEnergy,
-    change_contrast,
-    change_saturation_value,
     draw_seeds,
 )
 from ssl_core.rng import Rng

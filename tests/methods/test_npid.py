@@ -123,3 +123,10 @@ def test_the_bank_gets_no_gradient() -> None:
     method.loss(batch(method))["loss"].backward()
     assert method.bank.vectors.grad is None
     assert not method.bank.vectors.requires_grad
+
+
+def test_similarities_keep_float32_under_autocast() -> None:
+    """Rounded to bfloat16 they would be off by up to 0.004, which the temperature multiplies."""
+    expected = worked().loss(Batch((V.float(),), OWN, 0.0))["loss"].item()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert worked().loss(Batch((V.float(),), OWN, 0.0))["loss"].item() == pytest.approx(expected, abs=1e-6)

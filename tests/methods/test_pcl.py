@@ -174,3 +174,11 @@ def test_clusters_survive_in_the_state() -> None:
 def test_more_clusters_than_images_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"method\.pcl\.clusters"):
         make(clusters=(3, 61))
+
+
+def test_prototype_similarities_keep_float32_under_autocast() -> None:
+    q, prototypes = unit(torch.randn(4, 8)), unit(torch.randn(5, 8))
+    phi, own = torch.full((5,), 0.05), torch.arange(4)
+    expected = proto_nce(q, prototypes, phi, own)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(proto_nce(q, prototypes, phi, own), expected)

@@ -132,3 +132,13 @@ def test_with_weight_zero_only_the_image_counts() -> None:
     method = make(weight=0.0).eval()
     out = method.loss(batch(method))
     torch.testing.assert_close(out["loss"], out["loss_image"])
+
+
+def test_similarities_keep_float32_under_autocast() -> None:
+    method = make(dim=2, negatives=2)
+    method.encoder = method.image_head = torch.nn.Identity()  # type: ignore[assignment]
+    method.embed_tiles = lambda x: A_TILES.float()  # type: ignore[method-assign]
+    method.bank.vectors = BANK.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = method.loss(Batch((A_IMAGE.float(), torch.zeros(1), torch.tensor([[0, 3]])), torch.tensor([1]), 0.0))
+    assert out["loss"].item() == pytest.approx(0.52543128, abs=5e-7)
