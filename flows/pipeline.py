@@ -25,6 +25,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows import artifacts, runs
+from flows.machines import AT_A_TIME, Machines
 from tasks import graph
 from tasks.errors import Stop, run
 from tasks.locks import try_lock
@@ -50,7 +51,7 @@ def worth_retrying(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
     retry_delay_seconds=RETRY_SECONDS,
     retry_condition_fn=worth_retrying,
 )
-def stage(name: str, stale: bool, runner: Runner) -> State[None]:
+def stage(name: str, stale: bool, runner: Runner | Machines) -> State[None]:
     """Bring one stage up to date and show what it says meanwhile."""
     if not stale:
         return Completed(name="Unchanged", message="nothing it depends on changed")
@@ -76,6 +77,7 @@ def pipeline(
     overrides: list[str] | None = None,
     parallelism: int | None = None,
     targets: list[str] | None = None,
+    machines: bool = False,
 ) -> State[None]:
     """Bring the stages up to date, several at a time.
 
@@ -85,6 +87,7 @@ def pipeline(
         overrides: ``KEY=VALUE`` as ``dvc exp run -S`` takes them. They change params.yaml and stay.
         parallelism: stages at a time; default as many as the cores carry.
         targets: only these stages (``evaluate@byol-0``, or ``pretrain`` for all of them) and what they need.
+        machines: train and evaluate on the machines whose workers serve the pool ``machines`` (flows/machines.py).
     """
     root, logger = Path.cwd(), get_run_logger()
     wanted = [*additions(root, methods, seeds), *(overrides or [])]
@@ -93,8 +96,9 @@ def pipeline(
             logger.info("%s", line)
         plan, before = graph.plan(root), graph.lock_order(root)
         schedule = Schedule(plan, methods, seeds, targets)
-        runner = Runner(root, environment={"SSL_FLOW_RUN_ID": flow_run.id})
-        work(schedule, runner, parallelism or default_parallelism(root))
+        local = Runner(root, environment={"SSL_FLOW_RUN_ID": flow_run.id}, pull=machines)
+        runner = Machines(local, plan) if machines else local
+        work(schedule, runner, parallelism or (AT_A_TIME if machines else default_parallelism(root)))
         graph.tidy_lock(root, before, plan)
         if set(schedule.fate.values()) != {"Unchanged"} and records(root):
             subprocess.run([sys.executable, "-m", "tasks.sync"], cwd=root)
@@ -106,7 +110,7 @@ def pipeline(
     return Failed(message=summary) if schedule.failed else Completed(message=summary)
 
 
-def work(schedule: Schedule, runner: Runner, parallelism: int) -> None:
+def work(schedule: Schedule, runner: Runner | Machines, parallelism: int) -> None:
     """Start what is ready until nothing is left; on a signal stop all and start nothing more."""
     done: queue.Queue[PrefectFuture[Any]] = queue.Queue()
     running: dict[Any, str] = {}
@@ -179,8 +183,17 @@ def main() -> None:
         "-S", "--set", action="append", metavar="KEY=VALUE", dest="overrides", help="change params.yaml, as dvc exp run -S"
     )
     parser.add_argument("-j", "--parallelism", type=int, metavar="N", help="stages at a time")
+    parser.add_argument("--machines", action="store_true", help="train and evaluate on the machines of the pool of that name")
     given = parser.parse_args()
-    state = pipeline(given.methods, given.seeds, given.overrides, given.parallelism, given.targets or None, return_state=True)
+    state = pipeline(
+        given.methods,
+        given.seeds,
+        given.overrides,
+        given.parallelism,
+        given.targets or None,
+        given.machines,
+        return_state=True,
+    )
     if state.is_completed():
         return
     error = state.result(raise_on_failure=False)

@@ -166,6 +166,16 @@ def save_experiment(root: Path, name: str, outs: Sequence[Path]) -> str:
     return f"recorded as experiment {name}: dvc exp show"
 
 
+def push_run_cache(root: Path) -> None:
+    """Push DVC's run cache with every output it names: ``dvc push --run-cache`` leaves out those that DVC does not cache."""
+    from dvc.repo import Repo, lock_repo
+
+    with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
+        entries = repo.stage_cache.push(None)
+        for odb, objects in repo.stage_cache.get_used_objs(entries).items():
+            repo.cloud.push(objects, odb=odb)
+
+
 @contextlib.contextmanager
 def rwlock(root: Path) -> Iterator[Path]:
     """DVC's file of who reads and writes what, while no dvc process changes it."""

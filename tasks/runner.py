@@ -49,8 +49,8 @@ class Outcome:
 class Runner:
     """Runs stages as processes; several threads may call ``run``, any may call ``stop``."""
 
-    def __init__(self, root: Path, grace: float = GRACE_SECONDS, environment: dict[str, str] | None = None):
-        self.root, self.grace = root.resolve(), grace
+    def __init__(self, root: Path, grace: float = GRACE_SECONDS, environment: dict[str, str] | None = None, pull: bool = False):
+        self.root, self.grace, self.options = root.resolve(), grace, ["--pull"] if pull else []
         self.environment = {**os.environ, **(environment or {})}
         self.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{self.environment.get('PATH', '')}"
         self._live: set[subprocess.Popen[bytes]] = set()
@@ -108,7 +108,7 @@ class Runner:
     def _run_once(self, name: str, log: IO[bytes], watch: Callable[[list[str]], None]) -> Outcome:
         left = self.root / ".ssl" / "exit" / name
         left.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", name]
+        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", *self.options, name]
         with self._lock:
             if self._stopping.is_set():
                 raise Preempted(f"{name} was not started")

@@ -32,7 +32,6 @@ def where(path: Path) -> str:
 
 ALLOWED = {
     "prefect": ("flows/",),
-    "prefect_dask": ("flows/",),
     "mlflow": ("tasks/tracking.py", "tasks/registry.py"),
     "dvc": ("tasks/graph.py",),
     "yaml": ("tasks/params.py", "tasks/stage.py"),

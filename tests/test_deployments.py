@@ -13,7 +13,7 @@ from flows.watch import listing_digest, verdict
 from tests import tiny_graph as tiny
 from tests.conftest import ROOT
 
-DEPLOYMENTS = {"nightly", "weekly", "method", "weekly-gpu", "method-gpu", "watch"}
+POOLS = {"nightly": "cpu", "weekly": "cpu", "method": "cpu", "weekly-gpu": "gpu", "method-gpu": "gpu", "watch": "cpu"}
 
 
 def prefect(project: Path, *arguments: str) -> str:
@@ -28,7 +28,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     project = tiny.make(tmp_path_factory.mktemp("deployed") / "p")
     (project / "flows").symlink_to(ROOT / "flows")
     (project / "images").mkdir()
-    for pool in ("cpu", "gpu"):
+    for pool in ("cpu", "gpu", "machines"):
         prefect(project, "work-pool", "create", pool, "--type", "process", "--overwrite")
     prefect(project, "--no-prompt", "deploy", "--all")
     for row in tiny.api("deployments/filter"):  # their own times stay out of the way
@@ -64,10 +64,11 @@ def start_run(name: str, **parameters: object) -> str:
 
 def test_all_deployments_exist_with_pool_schedule_and_policy(project: Path) -> None:
     rows = {row["name"]: row for row in tiny.api("deployments/filter")}
-    assert set(rows) == DEPLOYMENTS
+    machines = rows.pop("machines")
+    assert machines["work_pool_name"] == "machines" and str(project) not in str(machines["pull_steps"])
+    assert {name: row["work_pool_name"] for name, row in rows.items()} == POOLS
     declared = {d["name"]: d for d in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
     for name, row in rows.items():
-        assert row["work_pool_name"] == ("gpu" if name.endswith("-gpu") else "cpu")
         assert row["concurrency_options"]["collision_strategy"] == declared[name]["concurrency_limit"]["collision_strategy"]
         assert [s["schedule"]["cron"] for s in row["schedules"]] == [s["cron"] for s in declared[name].get("schedules", [])]
         assert str(project) in str(row["pull_steps"])
@@ -107,6 +108,39 @@ def scheduled(deployment_id: str) -> str | None:
         flow_runs={"state": {"type": {"not_any_": ["SCHEDULED"]}}},
     )
     return next((row["id"] for row in rows if row["auto_scheduled"]), None)
+
+
+def clone(project: Path, target: Path) -> Path:
+    """The project on another machine, with a worker for the pool ``machines``."""
+    subprocess.run(["git", "clone", "-q", str(project), str(target)], check=True)
+    (target / "flows").symlink_to(ROOT / "flows")
+    (target / ".ssl").mkdir()
+    tiny.control(target)
+    tiny.start(target, "prefect", "worker", "start", "--pool", "machines", "--name", target.name, "--limit", "1")
+    return target
+
+
+def test_two_machines_that_share_only_the_remote_compute_what_one_would(project: Path, tmp_path: Path) -> None:
+    leader = tiny.make(tmp_path / "leader")
+    (leader / "flows").symlink_to(ROOT / "flows")
+    assert tiny.dvc(leader, "remote", "add", "-d", "store", str(tmp_path / "store")).returncode == 0
+    subprocess.run(["git", *tiny.IDENTITY, "commit", "-qam", "a remote"], cwd=leader, check=True)
+    clones = [clone(leader, tmp_path / name) for name in ("one", "two")]
+    try:
+        code, log = tiny.finish(leader, "flows.pipeline", "--machines", "-S", "method.byol.lr=2")
+        assert code == 0, log
+        shares = [tiny.computed(machine) for machine in clones]
+        assert all(shares) and sorted(name for share in shares for name in share) == sorted(n for n in tiny.NAMES if "@" in n)
+        assert tiny.computed(leader) == ["prepare", "report"] and tiny.is_clean(leader)
+        assert {p.name for p in (leader / "out/metrics").glob("*.json")} == {"simclr-0.json", "byol-0.json"}
+
+        alone = tiny.make(tmp_path / "alone")
+        (alone / "params.yaml").write_bytes((leader / "params.yaml").read_bytes())
+        assert tiny.dvc(alone, "repro").returncode == 0
+        assert (alone / "dvc.lock").read_bytes() == (leader / "dvc.lock").read_bytes()
+    finally:
+        for directory in (leader, *clones):
+            tiny.end_all(directory)
 
 
 LOOKS = """

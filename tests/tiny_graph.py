@@ -96,6 +96,7 @@ method:
   byol: {lr: 1}
 """
 
+IDENTITY = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
 NAMES = ["prepare", "pretrain@simclr-0", "pretrain@byol-0", "evaluate@simclr-0", "evaluate@byol-0", "report"]
 
 
@@ -115,8 +116,7 @@ def make(project: Path) -> Path:
         (project / name).write_text(text)
     (project / ".ssl").mkdir()
     control(project)
-    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-    for arguments in (["init", "-q", "-b", "main"], ["add", "-A"], [*identity, "commit", "-q", "-m", "start"]):
+    for arguments in (["init", "-q", "-b", "main"], ["add", "-A"], [*IDENTITY, "commit", "-q", "-m", "start"]):
         subprocess.run(["git", *arguments], cwd=project, check=True)
     return project
 
