@@ -12,7 +12,7 @@ T composes, with magnitudes drawn per copy: shift, scale and rotation; contrast 
 saturation and value; hue.
 
 Seeds are drawn before the first epoch in proportion to their gradient energy, so a flat image is never one. With more
-images than ``seeds`` the others are left out of the loss (with too many classes, near copies of one thing are told apart).
+images than ``seeds`` the others are left out (with too many classes, near copies of one thing are told apart).
 
 Deviations from the paper: whole images as seeds, copies made anew in every epoch instead of a stored set; the principal
 axes of natural images instead of those of the data, to need no pass over it; no dropout (the loss draws no random number).
@@ -51,9 +51,10 @@ class ExemplarConfig:
     """The numbers of Exemplar-CNN."""
 
     seeds: int
-    """Largest number of surrogate classes. Paper: 8000 of 32 px is best, 16000 is worse; small images: up to 10000."""
+    """Largest number of surrogate classes. Paper: 8000 of 32 px is best, 16000 is worse; short trainings: 2000, so that each
+    is met often enough."""
     copies: int
-    """Transformed copies of an image in each step. Paper: about 100 of each seed over the training."""
+    """Transformed copies of a seed in each step. Paper: about 100 over the training."""
     translate: float
     """Shift within +- this share of the side. Paper: 0.2."""
     scale: tuple[float, float]
@@ -71,7 +72,7 @@ class ExemplarConfig:
     hue: float
     """Shift of hue within +- this share of the circle. Paper: 0.1."""
     classifier_lr: float
-    """Learning rate of the classifier in multiples of the encoder's. Paper: 1; short trainings: 10."""
+    """Learning rate of the classifier in multiples of the encoder's. Paper: 1; short trainings: 2."""
 
 
 class GradientEnergy(nn.Module):
@@ -116,10 +117,16 @@ class Exemplar(Method):
         if epoch == 0:
             self.classes.copy_(draw_seeds(embed(GradientEnergy())[:, 0], self.classifier.out_features))
 
+    def chosen(self, ids: Tensor) -> Tensor:
+        """(n,) rows of the batch to look at: its seeds first, as many as a batch has on average."""
+        count = math.ceil(len(ids) * self.classifier.out_features / self.data.num_images)
+        return (self.classes[ids] < 0).to(torch.uint8).argsort(stable=True)[:count]
+
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """(B, copies, C, S, S): transformed copies of each image."""
-        x, c = to_unit(images), self.config
-        copies = []
+        """(n, copies, C, S, S): transformed copies of the batch's seeds, n as many images as a batch has on average."""
+        chosen = self.chosen(rng.ids)
+        x, c = to_unit(images[chosen]), self.config
+        rng, copies = Rng(rng.ids[chosen], *rng.parts), []
         for _ in range(c.copies):
             copy = change_contrast(warp(x, rng, c.degrees, c.scale, c.translate), rng, c.contrast)
             copy = change_saturation_value(copy, rng, c.power, c.factor, c.offset)
@@ -129,7 +136,7 @@ class Exemplar(Method):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy over the seeds' classes, and the share that is right; images that are no seeds count nothing."""
         (copies,) = batch.views
-        classes = self.classes[batch.ids].repeat_interleave(copies.shape[1])
+        classes = self.classes[batch.ids[self.chosen(batch.ids)]].repeat_interleave(copies.shape[1])
         logits = self.classifier(self.norm(self.encoder(copies.flatten(0, 1)))).float()
         is_seed = (classes >= 0).float()
         each = F.cross_entropy(logits, classes.clamp(min=0), reduction="none")
