@@ -21,6 +21,7 @@ scale): a class met once an epoch learns nothing in a short training if it has t
 the large mean that all rectified features share; without it the loss stays at ln(seeds).
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -118,7 +119,7 @@ class Exemplar(Method):
             self.classes.copy_(draw_seeds(embed(GradientEnergy())[:, 0], self.classifier.out_features))
 
     def chosen(self, ids: Tensor) -> Tensor:
-        """(n,) rows of the batch to look at: its seeds first, as many as a batch has on average."""
+        """(n,) rows of the batch to look at: its seeds first, as many as a batch has on average (each process of its own)."""
         count = math.ceil(len(ids) * self.classifier.out_features / self.data.num_images)
         return (self.classes[ids] < 0).to(torch.uint8).argsort(stable=True)[:count]
 
