@@ -4,10 +4,7 @@ A tick compares a digest of names, sizes and times with the last one: no file is
 waited for: two ticks in a row must see the same folder.
 """
 
-import hashlib
 import json
-import os
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +13,9 @@ from prefect.deployments import run_deployment
 from prefect.states import Completed
 
 from tasks import files, graph
+from tasks.files import listing_digest
 
 STATE = Path(".ssl") / "watch.json"
-
-
-def listing_digest(folder: Path) -> str:
-    """Digest of every regular file's relative path, size and modification time; links are not followed."""
-    lines = []
-    for directory, _, names in os.walk(folder):
-        for name in names:
-            path = Path(directory) / name
-            try:
-                facts = path.lstat()
-            except FileNotFoundError:
-                continue
-            if stat.S_ISREG(facts.st_mode):
-                lines.append(f"{path.relative_to(folder)!s}\0{facts.st_size}\0{facts.st_mtime_ns}")
-    return hashlib.sha256("\n".join(sorted(lines)).encode(errors="surrogateescape")).hexdigest()
 
 
 def verdict(digest: str, before: dict[str, str]) -> str:
@@ -52,11 +35,12 @@ def watch(folder: str | None = None, deployment: str = "ssl-pipeline/nightly") -
         folder: where images arrive; default ``data.path`` of params.yaml.
         deployment: what to start when something changed.
     """
-    path = folder or graph.read_params(Path.cwd())["data"]["path"]
-    if path is None:
-        return Completed(name="Nothing to watch", message="params.yaml has no data.path")
-    if not Path(path).is_dir():
-        raise FileNotFoundError(f"{path} is not a folder; set data.path in params.yaml")
+    data = graph.read_params(Path.cwd())["data"]
+    if folder is None and data["source"] not in ("folder", "archive"):
+        return Completed(name="Nothing to watch", message=f"no images arrive in data.source: {data['source']}")
+    path = folder or data["path"]
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path} does not exist; set data.path in params.yaml")
     digest = listing_digest(Path(path))
     before = json.loads(STATE.read_text()) if STATE.exists() else {}
     seen = verdict(digest, before)

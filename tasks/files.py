@@ -25,6 +25,24 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def listing_digest(path: Path) -> str:
+    """Digest of the names, sizes and times of all files below ``path``, or of ``path`` if it is a file.
+
+    Nothing is opened and no link is followed.
+    """
+    found = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+    lines = [f"{p.relative_to(path)}\0{_times(p)}" for p in ([path] if path.is_file() else found)]
+    return hashlib.sha256("\n".join(sorted(lines)).encode(errors="surrogateescape")).hexdigest()
+
+
+def _times(path: Path) -> str:
+    try:
+        status = path.lstat()
+    except OSError:
+        return "gone"
+    return f"{status.st_size}\0{status.st_mtime_ns}\0{status.st_mode}"
+
+
 def to_json(value: Any) -> str:
     """JSON that is the same for the same value: sorted keys, no NaN, final newline."""
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"

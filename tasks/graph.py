@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import files
+from tasks import files, params
 from tasks.errors import UsageError
 from tasks.locks import try_lock
 
@@ -43,12 +43,13 @@ def plan(root: Path) -> list[PlannedStage]:
     """Every stage of the project, each after those it depends on.
 
     Raises:
-        UsageError: dvc.yaml, dvc.lock or params.yaml cannot be read.
+        UsageError: dvc.yaml, dvc.lock, params.yaml or the images cannot be read.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo, lock_repo
     from dvc.repo.reproduce import get_active_graph, plan_repro
 
+    check_images(root)
     try:
         with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
             graph = get_active_graph(repo.index.graph)
@@ -62,6 +63,42 @@ def plan(root: Path) -> list[PlannedStage]:
             return list(planned.values())
     except DvcException as error:
         raise UsageError(f"{_one_line(error)}; see also python -m tasks.doctor") from None
+
+
+def check_images(root: Path) -> None:
+    """Refuse a ``data.path`` that DVC would stumble or wait over, with a line that says what to do.
+
+    Raises:
+        UsageError: nothing there, ``~``, the workspace itself, or below it a link that leads nowhere, a pipe or device, or a
+            name that is not UTF-8.
+    """
+    given = read_params(root)["data"].get("path")
+    if not isinstance(given, str) or not given:
+        raise UsageError(f"data.path is {given!r}; give the path of your images (data/sample is the embedded data set)")
+    path = root / given
+    if given.startswith("~"):
+        raise UsageError(f"data.path: DVC knows no ~; write {Path(given).expanduser()}")
+    if not path.exists():
+        raise UsageError(f"data.path: {given} does not exist; give the path of your images (relative to the project's root)")
+    if (root / "data" / "prepared").resolve().is_relative_to(path.resolve()):
+        raise UsageError(f"data.path: {given} holds the project's own results; put your images into a folder of their own")
+    for entry in _entries(path) if path.is_dir() else ():
+        name = os.fsencode(entry.path).decode(errors="backslashreplace")
+        if name != entry.path or not (entry.is_file() or entry.is_dir()):
+            raise UsageError(
+                f"data.path: {name} is no file that DVC can hash (a pipe, a link that leads nowhere, or a name that is not"
+                " UTF-8); remove or rename it, or use an archive of the folder"
+            )
+
+
+def _entries(folder: Path | str) -> Iterator["os.DirEntry[str]"]:
+    """All that lies below a folder but the folders themselves; links are not followed."""
+    with os.scandir(folder) as found:
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _entries(entry.path)
+            else:
+                yield entry
 
 
 def _name(stage) -> str:  # type: ignore[no-untyped-def]
@@ -119,11 +156,8 @@ def tidy_lock(root: Path, before: Sequence[str], stages: Sequence[PlannedStage])
 
 
 def read_params(root: Path) -> dict[str, Any]:
-    """params.yaml as DVC reads it; cheap, and unchecked (the stages check it)."""
-    from dvc.api import params_show
-
-    values: dict[str, Any] = params_show("params.yaml", repo=str(root))
-    return values
+    """params.yaml, its values unchecked (the stages check them)."""
+    return params.load(root / params.PARAMS)
 
 
 def override(root: Path, overrides: Sequence[str]) -> bool:
@@ -137,8 +171,6 @@ def override(root: Path, overrides: Sequence[str]) -> bool:
     """
     from dvc.exceptions import DvcException
     from dvc.utils.hydra import apply_overrides
-
-    from tasks import params  # imports torch
 
     path = root / params.PARAMS
     with tempfile.TemporaryDirectory() as directory:

@@ -45,7 +45,7 @@ class DataConfig:
 
     source: str
     name: str | None
-    path: str | None
+    path: str
     image_size: int
     channels: int
     max_train: int | None

@@ -227,33 +227,28 @@ def moments(pixels: Array) -> tuple[list[float], list[float]]:
     return (mean / 255).tolist(), (std / 255).tolist()
 
 
-def body(stage: Stage, stamp: str) -> None:
+def body(stage: Stage) -> None:
     """Prepare, and check that the user's files stayed the same meanwhile."""
     config = data_config(load())
     target = stage.out(str(PREPARED))
+    before = files.listing_digest(Path(config.path))
 
     def check() -> None:
         if stage.stop_requested():
             stage.leave()
 
     prepare(config, target, check, stage.work / "progress.json")
-    if sources.stamp(config) != stamp:
-        shutil.rmtree(target)
+    if files.listing_digest(Path(config.path)) != before:
+        shutil.rmtree(target)  # even if they come back: what was read is a mixture
         raise IntegrityError(f"{config.path} changed while it was read; run the same command again")
 
 
-def command() -> None:
-    """The stage, fingerprinted with the state of the user's files, which dvc.yaml cannot name."""
-    state: dict[str, str] = {}
-
-    def make() -> Stage:
-        config = data_config(load())
-        validate(config)
-        state["stamp"] = sources.stamp(config)
-        return Stage("prepare", machine={"files": state["stamp"]})
-
-    main(make, lambda stage: body(stage, state["stamp"]))
+def make() -> Stage:
+    """The stage, its parameters checked."""
+    config = data_config(load())
+    validate(config)
+    return Stage("prepare", listed=[sources.user_path(config)])
 
 
 if __name__ == "__main__":
-    command()
+    main(make, body)

@@ -54,36 +54,17 @@ def open_source(config: DataConfig) -> Source:
 
 
 def user_path(config: DataConfig) -> Path:
-    """``data.path`` as a path that exists."""
-    if not config.path:
-        raise ConfigError(f"data.path is empty; data.source: {config.source} needs the path of your images")
-    path = Path(config.path).expanduser()
+    """``data.path`` as a path that exists.
+
+    Raises:
+        ConfigError, UsageError: it names nothing, or not what ``data.source`` reads.
+    """
+    path = Path(config.path)
+    if config.source == "sample" and path != SAMPLE:
+        raise ConfigError(f"data.path is {config.path}; data.source: sample needs data.path: {SAMPLE}")
     if not path.exists():
         raise UsageError(f"data.path: {path} does not exist; give the path of your images (relative to the project's root)")
     return path
-
-
-def stamp(config: DataConfig) -> str:
-    """Changes when the user's files do (names, sizes, times); empty for sources that cannot change."""
-    if config.source not in ("folder", "archive"):
-        return ""
-    path = user_path(config)
-    lines = [str(path)]
-    if path.is_file():
-        lines.append(_times(path))
-    else:
-        for folder, folders, names in os.walk(path):
-            folders.sort()
-            lines += [f"{folder}\0{name}\0{_times(Path(folder, name))}" for name in sorted(names)]
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _times(path: Path) -> str:
-    try:
-        status = path.lstat()
-    except OSError:
-        return "gone"
-    return f"{status.st_size}\0{status.st_mtime_ns}\0{status.st_mode}"
 
 
 # ---------------------------------------------------------------------- arrays
@@ -123,7 +104,7 @@ def sample(directory: Path = SAMPLE) -> Source:
     return source.fill([("train", *arrays[:2]), ("test", *arrays[2:])])
 
 
-def torchvision(name: str | None, path: str | None) -> Source:
+def torchvision(name: str | None, path: str) -> Source:
     """One of torchvision's data sets: a copy on this machine if there is one, else its download.
 
     Raises:
@@ -133,8 +114,7 @@ def torchvision(name: str | None, path: str | None) -> Source:
     if name not in TORCHVISION:
         raise ConfigError(unknown_name(f"data.name: {name!r}", str(name), TORCHVISION))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssl-pipeline" / "torchvision"
-    roots = [Path(path).expanduser()] if path else []
-    roots += [cache, Path("data"), Path.home() / "data", Path.home() / "datasets", SYSTEM]
+    roots = [Path(path), cache, Path("data"), Path.home() / "data", Path.home() / "datasets", SYSTEM]
     splits, classes = _installed(name, roots) or _load(name, roots) or _download(name, cache)
     source = ArraySource(name, f"torchvision.datasets.{name}", TORCHVISION[name], classes=classes)
     return source.fill(splits)

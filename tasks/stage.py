@@ -10,11 +10,12 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,23 @@ def state_directory() -> Path:
 
 
 class Stage:
-    """One stage command. ``item`` fills ``${item.KEY}`` in dvc.yaml; ``machine`` names what else shapes the bits."""
+    """One stage command.
 
-    def __init__(self, name: str, item: Mapping[str, str] | None = None, machine: Mapping[str, Any] | None = None):
-        self.item, self.machine = dict(item or {}), dict(machine or {})
+    Args:
+        name: the stage in dvc.yaml.
+        item: fills ``${item.KEY}`` there.
+        machine: what else shapes the bits.
+        listed: dependencies to compare by names, sizes and times: the user's images, whose content DVC hashes anyway.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        item: Mapping[str, str] | None = None,
+        machine: Mapping[str, Any] | None = None,
+        listed: Collection[Path] = (),
+    ):
+        self.item, self.machine, self.listed = dict(item or {}), dict(machine or {}), listed
         self.full_name = f"{name}@{'-'.join(self.item.values())}" if self.item else name
         entry = _dvc_entry(name, self.item)
         self.deps = [Path(d) for d in entry.get("deps", [])]
@@ -150,6 +164,8 @@ class Stage:
         """Hash of a file or directory; hashed again only when sizes or times changed. A sealed one is verified."""
         if not path.exists():
             raise UsageError(f"{path} is missing; run dvc repro, which makes it first")
+        if path in self.listed:
+            return files.listing_digest(path)
         parts = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         parts = [p for p in parts if "__pycache__" not in p.parts]
         stamp = tuple((str(p), s.st_size, s.st_mtime_ns, s.st_ino) for p in parts for s in (p.stat(),))
@@ -217,22 +233,23 @@ def leave_code(name: str, error: BaseException | None) -> None:
 
 
 def _dvc_entry(name: str, item: Mapping[str, str]) -> dict[str, Any]:
-    """The stage's deps, params and outs from dvc.yaml, with ``${item.KEY}`` filled in."""
+    """The stage's deps, params and outs from dvc.yaml, with ``${item.KEY}`` and ``${PARAMETER}`` filled in."""
     try:
         text = Path("dvc.yaml").read_text()
     except FileNotFoundError:
         raise UsageError("dvc.yaml is missing; run from the project's root") from None
     entry = yaml.safe_load(text)["stages"][name]
     flat = json.dumps({k: v for k, v in entry.items() if k in ("deps", "params", "outs", "metrics", "plots")})
-    for key, value in item.items():
-        flat = flat.replace(f"${{item.{key}}}", value)
-    filled: dict[str, Any] = json.loads(flat)
+    values = {**params.load(), "item": item}
+    filled: dict[str, Any] = json.loads(
+        re.sub(r"\$\{([\w.]+)\}", lambda found: json.dumps(str(_lookup(values, found[1])))[1:-1], flat)
+    )
     return filled
 
 
 def _lookup(values: Any, dotted: str) -> Any:
     for part in dotted.split("."):
-        values = values.get(part) if isinstance(values, dict) else None
+        values = values.get(part) if isinstance(values, Mapping) else None
     return values
 
 

@@ -212,7 +212,7 @@ def test_impossible_settings_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'archive'"):
         prepare(config(folder, "archiv"), tmp_path / "out")
     with pytest.raises(ConfigError, match="did you mean 'CIFAR10'"):
-        prepare(config(None, "torchvision", name="CIFAR-10"), tmp_path / "out")
+        prepare(config("data/sample", "torchvision", name="CIFAR-10"), tmp_path / "out")
     for source, path, match in (
         ("folder", folder / "gone", "does not exist"),
         ("archive", folder, "not a file"),
@@ -257,7 +257,7 @@ def test_the_command_says_one_line_and_the_right_code(home: Path, case: str) -> 
     if case == "damaged sample":
         sample = next((home / "data" / "sample").glob("*.xz"))
         sample.write_bytes(corpus.flipped(sample.read_bytes(), 1000))
-    project.set_params(home, {"data": {"path": None, "name": None} | values})
+    project.set_params(home, {"data": {"path": "data/sample", "name": None} | values})
     closed = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     done = project.command(home, "tasks.prepare", XDG_CACHE_HOME=str(home / "cache"), HOME=str(home), **closed)
     lines = [line for line in done.stderr.splitlines() if not line.startswith("prepare: reading")]

@@ -27,7 +27,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A deployed project with a worker for the pool ``cpu``."""
     project = tiny.make(tmp_path_factory.mktemp("deployed") / "p")
     (project / "flows").symlink_to(ROOT / "flows")
-    (project / "images").mkdir()
     for pool in ("cpu", "gpu", "machines"):
         prefect(project, "work-pool", "create", pool, "--type", "process", "--overwrite")
     prefect(project, "--no-prompt", "deploy", "--all")

@@ -23,13 +23,13 @@ from tasks.params import DataConfig
 from tasks.prepare import prepare
 from tests import corpus
 
-CONFIG = DataConfig("folder", None, None, 16, 3, None, None, 0.25, 0.1, 0, True, 0)
+CONFIG = DataConfig("folder", None, "", 16, 3, None, None, 0.25, 0.1, 0, True, 0)
 CLASSES = ("bird", "cat", "fish")
 
 
-def config(path: Path | str | None, source: str = "folder", **changes: Any) -> DataConfig:
+def config(path: Path | str, source: str = "folder", **changes: Any) -> DataConfig:
     """The data section of these tests."""
-    return dataclasses.replace(CONFIG, path=None if path is None else str(path), source=source, **changes)
+    return dataclasses.replace(CONFIG, path=str(path), source=source, **changes)
 
 
 class Prepared:
@@ -84,7 +84,7 @@ def digest(path: Path) -> dict[str, str]:
 
 def test_the_sample_is_balanced_and_sealed(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
-    data = run(tmp_path, config(None, "sample", image_size=28, channels=1))
+    data = run(tmp_path, config("data/sample", "sample", image_size=28, channels=1))
     assert data.train_images.shape == (10_000, 1, 28, 28) and data.test_images.shape == (2_000, 1, 28, 28)
     assert np.bincount(data.train_labels).tolist() == [1000] * 10 and np.bincount(data.test_labels).tolist() == [200] * 10
     assert np.bincount(data.train_labels[data.train_holdout]).tolist() == [100] * 10
@@ -204,7 +204,7 @@ def test_the_copy_of_debians_package_is_found_and_checked(tmp_path: Path, monkey
     write(tmp_path / "share" / "fashion-mnist", packed)
     monkeypatch.setattr(sources, "SYSTEM", tmp_path / "share")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    chosen = config(None, "torchvision", name="FashionMNIST", image_size=32, channels=3)
+    chosen = config("data/sample", "torchvision", name="FashionMNIST", image_size=32, channels=3)
     assert run(tmp_path, chosen).train_images.shape == (40, 3, 32, 32)
     write(tmp_path / "share" / "fashion-mnist", {order[0]: gzip.compress(b"other")})
     with pytest.raises(IntegrityError, match="damaged"):
@@ -306,14 +306,3 @@ def test_sizes_modes_and_oddities_are_counted(tmp_path: Path) -> None:
     assert audit["sizes"]["smallest"] == [10, 10] and audit["sizes"]["common"]["24x24"] > 40
     assert audit["classes"]["train"]["cat"] == 6 + len(corpus.usable()) and audit["quarantined"] == []
     assert any("unbalanced" in w or "only" in w for w in audit["warnings"])
-
-
-# ---------------------------------------------------------------------- the stage
-
-
-def test_the_stage_notices_that_the_folder_changed(tmp_path: Path) -> None:
-    chosen = config(write(tmp_path / "in", class_folders(2)))
-    before = sources.stamp(chosen)
-    assert sources.stamp(chosen) == before
-    (tmp_path / "in" / "cat" / "new.png").write_bytes(b"x")
-    assert sources.stamp(chosen) != before and sources.stamp(config(None, "sample")) == ""

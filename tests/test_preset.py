@@ -26,7 +26,7 @@ def test_a_preset_keeps_the_comments_and_changes_only_what_it_names(tmp_path: Pa
     after = (project / "params.yaml").read_text()
     assert "# regularization strengths" in after and "max_train: 1000" in after
     assert params.load(project / "params.yaml")["evaluate"]["knn_k"] == params.load(ROOT / "params.yaml")["evaluate"]["knn_k"]
-    assert "path: null" in after
+    assert "name: null" in after
     assert len(after.splitlines()) > 0.8 * len(before.splitlines())
 
 

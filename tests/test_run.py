@@ -7,10 +7,11 @@ from tests.project import command, copy_project, set_params
 
 def test_a_failed_stage_gives_its_exit_code_and_its_message(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "p", git=True)
-    set_params(project, {"data": {"source": "archive", "path": str(tmp_path / "nowhere.tar")}})
+    (tmp_path / "images.tar").write_text("no archive")
+    set_params(project, {"data": {"source": "archive", "path": str(tmp_path / "images.tar")}})
     result = command(project, "tasks.run")
-    assert result.returncode == 2, result.stdout + result.stderr
-    assert "nowhere.tar" in result.stdout and "Traceback" not in result.stdout + result.stderr
+    assert result.returncode == 3, result.stdout + result.stderr
+    assert "images.tar is not a tar" in result.stdout and "Traceback" not in result.stdout + result.stderr
     assert not (project / "out").exists() and not (project / "data/prepared").exists()
 
 

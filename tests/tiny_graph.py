@@ -60,7 +60,7 @@ GRAPH = """
 stages:
   prepare:
     cmd: python stage.py prepare data/prepared
-    deps: [stage.py]
+    deps: [stage.py, "${data.path}"]
     params: [data]
     outs: [data/prepared]
   pretrain:
@@ -86,7 +86,7 @@ run:
   methods: [simclr, byol]   # what to compare
   baselines: []
   seeds: [0]
-data: {seed: 0, path: images}
+data: {seed: 0, source: folder, path: images}
 encoder: {}
 train: {epochs: 1, threads: 1}
 augment: {}
@@ -110,9 +110,11 @@ def make(project: Path) -> Path:
         "stage.py": STAGE,
         "dvc.yaml": GRAPH,
         "params.yaml": PARAMS,
+        "images/0.png": "an image",
         ".gitignore": "/.ssl/\n/mlruns/\n/runs.log\n/control.json\n/.dvc/tmp\n",
     }
     for name, text in texts.items():
+        (project / name).parent.mkdir(exist_ok=True)
         (project / name).write_text(text)
     (project / ".ssl").mkdir()
     control(project)
