@@ -1,7 +1,6 @@
 """What the flow leaves in Prefect's UI: a progress bar per stage, the leaderboard, and where to look further."""
 
 import csv
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from tasks.progress import Follower
+
 SHOWN = ("method", "seed", "knn_top1", "linear_top1", "verdict", "encoder", "epochs", "seconds")
 
 
@@ -22,9 +23,8 @@ class ProgressBar:
     """Mirrors the ``progress.json`` that a stage keeps in its work directory."""
 
     def __init__(self, name: str, root: Path):
-        self.name, self.directory = name, root / ".ssl" / "work" / name
+        self.name, self.follower = name, Follower(root, name)
         self._artifact: UUID | None = None
-        self._seen = max(self._stamps(), default=(0, None))[0]  # what an earlier run left is not news
 
     def update(self) -> None:
         """Show the newest state, if there is one. A stage never fails because its progress cannot be shown."""
@@ -34,11 +34,9 @@ class ProgressBar:
             get_run_logger().debug("progress of %s: %s", self.name, error)
 
     def _show(self) -> None:
-        stamp, path = max(self._stamps(), default=(0, None))
-        if path is None or stamp <= self._seen:
+        value = self.follower.news()
+        if value is None:
             return
-        self._seen = stamp
-        value = json.loads(path.read_text())
         percent = round(100.0 * value["done"] / max(1, value["total"]), 1)
         if self._artifact is None:
             key = "progress-" + "".join(c if c.isalnum() else "-" for c in self.name.lower())
@@ -46,9 +44,6 @@ class ProgressBar:
             self._artifact = artifact if isinstance(artifact, UUID) else None
         else:
             update_progress_artifact(artifact_id=self._artifact, progress=percent)
-
-    def _stamps(self) -> list[tuple[int, Path | None]]:
-        return [(p.stat().st_mtime_ns, p) for p in self.directory.glob("*/progress.json")]
 
 
 def publish(root: Path, summary: str) -> None:

@@ -1,10 +1,12 @@
-"""Progress of long work: one updating line on a terminal, a line every ten seconds in a log, a file for the flow."""
+"""Progress of long work: one updating line on a terminal, a line every ten seconds in a log, a file for a watcher."""
 
+import contextlib
 import json
 import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 TERMINAL_SECONDS, LOG_SECONDS, FILE_SECONDS = 0.2, 10.0, 1.0
 
@@ -24,7 +26,7 @@ class Progress:
         total: how many units in all.
         unit: of the rate (``images``).
         per_step: units of the rate per unit of ``total`` (the batch size).
-        file: where to leave ``{"label", "done", "total", "rate", "left_seconds"}`` for a watching process.
+        file: where to leave ``{"label", "done", "total", "status"}`` for a ``Follower`` in another process.
     """
 
     def __init__(self, label: str, total: int, unit: str, per_step: int = 1, file: Path | None = None, done: int = 0):
@@ -39,30 +41,54 @@ class Progress:
         last = done >= self.total
         if last or now - self._shown >= (TERMINAL_SECONDS if self._terminal else LOG_SECONDS):
             self._shown = now
-            self._show(done, now, note, last)
+            self._show(f"{self.label}: {self._status(done, now, note)}", last)
         if self.file is not None and (last or now - self._written >= FILE_SECONDS):
             self._written = now
-            self._write(done, now)
+            self._write(done, self._status(done, now, note))
 
-    def _rates(self, done: int, now: float) -> tuple[float, float]:
+    def _status(self, done: int, now: float, note: str) -> str:
         elapsed = max(now - self.start, 1e-9)
         rate = (done - self.first) / elapsed
-        return rate * self.per_step, (self.total - done) / rate if rate > 0 else 0.0
+        left = (self.total - done) / rate if rate > 0 else 0.0
+        time_text = f"{clock(elapsed)} taken" if done >= self.total else f"{clock(left)} left"
+        parts = [f"{100 * done / max(1, self.total):3.0f} %", note, f"{rate * self.per_step:,.0f} {self.unit}/s", time_text]
+        return "  ".join(p for p in parts if p)
 
-    def _show(self, done: int, now: float, note: str, last: bool) -> None:
-        rate, left = self._rates(done, now)
-        time_text = f"{clock(now - self.start)} taken" if last else f"{clock(left)} left"
-        parts = [f"{self.label}: {100 * done / max(1, self.total):3.0f} %", note, f"{rate:,.0f} {self.unit}/s", time_text]
-        line = "  ".join(p for p in parts if p)
+    def _show(self, line: str, last: bool) -> None:
         if self._terminal:
             print(f"\r\x1b[K{line}", end="\n" if last else "", file=sys.stderr, flush=True)
         else:
             print(line, file=sys.stderr, flush=True)
 
-    def _write(self, done: int, now: float) -> None:
+    def _write(self, done: int, status: str) -> None:
         assert self.file is not None
-        rate, left = self._rates(done, now)
-        value = {"label": self.label, "done": done, "total": self.total, "rate": rate, "left_seconds": left}
+        value = {"label": self.label, "done": done, "total": self.total, "status": status}
         temp = self.file.with_name(f".{self.file.name}.{os.getpid()}.tmp")  # a hint for watchers: no fsync
         temp.write_text(json.dumps(value))
         temp.replace(self.file)
+
+
+class Follower:
+    """The newest state that a running stage leaves in its work directory; what an earlier run left is not news."""
+
+    def __init__(self, root: Path, name: str):
+        self.directory = root / ".ssl" / "work" / name
+        self._seen = max(self._stamps(), default=(0, None))[0]
+
+    def news(self) -> dict[str, Any] | None:
+        """What ``Progress`` wrote since the last call; None if nothing, or if it cannot be read."""
+        stamp, path = max(self._stamps(), default=(0, None))
+        if path is None or stamp <= self._seen:
+            return None
+        self._seen = stamp
+        with contextlib.suppress(OSError, ValueError):
+            value: dict[str, Any] = json.loads(path.read_text())
+            return value
+        return None
+
+    def _stamps(self) -> list[tuple[int, Path | None]]:
+        found: list[tuple[int, Path | None]] = []
+        for path in self.directory.glob("*/progress.json"):
+            with contextlib.suppress(OSError):  # a work directory just removed
+                found.append((path.stat().st_mtime_ns, path))
+        return found

@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 from tasks import graph, leaderboard, params, settings
 from tasks.errors import Preempted, Stop, UsageError, run
+from tasks.live import Live
 from tasks.progress import clock
 from tasks.runner import Outcome, Runner
 from tasks.schedule import FAILED, Schedule, default_parallelism
@@ -31,31 +31,25 @@ def check_parameters() -> None:
         params.method_params(values, name)
 
 
-def printer(name: str) -> Callable[[list[str]], None]:
-    """Shows the lines of one stage under its name, without DVC's own."""
-
-    def show(lines: list[str]) -> None:
-        for line in lines:
-            if line.strip() and not line.startswith((">", "Running stage", "Updating lock file")):
-                print(f"[{name}] {line}", flush=True)
-
-    return show
-
-
 def work(schedule: Schedule, runner: Runner, jobs: int) -> list[int]:
     """Start what is ready until nothing is left; the exit codes of the stages that failed."""
     codes: list[int] = []
+    live = Live(runner.root, len(schedule.chosen))
     running: dict[Future[Outcome], str] = {}
     with ThreadPoolExecutor(jobs) as pool:
-        while True:
+        while not schedule.over():
             for stage in schedule.ready(jobs - len(running)):
-                running[pool.submit(runner.run, stage.name, printer(stage.name))] = stage.name
-            if not running:
-                return codes
+                if stage.stale:
+                    running[pool.submit(runner.run, stage.name, live.start(stage.name))] = stage.name
+                else:
+                    schedule.finished(stage.name, "Unchanged")
+                    live.finish(stage.name, "unchanged")
             for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                 name, outcome = running.pop(future), future.result()
                 codes += [outcome.code] if outcome.code else []
                 schedule.finished(name, FAILED if outcome.code else NAMES[outcome.how], outcome.message)
+                live.finish(name, outcome.how)
+    return codes
 
 
 def main() -> None:
@@ -67,13 +61,13 @@ def main() -> None:
     if options.jobs is not None and options.jobs < 1:
         raise UsageError("--jobs must be at least 1")
     settings.apply()
-    check_parameters()
     root, started = Path.cwd(), time.monotonic()
     graph.release_dead_locks(root)
     plan, before = graph.plan(root), graph.lock_order(root)
     schedule = Schedule(plan, targets=options.targets or None)
     codes: list[int] = []
     if any(stage.stale for stage in plan):
+        check_parameters()
         codes = bring_up_to_date(schedule, Runner(root), options.jobs or default_parallelism(root))
         graph.tidy_lock(root, before, plan)
         subprocess.run([sys.executable, "-m", "tasks.sync"])

@@ -55,6 +55,10 @@ class Schedule:
             self._remove_old_rows(self.stages[name])
         return [self.stages[name] for name in chosen]
 
+    def over(self) -> bool:
+        """Whether every chosen stage has its fate."""
+        return all(name in self.fate for name in self.chosen)
+
     def finished(self, name: str, fate: str, why: str = "") -> None:
         """Note how a started stage ended: one of ``GOOD``, or ``FAILED``."""
         self.fate[name], self.why[name] = fate, why

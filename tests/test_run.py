@@ -1,8 +1,26 @@
-"""``make run`` from outside: a mistake costs seconds and has its exit code."""
+"""``make run`` from outside: a mistake costs seconds and has its exit code; a terminal shows what runs."""
 
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
 from pathlib import Path
 
-from tests.project import command, copy_project, set_params
+from tests import tiny_graph as tiny
+from tests.project import command, copy_project, environment, set_params
+
+WORK = """
+from pathlib import Path
+from tasks import graph, run
+from tasks.runner import Runner
+from tasks.schedule import Schedule
+root = Path.cwd()
+print("codes", run.work(Schedule(graph.plan(root)), Runner(root), 2))
+"""
 
 
 def test_a_failed_stage_gives_its_exit_code_and_its_message(tmp_path: Path) -> None:
@@ -21,3 +39,46 @@ def test_a_typing_error_is_found_before_anything_runs(tmp_path: Path) -> None:
     result = command(project, "tasks.run")
     assert result.returncode == 2
     assert "did you mean 'momentum'" in result.stderr and len(result.stderr.strip().splitlines()) == 1
+
+
+def in_terminal(project: Path, program: str) -> list[list[str]]:
+    """Run Python code with a terminal of 24 lines and 70 columns; the screen after each redrawing."""
+    main, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 70, 0, 0))
+    env = environment(PYTHONPATH=str(tiny.ROOT))
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=project, env=env, stdout=child, stderr=subprocess.DEVNULL)
+    os.close(child)
+    data = b""
+    try:
+        while block := os.read(main, 4096):
+            data += block
+    except OSError:  # how a terminal says that the other end is closed
+        pass
+    os.close(main)
+    assert process.wait(60) == 0, data.decode()
+    screen: list[str] = []
+    screens = []
+    for up, text in re.findall(
+        r"(?:\x1b\[(\d+)F\x1b\[J)?([^\x1b]*)", data.decode().replace("\r\n", "\n").removesuffix("\x1b[0m")
+    ):  # of DVC's colorama
+        screen = screen[: len(screen) - int(up or 0)] + text.splitlines()
+        screens.append(screen)
+    return screens
+
+
+def test_a_terminal_shows_a_line_for_each_running_stage_redrawn_in_place(tmp_path: Path) -> None:
+    project = tiny.make(tmp_path / "p")
+    slow = {"seconds": 3}
+    tiny.control(project, pretrain_simclr_0=slow, pretrain_byol_0={**slow, "code": 5})
+    screens = in_terminal(project, WORK)
+    both = [s for s in screens if len(s) > 2 and s[-3].startswith("1 of 6 stages done, 2 running")]
+    assert any("pretrain@simclr-0" in s[-1] + s[-2] and "0 %  epoch" in s[-1] and "0 %  epoch" in s[-2] for s in both)
+    assert all(len(line) < 70 for s in both for line in s[-3:])
+    end = screens[-1]
+    assert end[-1] == "codes [5]" and not any("running" in line or "epoch" in line for line in end)
+    assert sum(": ran (" in line for line in end) == 4 and sum(": failed (" in line for line in end) == 1
+    assert "[pretrain@simclr-0] worked on pretrain@simclr-0" in end
+
+    tiny.control(project)
+    again = in_terminal(project, WORK)[-1]  # what is there already starts no process and takes no line
+    assert sum(": ran (" in line for line in again) == 3 and len(again) == 7

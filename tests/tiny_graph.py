@@ -38,7 +38,8 @@ pathlib.Path(f".ssl/running-{name}").write_text(str(os.getpid()))
 work = pathlib.Path(f".ssl/work/{name}/0123456789abcdef")
 work.mkdir(parents=True, exist_ok=True)
 for i in range(10):
-    (work / "progress.json").write_text(json.dumps({"label": name, "done": i + 1, "total": 10}))
+    state = {"label": name, "done": i + 1, "total": 10, "status": f"{10 * i + 10} %  epoch {i + 1}/10  5 images/s  0:01 left"}
+    (work / "progress.json").write_text(json.dumps(state))
     time.sleep(control.get("seconds", 0) / 10)
 once = pathlib.Path(f".ssl/once-{name}")
 if control.get("code") and not (control.get("once") and once.exists()):
