@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run flow report ui sync doctor test check bench preset clean
+.PHONY: help setup run flow report ui sync doctor test stress check bench preset clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ doctor: $(READY) ## find and repair what a crash left behind
 
 test: $(READY) ## the tests
 	@python -m pytest -q
+
+stress: $(READY) ## minutes of failures and kills
+	@python -m pytest -q -s -n 0 -m stress
 
 check: $(READY) ## formatting, lint, types and the architecture rules
 	@ruff format --check .
