@@ -6,24 +6,46 @@ import sys
 from pathlib import Path
 
 from tests.conftest import ROOT
-from tests.project import TINY, command, copy_project, environment, set_params, write_prepared
+from tests.project import TINY, command, copy_project, environment, set_params
+
+SMALL = {
+    "run": {"methods": ["random_init"]},
+    "data": {"max_train": 100, "max_test": 40},
+    "evaluate": {"label_fractions": [], "linear_lambdas": 2, "bootstrap": 10},
+}
 
 
-def test_the_worked_example_passes_the_contract_and_trains(tmp_path: Path) -> None:
+def repro(project: Path) -> set[str]:
+    """The names of the stages that ``dvc repro`` ran (without the registry, which has tests of its own)."""
+    result = command(project, "dvc", "repro", "report")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return set(re.findall(r"Running stage '(\S+)'", result.stdout))
+
+
+def test_the_worked_example_passes_the_contract_and_runs_only_its_own_stages(tmp_path: Path) -> None:
     guide = (ROOT / "docs/adding-a-method.md").read_text()
     code, line, block = re.findall(r"```(?:python|yaml)\n(.*?)```", guide, re.S)
-    project = copy_project(tmp_path / "p")
+    project = copy_project(tmp_path / "p", git=True)
     subprocess.run(["cp", "-r", str(ROOT / "tests"), str(project / "tests")], check=True)
+    set_params(project, TINY)
+    set_params(project, SMALL)
+    assert {"pretrain@random_init-0", "evaluate@random_init-0"} <= repro(project)
+
     (project / "ssl_core/methods/spread.py").write_text(code)
     catalogue = project / "ssl_core/catalogue.py"
     catalogue.write_text(catalogue.read_text().replace('    "lejepa"', line + '    "lejepa"'))
     params = project / "params.yaml"
+    assert list(re.findall(r"^\w+", params.read_text(), re.M))[-1] == "method"
     params.write_text(params.read_text() + block)
-    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_contract.py", "-k", "spread"]
-    result = subprocess.run(tests, cwd=project, env=environment(), capture_output=True, text=True)
+    set_params(project, {"run": {"methods": ["random_init", "spread"]}})
+    ran = repro(project)
+    assert {s for s in ran if "@" in s} == {"pretrain@spread-0", "evaluate@spread-0"}
+    assert "prepare" not in ran and "report" in ran
+    assert "spread" in (project / "reports/leaderboard.csv").read_text()
+
+    renewed = command(project, "tests.golden", "spread")
+    assert renewed.returncode == 0, renewed.stderr
+    tests = ("tests/test_contract.py", "tests/test_golden.py")
+    arguments = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *tests, "-k", "spread"]
+    result = subprocess.run(arguments, cwd=project, env=environment(), capture_output=True, text=True)
     assert result.returncode == 0 and " passed" in result.stdout, result.stdout + result.stderr
-    write_prepared(project)
-    set_params(project, TINY)
-    trained = command(project, "tasks.pretrain", "spread", "0")
-    assert trained.returncode == 0, trained.stderr
-    assert (project / "out/encoders/spread-0/encoder.safetensors").exists()
