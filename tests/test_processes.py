@@ -75,7 +75,7 @@ def test_whatever_ends_it_the_same_command_continues_and_ends_with_the_same_bits
     assert last.returncode == 0 and "continuing from step" in last.stderr, last.stderr
     assert outputs(project) == outputs(quiet)
     events = [json.loads(line) for line in (project / "out/journal/simclr-0.jsonl").read_text().splitlines()]
-    assert [e["event"] for e in events if e["event"] != "metrics"] == ["start", "end"]
+    assert [e["event"] for e in events if e["event"] != "metrics"] == ["start", "artifact", "end"]
     assert [e["step"] for e in events if e["event"] == "metrics"] == list(range(EPOCHS + 1))
 
 

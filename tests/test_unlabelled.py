@@ -33,7 +33,7 @@ def project(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    prepare.command()
+    main(prepare.make, prepare.body)
     for method in METHODS:
         pretrain.command([method, "0"])
         evaluate.command([method, "0"])
