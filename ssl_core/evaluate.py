@@ -1,7 +1,7 @@
 """How good is an encoder? The evaluation protocol, from frozen features and labels to numbers with intervals.
 
-Every choice (layer, k, temperature, regularization) is made on a held-out part of the *training* labels; then kNN and
-probe use all training labels, and the test split is read once.
+Every choice (layer, k, temperature, regularization) is made on a held-out part of the *training* labels, the layer by kNN
+and probe each for itself; then both use all training labels, and the test split is read once.
 """
 
 import math
@@ -70,7 +70,7 @@ class Result:
     """What an evaluation found."""
 
     layer: str
-    """The chosen layer."""
+    """The linear probe's layer: its features are kept, its encoder is handed out."""
     scores: dict[str, Any]
     """Plain numbers by name; without labels empty."""
     protocol: dict[str, Any]
@@ -96,30 +96,36 @@ def evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) 
         return Result(last, {}, {"layer": last, "labels": "none: label-free numbers only"}, None)
     if not fit.any() or not held.any():
         return Result(last, {}, {"layer": last, "labels": "too few to hold some out: label-free numbers only"}, None)
-    choices = {name: _choose_linear(train, labels, fit, held, config) for name, (train, _) in layers.items()}
-    layer = max(reversed(choices), key=lambda name: choices[name].accuracy)
-    (train, test), chosen = layers[layer], choices[layer]
-    knn_choice, knn_held = _choose_knn(train, labels, fit, held, config)
+    linear = {name: _choose_linear(train, labels, fit, held, config) for name, (train, _) in layers.items()}
+    near = {name: _choose_knn(train, labels, fit, held, config) for name, (train, _) in layers.items()}
+    layer = max(reversed(linear), key=lambda name: linear[name].accuracy)
+    knn_layer = max(reversed(near), key=lambda name: near[name].accuracy)
+    probe, vote = linear[layer], near[knn_layer]
     protocol: dict[str, Any] = {
         "layer": layer,
-        "k": min(knn_choice[0], int(known.sum())),
-        "temperature": knn_choice[1],
-        "lambda": chosen.strength,
+        "lambda": probe.strength,
+        "knn_layer": knn_layer,
+        "k": min(vote.k, int(known.sum())),
+        "temperature": vote.temperature,
         "labels": "all training labels; choices on the held-out part of them",
         "train_labels": int(known.sum()),
         "holdout_labels": int(held.sum()),
     }
     scores: dict[str, Any] = {
-        "holdout_knn_top1": knn_held,
-        "holdout_linear_top1": chosen.accuracy,
-        "holdout_linear_top1_by_layer": {name: choice.accuracy for name, choice in choices.items()},
+        "holdout_knn_top1": vote.accuracy,
+        "holdout_linear_top1": probe.accuracy,
+        "holdout_knn_top1_by_layer": {name: choice.accuracy for name, choice in near.items()},
+        "holdout_linear_top1_by_layer": {name: choice.accuracy for name, choice in linear.items()},
     }
     seen = labels.test >= 0
     protocol["test_labels"] = int(seen.sum())
     if not seen.any():
         return Result(layer, scores, protocol | {"test": "no labelled test images: held-out numbers only"}, None)
-    task = _Task(train[known], labels.train[known], test[seen], labels.test[seen], labels.num_classes)
-    found, predicted = _test_scores(task, knn_choice, chosen.strength, config, seed)
+    task, knn_task = (
+        _Task(train[known], labels.train[known], test[seen], labels.test[seen], labels.num_classes)
+        for train, test in (layers[layer], layers[knn_layer])
+    )
+    found, predicted = _test_scores(task, probe, knn_task, vote, config, seed)
     few, classes = _few_labels(task, config, seed), _clustering(task, seed)
     return Result(layer, scores | found | few | classes, protocol, predicted)
 
@@ -134,6 +140,12 @@ class _Task(NamedTuple):
 
 class _Linear(NamedTuple):
     strength: float
+    accuracy: float
+
+
+class _Near(NamedTuple):
+    k: int
+    temperature: float
     accuracy: float
 
 
@@ -152,14 +164,11 @@ def _choose_linear(train: Tensor, labels: Labels, fit: Tensor, held: Tensor, con
     return _Linear(float(candidates[best]), float(accuracy[best]))
 
 
-def _choose_knn(
-    train: Tensor, labels: Labels, fit: Tensor, held: Tensor, config: EvaluateConfig
-) -> tuple[tuple[int, float], float]:
-    """The (k, temperature) with the best held-out accuracy, the first on a tie, and that accuracy."""
+def _choose_knn(train: Tensor, labels: Labels, fit: Tensor, held: Tensor, config: EvaluateConfig) -> _Near:
+    """The k and temperature with the best held-out accuracy; the first on a tie."""
     found = knn(train[fit], labels.train[fit], train[held], config.knn_k, config.knn_temperature, labels.num_classes)
-    accuracy = {choice: float(_accuracy(predicted, labels.train[held])) for choice, predicted in found.items()}
-    best = max(accuracy, key=lambda choice: accuracy[choice])
-    return best, accuracy[best]
+    choices = [_Near(*choice, float(_accuracy(predicted, labels.train[held]))) for choice, predicted in found.items()]
+    return max(choices, key=lambda choice: choice.accuracy)
 
 
 def _accuracy(predicted: Tensor, labels: Tensor) -> Tensor:
@@ -168,18 +177,19 @@ def _accuracy(predicted: Tensor, labels: Tensor) -> Tensor:
 
 
 def _test_scores(
-    task: _Task, choice: tuple[int, float], strength: float, config: EvaluateConfig, seed: int
+    task: _Task, probe: _Linear, knn_task: _Task, vote: _Near, config: EvaluateConfig, seed: int
 ) -> tuple[dict[str, Any], Tensor]:
     """Everything read from the test split with all training labels."""
-    neighbors = knn(task.train, task.train_labels, task.test, config.knn_k, config.knn_temperature, task.num_classes)
-    one = task.train.new_full((1, 1), strength, dtype=torch.float64)
+    neighbors = knn(*knn_task[:3], config.knn_k, config.knn_temperature, task.num_classes)
+    nearest = neighbors[vote.k, vote.temperature]
+    one = task.train.new_full((1, 1), probe.strength, dtype=torch.float64)
     predicted = linear_probe(task.train[None], task.train_labels[None], one, task.num_classes, FINAL).predict(task.test)[0, 0]
-    correct = torch.stack([neighbors[choice], predicted]) == task.test_labels
+    correct = torch.stack([nearest, predicted]) == task.test_labels
     intervals = bootstrap_intervals(correct, config.bootstrap, seed, BOOTSTRAP)
     scores: dict[str, Any] = {
         "knn": {f"k={k},T={t:g}": float(_accuracy(p, task.test_labels)) for (k, t), p in neighbors.items()}
     }
-    for name, guess, interval in zip(("knn", "linear"), (neighbors[choice], predicted), intervals, strict=True):
+    for name, guess, interval in zip(("knn", "linear"), (nearest, predicted), intervals, strict=True):
         recalls = per_class(guess, task.test_labels, task.num_classes)
         scores[f"{name}_top1"] = float(_accuracy(guess, task.test_labels))
         scores[f"{name}_interval"] = list(interval)

@@ -182,7 +182,7 @@ class Evaluation:
         manifest = files.read_json(dataset.PREPARED / files.MANIFEST)
         return {
             "features": "frozen, evaluation mode, no augmentation, global average of the layer's output",
-            "choices": "layer, k, temperature and lambda on held-out training labels; test read once",
+            "choices": "layers, k, temperature and lambda on held-out training labels; test read once",
             "epoch": "last",
             "finetune_epochs": self.config.finetune_epochs,
             "image_size": self.facts["encoder"]["image_size"],

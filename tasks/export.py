@@ -138,10 +138,11 @@ def layer_index(layer: str, blocks: int) -> int:
 
 def model_card(name: str, facts: Mapping[str, Any], metrics: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
     """Markdown: what the encoder is, how good, on what, and what it may be used for."""
+    knn_layer = metrics.get("protocol", {}).get("knn_layer", metrics["layer"])
     scores = {
         "held-out linear probe": metrics.get("holdout_linear_top1"),
         "test linear probe": metrics.get("linear_top1"),
-        "test k nearest neighbors": metrics.get("knn_top1"),
+        f"test k nearest neighbors{'' if knn_layer == metrics['layer'] else f', on `{knn_layer}`'}": metrics.get("knn_top1"),
         "effective rank of the features": metrics.get("health", {}).get("effective_rank"),
     }
     made, train = facts["encoder"], facts.get("train", {})

@@ -25,9 +25,9 @@ FULL_SCHEDULE = 200
 
 COLUMNS = (
     "method", "seed", "encoder", "epochs", "knn_top1", "knn_low", "knn_high", "linear_top1", "linear_low",
-    "linear_high", "holdout_knn_top1", "holdout_linear_top1", "verdict", "feature_std", "effective_rank", "alignment",
-    "uniformity", "nmi", "ari", "pretext_accuracy", "dim", "parameters", "seconds", "images_per_second", "peak_memory_bytes",
-    "full_schedule_seconds",
+    "linear_high", "holdout_knn_top1", "holdout_linear_top1", "layer", "lambda", "knn_layer", "k", "temperature", "verdict",
+    "feature_std", "effective_rank", "alignment", "uniformity", "nmi", "ari", "pretext_accuracy", "dim", "parameters",
+    "seconds", "images_per_second", "peak_memory_bytes", "full_schedule_seconds",
 )  # fmt: skip
 
 
@@ -56,7 +56,7 @@ class Result:
         score, _, end = column.rpartition("_")
         if end in ("low", "high"):
             return (self.metrics.get(f"{score}_interval") or (None, None))[end == "high"]
-        for source in (self.metrics.get("health", {}), self.metrics, self.cost, self.encoder):
+        for source in (*(self.metrics.get(part, {}) for part in ("health", "protocol")), self.metrics, self.cost, self.encoder):
             if column in source and not isinstance(source[column], dict):
                 return source[column]
         if column == "pretext_accuracy":  # of the last epoch, on augmented training images

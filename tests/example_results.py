@@ -144,6 +144,7 @@ def write_metrics(root, method, seed, linear, health, verdict, labels, labelled)
         "encoder_sha256": "ab" * 32,
         "protocol": {
             "layer": "block4",
+            "knn_layer": "block3",
             "image_size": 28,
             "precision": "float32",
             "split_sha256": "cd" * 32,

@@ -287,12 +287,29 @@ def test_evaluation_finds_the_good_layer_and_reports_everything():
     assert evaluate(layers, labels, CONFIG, 0).scores == found.scores
 
 
+def test_knn_and_linear_probe_choose_each_its_own_layer():
+    """Large noise beside the useful directions blinds cosine similarity, not a probe of standardized features."""
+    layers, labels = task()
+    pairs = zip(*(layers[name] for name in ("block2", "block1")), strict=True)
+    mixed = tuple(torch.cat([useful, 1000 * noise], 1) for useful, noise in pairs)
+    coarse = tuple(x[:, -8:] for x in layers["block2"])
+    found = evaluate({"block1": coarse, "block2": mixed}, labels, CONFIG, 0)
+    assert (found.layer, found.protocol["layer"], found.protocol["knn_layer"]) == ("block2", "block2", "block1")
+    for name, layer in (("linear", "block2"), ("knn", "block1")):
+        by_layer = found.scores[f"holdout_{name}_top1_by_layer"]
+        assert found.scores[f"holdout_{name}_top1"] == by_layer[layer] == max(by_layer.values()) > min(by_layer.values())
+    k, temperature = found.protocol["k"], found.protocol["temperature"]
+    nearest = knn(coarse[0], labels.train, coarse[1], (k,), (temperature,), 4)[k, temperature]
+    assert found.scores["knn_top1"] == pytest.approx(float((nearest == labels.test).double().mean()))
+
+
 def test_choices_do_not_depend_on_the_test_split():
     layers, labels = task()
     found = evaluate(layers, labels, CONFIG, 0)
     swapped = {name: (train, -test.flip(0)) for name, (train, test) in layers.items()}
     other = evaluate(swapped, replace(labels, test=(labels.test + 1) % 4), CONFIG, 0)
-    same = ("holdout_knn_top1", "holdout_linear_top1", "holdout_linear_top1_by_layer")
+    same = [name for name in found.scores if name.startswith("holdout_")]
+    assert len(same) == 4
     assert [other.scores[k] for k in same] == [found.scores[k] for k in same]
     assert other.protocol == found.protocol
     assert other.scores["linear_top1"] != found.scores["linear_top1"]
@@ -329,7 +346,7 @@ def test_without_a_test_split_the_held_out_numbers_remain():
     layers, labels = task()
     layers = {name: (train, test[:0]) for name, (train, test) in layers.items()}
     found = evaluate(layers, replace(labels, test=labels.test[:0]), CONFIG, 0)
-    assert set(found.scores) == {"holdout_knn_top1", "holdout_linear_top1", "holdout_linear_top1_by_layer"}
+    assert set(found.scores) == {f"holdout_{name}_top1{part}" for name in ("knn", "linear") for part in ("", "_by_layer")}
     assert "no labelled test images" in found.protocol["test"]
 
 

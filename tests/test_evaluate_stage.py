@@ -137,7 +137,7 @@ def test_raw_pixels_have_one_layer(project):
     write_encoder(project, "raw_pixels", name="pixels")
     metrics = run("raw_pixels")
     assert metrics["layer"] == "block1"
-    assert list(metrics["holdout_linear_top1_by_layer"]) == ["block1"]
+    assert list(metrics["holdout_linear_top1_by_layer"]) == ["block1"] == [metrics["protocol"]["knn_layer"]]
 
 
 def test_data_without_labels_gives_label_free_numbers_and_complete_outputs(project):

@@ -38,6 +38,7 @@ def test_csv_has_one_line_per_method_and_seed_with_the_promised_columns(results)
     assert float(line["linear_top1"]) == metrics["linear_top1"]
     assert [float(line["knn_low"]), float(line["knn_high"])] == metrics["knn_interval"]
     assert (line["encoder"], line["epochs"], line["dim"]) == ("small", "8", "128")
+    assert (line["layer"], line["knn_layer"], line["lambda"]) == ("block4", "block3", "0.02")
 
 
 def test_baselines_are_rows_of_the_same_table(results):
