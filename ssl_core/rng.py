@@ -94,6 +94,11 @@ class Rng:
         """(B, n) int64: an independent random order of ``0..n-1`` per sample."""
         return torch.argsort(self.uniform(n), dim=1, stable=True)
 
+    def each(self, parts: int) -> "Rng":
+        """A stream for (B * parts) pieces, ``parts`` of every sample one after another, each with draws of its own."""
+        ids = self.ids[:, None] * parts + torch.arange(parts, device=self.ids.device)
+        return Rng(ids.flatten(), *self.parts, self._next())
+
     def shared_normal(self, *shape: int) -> Tensor:
         """``shape`` standard normal float32, one draw for the whole batch (the same on every process).
 

@@ -61,3 +61,9 @@ def test_a_shared_draw_does_not_depend_on_the_ids() -> None:
 def test_keys_differ_in_every_part_and_position() -> None:
     keys = {key(a, b) for a in range(50) for b in range(50)}
     assert len(keys) == 2500
+
+
+def test_each_piece_of_a_sample_draws_for_itself_and_the_same_in_any_batch() -> None:
+    drawn = Rng(torch.tensor([5, 9]), 0).each(3).uniform(2)
+    assert drawn.shape == (6, 2) and len(drawn.unique()) == 12
+    assert torch.equal(drawn[3:], Rng(torch.tensor([9]), 0).each(3).uniform(2))

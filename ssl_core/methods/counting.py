@@ -11,8 +11,8 @@ Both norms are of the whole vector. The first term alone (``pull``) is 0 for phi
 At that zero solution pull = 0 and hinge = M: both are logged, and ``zero_solution`` is the alarm (1 while it is so).
 
 A network that tells halved images from quarters could answer a constant h or h / 4: the resampling filter is drawn per
-image, and the encoder needs GroupNorm (params: ``method.counting.encoder: {norm: group}``), since batch statistics mix
-the two kinds. Halves and quarters of an image are grey together or colored together.
+image, and halves and quarters go through the encoder in one forward pass, so that BatchNorm has the same statistics for
+both. Halves and quarters of an image are grey together or colored together.
 
 Deviations from the paper: y is the neighbor of x in the batch, so that D y costs no encoding of its own (gradients reach
 all six branches all the same); crops are moved by reflection padding. Known to be weak downstream: evaluate an earlier

@@ -10,8 +10,9 @@ found among the latents of all positions of all images in the batch (u: a linear
     L   = mean over k of L_k;       ln(number of u) - L_k is a lower bound of the mutual information
 
 Patches of the same image are the hard negatives. Patches overlap by half, so the next row shares pixels with this one:
-predictions begin at the second. BatchNorm would leak the answer between the patches of an image: an encoder with it
-is refused (params: ``method.cpc.encoder: {norm: group}``), and the networks here have no normalization.
+predictions begin at the second. Color is jittered patch by patch (version 2), or it alone would tell the images apart.
+BatchNorm would leak the answer between the patches of an image: an encoder with it is refused (params:
+``method.cpc.encoder: {norm: group}``), and the networks here have no normalization.
 
 Deviations from the paper: one direction (downwards); a small context network; the pipeline's encoder on each patch, while
 evaluation gives it the whole image, as version 2 does.
@@ -41,13 +42,13 @@ class CPCConfig:
     """The numbers of CPC."""
 
     grid: int
-    """Patches per side; they overlap by half. Paper: 7 (64 px patches of 256 px); 7 at 32 px, 6 at 28 px."""
+    """Patches per side; they overlap by half. Paper: 7 (64 px patches of 256 px); 4 at 28 and 32 px."""
     padding: float
     """Reflected border before the random shift, as a share of the side. Paper: crops of 256 from 300 px; small: 0.125."""
     first_step: int
     """Nearest row that is predicted. Paper: 1 or, version 2, beyond 2; 2 is the first without a common pixel."""
     steps: int
-    """How many rows, from there on. Paper: 5; version 2 and small images: 3."""
+    """How many rows, from there on. Paper: 5; version 2: 3; grid 4: 2."""
     context_blocks: int
     """Residual blocks of the context network; each sees one row further up. Version 2: 5."""
     context_hidden: int
@@ -103,11 +104,12 @@ class CPC(Method):
         self.predictors = nn.ModuleList(nn.Linear(encoder.dim, config.dim, bias=False) for _ in self.ahead)
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """(B, rows, columns, C, p, p): the overlapping patches of a shifted, flipped and color-jittered image."""
+        """(B, rows, columns, C, p, p): the overlapping patches of a shifted and flipped image, each jittered by itself."""
         x = padded_crop(images, rng, round(self.config.padding * images.shape[-1]), self.augment.flip)
-        x = color_jitter(random_crop(x, rng, self.crop, 0.0), rng, self.augment)
-        x = normalize(random_grayscale(x, rng, self.augment.grayscale), self.data.mean, self.data.std)
-        return (overlapping_patches(x, self.patch, self.stride).contiguous(),)
+        cut = overlapping_patches(random_crop(x, rng, self.crop, 0.0), self.patch, self.stride)
+        each = rng.each(self.config.grid**2)
+        x = random_grayscale(color_jitter(cut.flatten(0, 2), each, self.augment), each, self.augment.grayscale)
+        return (normalize(x, self.data.mean, self.data.std).reshape(cut.shape),)
 
     def latents(self, patches: Tensor) -> Tensor:
         """(B, rows, columns, C, p, p) -> (B, rows, columns, D), each from its own patch alone."""

@@ -14,15 +14,16 @@ from ssl_core.patches import overlapping_patches
 from ssl_core.rng import Rng
 
 AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
+PLAIN = dataclasses.replace(AUGMENT, jitter=0.0, grayscale=0.0)
 CONFIG = CPCConfig(grid=7, padding=0.125, first_step=2, steps=3, context_blocks=5, context_hidden=8, dim=6)
 IDS = torch.arange(2)
 
 
-def make(side: int = 32, channels: int = 1, **changes: object) -> CPC:
+def make(side: int = 32, channels: int = 1, augment: AugmentConfig = AUGMENT, **changes: object) -> CPC:
     torch.manual_seed(0)
     encoder = build(EncoderConfig("small", 4, 1, 4, "group"), channels, side, 0)
     data = DataInfo(64, side, channels, (0.5,) * channels, (0.25,) * channels)
-    return CPC(encoder, dataclasses.replace(CONFIG, **changes), AUGMENT, data)
+    return CPC(encoder, dataclasses.replace(CONFIG, **changes), augment, data)
 
 
 def images(side: int = 32, channels: int = 1) -> torch.Tensor:
@@ -36,6 +37,8 @@ def images(side: int = 32, channels: int = 1) -> torch.Tensor:
     [
         (32, 7, (32, 8, 4)),
         (28, 6, (28, 8, 4)),
+        (32, 4, (30, 12, 6)),
+        (28, 4, (25, 10, 5)),
         (64, 7, (64, 16, 8)),
         (96, 7, (96, 24, 12)),
         (224, 7, (224, 56, 28)),
@@ -66,11 +69,17 @@ def test_patch_i_j_is_the_window_at_4i_4j() -> None:
 
 @pytest.mark.parametrize(("side", "channels", "grid", "patch"), [(28, 1, 6, 8), (32, 3, 7, 8), (96, 3, 7, 24), (224, 3, 7, 56)])
 def test_views_are_patches_at_any_size(side: int, channels: int, grid: int, patch: int) -> None:
-    (patches,) = make(side, channels, grid=grid).views(images(side, channels), Rng(IDS, 0))
+    (patches,) = make(side, channels, PLAIN, grid=grid).views(images(side, channels), Rng(IDS, 0))
     assert patches.shape == (2, grid, grid, channels, patch, patch)
     half = patch // 2  # neighbors share half of their pixels
     assert torch.equal(patches[:, 1:, :, :, :half], patches[:, :-1, :, :, half:])
     assert torch.equal(patches[:, :, 1:, :, :, :half], patches[:, :, :-1, :, :, half:])
+
+
+def test_each_patch_is_jittered_by_itself() -> None:
+    (patches,) = make(channels=3).views(torch.full((2, 3, 32, 32), 128, dtype=torch.uint8), Rng(IDS, 0))
+    colors = patches.flatten(4).flatten(0, 2)
+    assert torch.equal(colors, colors[..., :1].expand_as(colors)) and len(colors[..., 0].unique(dim=0)) > 49
 
 
 @pytest.mark.parametrize("blocks", [2, 5])
