@@ -26,8 +26,9 @@ from prefect.states import Completed, Failed
 
 from flows import artifacts, runs
 from flows.machines import AT_A_TIME, Machines
-from tasks import graph
-from tasks.errors import Stop, run
+from ssl_core.config import ConfigError
+from tasks import graph, params
+from tasks.errors import Stop, UsageError, run
 from tasks.locks import try_lock
 from tasks.records import records
 from tasks.runner import Outcome, Runner
@@ -90,28 +91,38 @@ def pipeline(
         machines: train and evaluate on the machines whose workers serve the pool ``machines`` (flows/machines.py).
     """
     root, logger = Path.cwd(), get_run_logger()
-    wanted = [*additions(root, methods, seeds), *(overrides or [])]
-    with runs.registered(root, flow_run.id), workspace(root, wanted):
-        for line in graph.release_dead_locks(root):
-            logger.info("%s", line)
-        plan, before = graph.plan(root), graph.lock_order(root)
-        schedule = Schedule(plan, methods, seeds, targets)
-        local = Runner(root, environment={"SSL_FLOW_RUN_ID": flow_run.id}, pull=machines)
-        runner = Machines(local, plan) if machines else local
-        work(schedule, runner, parallelism or (AT_A_TIME if machines else default_parallelism(root)))
-        graph.tidy_lock(root, before, plan)
-        if set(schedule.fate.values()) != {"Unchanged"} and records(root):
-            subprocess.run([sys.executable, "-m", "tasks.sync"], cwd=root)
-        if wanted and not schedule.failed:
-            logger.info("%s", graph.save_experiment(root, flow_run.name, schedule.outs()))
-        summary = schedule.summary()
-        artifacts.publish(root, summary)
+    try:
+        wanted = [*additions(root, methods, seeds), *(overrides or [])]
+        with runs.registered(root, flow_run.id), workspace(root, wanted):
+            for line in graph.release_dead_locks(root):
+                logger.info("%s", line)
+            plan, before = graph.plan(root), graph.lock_order(root)
+            schedule = Schedule(plan, methods, seeds, targets)
+            if any(planned.stale for planned in plan):
+                params.check(graph.read_params(root))
+            local = Runner(root, environment={"SSL_FLOW_RUN_ID": flow_run.id}, pull=machines)
+            runner = Machines(local, plan) if machines else local
+            codes = work(schedule, runner, parallelism or (AT_A_TIME if machines else default_parallelism(root)))
+            graph.tidy_lock(root, before, plan)
+            if set(schedule.fate.values()) != {"Unchanged"} and records(root):
+                subprocess.run([sys.executable, "-m", "tasks.sync"], cwd=root)
+            if wanted and not schedule.failed:
+                logger.info("%s", graph.save_experiment(root, flow_run.name, schedule.outs()))
+            summary = schedule.summary()
+            artifacts.publish(root, summary)
+    except (UsageError, ConfigError) as error:  # the user's mistake: a line, where Prefect would log a traceback
+        return Failed(message=str(error), data=error)
     logger.info("%s", summary)
-    return Failed(message=summary) if schedule.failed else Completed(message=summary)
+    return Failed(message=summary, data=codes[0]) if codes else Completed(message=summary)
 
 
-def work(schedule: Schedule, runner: Runner | Machines, parallelism: int) -> None:
-    """Start what is ready until nothing is left; on a signal stop all and start nothing more."""
+def work(schedule: Schedule, runner: Runner | Machines, parallelism: int) -> list[int]:
+    """Start what is ready until nothing is left; on a signal stop all and start nothing more.
+
+    Returns:
+        The exit codes of the stages that failed.
+    """
+    codes: list[int] = []
     done: queue.Queue[PrefectFuture[Any]] = queue.Queue()
     running: dict[Any, str] = {}
     futures: dict[str, PrefectFuture[Any]] = {}
@@ -125,10 +136,12 @@ def work(schedule: Schedule, runner: Runner | Machines, parallelism: int) -> Non
                 futures[planned.name], running[future.task_run_id] = future, planned.name
                 future.add_done_callback(done.put)
             if not running:
-                return
+                return codes
             future = done.get()
             future.wait()  # takes over the final state, without asking the server
             state = future.state
+            if not state.is_completed():
+                codes.append(state.data.code if isinstance(state.data, Outcome) else Stop.code)
             schedule.finished(
                 running.pop(future.task_run_id), state.name if state.is_completed() else "Failed", state.message or ""
             )
@@ -197,15 +210,18 @@ def main() -> None:
     if state.is_completed():
         return
     error = state.result(raise_on_failure=False)
-    if isinstance(error, Stop):
+    if isinstance(error, Stop | ConfigError):
         raise error
-    raise FlowFailed(f"{(state.message or 'the flow failed').splitlines()[0]}; see above")
+    code = error if isinstance(error, int) else Stop.code
+    raise FlowFailed(f"{(state.message or 'the flow failed').splitlines()[0]}; see above", code)
 
 
 class FlowFailed(Stop):
-    """A stage failed; the message names it."""
+    """A stage failed: the command ends with the first one's exit code; the message names it."""
 
-    code = 1
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
 
 
 if __name__ == "__main__":

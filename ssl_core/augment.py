@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssl_core.config import Fraction, Positive, Share
 from ssl_core.geometry import Filter, gaussian_blur, padded_crop, random_crop, resize, resized_crop, to_unit, warp
 from ssl_core.rng import Rng
 
@@ -52,14 +53,14 @@ _CHUNK = 1 << 18  # values of a color pass on a CPU: the handful of arrays of on
 class AugmentConfig:
     """The recipe of one random view."""
 
-    view_share: float
+    view_share: Fraction
     """Side of a view as a share of the image's, rounded to a multiple of 4 pixels. Training on smaller views than the encoder
     is used on costs less and makes up for the crops magnifying things (Touvron et al., arXiv 1906.06423)."""
-    crop_scale: tuple[float, float]
+    crop_scale: tuple[Fraction, Fraction]
     """Smallest and largest share of the image's area in a crop."""
-    flip: float
+    flip: Share
     """Probability of a horizontal flip."""
-    jitter: float
+    jitter: Share
     """Probability that the four color changes below are made."""
     brightness: float
     """Factor within 1 +- this."""
@@ -69,13 +70,13 @@ class AugmentConfig:
     """Factor within 1 +- this. No effect on grey images."""
     hue: float
     """Rotation within +- this share of the color circle, at most 0.5. No effect on grey images."""
-    grayscale: float
+    grayscale: Share
     """Probability of dropping all color."""
-    blur: float
+    blur: Share
     """Probability of a Gaussian blur."""
-    blur_sigma: tuple[float, float]
+    blur_sigma: tuple[Positive, Positive]
     """Smallest and largest standard deviation of the blur in pixels."""
-    solarize: float
+    solarize: Share
     """Probability of inverting the bright half of the values."""
 
     def view_side(self, image_side: int) -> int:

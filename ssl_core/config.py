@@ -2,12 +2,28 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, Union
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union
 
 T = TypeVar("T")
+
+
+class Rule(NamedTuple):
+    """What a number must fulfill, for the second place of ``Annotated``; without one: finite and at least 0."""
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+AT_LEAST_0 = Rule("a number of at least 0", lambda v: 0 <= v < math.inf)
+Positive = Annotated[float, Rule("a number above 0", lambda v: 0 < v < math.inf)]
+Share = Annotated[float, Rule("from 0 to 1", lambda v: 0 <= v <= 1)]
+Fraction = Annotated[float, Rule("above 0 and at most 1", lambda v: 0 < v <= 1)]
+BelowOne = Annotated[float, Rule("at least 0 and below 1", lambda v: 0 <= v < 1)]
+Count = Annotated[int, Rule("a whole number of at least 1", lambda v: v >= 1)]
 
 
 class ConfigError(ValueError):
@@ -21,9 +37,9 @@ def typed(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         where: the path of ``values`` in params.yaml, for messages (``train``, ``method.simclr``).
 
     Raises:
-        ConfigError: unknown or missing key, or a value of the wrong type.
+        ConfigError: unknown or missing key, or a value of the wrong type or out of its bounds.
     """
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     fields = {f.name: hints[f.name] for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = [k for k in values if k not in fields]
     if unknown:
@@ -43,6 +59,9 @@ def unknown_name(what: str, name: str, known: typing.Iterable[str]) -> str:
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(hint)
+    if origin is Annotated:
+        kind, rule = typing.get_args(hint)
+        return _convert_scalar(kind, rule, value, where)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in typing.get_args(hint):
             return None
@@ -64,7 +83,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where} is {value!r}; it must be a mapping")
         return typed(hint, value, where)  # type: ignore[arg-type]
-    return _convert_scalar(hint, value, where)
+    return _convert_scalar(hint, AT_LEAST_0, value, where)
 
 
 def _convert_tuple(hint: Any, value: Any, where: str) -> Any:
@@ -78,10 +97,12 @@ def _convert_tuple(hint: Any, value: Any, where: str) -> Any:
     return tuple(_convert(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True)))
 
 
-def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
+def _convert_scalar(hint: Any, rule: Rule, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     if isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
+        if hint in (int, float) and not rule.holds(value):
+            raise ConfigError(f"{where} is {value}; it must be {rule.words}")
         return value
     note = ""
     if hint is float and isinstance(value, str):

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_core.config import ConfigError
+from ssl_core.config import ConfigError, Count, unknown_name
+
+NAMES = ("small", "resnet18", "resnet34", "resnet50", "vit", "pixels")
 
 
 @dataclass(frozen=True)
@@ -22,14 +24,18 @@ class EncoderConfig:
 
     name: str
     """``small``, ``resnet18``, ``resnet34``, ``resnet50``, ``vit``, ``pixels``, or ``torchvision/NAME``."""
-    width: int
+    width: Count
     """Channels of the first stage of ``small`` (64 in a ResNet-18), token width of ``vit``."""
-    depth: int
+    depth: Count
     """Residual blocks per stage of ``small``; transformer layers of ``vit``."""
-    patch_size: int
+    patch_size: Count
     """Side of a ``vit`` patch in pixels (4 at 32 px, 16 at 224 px)."""
     norm: Literal["batch", "group"]
     """Normalization layers of the ResNets. ``group`` where batch statistics would leak the answer (CPC, Counting)."""
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMES and not self.name.startswith("torchvision/"):
+            raise ConfigError(unknown_name(f"encoder.name: {self.name!r}", self.name, [*NAMES, "torchvision/NAME"]))
 
 
 class Encoder(nn.Module):
@@ -264,7 +270,7 @@ def build(config: EncoderConfig, channels: int, image_size: int, seed: int) -> E
     """Make an encoder with weights that depend on ``seed`` alone.
 
     Raises:
-        ConfigError: an unknown name, or a patch size that does not divide the image.
+        ConfigError: an unknown model of torchvision, or a patch size that does not divide the image.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -278,9 +284,7 @@ def build(config: EncoderConfig, channels: int, image_size: int, seed: int) -> E
             return VisionTransformer(config, channels)
         if config.name == "pixels":
             return Pixels(channels, image_size)
-        if config.name.startswith("torchvision/"):
-            return Torchvision(config.name.removeprefix("torchvision/"), channels, image_size)
-    raise ConfigError(f"unknown encoder {config.name!r}: small, resnet18, resnet34, resnet50, vit, pixels or torchvision/NAME")
+        return Torchvision(config.name.removeprefix("torchvision/"), channels, image_size)
 
 
 def num_parameters(module: nn.Module) -> int:

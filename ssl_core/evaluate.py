@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_core.clustering import kmeans
+from ssl_core.config import Count, Fraction, Positive
 from ssl_core.knn import knn
 from ssl_core.probe import linear_probe
 from ssl_core.rng import permutation
@@ -30,23 +31,23 @@ CHOICE, FINAL = 1e-4, 1e-6
 class EvaluateConfig:
     """The evaluation protocol."""
 
-    knn_k: tuple[int, ...]
+    knn_k: tuple[Count, ...]
     """Candidate numbers of neighbors; a k above the number of training images is clamped to it."""
-    knn_temperature: tuple[float, ...]
+    knn_temperature: tuple[Positive, ...]
     """Candidate temperatures of the neighbors' weights exp(similarity / temperature)."""
-    linear_lambdas: int
+    linear_lambdas: Count
     """How many regularization strengths the linear probe tries."""
-    linear_lambda_range: tuple[float, float]
+    linear_lambda_range: tuple[Positive, Positive]
     """Smallest and largest of them; they are spaced evenly in the logarithm."""
-    layers: int
+    layers: Count
     """Candidate layers: the last this many blocks of the encoder."""
-    label_fractions: tuple[float, ...]
+    label_fractions: tuple[Fraction, ...]
     """Shares of the training labels the few-label probes see."""
-    label_seeds: int
+    label_seeds: Count
     """Random class-balanced choices of those labels; mean and spread are over them."""
-    bootstrap: int
+    bootstrap: Count
     """Resamples of the test images behind each interval."""
-    batch_size: int
+    batch_size: Count
     """Images per forward pass when features are extracted; changes speed, not results."""
     finetune_epochs: int
     """Epochs of fine-tuning encoder and linear head on the training labels; 0 = none."""

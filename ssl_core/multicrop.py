@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ssl_core.augment import AugmentConfig, view
+from ssl_core.config import Fraction
 from ssl_core.encoders import Encoder, VisionTransformer
 from ssl_core.method import DataInfo
 from ssl_core.rng import Rng
@@ -19,9 +20,9 @@ class Crops:
 
     views: int
     """Number of small views; 0 = the two large ones alone. SwAV, LeJEPA: 6; DINO: 8; small images: 0-4."""
-    scale: tuple[float, float]
+    scale: tuple[Fraction, Fraction]
     """Share of the image's area in a small view. Papers: 0.05-0.14 (SwAV) to 0.05-0.4 (DINO); small images: 0.1-0.4."""
-    size: float
+    size: Fraction
     """Side of a small view as a share of a large one's. Papers: 96 / 224; small images: 0.5, which keeps 14 px and more."""
 
 

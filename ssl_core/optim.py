@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ssl_core.config import BelowOne, Count, Positive, Share
 from ssl_core.method import Method
 
 
@@ -15,27 +16,27 @@ class TrainConfig:
     """How to train; the comments are in params.yaml."""
 
     epochs: int
-    epoch_share: float
+    epoch_share: Positive
     """Share of ``epochs`` that a method trains for, by what its epoch costs, so that one number sets the budget of all."""
-    batch_size: int
+    batch_size: Count
     optimizer: Literal["sgd", "adamw", "lars"]
-    lr: float
+    lr: Positive
     """For 256 images per step; scaled linearly with the batch (Goyal et al., arXiv 1706.02677)."""
-    momentum: float
+    momentum: BelowOne
     weight_decay: float
     decay_norm_and_bias: bool
     """Whether one-dimensional parameters are decayed too (MoCo, SimSiam: yes; BYOL, SimCLR: no)."""
-    warmup: float
-    final_lr: float
+    warmup: Share
+    final_lr: Share
     clip_grad: float
     precision: Literal["auto", "bf16", "float32"]
     mode: Literal["fast", "deterministic"]
-    threads: int
+    threads: Count
     """CPU threads of the training: part of the result, since sums in another order differ in their last bits."""
-    processes: int
+    processes: Count
     """Processes that share each batch, one per GPU; part of the result for the same reason."""
     stop_on_collapse: bool
-    health_images: int
+    health_images: Count
 
     @property
     def own_epochs(self) -> int:

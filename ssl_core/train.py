@@ -75,7 +75,9 @@ class Trainer:
         self.epochs = config.own_epochs if epochs is None else epochs
         world = distributed.world_size()
         if config.batch_size > len(images):
-            raise ConfigError(f"train.batch_size {config.batch_size} is larger than the {len(images)} training images")
+            raise ConfigError(
+                f"train.batch_size {config.batch_size} is larger than the {len(images)} training images; lower it"
+            )
         if config.batch_size % world:
             raise ConfigError(f"train.batch_size {config.batch_size} must be a multiple of the {world} processes")
         self.device = images.device

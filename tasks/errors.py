@@ -4,6 +4,7 @@ import errno
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from ssl_core.config import ConfigError
 
@@ -64,6 +65,8 @@ def run(main: Callable[[], None]) -> None:
         _exit(EnvironmentFault.code, "out of memory; use a smaller train.batch_size or data.max_train")
     except OSError as error:
         _exit(EnvironmentFault.code, _os_message(error))
+    except ModuleNotFoundError as error:
+        _exit(EnvironmentFault.code, f"the package {error.name} is not installed; make setup installs all that is needed")
     except Exception as error:
         if "out of memory" in str(error).lower():
             _exit(EnvironmentFault.code, "the device is out of memory; use a smaller train.batch_size")
@@ -74,6 +77,7 @@ def run(main: Callable[[], None]) -> None:
 def _os_message(error: OSError) -> str:
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        where = where or f" of {Path.cwd()}"  # a write knows no name
         return f"no space left on the device{where}; free some and run the same command again"
     return f"{error.strerror or error}{where}"
 

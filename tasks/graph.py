@@ -44,11 +44,13 @@ def plan(root: Path) -> list[PlannedStage]:
 
     Raises:
         UsageError: dvc.yaml, dvc.lock, params.yaml or the images cannot be read.
+        ConfigError: ``run`` does not say which stages there are.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo, lock_repo
     from dvc.repo.reproduce import get_active_graph, plan_repro
 
+    params.run_config(read_params(root))
     check_images(root)
     try:
         with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):

@@ -131,6 +131,19 @@ def parse(text: str, path: Path) -> dict[str, Any]:
     return values
 
 
+def check(params: Mapping[str, Any]) -> None:
+    """Read every section as the stages will, so that a typing error costs a second and not an hour.
+
+    Raises:
+        ConfigError: the first thing that is wrong.
+    """
+    methods = run_config(params).methods
+    data_config(params)
+    evaluate_config(params)
+    for name in dict.fromkeys([*methods, *params["method"]]):
+        method_params(params, name)
+
+
 def run_config(params: Mapping[str, Any]) -> RunConfig:
     """What to run, with every name checked.
 
@@ -155,10 +168,18 @@ def data_config(params: Mapping[str, Any]) -> DataConfig:
 
 
 def evaluate_config(params: Mapping[str, Any]) -> "EvaluateConfig":
-    """The evaluation protocol."""
+    """The evaluation protocol.
+
+    Raises:
+        ConfigError: a wrong key or value, or nothing to choose from.
+    """
     from ssl_core.evaluate import EvaluateConfig
 
-    return typed(EvaluateConfig, params["evaluate"], "evaluate")
+    config = typed(EvaluateConfig, params["evaluate"], "evaluate")
+    for name in ("knn_k", "knn_temperature"):
+        if not getattr(config, name):
+            raise ConfigError(f"evaluate.{name} must name at least one candidate")
+    return config
 
 
 def method_params(params: Mapping[str, Any], name: str) -> MethodParams:

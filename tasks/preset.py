@@ -21,19 +21,6 @@ def merge(target: Any, values: Mapping[str, Any], where: str = "") -> None:
             target[key] = value
 
 
-def check(values: dict[str, Any]) -> None:
-    """Read every section as the stages will.
-
-    Raises:
-        ConfigError: something in it is wrong.
-    """
-    params.data_config(values)
-    params.evaluate_config(values)
-    for name in values["method"]:
-        params.method_params(values, name)
-    params.run_config(values)
-
-
 def main() -> None:
     """Merge, check, write."""
     from ruamel.yaml import YAML
@@ -50,7 +37,7 @@ def main() -> None:
     merge(document, params.read(source))
     buffer = io.StringIO()
     yaml.dump(document, buffer)
-    check(params.parse(buffer.getvalue(), params.PARAMS))
+    params.check(params.parse(buffer.getvalue(), params.PARAMS))
     files.write_text(params.PARAMS, buffer.getvalue())
     print(f"params.yaml now holds {source}; git diff params.yaml shows what changed, git checkout params.yaml undoes it")
 

@@ -23,14 +23,6 @@ from tasks.schedule import FAILED, Schedule, default_parallelism
 NAMES = {"unchanged": "Unchanged", "restored": "Restored", "ran": "Completed"}
 
 
-def check_parameters() -> None:
-    """Read all of params.yaml first, so that a typing error costs a second and not an hour."""
-    values = params.load()
-    params.data_config(values)
-    for name in params.run_config(values).methods:
-        params.method_params(values, name)
-
-
 def work(schedule: Schedule, runner: Runner, jobs: int) -> list[int]:
     """Start what is ready until nothing is left; the exit codes of the stages that failed."""
     codes: list[int] = []
@@ -67,7 +59,7 @@ def main() -> None:
     schedule = Schedule(plan, targets=options.targets or None)
     codes: list[int] = []
     if any(stage.stale for stage in plan):
-        check_parameters()
+        params.check(params.load())
         codes = bring_up_to_date(schedule, Runner(root), options.jobs or default_parallelism(root))
         graph.tidy_lock(root, before, plan)
         subprocess.run([sys.executable, "-m", "tasks.sync"])

@@ -28,7 +28,7 @@ def artifacts(flow_run_id: str) -> dict[str, str]:
 def test_failures_are_retried_when_it_helps_and_named_at_the_end(project: Path) -> None:
     tiny.control(project, pretrain_byol_0={"code": 5}, prepare={"code": 75, "once": True}, pretrain_simclr_0={"seconds": 2})
     code, log = tiny.finish(project, FLOW, "-j", "2")
-    assert code == 1 and "pretrain@byol-0 failed: exit 5" in log and "worked on pretrain@simclr-0" in log
+    assert code == 5 and "pretrain@byol-0 failed: exit 5" in log and "worked on pretrain@simclr-0" in log
     assert tiny.computed(project).count("prepare") == 2  # 75: preempted, again
     assert tiny.computed(project).count("pretrain@byol-0") == 1  # 5: diverged, it would again
     flow_run = tiny.newest_run()
@@ -40,11 +40,24 @@ def test_failures_are_retried_when_it_helps_and_named_at_the_end(project: Path) 
     assert float(shown["progress-pretrain-simclr-0"]) > 0
 
     tiny.control(project)
-    code, log = tiny.finish(project, FLOW, "-m", "byol", "-S", "method.byol.lr=2")
+    code, log = tiny.finish(project, FLOW, "-m", "byol", "-S", "method.byol.train.lr=2")
     assert code == 0 and "recorded as experiment" in log
     states = tiny.task_states(tiny.newest_run()["id"])
     assert states["prepare"] == "Unchanged" and states["report"] == "Completed" and "pretrain@simclr-0" not in states
     assert "lr: 2" in (project / "params.yaml").read_text() and tiny.is_clean(project)
+
+
+def test_a_mistake_in_params_is_one_line_before_anything_runs(project: Path) -> None:
+    for old, new, message in (
+        ("seeds: [0]", "seeds: 0", "run.seeds is 0; it must be a list"),
+        ("knn_k:", "knnk:", "evaluate.knnk is unknown; did you mean 'knn_k'?"),
+    ):
+        before = (project / "params.yaml").read_text()
+        (project / "params.yaml").write_text(before.replace(old, new))
+        code, log = tiny.finish(project, FLOW)
+        assert code == 2 and log.splitlines()[-1] == f"error: params.yaml: {message}" and "Traceback" not in log
+        (project / "params.yaml").write_text(before)
+    assert not tiny.computed(project)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -193,8 +193,8 @@ def test_an_override_changes_params_as_an_experiment_does(bare: Path) -> None:
         with pytest.raises(UsageError):
             graph.override(bare, wrong)
         assert (bare / "params.yaml").read_text() == before
-    assert graph.override(bare, ["method.byol.lr=2", "run.seeds=[0,1]"])
-    assert not graph.override(bare, ["method.byol.lr=2"])
+    assert graph.override(bare, ["method.byol.train.lr=2", "run.seeds=[0,1]"])
+    assert not graph.override(bare, ["method.byol.train.lr=2"])
     assert "# what to compare" in (bare / "params.yaml").read_text()
     assert {s.name for s in graph.plan(bare)} > {"pretrain@byol-1", "evaluate@simclr-1"}
 

@@ -33,12 +33,20 @@ def test_a_failed_stage_gives_its_exit_code_and_its_message(tmp_path: Path) -> N
     assert not (project / "out").exists() and not (project / "data/prepared").exists()
 
 
-def test_a_typing_error_is_found_before_anything_runs(tmp_path: Path) -> None:
+def test_a_mistake_in_params_is_found_before_anything_runs(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "p", git=True)
-    set_params(project, {"method": {"byol": {"momentun": 0.9}}})
-    result = command(project, "tasks.run")
-    assert result.returncode == 2
-    assert "did you mean 'momentum'" in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    shipped = (project / "params.yaml").read_text()
+    for change, message in (
+        ({"method": {"byol": {"momentun": 0.9}}}, "did you mean 'momentum'"),
+        ({"evaluate": {"knn_k": [0]}}, "evaluate.knn_k[0] is 0"),  # read after the training only
+        ({"run": {"seeds": 0}}, "run.seeds is 0; it must be a list"),  # DVC fails at it with a traceback
+    ):
+        set_params(project, change)
+        result = command(project, "tasks.run")
+        assert result.returncode == 2
+        assert message in result.stderr and len(result.stderr.strip().splitlines()) == 1
+        (project / "params.yaml").write_text(shipped)
+    assert not (project / "data/prepared").exists()
 
 
 def in_terminal(project: Path, program: str) -> list[list[str]]:

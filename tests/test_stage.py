@@ -154,7 +154,7 @@ MISTAKES = [
     ({"train": {"batch_size": 1000}}, 2, "larger than the 96 training images"),
     ({"method": {"simclr": {"temprature": 0.1}}}, 2, "did you mean 'temperature'"),
     ({"augmnt": {"flip": 0.5}}, 2, "did you mean 'augment'"),
-    ({"encoder": {"name": "resnet19"}}, 2, "unknown encoder"),
+    ({"encoder": {"name": "resnet19"}}, 2, "did you mean 'resnet18'"),
 ]
 
 

@@ -82,20 +82,15 @@ stages:
     outs: [reports]
 """
 
-PARAMS = """\
-run:
-  methods: [simclr, byol]   # what to compare
-  baselines: []
-  seeds: [0]
-data: {seed: 0, source: folder, path: images}
-encoder: {}
-train: {epochs: 1, threads: 1}
-augment: {}
-evaluate: {}
-method:
-  simclr: {lr: 1}
-  byol: {lr: 1}
-"""
+SHIPPED = yaml.safe_load((ROOT / "params.yaml").read_text())
+PARAMS = "run:\n  methods: [simclr, byol]   # what to compare\n  seeds: [0]\n" + yaml.safe_dump(
+    {
+        "data": SHIPPED["data"] | {"source": "folder", "path": "images"},
+        **{section: SHIPPED[section] for section in ("encoder", "augment", "evaluate")},
+        "train": SHIPPED["train"] | {"epochs": 1, "threads": 1},
+        "method": {name: SHIPPED["method"][name] | {"train": {"lr": 1}} for name in ("simclr", "byol")},
+    }
+)
 
 IDENTITY = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
 NAMES = ["prepare", "pretrain@simclr-0", "pretrain@byol-0", "evaluate@simclr-0", "evaluate@byol-0", "report"]
@@ -139,7 +134,7 @@ def computed(project: Path) -> list[str]:
 
 def set_lr(project: Path, method: str, lr: int) -> None:
     params = yaml.safe_load((project / "params.yaml").read_text())
-    params["method"][method]["lr"] = lr
+    params["method"][method]["train"]["lr"] = lr
     (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
 
 

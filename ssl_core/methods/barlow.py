@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from ssl_core import distributed
 from ssl_core.augment import AugmentConfig, view
+from ssl_core.config import Count
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
 from ssl_core.losses import similarities, wide
@@ -34,7 +35,7 @@ from ssl_core.rng import Rng
 class BarlowConfig:
     """The numbers of Barlow Twins."""
 
-    dim: int
+    dim: Count
     """Width of the projector's hidden layer and of the projection. Paper: 8192; CIFAR-10 recipes: 2048."""
     weight: float
     """w of the off-diagonal terms. Paper: 0.0051."""

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_core.augment import AugmentConfig, view
+from ssl_core.config import Count, Share
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
 from ssl_core.losses import negative_cosine
@@ -32,15 +33,15 @@ from ssl_core.rng import Rng
 class BYOLConfig:
     """The numbers of BYOL."""
 
-    hidden: int
+    hidden: Count
     """Width of the hidden layers of projector and predictor. Paper: 4096; small images: 256-4096."""
-    dim: int
+    dim: Count
     """Width of projection and prediction. Paper: 256."""
-    momentum: float
+    momentum: Share
     """m_base of the target. Paper: 0.996 for 1000 epochs, 0.99 for 300, 0.97 for 40."""
-    second_blur: float
+    second_blur: Share
     """Probability of blur in the second view. Paper: 0.1 (first view 1.0); small images: 0."""
-    second_solarize: float
+    second_solarize: Share
     """Probability of solarization in the second view. Paper: 0.2 (first view 0)."""
 
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_core.augment import AugmentConfig, drop_channels, padded_crop, resize, standardize, to_unit
+from ssl_core.config import Count, Share
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
 from ssl_core.losses import found
@@ -42,17 +43,17 @@ PIXELATED = 10  # side of a tile of 100 pixels
 class ContextConfig:
     """The numbers of context prediction."""
 
-    grid: int
+    grid: Count
     """Tiles per side. Paper: a grid as large as the image allows, of 96 px tiles; 3; images below 64 px: 2 or 3."""
-    tile_size: int
+    tile_size: Count
     """Smaller tiles are enlarged to this side, so that an encoder with a stride can digest them. Paper: 0; small images: 16."""
     color: Literal["drop", "project", "none"]
     """Guard against chromatic aberration. Paper: either of the first two. Nothing to do for grey images."""
     color_noise: float
     """Noise in dropped channels, in standard deviations of the kept one. Paper: 0.01."""
-    pixelate: float
+    pixelate: Share
     """Share of the tiles reduced to 100 pixels. Paper: 1/3. Tiles of at most 10 px stay as they are."""
-    hidden: int
+    hidden: Count
     """Width of the hidden layer. Paper: 4096; small images: 256-512."""
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ssl_core import distributed
 from ssl_core.augment import AugmentConfig, Filter, normalize, padded_crop, random_grayscale, resize, to_unit
-from ssl_core.config import ConfigError
+from ssl_core.config import ConfigError, Count, Share
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
 from ssl_core.method import Batch, DataInfo, Method
@@ -41,13 +41,13 @@ ZERO = 1e-3  # pull below this, with a hinge within this of the margin, is the z
 class CountingConfig:
     """The numbers of counting."""
 
-    hidden: int
+    hidden: Count
     """Width of the hidden layers of phi. Paper: 4096; small images: 512."""
-    dim: int
+    dim: Count
     """d, the length of the count. Paper: 1000 (20 loses little); small images: 128."""
     margin: float
     """M. Paper: 10."""
-    grayscale: float
+    grayscale: Share
     """Share of the images turned grey. Paper: 0.67. Nothing to do for grey images."""
     padding: float
     """Reflected border before the random crop, as a share of the side. Paper: crops 224 of 256 px; small images: 0.125."""

@@ -27,7 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssl_core import distributed
 from ssl_core.augment import AugmentConfig, color_jitter, normalize, padded_crop, random_crop, random_grayscale
-from ssl_core.config import ConfigError
+from ssl_core.config import ConfigError, Count
 from ssl_core.encoders import Encoder
 from ssl_core.losses import found, similarities
 from ssl_core.method import Batch, DataInfo, Method
@@ -41,19 +41,19 @@ LOGIT_SCALE = 0.1  # as in version 2's listing: keeps the first softmax soft
 class CPCConfig:
     """The numbers of CPC."""
 
-    grid: int
+    grid: Count
     """Patches per side; they overlap by half. Paper: 7 (64 px patches of 256 px); 4 at 28 and 32 px."""
     padding: float
     """Reflected border before the random shift, as a share of the side. Paper: crops of 256 from 300 px; small: 0.125."""
-    first_step: int
+    first_step: Count
     """Nearest row that is predicted. Paper: 1 or, version 2, beyond 2; 2 is the first without a common pixel."""
-    steps: int
+    steps: Count
     """How many rows, from there on. Paper: 5; version 2: 3; grid 4: 2."""
-    context_blocks: int
+    context_blocks: Count
     """Residual blocks of the context network; each sees one row further up. Version 2: 5."""
-    context_hidden: int
+    context_hidden: Count
     """Channels inside a block. Version 2: 256; small images: 64."""
-    dim: int
+    dim: Count
     """Width in which prediction and latent are compared. Version 2: 64."""
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ssl_core import distributed
 from ssl_core.augment import AugmentConfig
+from ssl_core.config import Count, Positive, Share
 from ssl_core.encoders import Encoder
 from ssl_core.heads import held, mlp
 from ssl_core.losses import cross_view_entropy, similarities, unit
@@ -37,23 +38,23 @@ from ssl_core.rng import Rng
 class DINOConfig:
     """The numbers of DINO."""
 
-    hidden: int
+    hidden: Count
     """Width of the head's hidden layers. Paper: 2048; small images: 256-2048."""
-    dim: int
+    dim: Count
     """Width of the head's output before the last layer. Paper: 256."""
-    prototypes: int
+    prototypes: Count
     """K, the directions scores are taken with. Paper: 65536; CIFAR-10 recipes: 2048-4096."""
-    student_temperature: float
+    student_temperature: Positive
     """T_s. Paper: 0.1."""
-    teacher_temperature: tuple[float, float]
+    teacher_temperature: tuple[Positive, Positive]
     """T_t at the start and after ``warmup``. Paper: 0.04 to 0.07; CIFAR-10 recipes: 0.04."""
-    warmup: float
+    warmup: Share
     """Share of the training over which T_t rises. Paper: 30 of 100-800 epochs."""
-    momentum: float
+    momentum: Share
     """Of the teacher at the start. Paper: 0.996; CIFAR-10 recipes: 0.99; below 1000 steps: 0.95-0.99."""
-    center_momentum: float
+    center_momentum: Share
     """m_c. Paper: 0.9."""
-    freeze: float
+    freeze: Share
     """Share of the training in which the last layer waits. Paper: 1 of 100-800 epochs."""
     crops: Crops
     """The small views."""

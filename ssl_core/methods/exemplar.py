@@ -39,6 +39,7 @@ from ssl_core.augment import (
     to_unit,
     warp,
 )
+from ssl_core.config import Count, Positive
 from ssl_core.encoders import Encoder
 from ssl_core.losses import found
 from ssl_core.method import Batch, DataInfo, Embed, Method
@@ -51,10 +52,10 @@ SEEDS = 1  # key of the draw of the seeds
 class ExemplarConfig:
     """The numbers of Exemplar-CNN."""
 
-    seeds: int
+    seeds: Count
     """Largest number of surrogate classes. Paper: 8000 of 32 px is best, 16000 is worse; short trainings: 2000, so that each
     is met often enough."""
-    copies: int
+    copies: Count
     """Transformed copies of a seed in each step. Paper: about 100 over the training."""
     translate: float
     """Shift within +- this share of the side. Paper: 0.2."""
@@ -72,7 +73,7 @@ class ExemplarConfig:
     """Added to saturation and value, within +- this. Paper: 0.1."""
     hue: float
     """Shift of hue within +- this share of the circle. Paper: 0.1."""
-    classifier_lr: float
+    classifier_lr: Positive
     """Learning rate of the classifier in multiples of the encoder's. Paper: 1; short trainings: 2."""
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_core.augment import AugmentConfig, padded_crop, random_grayscale, resize, standardize, to_unit
+from ssl_core.config import Count, Share
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
 from ssl_core.losses import found
@@ -36,21 +37,21 @@ from ssl_core.rng import Rng
 class JigsawConfig:
     """The numbers of the jigsaw puzzle."""
 
-    grid: int
+    grid: Count
     """Tiles per side. Paper: 3; images below 64 px: 2 or 3."""
-    tile_size: int
+    tile_size: Count
     """Smaller tiles are enlarged to this side, so that an encoder with a stride can digest them. Paper: 0; small images: 16."""
-    permutations: int
+    permutations: Count
     """Size of the set. Paper: 1000 (100 is as good in later studies); grid 2: all 24."""
-    puzzles: int
+    puzzles: Count
     """Permutations of each image in a step. Paper: 1."""
-    grayscale: float
+    grayscale: Share
     """Share of the images turned grey. Paper: 0.3; later studies: 0.66. Nothing to do for grey images."""
     channel_shift: int
     """Largest shift of a color channel in pixels. Paper: 2 with 64 px tiles; small images: 1."""
-    tile_dim: int
+    tile_dim: Count
     """Width of the embedding of a tile. Paper: 512 (fc6); small images: 128."""
-    hidden: int
+    hidden: Count
     """Width of the layer that sees all tiles. Paper: 4096 (fc7); small images: 256-512."""
 
 

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from ssl_core import distributed
 from ssl_core.augment import AugmentConfig
+from ssl_core.config import Count
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
 from ssl_core.losses import similarities, wide
@@ -37,13 +38,13 @@ KNOTS, LAST = 17, 3.0  # of the integral, as in the authors' code
 class LeJEPAConfig:
     """The numbers of LeJEPA."""
 
-    hidden: int
+    hidden: Count
     """Width of the projector's two hidden layers. Paper: 2048; small images: 512-2048."""
-    dim: int
+    dim: Count
     """Width of the projection. Paper: 16-512; small images: 64-128."""
     weight: float
     """w of SIGReg. Paper: 0.05, 0.01-0.1 work; on CIFAR-10 about 0.01 for 256 images per step."""
-    slices: int
+    slices: Count
     """Random directions per step. Paper: 1024, minimal version 256."""
     crops: Crops
     """The small views."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_core.augment import AugmentConfig, view
-from ssl_core.config import ConfigError
+from ssl_core.config import ConfigError, Count, Share
 from ssl_core.encoders import Encoder, VisionTransformer, sincos_positions, transformer_layer
 from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.rng import Rng
@@ -31,11 +31,11 @@ from ssl_core.rng import Rng
 class MAEConfig:
     """The numbers of MAE."""
 
-    mask: float
+    mask: Share
     """Share of the patches hidden. Paper: 0.75."""
-    width: int
+    width: Count
     """Token width of the decoder. Paper: 512; small images: 64-192."""
-    depth: int
+    depth: Count
     """Layers of the decoder. Paper: 8; small images: 1-4."""
     normalize: bool
     """Whether targets are normalized per patch. Paper: better with."""

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ssl_core import distributed
 from ssl_core.augment import AugmentConfig, view
+from ssl_core.config import Count, Positive, Share
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
 from ssl_core.losses import info_nce
@@ -40,17 +41,17 @@ class MoCoConfig:
 
     head: Literal["mlp", "linear"]
     """``mlp``: version 2 (one hidden layer, no BatchNorm); ``linear``: version 1."""
-    hidden: int
+    hidden: Count
     """Width of the hidden layer of ``mlp``. Paper: that of the features, 2048."""
-    dim: int
+    dim: Count
     """Width of queries and keys. Paper: 128."""
-    temperature: float
+    temperature: Positive
     """Paper: 0.07 (v1), 0.2 (v2); the CIFAR demo: 0.1."""
-    momentum: float
+    momentum: Share
     """Of the momentum encoder. Paper: 0.999; the CIFAR demo: 0.99; below 1000 steps: 0.95-0.99."""
     queue: int
     """Number of keys, a multiple of those a step brings. Paper: 65536; small images: 1024-4096, no more than images."""
-    splits: int
+    splits: Count
     """Parts of the batch with BatchNorm statistics of their own (CIFAR demo: 8 of 64 images); 1 = plain BatchNorm."""
     symmetric: bool
     """Let each view be the query once and add the two losses (CIFAR demo: better at equal epochs, twice the cost)."""

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ssl_core.augment import AugmentConfig, view
+from ssl_core.config import Count, Positive
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
 from ssl_core.losses import info_nce, similarities, unit
@@ -33,11 +34,11 @@ from ssl_core.rng import Rng
 class NNCLRConfig:
     """The numbers of NNCLR."""
 
-    hidden: int
+    hidden: Count
     """Width of the hidden layers of projector and predictor. Paper: 2048 and 4096; small images: 256-2048."""
-    dim: int
+    dim: Count
     """Width of projection and prediction. Paper: 256."""
-    temperature: float
+    temperature: Positive
     """Paper: 0.1; CIFAR-10 recipes: 0.2-0.5."""
     queue: int
     """Number of projections to search, a multiple of the batch. Paper: 98304; small images: a tenth of the data set."""

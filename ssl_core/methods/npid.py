@@ -30,6 +30,7 @@ from torch.nn import functional as F
 
 from ssl_core import distributed
 from ssl_core.augment import AugmentConfig, view
+from ssl_core.config import Count, Positive, Share
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
 from ssl_core.losses import similarities, unit
@@ -42,15 +43,15 @@ from ssl_core.rng import Rng
 class NPIDConfig:
     """The numbers of NPID."""
 
-    dim: int
+    dim: Count
     """Width of the vectors. Paper: 128."""
-    temperature: float
+    temperature: Positive
     """Paper: 0.07 on ImageNet, 0.1 on CIFAR-10; short schedules: 0.2-0.5."""
     negatives: int
     """m noise images per query for NCE (paper: 4096 on ImageNet); 0 = the full softmax (paper, CIFAR-10)."""
     norm: bool
     """BatchNorm on the vectors. Paper: no; short schedules: yes."""
-    bank_momentum: float
+    bank_momentum: Share
     """Share of the old vector that stays in the bank. Paper: 0.5."""
     proximal: float
     """Weight of the pull towards the image's last vector. Paper: a lambda it does not state; released code: 0."""

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from ssl_core import distributed
 from ssl_core.augment import AugmentConfig, view
 from ssl_core.clustering import cluster_means, kmeans
-from ssl_core.config import ConfigError
+from ssl_core.config import ConfigError, Count, Positive, Share
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
 from ssl_core.losses import info_nce, similarities, unit
@@ -39,21 +39,21 @@ from ssl_core.rng import Rng
 class PCLConfig:
     """The numbers of PCL."""
 
-    hidden: int
+    hidden: Count
     """Width of the projector's hidden layer. Paper: that of the features, 2048."""
-    dim: int
+    dim: Count
     """Width of queries, keys and prototypes. Paper: 128."""
-    temperature: float
+    temperature: Positive
     """T. Paper: 0.1; released code: 0.2."""
-    momentum: float
+    momentum: Share
     """Of the momentum encoder. Paper: 0.999; below 1000 steps: 0.95-0.99."""
     queue: int
     """Number of keys, a multiple of the batch. Paper: 16384; small images: 1024-4096, no more than images."""
-    splits: int
+    splits: Count
     """Parts of the batch with BatchNorm statistics of their own; 1 = plain BatchNorm."""
-    clusters: tuple[int, ...]
+    clusters: tuple[Count, ...]
     """Clusters per granularity. Paper: 25000, 50000 and 100000; 10k-50k images: 100 to 1000."""
-    iterations: int
+    iterations: Count
     """Of k-means. Paper: 20."""
     warmup_epochs: int
     """Epochs before the first clustering. Paper: 20 of 200."""

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_core.augment import AugmentConfig, color_jitter, normalize, random_grayscale, resized_crop, view
+from ssl_core.config import Count, Fraction, Positive, Share
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
 from ssl_core.losses import similarities, unit
@@ -40,13 +41,13 @@ from ssl_core.rng import Rng
 class PIRLConfig:
     """The numbers of PIRL."""
 
-    grid: int
+    grid: Count
     """Tiles per side. Paper: 3; up to about 64 px: 2."""
-    tile_scale: tuple[float, float]
+    tile_scale: tuple[Fraction, Fraction]
     """Share of the image's area that is cut into tiles. Paper: 0.6 to 1."""
-    dim: int
+    dim: Count
     """Width of the vectors. Paper: 128."""
-    temperature: float
+    temperature: Positive
     """Paper: 0.07; released MLP variant: 0.1; short schedules: 0.2-0.5."""
     weight: float
     """Share of the tiles' loss (the paper's lambda): 0.5."""
@@ -56,7 +57,7 @@ class PIRLConfig:
     """Drawn per image. Paper: 32000; 0 = all other images."""
     norm: bool
     """BatchNorm on both vectors before they get unit length. Paper: no; short schedules: yes."""
-    bank_momentum: float
+    bank_momentum: Share
     """Share of the old vector that stays in the bank. Paper: 0.5."""
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ssl_core.augment import AugmentConfig, view
+from ssl_core.config import Count, Positive
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
 from ssl_core.losses import nt_xent
@@ -30,11 +31,11 @@ from ssl_core.rng import Rng
 class SimCLRConfig:
     """The numbers of SimCLR."""
 
-    hidden: int
+    hidden: Count
     """Width of the projector's hidden layer. Paper: that of the features, 2048; small images: 256-2048."""
-    dim: int
+    dim: Count
     """Width of the projection. Paper: 128."""
-    temperature: float
+    temperature: Positive
     """Paper: 0.1 on ImageNet, 0.5 on CIFAR-10 with 1000 epochs; short schedules: 0.2."""
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from ssl_core.augment import AugmentConfig, view
+from ssl_core.config import Count
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
 from ssl_core.losses import negative_cosine
@@ -30,9 +31,9 @@ from ssl_core.rng import Rng
 class SimSiamConfig:
     """The numbers of SimSiam."""
 
-    dim: int
+    dim: Count
     """Width of the projector's hidden and last layer. Paper: 2048; small images: 512-2048."""
-    bottleneck: int
+    bottleneck: Count
     """Width of the predictor's hidden layer. Paper: a quarter of ``dim``, 512."""
 
 

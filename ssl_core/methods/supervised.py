@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ssl_core import distributed
 from ssl_core.augment import AugmentConfig, view
-from ssl_core.config import ConfigError
+from ssl_core.config import BelowOne, ConfigError
 from ssl_core.encoders import Encoder
 from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.rng import Rng
@@ -19,7 +19,7 @@ from ssl_core.rng import Rng
 
 @dataclass(frozen=True)
 class Config:
-    label_smoothing: float
+    label_smoothing: BelowOne
     """Share of the target spread over all classes."""
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ssl_core import distributed
 from ssl_core.augment import AugmentConfig
+from ssl_core.config import Count, Positive, Share
 from ssl_core.encoders import Encoder
 from ssl_core.heads import held, mlp
 from ssl_core.losses import cross_view_entropy, similarities, unit
@@ -36,23 +37,23 @@ from ssl_core.rng import Rng
 class SwAVConfig:
     """The numbers of SwAV."""
 
-    hidden: int
+    hidden: Count
     """Width of the projector's hidden layer. Paper: 2048; small images: 256-2048."""
-    dim: int
+    dim: Count
     """Width of the projection. Paper: 128."""
-    prototypes: int
+    prototypes: Count
     """Number of prototypes. Paper: 3000; CIFAR-10 recipes: 512-3000; less than queue and batch together."""
-    epsilon: float
+    epsilon: Positive
     """Softness of the codes. Paper: 0.05; large values make all codes equal."""
-    iterations: int
+    iterations: Count
     """Rounds of Sinkhorn. Paper: 3."""
-    temperature: float
+    temperature: Positive
     """T of the predictions. Paper: 0.1."""
     queue: int
     """Older projections per large view, a multiple of the batch; 0 = none. Paper: 3840 with small batches."""
-    queue_start: float
+    queue_start: Share
     """Share of the training before the queue is used. Paper: 15 of 200 epochs."""
-    freeze: float
+    freeze: Share
     """Share of the training in which the prototypes wait. Paper: 1 of 200 epochs."""
     crops: Crops
     """The small views."""

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ssl_core import distributed
 from ssl_core.augment import AugmentConfig, view
+from ssl_core.config import Count
 from ssl_core.encoders import Encoder
 from ssl_core.heads import mlp
 from ssl_core.losses import similarities, wide
@@ -31,7 +32,7 @@ from ssl_core.rng import Rng
 class VICRegConfig:
     """The numbers of VICReg."""
 
-    dim: int
+    dim: Count
     """Width of the expander's hidden layer and of the projection. Paper: 8192; CIFAR-10 recipes: 1024-2048."""
     invariance: float
     """a. Paper: 25."""

@@ -1,0 +1,68 @@
+"""params.yaml is refused as a whole before anything runs: every number has bounds, every section is read."""
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ssl_core.config import ConfigError
+from tasks import params
+
+
+def numbers(value: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
+    """The path of every number in nested mappings and lists."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from numbers(inner, *path, key)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path
+
+
+def refusal(shipped: dict[str, Any], path: tuple[Any, ...], value: Any) -> str:
+    """The message when the value at ``path`` is ``value``; empty when it is accepted."""
+    changed = copy.deepcopy(shipped)
+    place = changed
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    try:
+        params.check(changed)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def test_no_number_may_be_negative_or_none_at_all(shipped: dict[str, Any]) -> None:
+    found = list(numbers(shipped))
+    assert len(found) > 200
+    for number, path in enumerate(found):
+        wrong = (-1, math.nan, math.inf)[number % 3]
+        message = refusal(shipped, path, wrong)
+        name = next(str(key) for key in reversed(path) if isinstance(key, str))
+        assert name in message and str(wrong) in message and "must be" in message, f"{path}: {message!r}"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("train", "lr"), 0, "train.lr is 0.0; it must be a number above 0"),
+        (("train", "batch_size"), 0, "train.batch_size is 0; it must be a whole number of at least 1"),
+        (("train", "momentum"), 1.0, "train.momentum is 1.0; it must be at least 0 and below 1"),
+        (("augment", "crop_scale"), [0.0, 1.0], "augment.crop_scale[0] is 0.0; it must be above 0 and at most 1"),
+        (("augment", "flip"), 1.5, "augment.flip is 1.5; it must be from 0 to 1"),
+        (("evaluate", "knn_k"), [0], "evaluate.knn_k[0] is 0; it must be"),
+        (("evaluate", "knn_k"), [], "evaluate.knn_k must name at least one"),
+        (("evaluate", "knn"), [1], "evaluate.knn is unknown; did you mean 'knn_k'"),
+        (("method", "simclr", "temperature"), 0.0, "method.simclr.temperature is 0.0; it must be a number above 0"),
+        (("method", "lejepa", "dim"), 0, "method.lejepa.dim is 0"),
+        (("encoder", "name"), "resnet19", "encoder.name: 'resnet19' is unknown; did you mean 'resnet18'"),
+        (("run", "methods"), "simclr", "run.methods is 'simclr'; it must be a list"),
+        (("run", "seeds"), 0, "run.seeds is 0; it must be a list"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_would_be_right(
+    shipped: dict[str, Any], path: tuple[str, ...], value: Any, message: str
+) -> None:
+    assert message in refusal(shipped, path, value)
