@@ -2,6 +2,7 @@
 
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ OWN_LICENSE = "not stated (the user's own images)"
 
 
 @dataclass
-class Source:
+class Source(ABC):
     """A list of images that are not read yet.
 
     ``read(rows)`` yields (row, content) in any order; the content is the file's bytes, decoded pixels (H, W) or (H, W, 3)
@@ -40,9 +41,9 @@ class Source:
     sums: dict[str, str] = field(default_factory=dict)
     """sha256 by name, from a SHA256SUMS file."""
 
+    @abstractmethod
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, Content]]:
         """Read the items at ``rows``."""
-        raise NotImplementedError
 
     def _arrange(self, names: Sequence[str], folders: Sequence[str], where: str) -> None:
         self.ignored += sorted(n for n in names if not is_image(n) and n != SUMS)

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from tasks import files, params
+from tasks import ancestors, files, params
 from tasks.errors import EnvironmentFault, IntegrityError, Preempted, Stop, UsageError, run
 from tasks.locks import try_lock
 
@@ -135,14 +135,14 @@ class Stage:
 
         signal.signal(signal.SIGTERM, ask)
         signal.signal(signal.SIGINT, ask)
-        above = [_dvc_ancestor()] if os.environ.get("DVC_STAGE") else []
-        above += [_living(os.getppid())] if "TORCHELASTIC_RUN_ID" in os.environ else []
+        above = [ancestors.dvc()] if os.environ.get("DVC_STAGE") else []
+        above += [ancestors.living(os.getppid())] if "TORCHELASTIC_RUN_ID" in os.environ else []
         for parent in filter(None, above):
             threading.Thread(target=self._watch_parent, args=parent, daemon=True).start()
 
     def _watch_parent(self, pid: int, started: str) -> None:
         """Stop when dvc or torch's agent above is gone: nobody would record the result, and a second one may start."""
-        while _start_time(pid) == started:
+        while ancestors.start_time(pid) == started:
             time.sleep(0.5)
         self._stop.set()
         time.sleep(ORPHAN_GRACE_SECONDS)
@@ -271,33 +271,3 @@ def _link(source: Path | str, target: Path | str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _start_time(pid: int) -> str | None:
-    """Kernel start time of a process, so that a reused number is not taken for it; None when it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] == "Z" else fields[19]
-
-
-def _living(pid: int) -> tuple[int, str] | None:
-    """(pid, start time) of a process that runs."""
-    started = _start_time(pid)
-    return (pid, started) if started else None
-
-
-def _dvc_ancestor() -> tuple[int, str] | None:
-    """(pid, start time) of the dvc process that runs this command; a shell may stand in between."""
-    pid = os.getppid()
-    while pid > 1:
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            return None
-        if any(Path(os.fsdecode(c)).name in ("dvc", "dvc.exe") for c in command[:3]):
-            return _living(pid)
-        pid = parent
-    return None

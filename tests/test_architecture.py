@@ -92,8 +92,8 @@ def test_source_files_have_one_subject() -> None:
 
 
 PLUMBING = {f"tasks/{name}.py" for name in (
-    "checkpoint", "dataset", "device", "encoders", "errors", "files", "gpu", "journal", "locks", "mirror", "params",
-    "processes", "progress", "records", "settings", "stage", "tracking",
+    "ancestors", "checkpoint", "dataset", "device", "encoders", "errors", "files", "gpu", "journal", "locks", "mirror",
+    "params", "processes", "progress", "records", "settings", "stage", "tracking",
 )} | {"ssl_core/catalogue.py", "ssl_core/config.py"}  # fmt: skip
 """What runs a stage and reads and writes its formats. It shapes no result: an edit here makes nothing stale."""
 
