@@ -11,14 +11,17 @@ import urllib.parse
 import urllib.request
 
 from tasks import settings
-from tasks.errors import EnvironmentFault, run
+from tasks.errors import EnvironmentFault, UsageError, run
 
 HOST = "127.0.0.1"
 MLFLOW_PORT, PREFECT_PORT = 5000, 4200
 
 
 def _free(port: int, variable: str) -> int:
-    port = int(os.environ.get(variable, port))
+    given = os.environ.get(variable, str(port))
+    if not given.isdecimal() or not 0 < int(given) < 65536:
+        raise UsageError(f"{variable} is {given!r}; it must be a port from 1 to 65535")
+    port = int(given)
     with socket.socket() as probe:
         if probe.connect_ex((HOST, port)) == 0:
             raise EnvironmentFault(f"port {port} is taken; stop what uses it, or set {variable} to another port")
