@@ -141,7 +141,8 @@ def work(schedule: Schedule, runner: Runner | Machines, parallelism: int) -> lis
             future.wait()  # takes over the final state, without asking the server
             state = future.state
             if not state.is_completed():
-                codes.append(state.data.code if isinstance(state.data, Outcome) else Stop.code)
+                outcome = state.result(raise_on_failure=False)
+                codes.append(outcome.code if isinstance(outcome, Outcome) else Stop.code)
             schedule.finished(
                 running.pop(future.task_run_id), state.name if state.is_completed() else "Failed", state.message or ""
             )
