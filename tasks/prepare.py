@@ -89,9 +89,10 @@ def check_space(target: Path, needed: int) -> None:
     """Refuse to start what cannot fit on the disk."""
     place = next(p for p in (target, *target.absolute().parents) if p.exists())
     free = shutil.disk_usage(place).free
-    if needed * 1.05 + (16 << 20) > free:
+    needed = int(needed * 1.05) + (16 << 20)
+    if needed > free:
         raise EnvironmentFault(
-            f"{target} needs {needed / 1e9:.2f} GB but {free / 1e9:.2f} GB are free;"
+            f"{target} needs {needed / 1e6:,.0f} MB but {free / 1e6:,.0f} MB are free;"
             " free some, or lower data.max_train or data.image_size"
         )
 
