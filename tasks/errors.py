@@ -74,11 +74,15 @@ def run(main: Callable[[], None]) -> None:
         _exit(Stop.code, f"internal error: {error}; please report it with the lines above")
 
 
+def no_space(where: object) -> str:
+    """The message for a full disk."""
+    return f"no space left on the device of {where}; free some and run the same command again"
+
+
 def _os_message(error: OSError) -> str:
-    where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        where = where or f" of {Path.cwd()}"  # a write knows no name
-        return f"no space left on the device{where}; free some and run the same command again"
+        return no_space(error.filename or Path.cwd())  # a write knows no name
+    where = f" ({error.filename})" if error.filename else ""
     return f"{error.strerror or error}{where}"
 
 

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from tasks.errors import EnvironmentFault, Preempted
+from tasks.errors import EnvironmentFault, Preempted, no_space
 from tasks.graph import release_dead_locks
 from tasks.locks import try_lock
 
@@ -26,6 +27,7 @@ GRACE_SECONDS = 7.0  # from SIGINT to SIGKILL: a stage saves its checkpoint
 POLL_SECONDS = 0.3
 BUSY_SECONDS = 2.0
 ORPHAN_SECONDS = 6.0
+FULL = 1 << 20  # a disk with fewer bytes left
 HINTS = (
     "To track the changes with git",
     "\tgit add ",
@@ -165,6 +167,9 @@ def _outcome(returncode: int, left: Path, text: str) -> Outcome:
         return Outcome(int(found["code"]), "failed", str(found["message"]))
     errors = [line.removeprefix("ERROR: ") for line in text.splitlines() if line.startswith("ERROR: ")]
     message = errors[-1] if errors else f"dvc ended with {returncode} and no message"
+    root = left.parents[2]
+    if not errors and shutil.disk_usage(root).free < FULL:
+        message = no_space(root)  # the log could not be written either
     exited = re.search(r"exited with (-?\d+)", text)
     if exited:
         code = int(exited[1])

@@ -9,7 +9,11 @@ import subprocess
 import sys
 import termios
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+
+from tasks import runner
 from tests import tiny_graph as tiny
 from tests.project import command, copy_project, environment, set_params
 
@@ -47,6 +51,14 @@ def test_a_mistake_in_params_is_found_before_anything_runs(tmp_path: Path) -> No
         assert message in result.stderr and len(result.stderr.strip().splitlines()) == 1
         (project / "params.yaml").write_text(shipped)
     assert not (project / "data/prepared").exists()
+
+
+def test_a_full_disk_is_named_though_no_message_could_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = tmp_path / ".ssl" / "exit" / "prepare"
+    for free, message in ((0, f"no space left on the device of {tmp_path}"), (1 << 30, "dvc ended with 1 and no message")):
+        monkeypatch.setattr(runner.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        outcome = runner._outcome(1, left, "")
+        assert outcome.code == 4 and outcome.message.startswith(message)
 
 
 def in_terminal(project: Path, program: str) -> list[list[str]]:
