@@ -13,7 +13,7 @@ member           randomness            buffers                     parameters
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -58,7 +58,10 @@ class Method(nn.Module, ABC):
     """One self-supervised learning algorithm."""
 
     Config: ClassVar[type]
-    """Frozen dataclass of the method's own numbers; every field's value comes from params.yaml, none has a default."""
+    """Frozen dataclass of the method's own numbers; every field's value comes from params.yaml, none has a default.
+    Under each field: the paper's number, and that for small images or short trainings where it differs."""
+    alarms: ClassVar[Mapping[str, str]] = {}
+    """Scalars of ``loss`` that are 1 in a step in which the method goes wrong in its own way, else 0, and what that means."""
 
     def __init__(self, encoder: Encoder, config: Any, augment: AugmentConfig, data: DataInfo):
         super().__init__()
@@ -92,6 +95,10 @@ class Method(nn.Module, ABC):
     def param_groups(self) -> list[dict[str, Any]]:
         """Groups of trained parameters; a group may set ``lr_scale``, ``constant_lr`` or ``weight_decay``."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    def raised(self, means: Mapping[str, float]) -> dict[str, str]:
+        """The ``alarms`` that were on in most steps of an epoch, given the epoch's mean scalars."""
+        return {name: text for name, text in self.alarms.items() if means.get(name, 0.0) > 0.5}
 
     @property
     def exported(self) -> Encoder:

@@ -266,7 +266,12 @@ def footnote(results: Sequence[Result]) -> str:
         notes.append(f"mean ± standard deviation of {seeds} seeds, interval of the best of them")
     if known(results, "pretext_accuracy"):
         notes.append("pretext: share right in the method's own task in the last epoch")
-    return "\n".join(line for line in (f"{first}.", "; ".join(notes), supervised_note(results)) if line)
+    return "\n".join(line for line in (f"{first}.", "; ".join(notes), supervised_note(results), *warnings(results)) if line)
+
+
+def warnings(results: Iterable[Result]) -> list[str]:
+    """The alarms that methods raised in their last epoch, a sentence each."""
+    return [f"{r.name}: {text}." for r in results for text in r.encoder.get("warnings", ())]
 
 
 def supervised_note(results: Sequence[Result]) -> str:

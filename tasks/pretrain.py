@@ -128,14 +128,23 @@ class Training:
             self.stage.leave()
 
     def on_epoch(self, row: dict[str, float]) -> None:
-        """Journal the epoch; judge the health of the encoder against its untrained state."""
+        """Journal the epoch, pass on the method's alarms, judge the health of the encoder against its untrained state."""
         if self.leads:
             self.journal.metrics(int(row["epoch"]), {k: v for k, v in row.items() if k not in ("epoch", "step")})
+            self._warn(row)
         state = verdict(row, self.trainer.history[0])
         if self.leads and state == "collapsed" and row["epoch"] > 0:
             print(f"warning: {self.name} has collapsed at epoch {row['epoch']:.0f} (see the health plots)", file=sys.stderr)
             if self.params.train.stop_on_collapse:
                 raise Diverged(f"{self.name} collapsed at epoch {row['epoch']:.0f}: its features are all alike; lower train.lr")
+
+    def _warn(self, row: dict[str, float]) -> None:
+        """Say once in a training what an alarm of the method means."""
+        known = {alarm for earlier in self.trainer.history[:-1] for alarm in self.method.raised(earlier)}
+        for alarm, text in self.method.raised(row).items():
+            if alarm not in known:
+                print(f"warning: {self.name} at epoch {row['epoch']:.0f}: {text}", file=sys.stderr)
+                self.journal.tags({f"warning.{alarm}": text})
 
     def save(self) -> None:
         """Write a checkpoint; all processes take part."""
@@ -184,6 +193,7 @@ class Training:
             "precision": self.trainer.precision,
             "health": self.trainer.history[-1],
             "random_health": self.trainer.history[0],
+            "warnings": list(self.method.raised(self.trainer.history[-1]).values()),
         }
 
     def _cost(self) -> dict[str, float]:

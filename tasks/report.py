@@ -109,6 +109,7 @@ def render(root: Path, results: Sequence[Result], missing: Sequence[str]) -> str
         held_out=leaderboard.known(results, "holdout_linear_top1"),
         solved=leaderboard.known(results, "pretext_accuracy"),
         supervised_note=leaderboard.supervised_note(results),
+        warnings=leaderboard.warnings(results),
         seeds=sorted({r.seed for r in results}),
         summary=summary(rows, best),
         charts=illustrations.charts(root, rows, best),

@@ -34,6 +34,7 @@ SKILL = {
     "supervised": 1.6,
 }
 VERDICTS = {"jigsaw": "dimensional collapse"}
+WARNINGS = {"jigsaw": ["an alarm of its own"]}
 PRETEXT = {"rotation": 0.71, "jigsaw": 0.44, "supervised": 0.9}
 """Accuracy in the method's own task at the end."""
 
@@ -190,6 +191,7 @@ def write_encoder(directory, method, seed, epochs, health, rng):
             "parameters": 176000,
             "health": health | ({"accuracy": PRETEXT[method]} if method in PRETEXT else {}),
             "random_health": {**health, "effective_rank": 11.0},
+            "warnings": WARNINGS.get(method, []),
         }
         (temp / "encoder.json").write_text(json.dumps(facts))
 

@@ -45,6 +45,11 @@ def test_baselines_are_rows_of_the_same_table(results):
     assert {"raw_pixels", "random_init", "supervised"} <= {row.method for row in ranked(results)}
 
 
+def test_an_alarm_a_method_raised_stands_below_the_table(results):
+    for text in (leaderboard.to_text(results), leaderboard.to_markdown(results)):
+        assert "jigsaw-0: an alarm of its own.\njigsaw-1: an alarm of its own.\n" in text + "\n"
+
+
 def test_cost_is_the_last_end_of_the_journal(project, results):
     assert all(r.get("seconds") == 41.5 + r.seed for r in results)
     simclr = next(r for r in results if r.name == "simclr-0")

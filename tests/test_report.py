@@ -79,6 +79,7 @@ def test_the_summary_compares_the_best_method_with_every_baseline(page):
         assert words in text
     assert "(clearly less)" in text and "(clearly more)" in text
     assert "Not healthy: jigsaw (dimensional collapse)" in text
+    assert "jigsaw-0: an alarm of its own." in text
 
 
 def test_words_follow_the_intervals():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ssl_core.methods.counting import Counting
 from tests.project import TINY, command, copy_project, environment, set_params, start, write_prepared
 
 STAGE = ("tasks.pretrain", "simclr", "0")
@@ -185,6 +186,23 @@ def test_what_yaml_lets_pass_is_caught(project: Path, root: Path, old: str, new:
     assert result.returncode == 2, result.stderr
     assert message in result.stderr and "Traceback" not in result.stderr
     assert not (project / "pwned").exists()
+
+
+def test_an_alarm_of_the_method_is_said_once_and_kept_with_the_encoder(project: Path) -> None:
+    """Decay takes all weights at once, so that counting counts nothing from its second step on."""
+    train = {"epochs": 3, "lr": 1.0e-3, "weight_decay": 16000.0, "decay_norm_and_bias": True, "warmup": 0.0, "final_lr": 1.0}
+    set_params(project, {"method": {"counting": {"train": train | {"batch_size": 16, "precision": "float32"}}}})
+    result = command(project, "tasks.pretrain", "counting", "0")
+    assert result.returncode == 0, result.stderr
+    assert (
+        result.stderr.count("warning: counting at epoch 1: it counts nothing at all")
+        == 1
+        == result.stderr.count("counts nothing")
+    )
+    facts = json.loads((project / "out/encoders/counting-0/encoder.json").read_text())
+    assert facts["warnings"] == [Counting.alarms["zero_solution"]]
+    events = map(json.loads, (project / "out/journal/counting-0.jsonl").read_text().splitlines())
+    assert [e["tags"] for e in events if e["event"] == "tags"] == [{"warning.zero_solution": facts["warnings"][0]}]
 
 
 def test_a_damaged_input_is_refused(project: Path) -> None:

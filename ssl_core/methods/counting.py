@@ -8,15 +8,15 @@ phi >= 0 counts d kinds of things; D halves an image x, T_1..T_4 are its quarter
     L = mean of |phi(D x) - s|^2 + max(0, M - |phi(D y) - s|^2)
 
 Both norms are of the whole vector. The first term alone (``pull``) is 0 for phi = 0; the second (``hinge``) forbids that.
-At that zero solution pull = 0 and hinge = M: both are logged, and ``zero_solution`` is the alarm (1 while it is so).
+At that zero solution pull = 0 and hinge = M: both are logged, and ``zero_solution`` is an alarm (1 while it is so).
 
 A network that tells halved images from quarters could answer a constant h or h / 4: the resampling filter is drawn per
 image, and halves and quarters go through the encoder in one forward pass, so that BatchNorm has the same statistics for
 both. Halves and quarters of an image are grey together or colored together.
 
 Deviations from the paper: y is the neighbor of x in the batch, so that D y costs no encoding of its own (gradients reach
-all six branches all the same); crops are moved by reflection padding. Known to be weak downstream: evaluate an earlier
-block, too (the paper's best is conv3).
+all six branches all the same); crops are moved by reflection padding, as small images have no pixels to spare; AdamW for
+short trainings. Known to be weak downstream: evaluate an earlier block, too (the paper's best is conv3).
 """
 
 from dataclasses import dataclass
@@ -75,6 +75,7 @@ class Counting(Method):
     """Counts that add up."""
 
     Config = CountingConfig
+    alarms = {"zero_solution": "it counts nothing at all, which costs no more than the margin; lower train.lr"}
 
     def __init__(self, encoder: Encoder, config: CountingConfig, augment: AugmentConfig, data: DataInfo):
         super().__init__(encoder, config, augment, data)

@@ -10,6 +10,7 @@ from ssl_core.encoders import EncoderConfig, build
 from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.counting import FILTERS, Counting, CountingConfig, counting_terms, halve, quarters
 from ssl_core.rng import Rng
+from tasks import params
 
 AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = CountingConfig(hidden=16, dim=8, margin=10.0, grayscale=0.5, padding=0.125)
@@ -130,6 +131,16 @@ def test_the_loss_is_that_of_the_paper_with_the_neighbor_in_the_batch_as_the_oth
 
 def test_counts_are_never_negative() -> None:
     assert (make().counter(torch.randn(100, 32)) >= 0).all()
+
+
+def test_the_alarm_says_what_is_wrong_once_it_is_on_in_most_steps() -> None:
+    method = make()
+    assert method.raised({"zero_solution": 0.4}) == {} == method.raised({})
+    assert "counts nothing" in method.raised({"zero_solution": 0.6})["zero_solution"]
+
+
+def test_the_shipped_encoder_does_not_mix_the_statistics_of_halves_and_quarters(shipped: dict[str, object]) -> None:
+    assert params.method_params(shipped, "counting").encoder.norm == "group"
 
 
 def test_a_batch_of_one_has_no_other_image() -> None:
