@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from ssl_core import encoders
 from ssl_core.catalogue import METHODS, load_class
@@ -127,6 +128,24 @@ def test_loss_writes_no_parameter_and_views_touch_nothing(shipped: dict[str, Any
 
 
 @pytest.mark.parametrize("name", TRAINED)
+def test_mixed_precision_reaches_the_networks_and_nothing_else(shipped: dict[str, Any], name: str) -> None:
+    """With the layers held in float32, autocast changes no bit: similarities, covariances and codes are never rounded."""
+    method, trainer = build(shipped, name)
+    for epoch in (0, 1):
+        method.before_epoch(epoch, trainer.embed)
+    batch, saved = make_batch(method, trainer.images), state(method)
+    for module in method.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.TransformerEncoderLayer):
+            module.forward = torch.autocast("cpu", enabled=False)(module.forward)  # type: ignore[method-assign]
+    expected = method.loss(batch)
+    method.load_state_dict(saved)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = method.loss(batch)
+    for key, value in expected.items():
+        assert out[key].dtype == torch.float32 and torch.equal(out[key], value), key
+
+
+@pytest.mark.parametrize("name", TRAINED)
 def test_every_trained_parameter_is_in_one_group_and_gets_a_gradient(shipped: dict[str, Any], name: str) -> None:
     method, trainer = moved(shipped, name)
     grouped = [p for g in method.param_groups() for p in g["params"]]
@@ -175,6 +194,15 @@ def test_works_in_gray_and_color_at_any_size(shipped: dict[str, Any], name: str,
     assert torch.isfinite(loss)
     features = trainer.features(method.exported, torch.arange(4))
     assert features.shape == (4, method.exported.dim) and features.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_views_of_large_images_are_whole_and_lie_inside(shipped: dict[str, Any], name: str) -> None:
+    method, trainer = build(shipped, name, channels=3, size=224, n=BATCH * 2)
+    pictures = [v for v in make_batch(method, trainer.images).views if v.is_floating_point() and v.ndim > 3]
+    for view in pictures:
+        assert torch.isfinite(view).all() and 16 <= view.shape[-1] == view.shape[-2] <= 224
+    assert pictures
 
 
 @pytest.mark.parametrize("name", TRAINED)

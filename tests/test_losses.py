@@ -78,6 +78,16 @@ def test_info_nce_of_equal_similarities_is_the_logarithm_of_the_candidates() -> 
     assert info_nce(Z1[:1], Z1[:1], 0.07, negatives).item() == pytest.approx(8.31801, abs=1e-5)
 
 
+@pytest.mark.parametrize("queued", [True, False])
+def test_info_nce_is_the_formula_written_as_loops(queued: bool) -> None:
+    q, k, queue, total = unit(randn(5, 3)), unit(randn(5, 3, seed=1)), unit(randn(7, 3, seed=2)), 0.0
+    for i in range(5):
+        positive = math.exp(float(q[i] @ k[i]) / 0.3)
+        others = queue if queued else [k[j] for j in range(5) if j != i]
+        total -= math.log(positive / (positive + sum(math.exp(float(q[i] @ other) / 0.3) for other in others)))
+    assert info_nce(q, k, 0.3, queue if queued else None).item() == pytest.approx(total / 5, abs=1e-12)
+
+
 def test_info_nce_with_a_queue_equals_lightly() -> None:
     q, k, queue = randn(4, 6).requires_grad_(), randn(4, 6, seed=1), unit(randn(8, 6, seed=2))
     peer = NTXentLoss(0.2, memory_bank_size=(8, 6))
@@ -94,6 +104,16 @@ def test_negative_cosine_equals_lightly_and_leaves_the_target_alone() -> None:
     gradients = torch.autograd.grad(negative_cosine(p, z), (p, z), allow_unused=True)
     assert gradients[0].abs().sum() > 0
     assert gradients[1] is None
+
+
+def test_negative_cosine_written_as_loops_and_as_byols_squared_distance() -> None:
+    p, z, cosines, squares = randn(5, 4), randn(5, 4, seed=1), 0.0, 0.0
+    for a, b in zip(p.tolist(), z.tolist(), strict=True):
+        a, b = ([x / math.sqrt(sum(y * y for y in v)) for x in v] for v in (a, b))
+        cosines += sum(x * y for x, y in zip(a, b, strict=True))
+        squares += sum((x - y) ** 2 for x, y in zip(a, b, strict=True))
+    assert negative_cosine(p, z).item() == pytest.approx(-cosines / 5, abs=1e-12)
+    assert 2 + 2 * negative_cosine(p, z).item() == pytest.approx(squares / 5, abs=1e-12)
 
 
 def test_simsiam_sum_of_the_worked_example() -> None:

@@ -16,7 +16,10 @@ def encoder_of(name: str, size: int) -> encoders.Encoder:
     return encoders.build(encoders.EncoderConfig(name, 8, 1, 4, "batch"), 1, size, 0)
 
 
-@pytest.mark.parametrize(("size", "name", "small"), [(28, "small", 14), (28, "vit", 16), (32, "vit", 16), (96, "small", 48)])
+@pytest.mark.parametrize(
+    ("size", "name", "small"),
+    [(28, "small", 14), (28, "vit", 16), (32, "vit", 16), (64, "small", 32), (96, "small", 48), (224, "small", 112)],
+)
 def test_two_large_views_then_small_ones_of_a_size_the_encoder_takes(size: int, name: str, small: int) -> None:
     images, data = torch.zeros(2, 1, size, size, dtype=torch.uint8), DataInfo(2, size, 1, (0.5,), (0.25,))
     encoder = encoder_of(name, size)

@@ -69,6 +69,11 @@ def test_the_loss_equals_lightly() -> None:
     torch.testing.assert_close(method.loss(data)["loss"], expected)
 
 
+def test_nothing_follows_the_last_linear_layer_of_the_heads() -> None:
+    method = make()
+    assert isinstance(method.projector[-1], nn.Linear) and isinstance(method.predictor[-1], nn.Linear)
+
+
 def test_the_momentum_follows_the_cosine_from_its_base_to_one() -> None:
     assert [momentum_at(0.996, t) for t in (0.0, 0.5, 1.0)] == pytest.approx([0.996, 0.998, 1.0])
 

@@ -49,19 +49,23 @@ def test_swapping_the_two_tiles_turns_direction_y_into_7_minus_y() -> None:
     assert all(known[b, a] == 7 - y for (a, b), y in known.items())
 
 
-def test_labels_agree_with_where_the_tiles_come_from() -> None:
-    """An image whose pixels hold their own row, another its column: the tiles' means give their true offset."""
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_labels_agree_with_where_the_tiles_come_from(flip: float) -> None:
+    """An image whose pixels hold their own row, another its column: the tiles' means give their true offset.
+
+    A flip comes before the cut, so that labels are those of the flipped image: its columns run the other way.
+    """
     side = 32
     ramp = (torch.arange(side, dtype=torch.uint8) * 8)[None, None]
     rows, columns = ramp[..., None].expand(6, 1, side, side), ramp[:, :, None].expand(6, 1, side, side)
-    method, seen = make(side, flip=0.0, pixelate=0.0), []
+    method, seen = make(side, flip=flip, pixelate=0.0), []
     for image in (rows, columns):
         cut = _raw_tiles(method, image, Rng(IDS, 3))
         seen.append(cut.mean((2, 3, 4)) * 255 / 8)
     first, second, direction = neighbors(3)
     for k, (dr, dc) in enumerate(OFFSETS):
         pairs = direction == k
-        for means, sign in zip(seen, (dr, dc), strict=True):
+        for means, sign in zip(seen, (dr, -dc if flip else dc), strict=True):
             offset = means[:, second[pairs]] - means[:, first[pairs]]
             assert torch.equal(torch.where(offset.abs() > 4, offset.sign(), 0).unique(), torch.tensor([float(sign)]))
 
@@ -138,6 +142,13 @@ def test_the_loss_is_the_cross_entropy_over_all_pairs() -> None:
                 right.append(float(logits.argmax() == OFFSETS.index(step)))
     assert float(out["loss"]) == pytest.approx(sum(losses) / len(losses), abs=1e-5)
     assert float(out["accuracy"]) == pytest.approx(sum(right) / len(right), abs=1e-6)
+
+
+def test_all_tiles_share_one_forward_pass() -> None:
+    """Positions with batch statistics of their own would give themselves away."""
+    method = make()
+    method.loss(Batch(method.views(images(), Rng(IDS, 0)), IDS, 0.0))
+    assert int(method.encoder.stem[1].num_batches_tracked) == 1
 
 
 def test_an_undecided_classifier_has_loss_ln_8() -> None:

@@ -12,6 +12,7 @@ from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.cpc import CPC, CPCConfig, patch_geometry
 from ssl_core.patches import overlapping_patches
 from ssl_core.rng import Rng
+from tasks import params
 
 AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 PLAIN = dataclasses.replace(AUGMENT, jitter=0.0, grayscale=0.0)
@@ -49,6 +50,12 @@ def test_half_overlapping_patches_fill_the_crop_at_any_size(side: int, grid: int
     crop, patch, stride = patch_geometry(side, grid)
     assert (crop, patch, stride) == expected
     assert crop <= side and (crop - patch) // stride + 1 == grid and patch == 2 * stride
+
+
+def test_the_nearest_row_that_is_predicted_shares_no_pixel(shipped: dict[str, object]) -> None:
+    config = params.method_params(shipped, "cpc").config
+    _, patch, stride = patch_geometry(28, config.grid)
+    assert config.first_step * stride >= patch
 
 
 def test_patches_too_small_to_see_anything_are_refused() -> None:

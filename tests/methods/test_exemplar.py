@@ -5,16 +5,8 @@ import dataclasses
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from ssl_core.augment import (
-    AugmentConfig,
-    change_contrast,
-    change_saturation_value,
-    color_jitter,
-    normalize,
-    to_unit,
-)
+from ssl_core.augment import AugmentConfig, change_contrast, change_saturation_value, color_jitter, normalize, to_unit
 from ssl_core.encoders import EncoderConfig, build
 from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.exemplar import (
@@ -173,10 +165,13 @@ def test_the_first_loss_is_ln_m() -> None:
 
 def test_copies_that_agree_leave_only_the_cost_of_telling_images_apart() -> None:
     """mean CE(f_k) = CE(mean f) + [mean lse(f_k) - lse(mean f)]; the bracket, >= 0, is what invariance saves."""
-    logits, y = torch.randn(7, 5, dtype=torch.float64), torch.full((7,), 2)
-    bracket = torch.logsumexp(logits, 1).mean() - torch.logsumexp(logits.mean(0), 0)
+    method, logits = make(), torch.randn(8, 7, 8, generator=torch.Generator().manual_seed(0))
+    method.encoder = method.norm = method.classifier = nn.Identity()  # type: ignore[assignment]
+    method.chosen = lambda ids: ids  # type: ignore[method-assign]
+    loss, invariant = (method.loss(Batch((x,), IDS, 0.0))["loss"] for x in (logits, logits.mean(1, keepdim=True)))
+    bracket = (torch.logsumexp(logits, 2).mean(1) - torch.logsumexp(logits.mean(1), 1)).mean()
     assert bracket > 0
-    torch.testing.assert_close(F.cross_entropy(logits, y), F.cross_entropy(logits.mean(0)[None], y[:1]) + bracket)
+    torch.testing.assert_close(loss, invariant + bracket)
 
 
 def test_eight_seeds_are_learned() -> None:
@@ -195,4 +190,4 @@ def test_eight_seeds_are_learned() -> None:
         out["loss"].backward()
         optimizer.step()
         accuracy = 0.9 * accuracy + 0.1 * float(out["accuracy"])
-    assert accuracy > 0.9
+    assert accuracy > 0.95

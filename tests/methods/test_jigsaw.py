@@ -36,7 +36,7 @@ def images(side: int = 28, channels: int = 1) -> torch.Tensor:
 )
 def test_the_permutation_set_is_far_apart(grid: int, size: int, least: int, mean: float) -> None:
     chosen = make(grid=grid, permutations=size).permutations
-    assert chosen.sort(dim=1).values.eq(torch.arange(grid**2)).all()
+    assert chosen.gather(1, chosen.argsort(dim=1)).eq(torch.arange(grid**2)).all()  # undone by its argsort
     distances = (chosen[:, None] != chosen[None]).sum(2)[~torch.eye(size, dtype=torch.bool)].float()
     assert int(distances.min()) == least
     assert float(distances.mean()) == pytest.approx(mean, abs=1e-6)
@@ -93,6 +93,20 @@ def test_the_loss_is_that_of_puzzles_laid_out_of_the_tiles_themselves() -> None:
                 right.append(float(logits.argmax() == p))
     assert float(out["loss"]) == pytest.approx(sum(losses) / len(losses), abs=1e-5)
     assert float(out["accuracy"]) == pytest.approx(sum(right) / len(right), abs=1e-6)
+
+
+def test_all_tiles_share_one_forward_pass() -> None:
+    method = make()
+    method.loss(Batch(method.views(images(), Rng(IDS, 0)), IDS, 0.0))
+    assert int(method.encoder.stem[1].num_batches_tracked) == 1
+
+
+def test_about_the_asked_share_of_images_is_grey_in_all_its_tiles() -> None:
+    ids = torch.arange(40)
+    (cut, _) = make(32, 3, channel_shift=0).views(images(32, 3).repeat(7, 1, 1, 1)[:40], Rng(ids, 0))
+    grey = (cut[:, :, :1] - cut).abs().amax((2, 3, 4)) < 1e-4
+    assert torch.equal(grey, grey[:, :1].expand(-1, 4))
+    assert 0.25 < grey.float().mean() < 0.75
 
 
 @pytest.mark.parametrize(("grid", "size", "value"), [(2, 24, 3.178054), (3, 100, 4.605170)])

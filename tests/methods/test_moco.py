@@ -18,6 +18,8 @@ from ssl_core.rng import Rng
 AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = MoCoConfig(head="mlp", hidden=16, dim=8, temperature=0.2, momentum=0.9, queue=32, splits=2, symmetric=False)
 IDS = torch.arange(8)
+Q, K = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.6, 0.8], [-0.8, 0.6]])
+QUEUE = torch.tensor([[1.0, 0.0], [0.0, -1.0], [-1.0, 0.0]])
 IMAGES = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
@@ -120,15 +122,29 @@ def test_a_queue_longer_than_the_data_is_refused() -> None:
         make(queue=128)
 
 
-def test_the_worked_example_through_the_loss() -> None:
-    """Orthogonal encoders replaced by given vectors: the printed value of one step."""
-    method = make(dim=2, queue=4, splits=1, temperature=0.5)
-    q = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    k = torch.tensor([[0.6, 0.8], [-0.8, 0.6]])
+def given(queue: torch.Tensor) -> MoCo:
+    """The method with this queue, whose networks hand their input through."""
+    method = make(dim=2, queue=len(queue), splits=1, temperature=0.5)
     method.encoder = method.projector = torch.nn.Identity()  # type: ignore[assignment]
     method.momentum_encoder = torch.nn.Identity()
-    method.queue.keys.copy_(F.normalize(torch.tensor([[1.0, 0.0], [0.0, -1.0], [-1.0, 0.0], [-1.0, 0.0]])))
-    loss = method.loss(Batch((q, k, torch.tensor([0.9, 0.1])), torch.arange(2), 0.0))["loss"]
+    method.queue.keys.copy_(queue)
+    return method
+
+
+def test_the_worked_example() -> None:
+    """One query at a time: a queue of three takes no two keys."""
+    losses = []
+    for q, k in zip(Q, K, strict=True):
+        method = given(QUEUE)
+        losses.append(method.loss(Batch((q[None], k[None], torch.zeros(1)), torch.arange(1), 0.0))["loss"].item())
+        torch.testing.assert_close(method.queue.keys, torch.stack([k, QUEUE[1], QUEUE[2]]))
+    assert losses == pytest.approx([1.27186433, 0.49661551], abs=2e-7)
+    assert sum(losses) / 2 == pytest.approx(0.88423992, abs=2e-7)
+
+
+def test_keys_are_shuffled_and_put_back_within_a_step() -> None:
+    method = given(torch.cat([QUEUE, QUEUE[2:]]))
+    loss = method.loss(Batch((Q, K, torch.tensor([0.9, 0.1])), torch.arange(2), 0.0))["loss"]
     logits = torch.tensor([[0.6, 1.0, 0.0, -1.0, -1.0], [0.6, 0.0, -1.0, 0.0, 0.0]]) / 0.5
     torch.testing.assert_close(loss, F.cross_entropy(logits, torch.zeros(2, dtype=torch.int64)))
-    torch.testing.assert_close(method.queue.keys[:2], k)
+    torch.testing.assert_close(method.queue.keys[:2], K)

@@ -14,6 +14,7 @@ from ssl_core.augment import AugmentConfig
 from ssl_core.config import ConfigError
 from ssl_core.losses import info_nce, unit
 from ssl_core.method import Batch, DataInfo
+from ssl_core.methods.moco import MoCo, MoCoConfig
 from ssl_core.methods.pcl import PCL, PCLConfig, concentration, proto_nce, scaled
 from ssl_core.rng import Rng
 
@@ -58,6 +59,17 @@ def test_the_concentration_of_the_worked_example() -> None:
     x = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]], dtype=torch.float64)
     phi = concentration(x, x.mean(0, keepdim=True), torch.zeros(3, dtype=torch.int64), 10.0)
     assert phi.item() == pytest.approx(0.13382742, abs=1e-8)
+
+
+def test_the_concentration_is_the_formula_written_as_loops() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, assignment = torch.randn(12, 4, generator=generator, dtype=torch.float64), torch.tensor([0, 1, 2] * 3 + [2] * 3)
+    centroids, expected = torch.stack([x[assignment == c].mean(0) for c in range(3)]), []
+    for c in range(3):
+        members = [row for row, own in zip(x, assignment.tolist(), strict=True) if own == c]
+        distance = sum(math.sqrt(sum(float(d) ** 2 for d in row - centroids[c])) for row in members)
+        expected.append(distance / (len(members) * math.log(len(members) + 10)))
+    assert concentration(x, centroids, assignment, 10.0).tolist() == pytest.approx(expected, rel=1e-6)
 
 
 def test_singletons_and_empty_clusters_get_the_largest_concentration() -> None:
@@ -138,17 +150,25 @@ def test_after_the_e_step_the_loss_is_the_sum_of_its_parts_at_each_granularity()
     torch.testing.assert_close(method.queue.keys[:8], k)
 
 
-def test_with_weight_zero_the_loss_and_its_gradient_are_those_of_info_nce() -> None:
-    plain, weighted = make(), make(weight=0.0)
+def test_with_weight_zero_it_is_moco() -> None:
+    """Two steps with a gradient and a moved momentum encoder each."""
+    weighted = make(weight=0.0)
     weighted.before_epoch(1, embed)
-    weighted.queue.load_state_dict(plain.queue.state_dict())
-    data = batch(plain)
-    losses = [m.loss(data)["loss"] for m in (plain, weighted)]
-    assert torch.equal(*losses)
-    for loss in losses:
-        loss.backward()
-    for a, b in zip(plain.encoder.parameters(), weighted.encoder.parameters(), strict=True):
-        assert torch.equal(a.grad, b.grad)  # type: ignore[arg-type]
+    numbers = {f.name: getattr(CONFIG, f.name, None) for f in dataclasses.fields(MoCoConfig)}
+    config = MoCoConfig(**numbers | {"head": "mlp", "symmetric": False})  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
+    moco = MoCo(encoder, config, AUGMENT, weighted.data)
+    moco.queue.load_state_dict(weighted.queue.state_dict())
+    for step in range(2):
+        losses = [m.loss(batch(weighted, step))["loss"] for m in (moco, weighted)]
+        torch.testing.assert_close(*losses)
+        for method, loss in zip((moco, weighted), losses, strict=True):
+            method.zero_grad()
+            loss.backward()
+            method.after_step(0.5)
+        for a, b in zip(moco.encoder.parameters(), weighted.encoder.parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad)
 
 
 def test_the_e_step_is_keyed_by_the_epoch_alone() -> None:
@@ -174,11 +194,3 @@ def test_clusters_survive_in_the_state() -> None:
 def test_more_clusters_than_images_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"method\.pcl\.clusters"):
         make(clusters=(3, 61))
-
-
-def test_prototype_similarities_keep_float32_under_autocast() -> None:
-    q, prototypes = unit(torch.randn(4, 8)), unit(torch.randn(5, 8))
-    phi, own = torch.full((5,), 0.05), torch.arange(4)
-    expected = proto_nce(q, prototypes, phi, own)
-    with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(proto_nce(q, prototypes, phi, own), expected)

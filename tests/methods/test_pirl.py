@@ -93,7 +93,7 @@ def test_without_drawing_every_other_image_is_a_negative() -> None:
     torch.testing.assert_close(method.bank.vectors[IDS], F.normalize(0.5 * old[IDS] + 0.5 * image.detach(), dim=1))
 
 
-@pytest.mark.parametrize(("size", "grid"), [(16, 2), (28, 2), (32, 3), (96, 3)])
+@pytest.mark.parametrize(("size", "grid"), [(16, 2), (28, 2), (32, 3), (64, 3), (96, 3), (224, 3)])
 def test_tiles_have_the_shape_of_the_geometry_and_come_shuffled_per_image(size: int, grid: int) -> None:
     encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, size, 0)
     config = dataclasses.replace(CONFIG, grid=grid, tile_scale=(1.0, 1.0))
@@ -128,17 +128,15 @@ def test_the_tiles_never_reach_the_bank() -> None:
     assert torch.equal(first.bank.vectors, second.bank.vectors)
 
 
-def test_with_weight_zero_only_the_image_counts() -> None:
-    method = make(weight=0.0).eval()
-    out = method.loss(batch(method))
-    torch.testing.assert_close(out["loss"], out["loss_image"])
+def test_with_weight_zero_it_is_instance_discrimination_with_a_sampled_softmax() -> None:
+    method = make(weight=0.0, negatives=5).eval()
+    data, old = batch(method), method.bank.read()
+    candidates = torch.cat([IDS[:, None], data.views[2]], dim=1)
+    logits = torch.einsum("bd,bkd->bk", method.embed_image(data.views[0]), old[candidates]) / 0.5
+    torch.testing.assert_close(method.loss(data)["loss"], F.cross_entropy(logits, torch.zeros_like(IDS)))
 
 
-def test_similarities_keep_float32_under_autocast() -> None:
-    method = make(dim=2, negatives=2)
-    method.encoder = method.image_head = torch.nn.Identity()  # type: ignore[assignment]
-    method.embed_tiles = lambda x: A_TILES.float()  # type: ignore[method-assign]
-    method.bank.vectors = BANK.float()
-    with torch.autocast("cpu", torch.bfloat16):
-        out = method.loss(Batch((A_IMAGE.float(), torch.zeros(1), torch.tensor([[0, 3]])), torch.tensor([1]), 0.0))
-    assert out["loss"].item() == pytest.approx(0.52543128, abs=5e-7)
+def test_all_tiles_share_one_forward_pass() -> None:
+    method = make()
+    method.loss(batch(method))
+    assert int(method.encoder.stem[1].num_batches_tracked) == 2  # type: ignore[index,union-attr]  # the images, the tiles

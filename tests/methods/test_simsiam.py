@@ -44,7 +44,9 @@ def loss_of(p1: list[list[float]], z2: list[list[float]], p2: list[list[float]],
 
 def test_the_worked_example() -> None:
     p1, z2, p2, z1 = [[3.0, 4], [0, 2]], [[1.0, 0], [0, 5]], [[1.0, 0], [1, 1]], [[0.0, 1], [1, 0]]
-    assert loss_of(p1, z2, p2, z1) == pytest.approx(-0.57677670, abs=2e-7)
+    loss = loss_of(p1, z2, p2, z1)
+    assert loss == pytest.approx(-0.57677670, abs=2e-7)
+    assert 4 + 4 * loss == pytest.approx(1.69289322, abs=1e-6)  # BYOL's loss of the same vectors
 
 
 @pytest.mark.parametrize(("target", "expected"), [([[2.0, 0.0]], -1.0), ([[-3.0, 0.0]], 1.0), ([[0.0, 1.0]], 0.0)])

@@ -69,6 +69,17 @@ def test_sinkhorn_equals_lightly_and_rows_without_weight_take_no_part() -> None:
     torch.testing.assert_close(sinkhorn(scores, 0.05, 3, weight)[:7], lightly_sinkhorn(scores[:7]))
 
 
+def test_sinkhorn_is_the_paper_s_alternation_written_as_loops() -> None:
+    q = [[math.exp(float(s) / 0.05) for s in row] for row in A]
+    for _ in range(3):
+        for k in range(3):
+            mass = sum(row[k] for row in q)
+            for row in q:
+                row[k] /= 3 * mass
+        q = [[value / (4 * sum(row)) for value in row] for row in q]
+    torch.testing.assert_close(sinkhorn(A, 0.05, 3, ONES), 4 * torch.tensor(q))
+
+
 def test_extreme_scores_stay_finite() -> None:
     assert sinkhorn(torch.tensor([[1.0, -1.0], [1.0, -1.0]]), 0.005, 3, torch.ones(2)).isfinite().all()
 
