@@ -1,6 +1,7 @@
 """The guide to adding a method, followed to the letter in a copy of the project."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,19 +23,28 @@ def repro(project: Path) -> set[str]:
     return set(re.findall(r"Running stage '(\S+)'", result.stdout))
 
 
-def test_the_worked_example_passes_the_contract_and_runs_only_its_own_stages(tmp_path: Path) -> None:
+def follow(project: Path) -> str:
+    """Steps 1, 2 and 4; the block of step 3."""
     guide = (ROOT / "docs/adding-a-method.md").read_text()
-    code, line, block = re.findall(r"```(?:python|yaml)\n(.*?)```", guide, re.S)
+    code, line, block, test = re.findall(r"```(?:python|yaml)\n(.*?)```", guide, re.S)
+    (project / "ssl_core/methods/spread.py").write_text(code)
+    catalogue = project / "ssl_core/catalogue.py"
+    catalogue.write_text(catalogue.read_text().replace('    "lejepa"', line + '    "lejepa"'))
+    (project / "tests/methods/test_spread.py").write_text(test)
+    return str(block)
+
+
+def test_the_worked_example_runs_only_its_own_stages_and_passes_all_that_is_asked_of_a_method(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "p", git=True)
-    subprocess.run(["cp", "-r", str(ROOT / "tests"), str(project / "tests")], check=True)
+    for part in ("tests", "README.md", "pyproject.toml"):
+        subprocess.run(["cp", "-r", str(ROOT / part), str(project)], check=True)
+    params = project / "params.yaml"
+    shipped = params.read_text()
     set_params(project, TINY)
     set_params(project, SMALL)
     assert {"pretrain@random_init-0", "evaluate@random_init-0"} <= repro(project)
 
-    (project / "ssl_core/methods/spread.py").write_text(code)
-    catalogue = project / "ssl_core/catalogue.py"
-    catalogue.write_text(catalogue.read_text().replace('    "lejepa"', line + '    "lejepa"'))
-    params = project / "params.yaml"
+    block = follow(project)
     assert list(re.findall(r"^\w+", params.read_text(), re.M))[-1] == "method"
     params.write_text(params.read_text() + block)
     set_params(project, {"run": {"methods": ["random_init", "spread"]}})
@@ -43,9 +53,15 @@ def test_the_worked_example_passes_the_contract_and_runs_only_its_own_stages(tmp
     assert "prepare" not in ran and "report" in ran
     assert "spread" in (project / "reports/leaderboard.csv").read_text()
 
+    params.write_text(shipped.replace("    - pcl\n", "    - pcl\n    - spread\n") + block)
     renewed = command(project, "tests.golden", "spread")
     assert renewed.returncode == 0, renewed.stderr
-    tests = ("tests/test_contract.py", "tests/test_golden.py")
-    arguments = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *tests, "-k", "spread"]
+    names = ("test_contract", "test_golden", "test_catalogue", "test_architecture", "methods")
+    tests = [f"tests/{name}" if name == "methods" else f"tests/{name}.py" for name in names]
+    wanted = ["-k", "spread or test_catalogue or test_architecture", "--ignore", "tests/methods/test_gathered.py"]
+    arguments = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *tests, *wanted]
     result = subprocess.run(arguments, cwd=project, env=environment(), capture_output=True, text=True)
     assert result.returncode == 0 and " passed" in result.stdout, result.stdout + result.stderr
+    files = ["ssl_core/methods/spread.py", "tests/methods/test_spread.py"]
+    style = subprocess.run([shutil.which("ruff", path=environment()["PATH"]) or "ruff", "check", *files], cwd=project)
+    assert style.returncode == 0

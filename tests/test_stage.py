@@ -190,7 +190,15 @@ def test_what_yaml_lets_pass_is_caught(project: Path, root: Path, old: str, new:
 
 def test_an_alarm_of_the_method_is_said_once_and_kept_with_the_encoder(project: Path) -> None:
     """Decay takes all weights at once, so that counting counts nothing from its second step on."""
-    train = {"epochs": 3, "lr": 1.0e-3, "weight_decay": 16000.0, "decay_norm_and_bias": True, "warmup": 0.0, "final_lr": 1.0}
+    train = {
+        "optimizer": "adamw",
+        "epochs": 3,
+        "lr": 1.0e-3,
+        "weight_decay": 16000.0,
+        "decay_norm_and_bias": True,
+        "warmup": 0.0,
+        "final_lr": 1.0,
+    }
     set_params(project, {"method": {"counting": {"train": train | {"batch_size": 16, "precision": "float32"}}}})
     result = command(project, "tasks.pretrain", "counting", "0")
     assert result.returncode == 0, result.stderr

@@ -12,8 +12,8 @@ The normalization is part of the loss: BatchNorm without scale and shift (biased
 all processes.
 
 Deviations: a narrower and shallower projector (two layers are what CIFAR-10 recipes use) and AdamW instead of LARS
-(batches of hundreds; plain SGD left the features in a few dimensions); both views are augmented alike, the paper
-solarizes the second only and blurs the first always.
+(batches of hundreds; plain SGD left the features in a few dimensions); both views are augmented alike, where the paper
+solarizes the second only and blurs the first always, which small images do not stand.
 """
 
 from dataclasses import dataclass

@@ -10,8 +10,9 @@ view. There are no negatives; predictor, momentum and BatchNorm in the heads kee
 
 The target is in train mode (its BatchNorm uses batch statistics, with running ones of its own) and gets no gradient.
 
-Deviations: plain SGD instead of LARS (batches of hundreds); narrower heads; a lower base momentum, because the paper's
-0.996 hardly moves within a short training (its own shorter schedules use 0.99 and 0.97).
+Deviations: AdamW instead of LARS (batches of hundreds, short trainings); narrower heads, as the features are narrow; a
+lower base momentum, because the paper's 0.996 hardly moves within a short training (its own shorter schedules use 0.99
+and 0.97).
 """
 
 from dataclasses import dataclass, replace
@@ -36,9 +37,9 @@ class BYOLConfig:
     hidden: Count
     """Width of the hidden layers of projector and predictor. Paper: 4096; small images: 256-4096."""
     dim: Count
-    """Width of projection and prediction. Paper: 256."""
+    """Width of projection and prediction. Paper: 256; small images: 128-256."""
     momentum: Share
-    """m_base of the target. Paper: 0.996 for 1000 epochs, 0.99 for 300, 0.97 for 40."""
+    """m_base of the target. Paper: 0.996 for 1000 epochs, 0.99 for 300, 0.97 for 40; below 1000 steps: 0.95."""
     second_blur: Share
     """Probability of blur in the second view. Paper: 0.1 (first view 1.0); small images: 0."""
     second_solarize: Share

@@ -53,10 +53,9 @@ class ExemplarConfig:
     """The numbers of Exemplar-CNN."""
 
     seeds: Count
-    """Largest number of surrogate classes. Paper: 8000 of 32 px is best, 16000 is worse; short trainings: 2000, so that each
-    is met often enough."""
+    """Most surrogate classes. Paper: 8000 is best, 16000 is worse; short trainings: 2000, so that each is met often enough."""
     copies: Count
-    """Transformed copies of a seed in each step. Paper: about 100 over the training."""
+    """Transformed copies of a seed in each step. Paper: about 100 over the training; short trainings: 10."""
     translate: float
     """Shift within +- this share of the side. Paper: 0.2."""
     scale: tuple[float, float]

@@ -44,7 +44,7 @@ class JigsawConfig:
     permutations: Count
     """Size of the set. Paper: 1000 (100 is as good in later studies); grid 2: all 24."""
     puzzles: Count
-    """Permutations of each image in a step. Paper: 1."""
+    """Permutations of each image in a step. Paper: 1; short trainings: 2."""
     grayscale: Share
     """Share of the images turned grey. Paper: 0.3; later studies: 0.66. Nothing to do for grey images."""
     channel_shift: int

@@ -12,7 +12,8 @@ one-dimensional slices against a normal. No momentum copy, stopped gradient, pre
 The integral (Epps-Pulley) runs from -3 to 3 by the trapezoidal rule; it is symmetric, so only t >= 0 is computed. The
 slices are new in each step and the same on every process. The factor N makes w depend on the batch.
 
-Deviations: a narrower projector; fewer slices and fewer small views, of half the side.
+Deviations: a narrower projector and fewer slices, as the features are narrow; fewer small views, which have half the
+side and not less: 10 px show nothing.
 """
 
 from dataclasses import dataclass

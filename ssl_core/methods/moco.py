@@ -14,7 +14,8 @@ normalized with different images (the paper does both with several GPUs; SplitBa
 CIFAR demo).
 
 Deviations: the momentum is lower than the paper's 0.999 because a short training has few steps; the copy moves after
-the optimizer step instead of before the next forward pass, which is the same sequence.
+the optimizer step instead of before the next forward pass, which is the same sequence; AdamW instead of SGD in short
+trainings.
 """
 
 from dataclasses import dataclass

@@ -11,8 +11,8 @@ more different than any augmentation could make it, and often of the same kind.
 The sum runs over the predictions of one view of the batch: views of the same side are no negatives. The queue takes
 the first view's projections after the search, so no image can find itself of this step.
 
-Deviations: plain SGD instead of LARS; narrower heads and a two-layer projector; a queue shorter than the data set, so
-that an image seldom finds its own projection of the last epoch.
+Deviations: AdamW instead of LARS (batches of hundreds, short trainings); narrower heads and a two-layer projector, as the
+features are narrow; a queue shorter than the data set, so that an image seldom finds its own projection of the last epoch.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class NNCLRConfig:
     hidden: Count
     """Width of the hidden layers of projector and predictor. Paper: 2048 and 4096; small images: 256-2048."""
     dim: Count
-    """Width of projection and prediction. Paper: 256."""
+    """Width of projection and prediction. Paper: 256; small images: 128-256."""
     temperature: Positive
     """Paper: 0.1; CIFAR-10 recipes: 0.2-0.5."""
     queue: int

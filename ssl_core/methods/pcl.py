@@ -13,7 +13,7 @@ centroid before normalization; clusters of one take the largest phi, and all are
 percentiles. As in MoCo, BatchNorm statistics are over parts of the batch, with the keys shuffled.
 
 Deviations: all other prototypes are the negatives instead of a sample of 16000, since there are few clusters, so nothing
-is drawn; k-means is this project's own, deterministic one, keyed by the epoch; the prototype term has a weight.
+is drawn; k-means is this project's own, deterministic one, keyed by the epoch; the prototype term has a weight; AdamW.
 """
 
 from dataclasses import dataclass
@@ -54,9 +54,9 @@ class PCLConfig:
     clusters: tuple[Count, ...]
     """Clusters per granularity. Paper: 25000, 50000 and 100000; 10k-50k images: 100 to 1000."""
     iterations: Count
-    """Of k-means. Paper: 20."""
+    """Of k-means. Paper: 20; below 50,000 images: 10."""
     warmup_epochs: int
-    """Epochs before the first clustering. Paper: 20 of 200."""
+    """Epochs before the first clustering. Paper: 20 of 200; short trainings: 1."""
     weight: float
     """Of the prototype term. Paper: 1."""
     smoothing: float

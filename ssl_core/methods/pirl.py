@@ -15,8 +15,9 @@ order, and a second one on the whole. An image is never drawn as its own negativ
 
 Deviations: the grid is 2 x 2 for small images, where nine tiles would have a handful of pixels; negatives are all other
 images where the data set is small, so nothing is drawn; the bank starts random; the color of the tiles is changed per
-image and not per tile; optionally BatchNorm (no scale, no shift) on both vectors, because features of a young network
-all point the same way and the age of a row in the bank would outweigh its image.
+image and not per tile, so that one pass changes it; optionally BatchNorm (no scale, no shift) on both vectors, because
+features of a young network all point the same way and the age of a row in the bank would outweigh its image; AdamW in
+short trainings, where SGD leaves the features near their start.
 """
 
 from dataclasses import dataclass

@@ -12,7 +12,8 @@ To tell it, the encoder must know objects and their parts. Rotations are transpo
 no border: nothing but content gives them away), the crop and the flip come before them, and the four copies share one
 forward pass, so that BatchNorm sees them mixed.
 
-Deviations from the paper: the encoder of the pipeline instead of a NIN, a linear classifier on its pooled last block.
+Deviations from the paper: the pipeline's encoder instead of a NIN, to compare methods and not networks; a linear
+classifier on its pooled last block; reflected borders instead of black ones, which would tell nothing but look odd.
 That block specializes on the task; the paper, too, takes its features from an earlier one, so let the evaluation choose
 among blocks (``evaluate.layers``). Useless where orientation means nothing (satellite images, cells, textures).
 """

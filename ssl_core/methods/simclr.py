@@ -9,8 +9,9 @@ the comparison happens in is thrown away, the encoder below it is kept.
 
 with unit-length z = projector(encoder(view)).
 
-Deviations: plain SGD instead of LARS, because the batch is hundreds and not thousands; the released code adds the
-means of the two directions (twice this loss), the paper and this file average them; no blur below 64 px.
+Deviations: SGD instead of LARS, because the batch is hundreds and not thousands; the released code adds the
+means of the two directions (twice this loss), the paper and this file average them; at 28-32 px a blur of at most one
+pixel, since the paper's would leave little to see.
 """
 
 from dataclasses import dataclass

@@ -10,7 +10,8 @@ without that stop, without the predictor, or without BatchNorm in the heads ever
 The projector ends in BatchNorm without scale and shift; the predictor is a bottleneck with nothing after it, and its
 learning rate stays constant (section 4.2: it should follow the newest representations).
 
-Deviations: the projector has two layers, as the authors use on CIFAR-10, and narrower ones; no blur below 64 px.
+Deviations: the projector has two layers, as the authors use on CIFAR-10, and narrower ones, since the features are; no
+blur, as in the authors' CIFAR-10 recipe; AdamW instead of SGD in short trainings.
 """
 
 from dataclasses import dataclass

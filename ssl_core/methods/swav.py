@@ -12,8 +12,8 @@ Sinkhorn: a few rounds of giving every prototype the same mass, then every image
 projections per large view makes the batch that is balanced larger; it is used once it is full. The prototypes are unit
 vectors, made so again after each step, and wait in the first part of the training.
 
-Deviations: AdamW instead of LARS (batches of hundreds, short trainings); small views of half the side; the queue fills
-from the first step.
+Deviations: AdamW instead of LARS (batches of hundreds, short trainings); small views of half the side, since smaller
+ones of a small image show nothing; the queue fills from the first step, so that it is full when it is due.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class SwAVConfig:
     dim: Count
     """Width of the projection. Paper: 128."""
     prototypes: Count
-    """Number of prototypes. Paper: 3000; CIFAR-10 recipes: 512-3000; less than queue and batch together."""
+    """Number of prototypes. Paper: 3000; CIFAR-10 recipes: 512-3000; 10,000 images: 256; less than queue and batch."""
     epsilon: Positive
     """Softness of the codes. Paper: 0.05; large values make all codes equal."""
     iterations: Count
@@ -50,11 +50,11 @@ class SwAVConfig:
     temperature: Positive
     """T of the predictions. Paper: 0.1."""
     queue: int
-    """Older projections per large view, a multiple of the batch; 0 = none. Paper: 3840 with small batches."""
+    """Older projections per large view, a multiple of the batch; 0 = none. Paper: 3840; 10,000 images: 1024."""
     queue_start: Share
-    """Share of the training before the queue is used. Paper: 15 of 200 epochs."""
+    """Share of the training before the queue is used. Paper: 15 of 200 epochs; short trainings: 0.25."""
     freeze: Share
-    """Share of the training in which the prototypes wait. Paper: 1 of 200 epochs."""
+    """Share of the training in which the prototypes wait. Paper: 1 of 200 epochs; short trainings: 0.05."""
     crops: Crops
     """The small views."""
 

@@ -10,16 +10,15 @@ from ssl_core.encoders import EncoderConfig, build
 from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.counting import FILTERS, Counting, CountingConfig, counting_terms, halve, quarters
 from ssl_core.rng import Rng
-from tasks import params
 
 AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = CountingConfig(hidden=16, dim=8, margin=10.0, grayscale=0.5, padding=0.125)
 IDS = torch.arange(6)
 
 
-def make(side: int = 28, channels: int = 1, **changes: object) -> Counting:
+def make(side: int = 28, channels: int = 1, norm: str = "group", **changes: object) -> Counting:
     torch.manual_seed(0)
-    encoder = build(EncoderConfig("small", 4, 1, 4, "group"), channels, side, 0)
+    encoder = build(EncoderConfig("small", 4, 1, 4, norm), channels, side, 0)
     data = DataInfo(64, side, channels, (0.5,) * channels, (0.25,) * channels)
     return Counting(encoder, dataclasses.replace(CONFIG, **changes), AUGMENT, data)
 
@@ -139,8 +138,11 @@ def test_the_alarm_says_what_is_wrong_once_it_is_on_in_most_steps() -> None:
     assert "counts nothing" in method.raised({"zero_solution": 0.6})["zero_solution"]
 
 
-def test_the_shipped_encoder_does_not_mix_the_statistics_of_halves_and_quarters(shipped: dict[str, object]) -> None:
-    assert params.method_params(shipped, "counting").encoder.norm == "group"
+def test_halves_and_quarters_share_one_forward_pass() -> None:
+    """With batch statistics of their own they would be told apart."""
+    method = make(norm="batch")
+    method.loss(Batch(method.views(images(), Rng(IDS, 0)), IDS, 0.0))
+    assert int(method.encoder.stem[1].num_batches_tracked) == 1
 
 
 def test_a_batch_of_one_has_no_other_image() -> None:

@@ -1,7 +1,10 @@
 """MAE: what is hidden stays hidden, targets, the loss with the paper's restored order, refusals."""
 
 import dataclasses
+import lzma
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,8 +15,9 @@ from ssl_core.augment import AugmentConfig
 from ssl_core.config import ConfigError
 from ssl_core.encoders import sincos_positions
 from ssl_core.method import Batch, DataInfo
-from ssl_core.methods.mae import MAE, MAEConfig, normalized, patchify
+from ssl_core.methods.mae import MAE, MAEConfig, normalized, patchify, pick
 from ssl_core.rng import Rng
+from tests.conftest import ROOT
 
 AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.0, 0.4, 0.4, 0.4, 0.1, 0.0, 0.0, (0.1, 2.0), 0.0)
 CONFIG = MAEConfig(mask=0.75, width=16, depth=1, normalize=True)
@@ -98,6 +102,45 @@ def test_predicting_zero_costs_the_mean_square_of_the_targets(normalize: bool, e
     if expected is None:
         expected = float(patchify(x, 4).square().mean(-1).gather(1, order[:, 16:]).mean())
     assert method.loss(data)["loss"].item() == pytest.approx(expected, rel=1e-3)
+
+
+def ramps() -> Tensor:
+    """(320, 3, 32, 32) uint8: brightness rises in a direction of each image's own, so any patch tells about the others."""
+    angle = 2 * torch.pi * torch.rand(320, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    axis = torch.linspace(-1, 1, 32)
+    return ((0.5 + 0.3 * (angle.cos() * axis[:, None] + angle.sin() * axis)) * 255).to(torch.uint8).expand(-1, 3, -1, -1)
+
+
+def sample() -> Tensor:
+    """(2064, 1, 28, 28) uint8: Fashion-MNIST, a third of whose patches are flat."""
+    with lzma.open(ROOT / "data/sample/fashion-mnist-12k.npy.xz") as file:
+        return torch.from_numpy(np.lib.format.read_array(file)[:2064, None].copy())
+
+
+@pytest.mark.parametrize(("pictures", "steps", "share"), [(ramps, 60, 0.5), (sample, 200, 0.95)])
+def test_unseen_images_are_predicted_better_than_by_the_mean_of_each_patch(
+    pictures: Callable[[], Tensor], steps: int, share: float
+) -> None:
+    """With normalized targets that mean is zero, and what it costs is their mean square."""
+    images = pictures()
+    (n, channels, side), ids = images.shape[:3], torch.arange(64)
+    torch.manual_seed(0)
+    encoder = encoders.build(encoders.EncoderConfig("vit", 32, 1, 4, "batch"), channels, side, 0)
+    still = dataclasses.replace(AUGMENT, crop_scale=(1.0, 1.0))
+    method = MAE(
+        encoder, MAEConfig(0.75, 32, 1, True), still, DataInfo(n, side, channels, (0.3,) * channels, (0.3,) * channels)
+    )
+    optimizer = torch.optim.AdamW(method.parameters())
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 5e-3 * min(1.0, (step + 1) / 20) * (1 - step / steps)
+        chosen = Rng(ids, 1, step).integers(n - 64)
+        loss = method.loss(Batch(method.views(images[chosen], Rng(ids, 0, step)), chosen, 0.0))["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    x, order = method.eval().views(images[-64:], Rng(ids, 2))
+    trivial = normalized(pick(patchify(x, 4), order[:, method.kept :])).square().mean().item()
+    assert method.loss(Batch((x, order), ids, 0.0))["loss"].item() < share * trivial
 
 
 def test_the_exported_encoder_sees_whole_images() -> None:
