@@ -71,7 +71,7 @@ def stage(name: str, stale: bool, runner: Runner | Machines) -> State[None]:
     return Completed(name=names[outcome.how], message=outcome.how)
 
 
-@flow(name="ssl-pipeline", persist_result=False)
+@flow(name="ssl-pipeline", persist_result=False, on_completion=[runs.forget], on_failure=[runs.forget])
 def pipeline(
     methods: list[str] | None = None,
     seeds: list[int] | None = None,
@@ -93,17 +93,18 @@ def pipeline(
     root, logger = Path.cwd(), get_run_logger()
     try:
         wanted = [*additions(root, methods, seeds), *(overrides or [])]
-        with runs.registered(root, flow_run.id), workspace(root, wanted):
+        runs.register(root, flow_run.id)
+        with workspace(root, wanted):
             for line in graph.release_dead_locks(root):
                 logger.info("%s", line)
-            plan, before = graph.plan(root), graph.lock_order(root)
+            plan, before = graph.plan(root), graph.remember_order(root)
             schedule = Schedule(plan, methods, seeds, targets)
             if any(planned.stale for planned in plan):
                 params.check(graph.read_params(root))
             local = Runner(root, environment={"SSL_FLOW_RUN_ID": flow_run.id}, pull=machines)
             runner = Machines(local, plan) if machines else local
             codes = work(schedule, runner, parallelism or (AT_A_TIME if machines else default_parallelism(root)))
-            graph.tidy_lock(root, before, plan)
+            graph.tidy_lock(root, before, plan, finished=not codes)
             if set(schedule.fate.values()) != {"Unchanged"} and records(root):
                 subprocess.run([sys.executable, "-m", "tasks.sync"], cwd=root)
             if wanted and not schedule.failed:

@@ -5,28 +5,32 @@ lock on ``.ssl/flows/ID``: a file whose lock is free belongs to a dead flow.
 """
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
 from tasks.locks import try_lock
 
+_alive: list[IO[str]] = []
 
-@contextlib.contextmanager
-def registered(root: Path, flow_run_id: str) -> Iterator[None]:
-    """Mark this flow run as alive until the block or the process ends; close the dead ones first."""
-    directory = root / ".ssl" / "flows"
-    directory.mkdir(parents=True, exist_ok=True)
+
+def register(root: Path, flow_run_id: str) -> None:
+    """Mark this flow run as alive until this process ends; close the dead ones first."""
+    path = root / ".ssl" / "flows" / flow_run_id
+    path.parent.mkdir(parents=True, exist_ok=True)
     close_dead(root)
-    path = directory / flow_run_id
-    with path.open("a") as file:
-        try_lock(file)
-        yield
-        path.unlink(missing_ok=True)
+    _alive.append(path.open("a"))
+    try_lock(_alive[-1])
+
+
+def forget(_flow: Any, run: FlowRun, _state: Any) -> None:
+    """The server knows how this run ended: there is nothing left to close."""
+    (Path.cwd() / ".ssl" / "flows" / str(run.id)).unlink(missing_ok=True)
 
 
 def close_dead(root: Path) -> list[str]:

@@ -20,6 +20,8 @@ from tasks import files, params
 from tasks.errors import UsageError
 from tasks.locks import try_lock
 
+NOTED_ORDER = Path(".ssl/order-of-dvc.lock.json")
+
 
 @dataclass(frozen=True)
 class PlannedStage:
@@ -39,6 +41,15 @@ class PlannedStage:
         return {name for makers in self.inputs for name in makers}
 
 
+@contextlib.contextmanager
+def _locked(root: Path) -> Iterator[Any]:
+    """DVC's repository, while no other command reads or writes its files."""
+    from dvc.repo import Repo, lock_repo
+
+    with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
+        yield repo
+
+
 def plan(root: Path) -> list[PlannedStage]:
     """Every stage of the project, each after those it depends on.
 
@@ -47,13 +58,12 @@ def plan(root: Path) -> list[PlannedStage]:
         ConfigError: ``run`` does not say which stages there are.
     """
     from dvc.exceptions import DvcException
-    from dvc.repo import Repo, lock_repo
     from dvc.repo.reproduce import get_active_graph, plan_repro
 
     params.run_config(read_params(root))
     check_images(root)
     try:
-        with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
+        with _locked(root) as repo:
             graph = get_active_graph(repo.index.graph)
             planned: dict[str, PlannedStage] = {}
             for stage in plan_repro(graph):
@@ -130,31 +140,45 @@ def _changed(stage) -> bool:  # type: ignore[no-untyped-def]
         return True
 
 
-def lock_order(root: Path) -> list[str]:
-    """The stages of dvc.lock, as they stand in the file."""
+def remember_order(root: Path) -> list[str]:
+    """The stages of dvc.lock as they stood in the file before this run, or before the one that it goes on from.
+
+    They are noted in ``.ssl`` until a run has ended well (``tidy_lock``). DVC only ever appends, so that a file which does
+    not begin with what was noted is another one, from git for example.
+    """
     from dvc.utils.serialize import load_yaml
 
-    path = root / "dvc.lock"
-    return list(load_yaml(path).get("stages", {})) if path.exists() else []
+    path, note = root / "dvc.lock", root / NOTED_ORDER
+    with _locked(root):
+        now = list(load_yaml(path).get("stages", {})) if path.exists() else []
+    with contextlib.suppress(OSError, ValueError):
+        noted = list(json.loads(note.read_text()))
+        if now[: len(noted)] == noted:
+            return noted
+    files.write_json(note, now)
+    return now
 
 
-def tidy_lock(root: Path, before: Sequence[str], stages: Sequence[PlannedStage]) -> None:
+def tidy_lock(root: Path, before: Sequence[str], stages: Sequence[PlannedStage], finished: bool) -> None:
     """Put dvc.lock into the order that plain ``dvc repro`` leaves: what was there before, then the new stages as planned.
 
     DVC appends a stage when it ends, so that parallel runs with the same result would differ in the file.
+
+    Args:
+        before: of ``remember_order``.
+        finished: nothing is left to do, so that the next run starts from the file as it is now.
     """
-    from dvc.repo import Repo, lock_repo
     from dvc.utils.serialize import dumps_yaml, load_yaml
 
-    with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
+    with _locked(root):
         path = root / "dvc.lock"
-        if not path.exists():
-            return
-        content = load_yaml(path)
+        content = load_yaml(path) if path.exists() else {}
         locked = content.get("stages", {})
         order = [name for name in dict.fromkeys([*before, *(s.name for s in stages), *locked]) if name in locked]
         if order != list(locked):
             files.write_text(path, dumps_yaml({**content, "stages": {name: locked[name] for name in order}}))
+        if finished:
+            (root / NOTED_ORDER).unlink(missing_ok=True)
 
 
 def read_params(root: Path) -> dict[str, Any]:
@@ -202,9 +226,7 @@ def save_experiment(root: Path, name: str, outs: Sequence[Path]) -> str:
 
 def push_run_cache(root: Path) -> None:
     """Push DVC's run cache with every output it names: ``dvc push --run-cache`` leaves out those that DVC does not cache."""
-    from dvc.repo import Repo, lock_repo
-
-    with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
+    with _locked(root) as repo:
         entries = repo.stage_cache.push(None)
         for odb, objects in repo.stage_cache.get_used_objs(entries).items():
             repo.cloud.push(objects, odb=odb)

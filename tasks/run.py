@@ -55,17 +55,17 @@ def main() -> None:
     settings.apply()
     root, started = Path.cwd(), time.monotonic()
     graph.release_dead_locks(root)
-    plan, before = graph.plan(root), graph.lock_order(root)
+    plan, before = graph.plan(root), graph.remember_order(root)
     schedule = Schedule(plan, targets=options.targets or None)
     codes: list[int] = []
     if any(stage.stale for stage in plan):
         params.check(params.load())
         codes = bring_up_to_date(schedule, Runner(root), options.jobs or default_parallelism(root))
-        graph.tidy_lock(root, before, plan)
         subprocess.run([sys.executable, "-m", "tasks.sync"])
         print(schedule.summary())
     else:
         print("Nothing has changed.")
+    graph.tidy_lock(root, before, plan, finished=not codes)
     if not codes or any(Path("out/metrics").glob("*.json")):
         leaderboard.show(Path())
     print(f"{clock(time.monotonic() - started)} in all")

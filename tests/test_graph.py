@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tasks import graph
 from tasks.errors import Preempted, UsageError
 from tasks.runner import Runner
 from tasks.schedule import Schedule
 from tests import tiny_graph as tiny
+from tests.project import duplicate
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(fresh: Path, tmp_path: Path) -> Iterator[Path]:
     """A copy of the finished project; nothing is counted yet."""
-    subprocess.run(["cp", "-r", str(fresh), str(tmp_path / "p")], check=True)
+    duplicate(fresh, tmp_path / "p")
     (tmp_path / "p" / "runs.log").unlink()
     shutil.rmtree(tmp_path / "p" / ".ssl")
     (tmp_path / "p" / ".ssl").mkdir()
@@ -49,10 +51,10 @@ def stale(project: Path) -> set[str]:
 
 
 def bring_up(project: Path, **choice: list[str]) -> Schedule:
-    plan, before = graph.plan(project), graph.lock_order(project)
+    plan, before = graph.plan(project), graph.remember_order(project)
     schedule = Schedule(plan, **choice)
     tiny.run_all(schedule, Runner(project))
-    graph.tidy_lock(project, before, plan)
+    graph.tidy_lock(project, before, plan, finished=not schedule.failed)
     return schedule
 
 
@@ -80,16 +82,28 @@ def test_a_plan_takes_no_lock_that_a_starting_stage_could_trip_over(project: Pat
         assert (path.read_text() if path.exists() else None) == before
 
 
-def test_a_parallel_run_gives_the_bytes_of_plain_dvc_repro(fresh: Path, bare: Path) -> None:
-    tiny.control(bare, pretrain_simclr_0={"seconds": 1.0})  # byol ends first
-    assert bring_up(bare).summary() == "6 stages: 6 ran"
+def test_parallel_runs_give_the_bytes_of_plain_dvc_repro(fresh: Path, bare: Path) -> None:
+    tiny.control(bare, pretrain_simclr_0={"seconds": 1.0, "code": 5})  # byol alone is recorded at first
+    assert bring_up(bare).failed == ["pretrain@simclr-0"]
+    tiny.control(bare)
+    assert bring_up(bare).summary() == "6 stages: 3 ran, 3 unchanged"
     assert results(bare) == results(fresh)
     assert tiny.is_clean(bare)
+    computed = tiny.computed(bare)
     (bare / "dvc.lock").unlink()
     for out in ("out", "reports", "data"):
         shutil.rmtree(bare / out)
     assert bring_up(bare).summary() == "6 stages: 6 restored from the cache"
-    assert results(bare) == results(fresh) and len(tiny.computed(bare)) == 6
+    assert results(bare) == results(fresh) and tiny.computed(bare) == computed
+
+
+def test_a_method_added_to_a_recorded_project_stands_where_plain_dvc_repro_puts_it(project: Path, tmp_path: Path) -> None:
+    assert graph.override(project, ["run.methods=[moco,simclr,byol]", "+method.moco={train: {lr: 1}}"])
+    plain = duplicate(project, tmp_path / "plain")
+    assert bring_up(project).summary() == "8 stages: 3 ran, 5 unchanged"
+    assert tiny.dvc(plain, "repro").returncode == 0
+    assert results(project) == results(plain)
+    assert list(yaml.safe_load((project / "dvc.lock").read_text())["stages"])[-1] == "evaluate@moco-0"
 
 
 def test_one_method_fails_and_the_others_go_on(project: Path) -> None:
