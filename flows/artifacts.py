@@ -25,12 +25,18 @@ class ProgressBar:
     def __init__(self, name: str, root: Path):
         self.name, self.follower = name, Follower(root, name)
         self._artifact: UUID | None = None
+        self._lost = False
 
     def update(self) -> None:
-        """Show the newest state, if there is one. A stage never fails because its progress cannot be shown."""
+        """Show the newest state, if there is one. A stage never fails because its progress cannot be shown.
+
+        Prefect's client tries for a minute; a server that is away for longer costs that minute once.
+        """
         try:
-            self._show()
+            if not self._lost:
+                self._show()
         except Exception as error:
+            self._lost = True
             get_run_logger().debug("progress of %s: %s", self.name, error)
 
     def _show(self) -> None:
