@@ -16,6 +16,7 @@ from tasks import files, graph, settings
 from tasks.errors import EnvironmentFault, IntegrityError, Stop, UsageError, run
 from tasks.locks import try_lock
 from tasks.records import records
+from tasks.stage import discard
 
 NEEDED_BYTES = 2 * 2**30
 KEPT_WORK_DIRECTORIES = 2  # per stage that is out of date: one to go on from, one in case an edit is undone
@@ -102,14 +103,7 @@ class Doctor:
         for directory in sorted((self.root / ".ssl" / "work").glob("*")):
             kept = KEPT_WORK_DIRECTORIES if directory.name in stale else 0
             newest = sorted((d for d in directory.iterdir() if d.is_dir()), key=lambda d: d.stat().st_mtime, reverse=True)
-            for work in newest[kept:]:
-                self._remove_work(work)
-
-    def _remove_work(self, work: Path) -> None:
-        with (work / ".lock").open("a") as lock:
-            if try_lock(lock):
-                shutil.rmtree(work)
-                self.fixed.append(f"removed old work {work.relative_to(self.root)}")
+            self.fixed += [f"removed old work {work.relative_to(self.root)}" for work in newest[kept:] if discard(work)]
 
     def seals(self) -> None:
         """Every sealed directory still has the bytes it was sealed with."""

@@ -84,7 +84,8 @@ def _texts(tags: dict[str, Any], prefix: str = "") -> dict[str, str]:
 def records(root: Path) -> list[Record]:
     """Every journal of a project, one per fingerprint: the finished one, else the newest, rather the published copy than the
     work; trainings first, reports last."""
-    paths = {*root.glob("out/journal/*.jsonl"), *root.glob("reports/journal.jsonl"), *root.glob(".ssl/work/*/*/journal.jsonl")}
+    work = (*root.glob(".ssl/work/*/*/journal.jsonl"), *set_aside(root))
+    paths = {*root.glob("out/journal/*.jsonl"), *root.glob("reports/journal.jsonl"), *work}
     best: dict[str, Record] = {}
     for path in sorted(paths):  # .ssl comes before out and reports
         with contextlib.suppress(FileNotFoundError):  # a work directory just removed
@@ -96,6 +97,11 @@ def records(root: Path) -> list[Record]:
                 best[record.run["fingerprint"]] = record
     order = {"evaluate": 1, "report": 2}
     return sorted(best.values(), key=lambda r: (order.get(r.kind, 0), r.started, r.name))
+
+
+def set_aside(root: Path) -> list[Path]:
+    """Journals whose work directory was removed; a sync that sent them removes them."""
+    return list(root.glob(".ssl/journals/*.jsonl"))
 
 
 def first_tags(record: Record) -> dict[str, str]:

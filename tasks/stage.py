@@ -93,6 +93,7 @@ class Stage:
                     files.remove_leftovers(directory)
             done = self.work / "DONE"
             if not done.exists():
+                shutil.rmtree(self.work / "outs", ignore_errors=True)  # half written when it was killed
                 body(self)
                 missing = [str(o) for o in self.outs if not (self.work / "outs" / o).exists()]
                 if missing:
@@ -183,9 +184,25 @@ class Stage:
         """Remove work directories of other inputs, but for the newest ones that nobody uses."""
         others = [d for d in self.work.parent.iterdir() if d.is_dir() and d != self.work]
         for old in sorted(others, key=lambda d: d.stat().st_mtime, reverse=True)[KEPT_WORK_DIRECTORIES - 1 :]:
-            with (old / ".lock").open("a+") as file:
-                if try_lock(file):
-                    shutil.rmtree(old, ignore_errors=True)
+            discard(old)
+
+
+def discard(work: Path) -> bool:
+    """Remove a work directory that nobody uses; its journal is set aside until the next sync has sent it to MLflow.
+
+    Returns:
+        Whether nobody used it.
+    """
+    with (work / ".lock").open("a+") as file:
+        if not try_lock(file):
+            return False
+        journal = work / "journal.jsonl"
+        if journal.exists():
+            aside = work.parents[2] / "journals" / f"{work.parent.name}-{work.name}.jsonl"
+            aside.parent.mkdir(exist_ok=True)
+            journal.replace(aside)
+        shutil.rmtree(work, ignore_errors=True)
+    return True
 
 
 def main(make: Callable[[], Stage], body: Callable[[Stage], None]) -> None:

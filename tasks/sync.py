@@ -14,7 +14,7 @@ from typing import Any
 
 from tasks import settings
 from tasks.errors import run
-from tasks.records import redact
+from tasks.records import redact, set_aside
 from tasks.tracking import Tracker, TrackerDown
 
 PATIENCE_SECONDS = 600  # a tracker that answers byte by byte never times out by itself
@@ -28,8 +28,10 @@ def once(root: Path) -> None:
 
     signal.signal(signal.SIGALRM, give_up)
     signal.alarm(PATIENCE_SECONDS)
-    tracker = Tracker(root)
+    tracker, aside = Tracker(root), set_aside(root)
     complete = tracker.sync()
+    for journal in () if tracker.problems else aside:
+        journal.unlink(missing_ok=True)
     for problem in tracker.problems:
         print(f"warning: MLflow refuses {problem}", file=sys.stderr)
     print(f"tracking: {complete} journals are in MLflow at {redact(tracker.uri)}")

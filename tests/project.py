@@ -92,3 +92,18 @@ TINY = {
     "augment": {"view_share": 1.0},
     "method": {"simclr": {"hidden": 16, "dim": 8}},
 }
+
+
+def training_project(target: Path, **changes: Any) -> Path:
+    """A copy of the project that is ready for a short training of SimCLR: prepared data and ``TINY``, with ``changes``."""
+    copy_project(target)
+    write_prepared(target)
+    set_params(target, TINY)
+    set_params(target, changes)
+    return target
+
+
+def duplicate(project: Path, target: Path) -> Path:
+    """A copy of ``project`` with its times."""
+    subprocess.run(["cp", "-a", str(project), str(target)], check=True)
+    return target

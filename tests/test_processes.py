@@ -5,13 +5,12 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.project import TINY, command, copy_project, set_params, start, write_prepared
+from tests.project import command, duplicate, start, training_project
 from tests.test_stage import STAGE, newest_step, outputs, wait_for
 
 EPOCHS = 8
@@ -19,17 +18,12 @@ EPOCHS = 8
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    project = copy_project(tmp_path_factory.mktemp("template") / "p")
-    write_prepared(project)
-    set_params(project, TINY)
-    set_params(project, {"train": {"processes": 2, "epochs": EPOCHS}})
-    return project
+    return training_project(tmp_path_factory.mktemp("template") / "p", train={"processes": 2, "epochs": EPOCHS})
 
 
 @pytest.fixture
 def project(template: Path, tmp_path: Path) -> Path:
-    subprocess.run(["cp", "-r", str(template), str(tmp_path / "p")], check=True)
-    return tmp_path / "p"
+    return duplicate(template, tmp_path / "p")
 
 
 def ranks(project: Path) -> dict[int, int]:
@@ -47,8 +41,7 @@ def ranks(project: Path) -> dict[int, int]:
 
 
 def test_whatever_ends_it_the_same_command_continues_and_ends_with_the_same_bits(project: Path, tmp_path: Path) -> None:
-    quiet = tmp_path / "quiet"
-    shutil.copytree(project, quiet)
+    quiet = duplicate(project, tmp_path / "quiet")
     unbroken = command(quiet, *STAGE)
     assert unbroken.returncode == 0, unbroken.stderr
     assert unbroken.stderr.count("100 %") == 1  # one process reports

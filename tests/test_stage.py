@@ -1,9 +1,11 @@
 """The stage runtime, with real processes and real signals."""
 
+import contextlib
 import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ssl_core.methods.counting import Counting
-from tests.project import TINY, command, copy_project, environment, set_params, start, write_prepared
+from tests.project import command, duplicate, environment, set_params, start, training_project
 
 STAGE = ("tasks.pretrain", "simclr", "0")
 OUTPUTS = ("out/encoders/simclr-0", "out/history/simclr-0.csv")
@@ -19,17 +21,12 @@ OUTPUTS = ("out/encoders/simclr-0", "out/history/simclr-0.csv")
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    project = copy_project(tmp_path_factory.mktemp("template") / "p")
-    write_prepared(project)
-    set_params(project, TINY)
-    set_params(project, {"method": {"simclr": {"train": {"epochs": 25}}}})
-    return project
+    return training_project(tmp_path_factory.mktemp("template") / "p", method={"simclr": {"train": {"epochs": 25}}})
 
 
 @pytest.fixture
 def project(template: Path, tmp_path: Path) -> Path:
-    subprocess.run(["cp", "-r", str(template), str(tmp_path / "p")], check=True)
-    return tmp_path / "p"
+    return duplicate(template, tmp_path / "p")
 
 
 def outputs(project: Path) -> dict[str, bytes]:
@@ -43,8 +40,7 @@ def outputs(project: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def unbroken(template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    project = tmp_path_factory.mktemp("unbroken") / "p"
-    subprocess.run(["cp", "-r", str(template), str(project)], check=True)
+    project = duplicate(template, tmp_path_factory.mktemp("unbroken") / "p")
     result = command(project, *STAGE)
     assert result.returncode == 0, result.stderr
     return outputs(project)
@@ -65,19 +61,31 @@ def wait_for(condition, seconds: float = 60.0) -> None:  # type: ignore[no-untyp
         time.sleep(0.01)
 
 
-def test_killed_again_and_again_it_ends_with_the_same_bits(project: Path, unbroken: dict[str, bytes]) -> None:
-    for _ in range(3):
-        before = newest_step(project)
+def runs_in_mlflow(project: Path) -> list[tuple[str, str]]:
+    """(name, status) of every run, once MLflow has what the journals say."""
+    assert command(project, "tasks.sync").returncode == 0
+    with contextlib.closing(sqlite3.connect(project / "mlruns/mlflow.db")) as store:
+        return store.execute("SELECT name, status FROM runs").fetchall()
+
+
+def test_killed_again_and_again_it_ends_with_the_same_bits_as_one_run(project: Path, unbroken: dict[str, bytes]) -> None:
+    def killed_when(condition) -> None:  # type: ignore[no-untyped-def]
         process = start(project, *STAGE, SSL_CHECKPOINT_SECONDS="0")
-        wait_for(lambda: newest_step(project) > before + 5 or process.poll() is not None)  # noqa: B023
+        wait_for(lambda: condition() or process.poll() is not None)
         assert process.poll() is None, process.communicate()
         process.kill()
         process.communicate()
-        assert not (project / OUTPUTS[0]).exists(), "something was published before the end"
+
+    killed_when(lambda: list(project.glob(".ssl/work/*/*/journal.jsonl")))
+    killed_when(lambda: newest_step(project) > 5)
+    assert not (project / OUTPUTS[0]).exists(), "something was published before the end"
+    assert runs_in_mlflow(project) == [("simclr-0", "KILLED")]
+    killed_when(lambda: list(project.glob(".ssl/work/*/*/outs/out")))
     result = command(project, *STAGE)
     assert result.returncode == 0, result.stderr
     assert "continuing from step" in result.stderr
     assert outputs(project) == unbroken
+    assert runs_in_mlflow(project) == [("simclr-0", "FINISHED")]
 
 
 def test_sigterm_saves_and_says_how_to_go_on(project: Path, unbroken: dict[str, bytes]) -> None:
@@ -131,6 +139,17 @@ def test_an_edit_during_the_run_is_refused_and_undoing_it_keeps_the_result(proje
     assert result.returncode == 0 and "continuing" not in result.stderr
     assert outputs(project) == unbroken
     assert time.monotonic() - started < 60
+
+
+def test_an_edit_of_code_during_a_run_is_never_recorded(project: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
+    process = start(project, "dvc", "repro", "-s", "pretrain@simclr-0", SSL_CHECKPOINT_SECONDS="0")
+    wait_for(lambda: len(checkpoints(project)) > 0)
+    with (project / "ssl_core/losses.py").open("a") as code:
+        code.write("# edited\n")
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 255 and "changed while it ran" in stdout + stderr
+    assert not (project / OUTPUTS[0]).exists() and not (project / "dvc.lock").exists()
 
 
 def test_it_stops_when_dvc_above_it_is_killed(project: Path) -> None:

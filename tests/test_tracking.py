@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks import settings, sync
+from tasks import settings, stage, sync
 from tasks.journal import Journal
 from tasks.mirror import Mirror
-from tasks.records import clean, read_record, redact
+from tasks.records import clean, read_record, records, redact
 from tasks.tracking import Tracker, TrackerDown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -238,6 +238,16 @@ def test_a_killed_run_is_closed_and_goes_on_as_the_same_run(root):
     Tracker(root).sync()
     assert only_run(root).info.status == "FINISHED"
     assert [step for _, key, step, _ in rows(root) if key == "train/loss"] == [0, 1, 2, 3, 4]
+
+
+def test_the_journal_of_a_removed_work_directory_is_sent_then_forgotten(root):
+    work = root / ".ssl/work/pretrain@simclr-0/0000"
+    training(work / "journal.jsonl").close()
+    assert stage.discard(work) and not work.exists()
+    sync.once(root)
+    signal.alarm(0)
+    assert only_run(root).info.status == "KILLED" and len(rows(root)) == 6
+    assert records(root) == []
 
 
 def test_a_failed_run_says_so_and_has_no_cost(root):
