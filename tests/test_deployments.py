@@ -32,11 +32,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     prefect(project, "--no-prompt", "deploy", "--all")
     for row in tiny.api("deployments/filter"):  # their own times stay out of the way
         tiny.patch(f"deployments/{row['id']}", paused=True)
-    worker = tiny.start(project, "prefect", "worker", "start", "--pool", "cpu")
+    start_worker(project)
     yield project
-    worker.terminate()
-    worker.wait(30)
     tiny.end_all(project)
+
+
+workers: list["subprocess.Popen[str]"] = []
+
+
+def start_worker(project: Path) -> None:
+    workers.append(tiny.start(project, "prefect", "worker", "start", "--pool", "cpu"))
 
 
 def ended(flow_run_id: str) -> dict[str, object]:
@@ -80,7 +85,8 @@ def test_a_method_on_demand_then_a_schedule_that_fires_then_a_cancellation(proje
 
     nightly = str(deployment("nightly")["id"])
     tiny.patch(f"deployments/{nightly}", paused=False)
-    tiny.api(f"deployments/{nightly}/schedules", json=[{"schedule": {"interval": 10}, "active": True, "slug": "often"}])
+    soon = {"interval": 3600, "anchor_date": tiny.now(8)}  # once: a second one would still be waiting below
+    tiny.api(f"deployments/{nightly}/schedules", json=[{"schedule": soon, "active": True, "slug": "soon"}])
     fired = str(tiny.wait_for(lambda: scheduled(nightly), 90))
     tiny.patch(f"deployments/{nightly}", paused=True)
     row = ended(fired)

@@ -14,8 +14,8 @@ from tests import tiny_graph as tiny
 from tests.project import environment
 
 
-def doctor(project: Path) -> subprocess.CompletedProcess[str]:
-    env = environment(PYTHONPATH=str(tiny.ROOT))
+def doctor(project: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    env = env or environment(PYTHONPATH=str(tiny.ROOT))
     command = [sys.executable, "-m", "tasks.doctor"]
     return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=120)
 

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect.states import Failed
 
+from flows.pipeline import worth_retrying
+from tasks.runner import Outcome
 from tests import tiny_graph as tiny
 from tests.project import environment
 
@@ -60,6 +63,12 @@ def test_a_mistake_in_params_is_one_line_before_anything_runs(project: Path) -> 
     assert not tiny.computed(project)
 
 
+def test_an_exit_code_says_whether_to_try_again() -> None:
+    codes = [1, 2, 3, 4, 5, 6, 70, 75, 128 + signal.SIGKILL, 128 + signal.SIGTERM]
+    again = [c for c in codes if worth_retrying(None, None, Failed(data=Outcome(c, "failed", "")))]  # type: ignore[arg-type]
+    assert again == [4, 75, 137, 143]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_all_children_and_starts_nothing_more(project: Path, number: signal.Signals) -> None:
     tiny.control(project, pretrain_byol_0={"seconds": 60}, pretrain_simclr_0={"seconds": 60})
@@ -87,6 +96,17 @@ def test_after_kill_9_of_the_flow_its_stage_is_recorded_and_its_run_closed(proje
     assert tiny.is_clean(project)
     runs = tiny.api("flow_runs/filter", flow_runs={"id": {"any_": [dead]}})
     assert runs[0]["state_type"] == "CRASHED"
+
+
+def test_a_killed_stage_is_tried_again_and_a_killed_server_waited_for(project: Path) -> None:
+    tiny.control(project, pretrain_byol_0={"seconds": 4}, pretrain_simclr_0={"seconds": 4})
+    process = tiny.start(project, FLOW, "-j", "2")
+    os.kill(tiny.running_pid(project, "pretrain@byol-0"), signal.SIGKILL)
+    tiny.running_pid(project, "pretrain@simclr-0")
+    tiny.restart_server(signal.SIGKILL)
+    assert process.wait(120) == 0, (project / ".ssl/flow.log").read_text()
+    assert sorted(tiny.computed(project)) == sorted([*tiny.NAMES, "pretrain@byol-0"])
+    assert tiny.newest_run()["state_type"] == "COMPLETED" and tiny.is_clean(project)
 
 
 def test_one_command_needs_no_server(project: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,20 @@ from tests.project import environment
 STAGE = """
 import json, os, pathlib, shutil, signal, sys, time
 name, *outs = sys.argv[1:]
-item = name.partition("@")[2].partition("-")[0]
-control = json.loads(pathlib.Path("control.json").read_text()).get(name, {})
-with open("runs.log", "a") as log:
+root = pathlib.Path(os.environ["DVC_ROOT"])  # the workspace, also from an experiment's copy of it
+control = json.loads((root / "control.json").read_text()).get(name, {})
+with open(root / "runs.log", "a") as log:
     log.write(name + "\\n")
 if control.get("stubborn"):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-pathlib.Path(f".ssl/running-{name}").write_text(str(os.getpid()))
-work = pathlib.Path(f".ssl/work/{name}/0123456789abcdef")
+(root / f".ssl/running-{name}").write_text(str(os.getpid()))
+work = root / f".ssl/work/{name}/0123456789abcdef"
 work.mkdir(parents=True, exist_ok=True)
 for i in range(10):
     state = {"label": name, "done": i + 1, "total": 10, "status": f"{10 * i + 10} %  epoch {i + 1}/10  5 images/s  0:01 left"}
     (work / "progress.json").write_text(json.dumps(state))
     time.sleep(control.get("seconds", 0) / 10)
-once = pathlib.Path(f".ssl/once-{name}")
+once = root / f".ssl/once-{name}"
 if control.get("code") and not (control.get("once") and once.exists()):
     once.touch()
     sys.exit(control["code"])
@@ -175,18 +176,32 @@ def alive(pid: int) -> bool:
         return False
 
 
+def cmdline(pid: int) -> bytes:
+    """The command line of a process; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def stages_alive(project: Path) -> list[int]:
     """Stage and dvc processes that work in ``project``."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             here = (entry / "cwd").resolve() == project.resolve()
-            command = (entry / "cmdline").read_bytes()
         except OSError:
             continue
-        if here and (b"stage.py" in command or b"repro" in command) and alive(int(entry.name)):
+        command = cmdline(int(entry.name)) if here else b""
+        if (b"stage.py" in command or b"repro" in command) and alive(int(entry.name)):
             found.append(int(entry.name))
     return found
+
+
+def computing(project: Path) -> list[int]:
+    """Stages that work in ``project``: not dvc, nor the shell between."""
+    noted = {path.read_text() for path in (project / ".ssl").glob("running-*")}
+    return [pid for pid in stages_alive(project) if str(pid) in noted]
 
 
 def run_all(schedule: Any, runner: Any, parallelism: int = 3) -> None:
@@ -215,6 +230,7 @@ def run_all(schedule: Any, runner: Any, parallelism: int = 3) -> None:
 # ---------------------------------------------------------------------- Prefect
 
 _started: list[subprocess.Popen[str]] = []
+_server: list[subprocess.Popen[bytes]] = []
 
 
 @functools.cache
@@ -233,18 +249,36 @@ def prefect_environment() -> dict[str, str]:
         PREFECT_WORKER_QUERY_SECONDS="1",
         PYTHONPATH=os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p),
     )
-    command = [sys.executable, "-m", "prefect", "server", "start", "--no-ui", "--host", "127.0.0.1", "--port", str(port)]
-    with Path(home, "server.log").open("w") as log:
-        server = subprocess.Popen(command, env=settings, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    start_server(settings)
 
     def end() -> None:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        end_server()
         shutil.rmtree(home, ignore_errors=True)
 
     atexit.register(end)
-    wait_for(lambda: server.poll() is None and answers(f"http://127.0.0.1:{port}/api/health"), 180)
     return settings
+
+
+def start_server(settings: dict[str, str]) -> None:
+    """Start the tests' server; after ``end_server`` it is the one that died, with all it knew."""
+    port = settings["PREFECT_API_URL"].rpartition(":")[2].removesuffix("/api")
+    command = [sys.executable, "-m", "prefect", "server", "start", "--no-ui", "--host", "127.0.0.1", "--port", port]
+    with Path(settings["PREFECT_HOME"], "server.log").open("a") as log:
+        server = subprocess.Popen(command, env=settings, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    _server[:] = [server]
+    wait_for(lambda: server.poll() is None and answers(f"{settings['PREFECT_API_URL']}/health"), 180)
+
+
+def restart_server(number: int) -> None:
+    """Kill the server and start it again, as whoever runs one would."""
+    end_server(number)
+    start_server(prefect_environment())
+
+
+def end_server(number: int = signal.SIGKILL) -> None:
+    """Send a signal to all processes of the tests' server."""
+    os.killpg(_server[0].pid, number)
+    _server[0].wait(60)
 
 
 def answers(url: str) -> bool:
@@ -271,6 +305,17 @@ def _request(verb: str, path: str, body: Any) -> httpx.Response:
     if answer.is_error:
         raise AssertionError(f"{verb} {path}: {answer.status_code} {answer.text}")
     return answer
+
+
+def now(plus: float = 0.0) -> str:
+    """The time as Prefect takes it, ``plus`` seconds."""
+    return (datetime.now(UTC) + timedelta(seconds=plus)).isoformat()
+
+
+def zombies(since: str) -> list[dict[str, Any]]:
+    """Flow runs that started after ``since`` and have not ended."""
+    unfinished = {"start_time": {"after_": since}, "state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}}
+    return list(api("flow_runs/filter", flow_runs=unfinished))
 
 
 def newest_run(flow: str = "ssl-pipeline") -> dict[str, Any]:
