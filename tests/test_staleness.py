@@ -121,6 +121,15 @@ def test_every_file_that_a_stage_lists_makes_it_stale_and_no_other(project: Path
         (project / name).write_bytes(before)
 
 
+def test_every_stage_can_come_back_from_dvcs_run_cache(project: Path) -> None:
+    from dvc.repo import Repo
+    from dvc.stage.cache import _can_hash
+
+    with Repo(str(project)) as repo:
+        stages = list(repo.index.stages)
+        assert len(stages) == 3 + 2 * len(METHODS) and all(map(_can_hash, stages))
+
+
 PATHS = {
     "nowhere": "does not exist",
     "~/images": "knows no ~; write /",
