@@ -92,8 +92,8 @@ def pipeline(
     """
     root, logger = Path.cwd(), get_run_logger()
     try:
-        wanted = [*additions(root, methods, seeds), *(overrides or [])]
         runs.register(root, flow_run.id)
+        wanted = [*additions(root, methods, seeds), *(overrides or [])]
         with workspace(root, wanted):
             for line in graph.release_dead_locks(root):
                 logger.info("%s", line)

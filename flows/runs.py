@@ -23,9 +23,9 @@ def register(root: Path, flow_run_id: str) -> None:
     """Mark this flow run as alive until this process ends; close the dead ones first."""
     path = root / ".ssl" / "flows" / flow_run_id
     path.parent.mkdir(parents=True, exist_ok=True)
-    close_dead(root)
     _alive.append(path.open("a"))
     try_lock(_alive[-1])
+    close_dead(root)
 
 
 def forget(_flow: Any, run: FlowRun, _state: Any) -> None:

@@ -105,6 +105,26 @@ def test_a_method_on_demand_then_a_schedule_that_fires_then_a_cancellation(proje
     assert ended(cancelled)["state_type"] == "CANCELLED"
 
 
+@pytest.mark.stress
+def test_a_run_of_a_killed_worker_crashes_and_the_next_one_goes_on(project: Path) -> None:
+    """Its output is a pipe that the worker read: it ends at the next line it prints, here that of the stage's end."""
+    slow = {"seconds": 4}
+    tiny.control(project, pretrain_simclr_0=slow, pretrain_byol_0=slow)
+    for method in ("simclr", "byol"):
+        tiny.set_lr(project, method, 3)
+    before = len(tiny.computed(project))
+    broken = start_run("nightly", parallelism=1)
+    tiny.wait_for(lambda: [name for name in tiny.computed(project)[before:] if name.startswith("pretrain")])
+    workers[-1].kill()
+    assert ended(broken)["state_type"] == "CRASHED"
+    tiny.wait_for(lambda: not tiny.stages_alive(project), 10)
+    assert "evaluate" not in str(tiny.computed(project)[before:])
+    tiny.control(project)
+    start_worker(project)
+    assert ended(start_run("nightly"))["state_type"] == "COMPLETED" and tiny.is_clean(project)
+    assert tiny.computed(project)[before:].count("prepare") <= 1
+
+
 def scheduled(deployment_id: str) -> str | None:
     """The run that the new schedule made, once it is no longer waiting."""
     rows = tiny.api(
