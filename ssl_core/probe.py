@@ -1,9 +1,10 @@
 """Linear probes: multinomial logistic regression on frozen features, for all regularization strengths side by side.
 
 The problem is convex, so it has no learning rate, no schedule and no seed. Features are standardized and rotated to
-their principal axes, where the bound of Böhning ("Multinomial logistic regression algorithm", AISM 1992) on the
-curvature is diagonal for every strength; in coordinates scaled by it, L-BFGS (Nocedal, Math. Comp. 1980) needs some tens
-of steps, each two matrix products for all problems together.
+their principal axes, where the curvature at weights of zero is diagonal for every strength (as is the bound of Böhning,
+"Multinomial logistic regression algorithm", AISM 1992); in coordinates scaled by it, L-BFGS (Nocedal, Math. Comp. 1980)
+needs some tens of steps, each two matrix products for all problems together. Strengths between two that are solved start
+from the mean of their solutions and need a few.
 """
 
 from collections import deque
@@ -16,6 +17,10 @@ MEMORY = 10
 """Steps L-BFGS remembers."""
 MAX_STEPS = 400
 HALVINGS = 10
+MIN_STEPS = 3
+"""Before that the estimate of what is left to gain is poor."""
+COARSE = 5
+"""At least so many strengths are solved from weights of zero."""
 
 
 class Probe(NamedTuple):
@@ -41,7 +46,7 @@ def linear_probe(features: Tensor, labels: Tensor, strengths: Tensor, num_classe
 
     Args:
         features: (P, N, D), P problems side by side; ``labels`` (P, N) int64 in [0, num_classes).
-        strengths: (P, L) > 0.
+        strengths: (P, L) > 0; neighbors that are alike help each other.
         tolerance: a problem ends when its next step can gain less (half of gradient * H * gradient).
 
     Raises:
@@ -85,23 +90,34 @@ class _Solver:
         self.x = torch.cat([x, torch.ones_like(x[..., :1])], 2)
         self.labels = labels
         penalty = torch.cat([strengths[..., None].expand(-1, -1, x.shape[2]), torch.zeros_like(strengths[..., None])], 2)
-        bound = torch.cat([curvature, torch.ones_like(curvature[:, :1])], 1) / 2
+        start = torch.cat([curvature, torch.ones_like(curvature[:, :1])], 1) / num_classes
         self.penalty = penalty[:, :, None].float()
-        self.scale = (1 / (bound[:, None] + penalty)).sqrt()[:, :, None].float()
+        self.scale = (1 / (start[:, None] + penalty)).sqrt()[:, :, None].float()
         self.shape = (*strengths.shape, num_classes, self.x.shape[2])
 
     def minimize(self, tolerance: float) -> tuple[Tensor, Tensor]:
-        """Weights and biases along the axes (P, L, C, R + 1) and objectives (P, L); finished strengths drop out."""
-        result = self.x.new_zeros(self.shape)
-        objective = torch.zeros(self.shape[:2], dtype=torch.float64, device=result.device)
-        active = torch.arange(self.shape[1], device=result.device)
+        """Weights and biases along the axes (P, L, C, R + 1), values (P, L); a coarse grid of strengths, then finer ones."""
+        result, count = self.x.new_zeros(self.shape), self.shape[1]
+        objective = result.new_zeros(self.shape[:2], dtype=torch.float64)
+        step = 1 << max(0, (count // COARSE).bit_length() - 1)
+        self._descend(result, objective, torch.arange(0, count, step, device=result.device), tolerance)
+        while step > 1:
+            step //= 2
+            new = torch.arange(step, count, 2 * step, device=result.device)
+            after = torch.where(new + step < count, new + step, new - step)
+            result[:, new] = (result[:, new - step] + result[:, after]) / 2
+            self._descend(result, objective, new, tolerance)
+        return result, objective
+
+    def _descend(self, result: Tensor, objective: Tensor, active: Tensor, tolerance: float) -> None:
+        """Solve the ``active`` strengths in place, from where ``result`` stands; finished ones drop out."""
         pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=MEMORY)
-        point = result
+        point = result[:, active] / self.scale[:, active]
         value, gradient = self._evaluate(point, active)
         for step in range(MAX_STEPS + 1):
             direction = _direction(gradient, pairs)
             slope = _dot(gradient, direction)
-            done = (slope >= -2 * tolerance).flatten(2).all(2).all(0) | (step == MAX_STEPS)
+            done = (slope >= -2 * tolerance).flatten(1).all(0) & (step >= MIN_STEPS) | (step == MAX_STEPS)
             if done.any():
                 ended, keep = active[done], ~done
                 result[:, ended], objective[:, ended] = (point * self.scale[:, active])[:, done], value[:, done]
@@ -113,7 +129,6 @@ class _Solver:
             trial, value, changed = self._search(point, value, direction, slope, active)
             pairs.append((trial - point, changed - gradient))
             point, gradient = trial, changed
-        return result, objective
 
     def _search(
         self, point: Tensor, value: Tensor, direction: Tensor, slope: Tensor, active: Tensor
@@ -157,8 +172,8 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 def _direction(gradient: Tensor, pairs: deque[tuple[Tensor, Tensor]]) -> Tensor:
     """Minus the inverse-Hessian estimate of L-BFGS times the gradient (two-loop recursion).
 
-    The estimate starts at the identity, which the curvature bound makes safe, or above it. A pair without curvature
-    (rounding) counts for nothing.
+    The estimate starts at the identity, which is right at weights of zero, then at the curvature of the last step. A pair
+    without curvature (rounding) counts for nothing.
     """
     q, stack, start = gradient, [], None
     for s, y in reversed(pairs):
@@ -167,9 +182,9 @@ def _direction(gradient: Tensor, pairs: deque[tuple[Tensor, Tensor]]) -> Tensor:
         alpha = rho * _dot(s, q)
         q = q - alpha * y
         stack.append((s, y, rho, alpha))
-        start = curvature / _dot(y, y) if start is None else start
+        start = torch.where(curvature > 0, curvature / _dot(y, y), 1.0) if start is None else start
     if start is not None:
-        q = q * start.nan_to_num(1.0).clamp(1.0, 1e4)
+        q = q * start.clamp(1e-3, 1e4)
     for s, y, rho, alpha in reversed(stack):
         q = q + s * (alpha - rho * _dot(y, q))
     return -q

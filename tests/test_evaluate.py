@@ -162,10 +162,10 @@ def test_probe_reaches_scikit_learns_objective_for_all_strengths_at_once(n, d):
     x, y = blobs(n, d, spread=4.0)
     mix = torch.linalg.qr(torch.randn(d, d, generator=torch.Generator().manual_seed(3)))[0]
     x = ((x - 3) / torch.logspace(-1, 1, d)) @ (mix * torch.logspace(0, -3, d)) @ mix.T  # nearly dependent features
-    strengths = torch.logspace(-6, 1, 7, dtype=torch.float64)
+    strengths = torch.logspace(-6, 1, 22, dtype=torch.float64)  # so many that some start from their neighbors
     found = linear_probe(x[None], y[None], strengths[None], 4)
     standard = StandardScaler().fit_transform(x.double().numpy())
-    for i, strength in enumerate(strengths.tolist()):
+    for i, strength in list(enumerate(strengths.tolist()))[::3]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             model = LogisticRegression(C=1 / (n * strength), max_iter=5000, tol=1e-8).fit(standard, y)
