@@ -33,6 +33,10 @@ class EnvironmentFault(Stop):
     code = 4
 
 
+class TrackerDown(EnvironmentFault):
+    """The tracking store cannot be used now. Nothing is lost: the journals hold everything for a later sync."""
+
+
 class Diverged(Stop):
     """Training produced non-finite numbers or collapsed."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ssl_core.catalogue import METHODS
-from tasks.leaderboard import Result, Row
+from tasks.results import Result, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,14 +110,8 @@ def knn_against_linear(rows: Sequence[Row]) -> bytes:
     with style():
         figure, (axes,) = _figure(WIDTH, 4.4)
         for x, y, method in points:
-            axes.plot(
-                [x],
-                [y],
-                "o" if method in METHODS else "s",
-                color=color(method),
-                markersize=7,
-                markerfacecolor=color(method) if method in METHODS else "none",
-            )
+            look = {"marker": "o"} if method in METHODS else {"marker": "s", "markerfacecolor": "none"}
+            axes.plot([x], [y], color=color(method), markersize=7, **look)
         axes.set_xlabel("kNN, % of the test images")
         axes.set_ylabel("linear probe, %")
         families = {METHODS[m][1] for *_, m in points if m in METHODS}
@@ -195,14 +189,9 @@ def health_curves(histories: Mapping[str, Sequence[History]], verdicts: Mapping[
         for panel, name in zip(axes, shown, strict=False):
             for method, seeds in sorted(histories.items(), key=lambda item: item[0] == best):
                 tint = BLUE if method == best else RED if verdicts.get(method, "healthy") != "healthy" else GREY
+                look = {"alpha": 0.55, "linewidth": 1.1} if tint == GREY else {"linewidth": 2}
                 for history in [h for h in seeds if name in h]:
-                    panel.plot(
-                        history["epoch"],
-                        history[name],
-                        color=tint,
-                        alpha=0.55 if tint == GREY else 1,
-                        linewidth=1.1 if tint == GREY else 2,
-                    )
+                    panel.plot(history["epoch"], history[name], color=tint, **look)
             starts = [h[name][0] for seeds in histories.values() for h in seeds if name in h and h["epoch"][0] == 0]
             if starts:
                 panel.axhline(float(np.median(starts)), color=TEXT, linestyle=(0, (4, 3)), linewidth=1)
@@ -235,20 +224,11 @@ def few_labels(rows: Sequence[Row], best: str | None) -> bytes | None:
             if method == "supervised":  # its encoder has seen every label: an upper mark, not a curve
                 axes.plot([100], [mean[-1]], "*", color=GREEN, markersize=12, label="supervised (all labels)")
                 continue
-            tint = named.get(method, GREY)
-            label = method if method in named else None
-            axes.plot(
-                share,
-                mean,
-                "o-" if method in named else "-",
-                color=tint,
-                markersize=4,
-                label=label,
-                alpha=1 if label else 0.5,
-                linewidth=2 if label else 1,
-            )
-            if label:
-                axes.fill_between(share, mean - spread, mean + spread, color=tint, alpha=0.15, linewidth=0)
+            if method not in named:
+                axes.plot(share, mean, color=GREY, alpha=0.5, linewidth=1)
+                continue
+            axes.plot(share, mean, "o-", color=named[method], markersize=4, label=method, linewidth=2)
+            axes.fill_between(share, mean - spread, mean + spread, color=named[method], alpha=0.15, linewidth=0)
         axes.plot([], [], color=GREY, linewidth=1, label="other methods")
         axes.set_xscale("log")
         shares = sorted({s for line in lines.values() for s, *_ in line})

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tasks import audit, dataset, pictures
-from tasks.leaderboard import Result
+from tasks.results import Result
 
 LISTED = 50
 """Entries of a long list that are written out."""

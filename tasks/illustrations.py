@@ -10,7 +10,7 @@ import numpy as np
 
 from ssl_core.catalogue import BASELINES
 from tasks import dataset, figures, pictures
-from tasks.leaderboard import Result, Row
+from tasks.results import Result, Row
 
 GALLERY_IMAGES = 5000
 """Images among which neighbors are searched."""

@@ -41,6 +41,18 @@ class Record:
         """``METHOD-SEED``, or the stage's name where there is no seed."""
         return self.run["name"] if self.run["seed"] is None else f"{self.run['name']}-{self.run['seed']}"
 
+    def files(self, root: Path) -> tuple[list[tuple[Path, str]], list[Path]]:
+        """The artifacts that are there, each with its folder, and the names of those that are not."""
+        found, missing = [], []
+        for path, folder in self.artifacts:
+            # A stage that has just ended has not published yet.
+            place = next((p for p in (self.path.parent / "outs" / path, root / path) if p.is_file()), None)
+            if place:
+                found.append((place, folder))
+            else:
+                missing.append(path)
+        return found, missing
+
 
 def read_record(path: Path) -> Record | None:
     """A journal's content; None if it does not even have a beginning."""
@@ -79,6 +91,12 @@ def read_record(path: Path) -> Record | None:
 
 def _texts(tags: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return {prefix + k: str(v) for k, v in journal.flat(tags).items()}
+
+
+def training(root: Path, name: str) -> Record | None:
+    """The published training ``METHOD-SEED``."""
+    path = root / "out" / "journal" / f"{name}.jsonl"
+    return read_record(path) if path.exists() else None
 
 
 def records(root: Path) -> list[Record]:

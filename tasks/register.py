@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from tasks import dataset, files, journal, leaderboard
+from tasks import dataset, files, journal
 from tasks.errors import IntegrityError
 from tasks.export import Exporter, model_card
-from tasks.leaderboard import Result
 from tasks.records import redact
 from tasks.registry import CHAMPION, Entry, Registry
+from tasks.results import Result, champion, load_results
 from tasks.stage import Stage, main
 from tasks.tracking import Tracker
 
@@ -55,15 +55,15 @@ def entry(root: Path, result: Result, meta: dict[str, Any]) -> Entry:
 def aliases(results: list[Result]) -> dict[str, str]:
     """Which result each alias names: its best seed for a method, the champion for ``champion``."""
     sound = [r for r in results if not r.is_baseline and r.metrics.get("verdict") != "collapsed"]
-    by_method = {r.method: leaderboard.champion([s for s in sound if s.method == r.method]) for r in sound}
-    best = leaderboard.champion(sound)
+    by_method = {r.method: champion([s for s in sound if s.method == r.method]) for r in sound}
+    best = champion(sound)
     named = {method: r.name for method, r in by_method.items() if r}
     return named | ({CHAMPION: best.name} if best else {})
 
 
 def register(root: Path, exporter: Exporter | None = None) -> dict[str, Any]:
     """Mirror the journals, so that every version has its run, and register; returns what is where."""
-    results, _ = leaderboard.load(root)
+    results, _ = load_results(root)
     methods = [r for r in results if not r.is_baseline]
     meta = files.read_json(root / dataset.PREPARED / "meta.json")
     tracker = Tracker(root.resolve())

@@ -15,7 +15,8 @@ import numpy as np
 from ssl_core.catalogue import BASELINES, METHODS
 from tasks import dataset, figures, files, findings, illustrations, journal, leaderboard
 from tasks.journal import Journal
-from tasks.leaderboard import Result, Row, percent
+from tasks.leaderboard import percent
+from tasks.results import FULL_SCHEDULE, Result, Row, champion, known, load_results, ranked
 from tasks.stage import Stage, main
 
 PACKAGES = ("torch", "torchvision", "numpy", "dvc", "mlflow", "prefect", "matplotlib")
@@ -31,14 +32,14 @@ def build(root: Path, target: Path) -> None:
     Raises:
         IntegrityError: nothing is evaluated yet, or a file is damaged.
     """
-    publish(documents(root, *leaderboard.load(root)), target)
+    publish(documents(root, *load_results(root)), target)
 
 
 def body(run: Stage) -> None:
     """The stage: the report, and the journal that makes it the parent of the runs it compares."""
     started, root = time.monotonic(), Path()
-    results, missing = leaderboard.load(root)
-    data, best = dataset.load(root / dataset.PREPARED), leaderboard.champion(results)
+    results, missing = load_results(root)
+    data, best = dataset.load(root / dataset.PREPARED), champion(results)
     with Journal(run.work / "journal.jsonl", position=0) as log:
         facts = {"name": data.meta["name"], "sha256": data.sha256}
         tags = {"dataset": data.meta["name"], "data_sha256": data.sha256, "champion": best.name if best else "none"}
@@ -86,7 +87,7 @@ def render(root: Path, results: Sequence[Result], missing: Sequence[str]) -> str
     """The page."""
     import jinja2
 
-    rows, best = leaderboard.ranked(results), leaderboard.champion(results)
+    rows, best = ranked(results), champion(results)
     data = dataset.load(root / dataset.PREPARED)
     view = illustrations.gallery(data)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, lstrip_blocks=True)
@@ -98,16 +99,16 @@ def render(root: Path, results: Sequence[Result], missing: Sequence[str]) -> str
         "listing": listing,
         "uri": illustrations.uri,
     }
-    environment.globals |= {"full_schedule": leaderboard.FULL_SCHEDULE, "baselines": BASELINES, "catalogue": METHODS}
+    environment.globals |= {"full_schedule": FULL_SCHEDULE, "baselines": BASELINES, "catalogue": METHODS}
     template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text())
     return template.render(
         dataset=data.meta,
         rows=rows,
         best=best,
         missing=missing,
-        labelled=leaderboard.known(results, "linear_top1"),
-        held_out=leaderboard.known(results, "holdout_linear_top1"),
-        solved=leaderboard.known(results, "pretext_accuracy"),
+        labelled=known(results, "linear_top1"),
+        held_out=known(results, "holdout_linear_top1"),
+        solved=known(results, "pretext_accuracy"),
         supervised_note=leaderboard.supervised_note(results),
         warnings=leaderboard.warnings(results),
         seeds=sorted({r.seed for r in results}),

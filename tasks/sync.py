@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks import settings
-from tasks.errors import run
+from tasks.errors import TrackerDown, run
 from tasks.records import redact, set_aside
-from tasks.tracking import Tracker, TrackerDown
+from tasks.tracking import Tracker
 
 PATIENCE_SECONDS = 600  # a tracker that answers byte by byte never times out by itself
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import journal, settings
-from tasks.errors import EnvironmentFault
+from tasks.errors import EnvironmentFault, TrackerDown
 from tasks.locks import try_lock
 from tasks.records import (
     LONGEST_PARAM,
@@ -28,14 +28,11 @@ from tasks.records import (
     records,
     redact,
     text,
+    training,
 )
 
 PARAMS_PER_BATCH, METRICS_PER_BATCH = 100, 1000  # MLflow's own limits
 LOCK_WAIT_SECONDS = 60.0
-
-
-class TrackerDown(EnvironmentFault):
-    """The tracking store cannot be used now. Nothing is lost: the journals hold everything for a later sync."""
 
 
 class Tracker:
@@ -52,9 +49,7 @@ class Tracker:
             from mlflow.exceptions import MlflowException
             from mlflow.tracking import MlflowClient
         except ImportError:
-            raise EnvironmentFault(
-                "MLflow is not installed here; run this where it is (the journals keep everything)"
-            ) from None
+            raise EnvironmentFault("MLflow is not installed here; run this where it is (the journals keep all)") from None
         self._refusal = MlflowException
         for name in ("alembic", "mlflow", "urllib3"):
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -241,16 +236,11 @@ class Tracker:
         """Files of an ended run; sending one again replaces it."""
         if record.end is None:
             return
-        missing = []
-        for path, folder in record.artifacts:
-            # A stage that has just ended has not published yet.
-            found = next((p for p in (record.path.parent / "outs" / path, self.root / path) if p.is_file()), None)
-            if found:
-                self.client.log_artifact(run.info.run_id, str(found), folder or None)
-            else:
-                missing.append(str(path))
+        found, missing = record.files(self.root)
+        for path, folder in found:
+            self.client.log_artifact(run.info.run_id, str(path), folder or None)
         if missing:
-            self._set_tags(run, {"ssl.missing_artifacts": ", ".join(missing)})
+            self._set_tags(run, {"ssl.missing_artifacts": ", ".join(map(str, missing))})
 
     def _close(self, run: Any, record: Record) -> None:
         if record.status == "RUNNING":
@@ -265,24 +255,20 @@ class Tracker:
         """Put the runs a report compares under it."""
         parent = self._find(report.run["fingerprint"])
         for name in report.run["children"]:
-            training = self._training(name)
-            child = self._find(training.run["fingerprint"]) if training else None
+            record = training(self.root, name)
+            child = self._find(record.run["fingerprint"]) if record else None
             if child and child.info.lifecycle_stage == "active":
                 self._set_tags(child, {"mlflow.parentRunId": parent.info.run_id})
-
-    def _training(self, name: str) -> Record | None:
-        path = self.root / "out" / "journal" / f"{name}.jsonl"
-        return read_record(path) if path.exists() else None
 
     def _send_evaluation(self, record: Record) -> bool:
         """Numbers of a published evaluation, in the row of the training it evaluated."""
         fingerprint, end = record.run["fingerprint"], record.end
         if record.path.parent != self.root / "out" / "journal" or end is None or self._done.get(fingerprint) == record.digest:
             return record.status != "RUNNING"
-        training = self._training(record.name)
-        if training is None or training.end is None or training.end["encoder_sha256"] != end["encoder_sha256"]:
+        trained = training(self.root, record.name)
+        if trained is None or trained.end is None or trained.end["encoder_sha256"] != end["encoder_sha256"]:
             return False
-        run = self._find(training.run["fingerprint"])
+        run = self._find(trained.run["fingerprint"])
         if run is None or run.info.lifecycle_stage == "deleted":
             return run is not None
         last, _, stamp = run.data.tags.get("ssl.evaluation", "").partition(" ")

@@ -8,7 +8,8 @@ import pytest
 
 from tasks import leaderboard
 from tasks.errors import IntegrityError
-from tasks.leaderboard import COLUMNS, Result, champion, duration, percent, ranked, safe_cell
+from tasks.leaderboard import COLUMNS, duration, percent, safe_cell
+from tasks.results import Result, champion, load_results, ranked, read_cost
 from tests.example_results import write_project
 
 
@@ -20,7 +21,7 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(project):
-    return leaderboard.load(project)[0]
+    return load_results(project)[0]
 
 
 def result(method, seed=0, **metrics):
@@ -55,7 +56,7 @@ def test_cost_is_the_last_end_of_the_journal(project, results):
     simclr = next(r for r in results if r.name == "simclr-0")
     assert simclr.get("full_schedule_seconds") == 41.5 / 8 * 200
     assert next(r for r in results if r.method == "random_init").get("full_schedule_seconds") is None
-    assert leaderboard.read_cost(project, "not-there-0") == {}
+    assert read_cost(project, "not-there-0") == {}
 
 
 def test_the_held_out_score_sorts_and_chooses_not_the_test_score():
@@ -87,7 +88,7 @@ def test_the_champion_does_not_depend_on_the_order_of_the_results(results):
 
 def test_without_labels_the_effective_rank_sorts(tmp_path):
     write_project(tmp_path, methods=("rotation", "simclr", "random_init"), labelled=False, num_test=0)
-    results, _ = leaderboard.load(tmp_path)
+    results, _ = load_results(tmp_path)
     best = max((r for r in results if not r.is_baseline), key=lambda r: r.metrics["health"]["effective_rank"])
     assert champion(results) is best
     shown = leaderboard.to_text(results)
@@ -104,7 +105,7 @@ def test_without_test_labels_the_held_out_score_is_shown_and_sorts():
 
 
 def test_the_accuracy_of_the_pretext_task_is_that_of_the_last_epoch_and_of_methods_only(project):
-    results, _ = leaderboard.load(project)
+    results, _ = load_results(project)
     lines = {line["method"]: line for line in csv.DictReader(io.StringIO(leaderboard.to_csv(results)))}
     assert {m for m, line in lines.items() if line["pretext_accuracy"]} == {"rotation", "jigsaw"}
     last = list(csv.DictReader((project / "out/history/rotation-1.csv").open()))[-1]
@@ -117,7 +118,7 @@ def test_the_supervised_row_is_explained_where_it_stands(results, tmp_path):
     assert "trained on the held-out labels too" in leaderboard.to_markdown(results)
     assert "supervised" not in leaderboard.to_text([r for r in results if r.method != "supervised"])
     write_project(tmp_path, methods=("simclr", "supervised"), labelled=False, num_test=0)
-    unlabelled = leaderboard.footnote(leaderboard.load(tmp_path)[0])
+    unlabelled = leaderboard.footnote(load_results(tmp_path)[0])
     assert "untrained one" in unlabelled and "held-out" not in unlabelled
 
 
@@ -135,7 +136,7 @@ def test_only_what_params_list_is_shown_and_what_is_missing_is_named(project, tm
     write_project(tmp_path, methods=("simclr", "moco"), num_test=20)
     (tmp_path / "out/metrics/moco-0.json").unlink()
     (tmp_path / "out/metrics/byol-0.json").write_text((tmp_path / "out/metrics/simclr-0.json").read_text())
-    results, missing = leaderboard.load(tmp_path)
+    results, missing = load_results(tmp_path)
     assert [r.name for r in results] == ["simclr-0"]
     assert missing == ["moco-0"]
 
@@ -144,7 +145,7 @@ def test_no_results_at_all_is_one_clear_error(tmp_path):
     write_project(tmp_path, methods=("simclr",), num_test=20)
     (tmp_path / "out/metrics/simclr-0.json").unlink()
     with pytest.raises(IntegrityError, match="dvc repro"):
-        leaderboard.load(tmp_path)
+        load_results(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["=cmd()", "+1", "-1", "@sum", "\t=x", "\r\n=x"])
@@ -178,7 +179,7 @@ def test_a_damaged_metrics_file_is_an_integrity_error(tmp_path):
     write_project(tmp_path, methods=("simclr",), num_test=20)
     (tmp_path / "out/metrics/simclr-0.json").write_text(json.dumps({"a": 1})[:-1])
     with pytest.raises(IntegrityError, match=r"simclr-0\.json"):
-        leaderboard.load(tmp_path)
+        load_results(tmp_path)
 
 
 def test_the_load_lines_name_the_store_without_secrets(monkeypatch):

@@ -20,6 +20,7 @@ from tasks.images import fit
 from tasks.locks import try_lock
 from tasks.records import model_name
 from tasks.register import aliases, register
+from tasks.results import Result, load_results
 from tests import registered as made
 from tests.conftest import textured_images
 
@@ -128,7 +129,7 @@ def test_an_image_of_any_size_is_prepared_as_prepare_would(original):
 
 
 def test_the_champion_is_chosen_by_held_out_labels_and_never_by_the_test_split(original):
-    results, _ = leaderboard.load(original)
+    results, _ = load_results(original)
     assert max(results, key=lambda r: r.metrics["linear_top1"]).method == "byol"
     assert aliases(results) == {"champion": "simclr-0", "simclr": "simclr-0", "byol": "byol-0", "rotation": "rotation-0"}
     named, _ = versions(original)
@@ -136,10 +137,10 @@ def test_the_champion_is_chosen_by_held_out_labels_and_never_by_the_test_split(o
 
 
 def test_a_collapsed_encoder_gets_no_alias_and_a_baseline_neither(original):
-    results, _ = leaderboard.load(original)
+    results, _ = load_results(original)
     best = next(r for r in results if r.method == "simclr")
     best.metrics["verdict"] = "collapsed"
-    baseline = leaderboard.Result("random_init", 0, {"holdout_linear_top1": 0.99}, {})
+    baseline = Result("random_init", 0, {"holdout_linear_top1": 0.99}, {})
     assert aliases([*results, baseline]) == {"champion": "byol-0", "byol": "byol-0", "rotation": "rotation-0"}
     for result in results:
         result.metrics["verdict"] = "collapsed"
@@ -168,7 +169,7 @@ def test_every_seed_is_a_version_and_a_methods_alias_is_its_best_seed(root):
     assert len(numbers) == len(made.METHODS) + 2
     assert named["champion"] == named["byol"] == found["byol-1"]
     assert named["simclr"] == found["simclr-0"]  # a tie goes to the first seed
-    table = leaderboard.to_markdown(leaderboard.load(root)[0])
+    table = leaderboard.to_markdown(load_results(root)[0])
     assert "77.5 ± 24.7" in table and "mean ± standard deviation of 2 seeds" in table
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks import dataset, figures, files, findings, illustrations, leaderboard, pictures, report
+from tasks import dataset, figures, files, findings, illustrations, pictures, report
 from tasks.errors import IntegrityError
+from tasks.results import Result, Row, champion, load_results
 from tasks.tsne import tsne
 from tests import browser
 from tests.example_results import CLASSES, write_project
@@ -84,8 +85,8 @@ def test_the_summary_compares_the_best_method_with_every_baseline(page):
 
 def test_words_follow_the_intervals():
     def row(low, high):
-        result = leaderboard.Result("simclr", 0, {"verdict": "healthy", "linear_interval": [low, high]}, {})
-        return leaderboard.Row("simclr", (result,))
+        result = Result("simclr", 0, {"verdict": "healthy", "linear_interval": [low, high]}, {})
+        return Row("simclr", (result,))
 
     assert report.compare(row(0.7, 0.8), row(0.5, 0.6)) == "above"
     assert report.compare(row(0.5, 0.6), row(0.7, 0.8)) == "below"
@@ -243,8 +244,8 @@ def test_queries_are_of_different_classes():
 def test_mistakes_count_what_the_predictions_say(project):
     path = project / "out/predictions/simclr-0.csv"
     pairs = [(line["actual"], line["predicted"]) for line in csv.DictReader(path.open(newline=""))]
-    results, _ = leaderboard.load(project)
-    found = report.mistakes(project, leaderboard.champion(results), CLASSES)
+    results, _ = load_results(project)
+    found = report.mistakes(project, champion(results), CLASSES)
     for share, name, count in found["classes"]:
         own = [p for a, p in pairs if a == name]
         assert (len(own), share) == (count, pytest.approx(own.count(name) / len(own)))

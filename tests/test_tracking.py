@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 
 from tasks import settings, stage, sync
+from tasks.errors import TrackerDown
 from tasks.journal import Journal
 from tasks.mirror import Mirror
 from tasks.records import clean, read_record, records, redact
-from tasks.tracking import Tracker, TrackerDown
+from tasks.tracking import Tracker
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

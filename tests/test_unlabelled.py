@@ -6,9 +6,10 @@ import signal
 import pytest
 from PIL import Image
 
-from tasks import evaluate, leaderboard, prepare, pretrain, report
+from tasks import evaluate, prepare, pretrain, report
 from tasks.register import register
 from tasks.registry import load
+from tasks.results import load_results
 from tasks.settings import DEFAULTS
 from tasks.stage import Stage, main
 from tests.conftest import textured_images
@@ -44,7 +45,7 @@ def project(tmp_path, monkeypatch):
 
 
 def test_label_free_numbers_alone_make_a_table_a_report_a_champion_and_an_encoder_to_load(project):
-    results, missing = leaderboard.load(project)
+    results, missing = load_results(project)
     assert not missing
     assert not {"knn_top1", "linear_top1", "holdout_linear_top1"} & {k for r in results for k in r.metrics}
     best = max((r for r in results if not r.is_baseline), key=lambda r: r.metrics["health"]["effective_rank"])
