@@ -38,7 +38,9 @@ class Portable(nn.Module):
         made = facts["encoder"]
         self.encoder, self.size = encoder, int(made["image_size"])
         with torch.no_grad():
-            self.layer = layer_index(layer, len(encoder.blocks(torch.zeros(1, made["channels"], self.size, self.size))))
+            blocks = len(encoder.blocks(torch.zeros(1, made["channels"], self.size, self.size)))
+        self.layer = layer_index(layer, blocks)
+        self.is_last = self.layer == blocks - 1
         self.register_buffer("one", torch.ones(()))
         self.register_buffer("mean", torch.tensor(facts["mean"]).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(facts["std"]).view(-1, 1, 1))
@@ -185,8 +187,8 @@ def _trace(module: Portable, facts: Mapping[str, Any]) -> tuple[Any, Any]:
     torch.backends.mha.set_fastpath_enabled(False)  # an operator that exists only in torch
     try:
         program = torch.export.export(module, (torch.zeros(shape),), dynamic_shapes={"images": {0: free, 2: free, 3: free}})
-        # Functional form, so that blocks after the evaluated one are dead code and go.
-        program = program.run_decompositions({})
+        if not module.is_last:  # functional form (a second): blocks after the evaluated one are then dead code and go
+            program = program.run_decompositions({})
         # Unoptimized: that would fold the weights, and they are put in later.
         names = {"input_names": ["images"], "output_names": ["features"]}
         graph = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False, **names)

@@ -99,6 +99,7 @@ def test_the_stage_writes_every_output_and_they_agree(project):
     assert set(metrics["per_class"]) == set("abcd")
     assert metrics["health"] == metrics["random_health"] == HEALTH and metrics["verdict"] == "healthy"
     assert metrics["protocol"]["image_size"] == 16 and len(metrics["protocol"]["split_sha256"]) == 64
+    assert {"k", "temperature", "knn_layer", "lambda", "layer", "epoch", "precision", "data_sha256"} <= set(metrics["protocol"])
     assert metrics["encoder_sha256"] == files.sha256(project / "out/encoders/simclr-0/encoder.safetensors")
 
 
