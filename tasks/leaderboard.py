@@ -158,10 +158,12 @@ def show(root: Path) -> None:
         print(f"not evaluated yet: {', '.join(missing)}")
     if (root / "reports/report.html").exists():
         print(f"report: {root / 'reports/report.html'}")
-    best = champion(results)
-    if best:
+    best, registry = champion(results), root / "out/registry.json"
+    if best and registry.exists() and read_json(registry)["aliases"].get("champion") == best.name:
         lines = load_lines(read_json(root / "data/prepared/meta.json")["name"])
         print("\n    ".join([f"best encoder, {best.name}:", *lines]))
+    elif best:
+        print(f"best encoder: {best.name}, in out/encoders/{best.name}; not registered yet, make run goes on with that")
 
 
 if __name__ == "__main__":

@@ -125,14 +125,14 @@ class Tracker:
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn the failures of a store into ``TrackerDown`` with one line."""
+        """Turn the failures of a store into ``TrackerDown`` with one line, of MLflow's words and not urllib3's."""
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
             yield
         except (self._refusal, SQLAlchemyError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-            raise TrackerDown(redact(f"MLflow at {self.uri} cannot be used now: {reason}")) from error
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(" failed with exception")[0][:300]
+            raise TrackerDown(redact(f"MLflow at {self.uri} cannot be used now (the journals keep all): {reason}")) from error
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:

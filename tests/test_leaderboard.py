@@ -169,6 +169,9 @@ def test_markdown_cells_cannot_break_the_table():
 
 def test_the_terminal_shows_table_report_and_how_to_load(project, capsys):
     leaderboard.show(project)
+    assert "simclr-1; not registered yet" in capsys.readouterr().out.replace(", in out/encoders/simclr-1", "")
+    (project / "out/registry.json").write_text('{"aliases": {"champion": "simclr-1"}}')
+    leaderboard.show(project)
     shown = capsys.readouterr().out
     assert shown.index("supervised") < shown.index("simclr") < shown.index("random_init")
     assert "models:/ssl-example@champion" in shown
