@@ -196,6 +196,7 @@ def health_curves(histories: Mapping[str, Sequence[History]], verdicts: Mapping[
             if starts:
                 panel.axhline(float(np.median(starts)), color=TEXT, linestyle=(0, (4, 3)), linewidth=1)
             panel.set_title(INDICATORS[name])
+            panel.locator_params(axis="x", integer=True)
             panel.set_xlabel("epoch")
         for panel in axes[len(shown) :]:
             panel.set_axis_off()
