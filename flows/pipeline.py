@@ -108,7 +108,7 @@ def pipeline(
             if set(schedule.fate.values()) != {"Unchanged"} and records(root):
                 subprocess.run([sys.executable, "-m", "tasks.sync"], cwd=root)
             if wanted and not schedule.failed:
-                logger.info("%s", graph.save_experiment(root, flow_run.name, schedule.outs()))
+                logger.info("%s", graph.save_experiment(root, flow_run.name, schedule.done()))
             summary = schedule.summary()
             artifacts.publish(root, summary)
     except (UsageError, ConfigError) as error:  # the user's mistake: a line, where Prefect would log a traceback

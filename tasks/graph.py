@@ -159,6 +159,27 @@ def remember_order(root: Path) -> list[str]:
     return now
 
 
+def lock_of(root: Path, names: Sequence[str]) -> str:
+    """The part of dvc.lock that is about these stages; empty before the first run."""
+    from dvc.utils.serialize import dumps_yaml
+
+    found = _recorded(root, names)
+    return str(dumps_yaml({"schema": "2.0", "stages": found})) if found else ""
+
+
+def _recorded(root: Path, names: Sequence[str], instead: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What dvc.lock says of these stages; then it says ``instead``."""
+    from dvc.utils.serialize import dumps_yaml, load_yaml
+
+    path = root / "dvc.lock"
+    with _locked(root):
+        content = load_yaml(path) if path.exists() else {"stages": {}}
+        found = {name: entry for name, entry in content["stages"].items() if name in names}
+        if instead is not None and found != instead:
+            files.write_text(path, dumps_yaml({**content, "stages": {**content["stages"], **instead}}))
+    return found
+
+
 def tidy_lock(root: Path, before: Sequence[str], stages: Sequence[PlannedStage], finished: bool) -> None:
     """Put dvc.lock into the order that plain ``dvc repro`` leaves: what was there before, then the new stages as planned.
 
@@ -212,15 +233,30 @@ def override(root: Path, overrides: Sequence[str]) -> bool:
     return changed
 
 
-def save_experiment(root: Path, name: str, outs: Sequence[Path]) -> str:
-    """Record the workspace as the DVC experiment ``name``, as ``dvc exp run`` does at its end; returns a line that says so."""
-    tops = sorted({out.relative_to(root).parts[0] for out in outs if out.exists()})
+def save_experiment(root: Path, name: str, stages: Sequence[PlannedStage]) -> str:
+    """Record the workspace as the DVC experiment ``name``, as ``dvc exp run`` does at its end; returns a line that says so.
+
+    ``dvc exp save`` writes into dvc.lock that outputs belong to the parameters and code as they are now, whatever they were
+    made from. So it is told of ``stages`` only, and what it changes there all the same (after a late edit) is taken back.
+
+    Args:
+        stages: those that are up to date.
+    """
+    names = [stage.name for stage in stages]
+    before = _recorded(root, names)
+    tops = sorted({out.relative_to(root).parts[0] for stage in stages for out in stage.outs if out.exists()})
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "save", "--force", "--name", name]
     done = subprocess.run(
-        [*command, *(part for top in tops for part in ("--include-untracked", top))], cwd=root, capture_output=True, text=True
+        [*command, *(part for top in tops for part in ("--include-untracked", top)), *names],
+        cwd=root,
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         return f"not recorded as an experiment: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+    if _recorded(root, names, instead=before) != before:
+        subprocess.run([sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "remove", name], cwd=root, capture_output=True)
+        return "not recorded as an experiment: something that the stages depend on was changed meanwhile"
     return f"recorded as experiment {name}: dvc exp show"
 
 

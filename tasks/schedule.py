@@ -63,9 +63,9 @@ class Schedule:
         """Note how a started stage ended: one of ``GOOD``, or ``FAILED``."""
         self.fate[name], self.why[name] = fate, why
 
-    def outs(self) -> list[Path]:
-        """The outputs of the chosen stages."""
-        return [out for n in self.chosen for out in self.stages[n].outs]
+    def done(self) -> list[PlannedStage]:
+        """The chosen stages that are up to date now."""
+        return [self.stages[n] for n in self.chosen if self.fate.get(n) in GOOD]
 
     @property
     def failed(self) -> list[str]:

@@ -213,6 +213,19 @@ def test_an_override_changes_params_as_an_experiment_does(bare: Path) -> None:
     assert {s.name for s in graph.plan(bare)} > {"pretrain@byol-1", "evaluate@simclr-1"}
 
 
+def test_a_saved_experiment_records_nothing_that_was_not_made_from_what_is_there(project: Path) -> None:
+    tiny.set_lr(project, "byol", 2)
+    tiny.set_lr(project, "simclr", 2)
+    bring_up(project, targets=["pretrain@byol-0"])
+    assert "pretrain@simclr-0" in stale(project) and "pretrain@byol-0" not in stale(project)
+    plan = {stage.name: stage for stage in graph.plan(project)}
+    assert "recorded as" in graph.save_experiment(project, "half", [plan["prepare"], plan["pretrain@byol-0"]])
+    assert "pretrain@simclr-0" in stale(project) and "half" in tiny.dvc(project, "exp", "list").stdout
+    tiny.set_lr(project, "byol", 3)  # an edit between the run and its record
+    assert "not recorded" in graph.save_experiment(project, "late", [plan["pretrain@byol-0"]])
+    assert "pretrain@byol-0" in stale(project) and "late" not in tiny.dvc(project, "exp", "list").stdout
+
+
 def test_what_is_chosen_is_what_runs(project: Path) -> None:
     plan = graph.plan(project)
     assert Schedule(plan, targets=["pretrain"]).chosen == ["prepare", "pretrain@simclr-0", "pretrain@byol-0"]
