@@ -4,23 +4,31 @@
 Whichever worker is free pulls the stage's inputs, runs it with ``dvc repro -s``, and pushes its outputs and DVC's run
 cache. The flow's own ``dvc repro -s --pull`` then restores the stage from there, so that its workspace and dvc.lock
 are complete, as if it had run here. A stage that some machine has finished once is never computed again.
+
+A machine that runs a stage gives a sign of life every few seconds. One that fell silent is given up, and the stage handed out
+again. A flow that takes over from one that died waits for what the machines still do for it.
 """
 
+import contextlib
+import logging
 import platform
 import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from prefect import flow, get_run_logger
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.deployments import run_deployment
-from prefect.states import Completed, Failed
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed
 
 from tasks import files, graph, settings
 from tasks.errors import EnvironmentFault, Preempted, UsageError
@@ -31,6 +39,11 @@ from tasks.runner import Outcome, Runner
 DEPLOYMENT = "run-stage/machines"
 AT_A_TIME = 64  # stages handed out; the workers' own limits bound what runs
 POLL_SECONDS = 1.0
+BEAT_SECONDS = 10.0
+PATIENCE = {StateType.RUNNING: 120.0, StateType.CANCELLING: 120.0, StateType.PENDING: 1800.0}
+"""Seconds without a sign of life until a machine is given up. More than the minute for which a busy SQLite may keep Prefect's
+server from writing. Pending: a pod may wait for its image or for a node."""
+
 CODE = ("ssl_core", "tasks", "dvc.yaml")
 
 
@@ -43,7 +56,7 @@ def run_stage(stage: str, inputs: list[str], commit: str, params: str, lock: str
         inputs: the stages whose outputs it reads.
         commit: of the code.
         params: content of params.yaml.
-        lock: content of dvc.lock.
+        lock: what dvc.lock says of the inputs.
         leader: where the flow runs that asks for it.
     """
     settings.apply()
@@ -54,7 +67,7 @@ def run_stage(stage: str, inputs: list[str], commit: str, params: str, lock: str
         return Failed(message=f"exit 2: {_here(root)} has other code than {leader}; check out {commit} there")
     runner = Runner(root, pull=True)
     (root / ".ssl").mkdir(exist_ok=True)
-    with (root / ".ssl" / "machine.lock").open("a") as held:
+    with _alive(), (root / ".ssl" / "machine.lock").open("a") as held:
         while not try_lock(held):
             time.sleep(POLL_SECONDS)
         try:
@@ -65,10 +78,33 @@ def run_stage(stage: str, inputs: list[str], commit: str, params: str, lock: str
             if outcome.code:
                 return Failed(message=f"exit {outcome.code}: {outcome.message}")
             graph.push_run_cache(root)
+        except EnvironmentFault as fault:  # the remote may be back the next time
+            return Failed(message=f"exit {fault.code}: {fault}")
         except BaseException:  # a signal, a cancellation
             runner.stop()
             raise
     return Completed(message=outcome.how)
+
+
+@contextlib.contextmanager
+def _alive() -> Iterator[None]:
+    """Touch the flow run every few seconds, for as long as this process lives."""
+    over, this = threading.Event(), UUID(flow_run.id)
+
+    def beat() -> None:
+        while not over.wait(BEAT_SECONDS):
+            try:
+                with get_client(sync_client=True) as client:
+                    client.update_flow_run(this, name=flow_run.name)
+            except Exception as error:  # the next one may get through
+                logging.getLogger(__name__).debug("no sign of life: %s", error)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 class Machines:
@@ -89,7 +125,10 @@ class Machines:
         """Bring one stage up to date, wherever; see ``Runner.run``."""
         if "@" not in name:
             return self.local.run(name, watch)
-        self._push(self.inputs[name])
+        try:
+            self._push(self.inputs[name])
+        except EnvironmentFault as fault:
+            return Outcome(fault.code, "failed", str(fault))
         state = self._elsewhere(name, watch)
         if not state.is_completed():
             return _outcome(state)
@@ -99,8 +138,8 @@ class Machines:
         """Start nothing more; cancel what runs elsewhere, interrupt what runs here."""
         self._stopping.set()
         with get_client(sync_client=True) as client:
-            for flow_run in list(self._live):
-                client.set_flow_run_state(flow_run, State(type=StateType.CANCELLING), force=True)
+            for flow_run_id in list(self._live):
+                _cancel(client, flow_run_id)
         self.local.stop()
 
     def _push(self, names: Sequence[str]) -> None:
@@ -111,30 +150,58 @@ class Machines:
                 self._pushed.update(new)
 
     def _elsewhere(self, name: str, watch: Callable[[list[str]], None]) -> State[None]:
-        if self._stopping.is_set():
-            raise Preempted(f"{name} was not started")
-        lock = self.root / "dvc.lock"
+        """Have a machine run a stage; how its flow run ended."""
         request = {
             "stage": name,
             "inputs": self.inputs[name],
             "commit": self.commit,
             "params": (self.root / "params.yaml").read_text(),
-            "lock": lock.read_text() if lock.exists() else "",
+            "lock": graph.lock_of(self.root, self.inputs[name]),
             "leader": _here(self.root),
         }
-        started = run_deployment(DEPLOYMENT, parameters=request, timeout=0, as_subflow=False)
-        watch([f"waiting for a machine: flow run {started.name}"])
-        self._live.add(started.id)
-        try:
-            with get_client(sync_client=True) as client:
-                while True:
-                    state = client.read_flow_run(started.id).state
-                    if state is not None and state.is_final():
-                        return state
-                    if self._stopping.wait(POLL_SECONDS):
-                        raise Preempted(f"{name} was cancelled")
-        finally:
-            self._live.discard(started.id)
+        with get_client(sync_client=True) as client:
+            started = _still_running(client, request)
+            if self._stopping.is_set():
+                raise Preempted(f"{name} was not started")
+            if started is None:
+                started = run_deployment(DEPLOYMENT, parameters=request, timeout=0, as_subflow=False)
+            watch([f"waiting for a machine: flow run {started.name}"])
+            self._live.add(started.id)
+            if self._stopping.is_set():  # ``stop`` may have looked a moment before
+                _cancel(client, started.id)
+            try:
+                return self._await(client, started.id)
+            finally:
+                self._live.discard(started.id)
+
+    def _await(self, client: SyncPrefectClient, flow_run_id: UUID) -> State[None]:
+        """The final state of a flow run; that of a machine which fell silent is ``Crashed``."""
+        heard, since = None, time.monotonic()
+        while True:
+            found = client.read_flow_run(flow_run_id)
+            if found.state is not None and found.state.is_final():
+                return found.state
+            if found.updated != heard:
+                heard, since = found.updated, time.monotonic()
+            elif found.state is not None and time.monotonic() - since > PATIENCE.get(found.state.type, float("inf")):
+                client.set_flow_run_state(flow_run_id, Crashed(message="its machine gave no sign of life"), force=True)
+            if self._stopping.wait(POLL_SECONDS):
+                raise Preempted(f"{found.name} was cancelled")
+
+
+def _cancel(client: SyncPrefectClient, flow_run_id: UUID) -> None:
+    """End a flow run; one that no machine has taken yet at once."""
+    state = client.read_flow_run(flow_run_id).state
+    waits = state is not None and state.is_scheduled()
+    client.set_flow_run_state(flow_run_id, Cancelled() if waits else Cancelling(), force=True)
+
+
+def _still_running(client: SyncPrefectClient, request: dict[str, Any]) -> FlowRun | None:
+    """The flow run that a machine still owes to the same request: of a flow in this directory that died."""
+    mine = DeploymentFilter.model_validate({"name": {"any_": [DEPLOYMENT.partition("/")[2]]}})
+    live = FlowRunFilter.model_validate({"state": {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING"]}}})
+    runs = client.read_flow_runs(deployment_filter=mine, flow_run_filter=live)
+    return next((run for run in runs if run.parameters == request), None)
 
 
 def _outcome(state: State[None]) -> Outcome:

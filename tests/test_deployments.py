@@ -1,15 +1,19 @@
 """prefect.yaml for real: a server, a worker, deployments, a schedule that fires, a cancellation and the watcher."""
 
+import asyncio
+import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from prefect.workers.base import BaseJobConfiguration
 
-from flows.watch import listing_digest, verdict
+from flows.watch import STATE, listing_digest, verdict
 from tests import tiny_graph as tiny
 from tests.conftest import ROOT
 
@@ -44,11 +48,15 @@ def start_worker(project: Path) -> None:
     workers.append(tiny.start(project, "prefect", "worker", "start", "--pool", "cpu"))
 
 
+def flow_run(flow_run_id: str) -> dict[str, object]:
+    return dict(tiny.api("flow_runs/filter", flow_runs={"id": {"any_": [flow_run_id]}})[0])
+
+
 def ended(flow_run_id: str) -> dict[str, object]:
     """The flow run, when it has ended."""
 
     def final() -> dict[str, object] | None:
-        row = tiny.api("flow_runs/filter", flow_runs={"id": {"any_": [flow_run_id]}})[0]
+        row = flow_run(flow_run_id)
         return row if row["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
 
     return dict(tiny.wait_for(final, 180))
@@ -79,7 +87,7 @@ def test_all_deployments_exist_with_pool_schedule_and_policy(project: Path) -> N
     assert [s["active"] for s in rows["weekly-gpu"]["schedules"]] == [False]
 
 
-def test_a_method_on_demand_then_a_schedule_that_fires_then_a_cancellation(project: Path) -> None:
+def test_a_method_on_demand_a_schedule_that_fires_overlapping_runs_and_a_cancellation(project: Path) -> None:
     prefect(project, "deployment", "run", "ssl-pipeline/method", "--param", 'methods=["byol"]', "--watch")
     assert sorted(tiny.computed(project)) == ["evaluate@byol-0", "prepare", "pretrain@byol-0", "report"]
 
@@ -97,12 +105,17 @@ def test_a_method_on_demand_then_a_schedule_that_fires_then_a_cancellation(proje
     tiny.control(project, pretrain_simclr_0={"seconds": 60})
     cancelled = start_run("nightly", parallelism=1)
     tiny.running_pid(project, "pretrain@simclr-0")
+    waiting, ticks = start_run("nightly"), [start_run("watch") for _ in range(2)]
+    tiny.wait_for(lambda: flow_run(waiting)["state_name"] == "AwaitingConcurrencySlot")
+    assert sorted(str(ended(tick)["state_type"]) for tick in ticks) == ["CANCELLED", "COMPLETED"]
     start = time.monotonic()
     prefect(project, "flow-run", "cancel", cancelled)
     asked = time.monotonic()
     tiny.wait_for(lambda: not tiny.stages_alive(project), 20)
     assert time.monotonic() - asked < 10, f"{time.monotonic() - start:.1f} s with the command itself"
     assert ended(cancelled)["state_type"] == "CANCELLED"
+    tiny.control(project)
+    assert ended(waiting)["state_type"] == "COMPLETED" and tiny.is_clean(project)
 
 
 @pytest.mark.stress
@@ -135,39 +148,6 @@ def scheduled(deployment_id: str) -> str | None:
     return next((row["id"] for row in rows if row["auto_scheduled"]), None)
 
 
-def clone(project: Path, target: Path) -> Path:
-    """The project on another machine, with a worker for the pool ``machines``."""
-    subprocess.run(["git", "clone", "-q", str(project), str(target)], check=True)
-    (target / "flows").symlink_to(ROOT / "flows")
-    (target / ".ssl").mkdir()
-    tiny.control(target)
-    tiny.start(target, "prefect", "worker", "start", "--pool", "machines", "--name", target.name, "--limit", "1")
-    return target
-
-
-def test_two_machines_that_share_only_the_remote_compute_what_one_would(project: Path, tmp_path: Path) -> None:
-    leader = tiny.make(tmp_path / "leader")
-    (leader / "flows").symlink_to(ROOT / "flows")
-    assert tiny.dvc(leader, "remote", "add", "-d", "store", str(tmp_path / "store")).returncode == 0
-    subprocess.run(["git", *tiny.IDENTITY, "commit", "-qam", "a remote"], cwd=leader, check=True)
-    clones = [clone(leader, tmp_path / name) for name in ("one", "two")]
-    try:
-        code, log = tiny.finish(leader, "flows.pipeline", "--machines", "-S", "method.byol.lr=2")
-        assert code == 0, log
-        shares = [tiny.computed(machine) for machine in clones]
-        assert all(shares) and sorted(name for share in shares for name in share) == sorted(n for n in tiny.NAMES if "@" in n)
-        assert tiny.computed(leader) == ["prepare", "report"] and tiny.is_clean(leader)
-        assert {p.name for p in (leader / "out/metrics").glob("*.json")} == {"simclr-0.json", "byol-0.json"}
-
-        alone = tiny.make(tmp_path / "alone")
-        (alone / "params.yaml").write_bytes((leader / "params.yaml").read_bytes())
-        assert tiny.dvc(alone, "repro").returncode == 0
-        assert (alone / "dvc.lock").read_bytes() == (leader / "dvc.lock").read_bytes()
-    finally:
-        for directory in (leader, *clones):
-            tiny.end_all(directory)
-
-
 LOOKS = """
 from flows.watch import watch
 for look in range(5):
@@ -179,6 +159,7 @@ for look in range(5):
 
 def test_the_watcher_waits_until_all_images_arrived_and_starts_one_run(project: Path) -> None:
     tiny.patch(f"deployments/{deployment('nightly')['id']}", paused=True)
+    (project / STATE).unlink(missing_ok=True)
     done = subprocess.run(
         [sys.executable, "-c", LOOKS], cwd=project, env=tiny.prefect_environment(), capture_output=True, text=True, timeout=180
     )
@@ -201,3 +182,25 @@ def test_the_listing_sees_names_sizes_and_times_but_follows_no_link(tmp_path: Pa
         verdict(second, {"run": first, "seen": second}) == "changed"
         and verdict(second, {"run": first, "seen": first}) == "arriving"
     )
+
+
+class Job(BaseJobConfiguration):
+    """What a Kubernetes worker makes of the template, without a cluster."""
+
+    job_manifest: dict[str, Any]
+
+
+def test_the_kubernetes_pool_makes_jobs_with_gpus_and_secrets_and_refuses_nonsense(project: Path) -> None:
+    template = ROOT / "deploy/kubernetes-pool.json"
+    prefect(project, "work-pool", "create", "cluster", "--type", "kubernetes", "--base-job-template", str(template))
+    deploy = ["--no-prompt", "deploy", "--name", "machines", "--pool", "cluster", "--job-variable", "image=ssl-pipeline:1"]
+    prefect(project, *deploy, "--job-variable", "gpus=2")
+    asked = next(row for row in tiny.api("deployments/filter") if row["work_pool_name"] == "cluster")["job_variables"]
+    values = {**asked, "name": "pretrain-byol-0", "command": "prefect flow-run execute"}
+    job = asyncio.run(Job.from_template_and_values(json.loads(template.read_text()), values)).job_manifest
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    assert container["image"] == "ssl-pipeline:1" and container["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert container["envFrom"] == [{"secretRef": {"name": "ssl-pipeline"}}] and container["env"]["DO_NOT_TRACK"] == "true"
+    assert container["args"] == values["command"] and "{{" not in json.dumps(job)
+    code, log = tiny.finish(project, "prefect", *deploy, "--job-variable", "gpus=many")
+    assert code != 0 and "gpus" in log, log
