@@ -40,7 +40,10 @@ def main() -> None:
         [*python, "mlflow", "server", *here, str(mlflow), "--workers", "1", "--backend-store-uri", store],
         [*python, "prefect", "server", "start", *here, str(prefect)],
     ]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = os.environ | {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PREFECT_SERVER_UI_API_URL": f"http://{HOST}:{prefect}/api",  # else the page asks port 4200, or PREFECT_API_URL
+    }
     quiet = subprocess.DEVNULL
     servers = [subprocess.Popen(c, env=environment, stdout=quiet, stderr=quiet, start_new_session=True) for c in commands]
     for number in (signal.SIGINT, signal.SIGTERM):
