@@ -79,7 +79,7 @@ def working(clones: list[Path]) -> list[Path]:
 
 def test_two_machines_that_share_only_the_remote_compute_what_one_would(leader: Path, tmp_path: Path) -> None:
     clones = [machine(leader, number) for number in (1, 2)]
-    code, log = tiny.finish(leader, *FLOW, "-S", "method.byol.lr=2")
+    code, log = tiny.finish(leader, *FLOW, "-S", "method.byol.train.lr=2")
     assert code == 0, log
     shares = [tiny.computed(clone) for clone in clones]
     assert all(shares) and sorted(name for share in shares for name in share) == sorted(n for n in tiny.NAMES if "@" in n)
