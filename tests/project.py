@@ -90,7 +90,7 @@ TINY = {
     "encoder": {"width": 8},
     "train": {"epochs": 3, "epoch_share": 1.0, "batch_size": 16, "threads": 1, "precision": "float32", "health_images": 32},
     "augment": {"view_share": 1.0},
-    "method": {"simclr": {"hidden": 16, "dim": 8, "train": {"epoch_share": 1.0}}},
+    "method": {"simclr": {"hidden": 16, "dim": 8}},
 }
 
 
