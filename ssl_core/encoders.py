@@ -31,7 +31,7 @@ class EncoderConfig:
     patch_size: Count
     """Side of a ``vit`` patch in pixels (4 at 32 px, 16 at 224 px)."""
     norm: Literal["batch", "group"]
-    """Normalization layers of the ResNets. ``group`` where batch statistics would leak the answer (CPC, Counting)."""
+    """Normalization layers of the ResNets. ``group`` where batch statistics would leak the answer (CPC)."""
 
     def __post_init__(self) -> None:
         if self.name not in NAMES and not self.name.startswith("torchvision/"):

@@ -18,6 +18,7 @@ from typing import Any
 
 from tasks import files, params
 from tasks.errors import UsageError
+from tasks.image_path import check_images
 from tasks.locks import try_lock
 
 NOTED_ORDER = Path(".ssl/order-of-dvc.lock.json")
@@ -60,8 +61,9 @@ def plan(root: Path) -> list[PlannedStage]:
     from dvc.exceptions import DvcException
     from dvc.repo.reproduce import get_active_graph, plan_repro
 
-    params.run_config(read_params(root))
-    check_images(root)
+    values = read_params(root)
+    params.run_config(values)
+    check_images(root, values)
     try:
         with _locked(root) as repo:
             graph = get_active_graph(repo.index.graph)
@@ -75,42 +77,6 @@ def plan(root: Path) -> list[PlannedStage]:
             return list(planned.values())
     except DvcException as error:
         raise UsageError(f"{_one_line(error)}; see also python -m tasks.doctor") from None
-
-
-def check_images(root: Path) -> None:
-    """Refuse a ``data.path`` that DVC would stumble or wait over, with a line that says what to do.
-
-    Raises:
-        UsageError: nothing there, ``~``, the workspace itself, or below it a link that leads nowhere, a pipe or device, or a
-            name that is not UTF-8.
-    """
-    given = read_params(root)["data"].get("path")
-    if not isinstance(given, str) or not given:
-        raise UsageError(f"data.path is {given!r}; give the path of your images (data/sample is the embedded data set)")
-    path = root / given
-    if given.startswith("~"):
-        raise UsageError(f"data.path: DVC knows no ~; write {Path(given).expanduser()}")
-    if not path.exists():
-        raise UsageError(f"data.path: {given} does not exist; give the path of your images (relative to the project's root)")
-    if (root / "data" / "prepared").resolve().is_relative_to(path.resolve()):
-        raise UsageError(f"data.path: {given} holds the project's own results; put your images into a folder of their own")
-    for entry in _entries(path) if path.is_dir() else ():
-        name = os.fsencode(entry.path).decode(errors="backslashreplace")
-        if name != entry.path or not (entry.is_file() or entry.is_dir()):
-            raise UsageError(
-                f"data.path: {name} is no file that DVC can hash (a pipe, a link that leads nowhere, or a name that is not"
-                " UTF-8); remove or rename it, or use an archive of the folder"
-            )
-
-
-def _entries(folder: Path | str) -> Iterator["os.DirEntry[str]"]:
-    """All that lies below a folder but the folders themselves; links are not followed."""
-    with os.scandir(folder) as found:
-        for entry in found:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _entries(entry.path)
-            else:
-                yield entry
 
 
 def _name(stage) -> str:  # type: ignore[no-untyped-def]
@@ -146,11 +112,9 @@ def remember_order(root: Path) -> list[str]:
     They are noted in ``.ssl`` until a run has ended well (``tidy_lock``). DVC only ever appends, so that a file which does
     not begin with what was noted is another one, from git for example.
     """
-    from dvc.utils.serialize import load_yaml
-
-    path, note = root / "dvc.lock", root / NOTED_ORDER
+    note = root / NOTED_ORDER
     with _locked(root):
-        now = list(load_yaml(path).get("stages", {})) if path.exists() else []
+        now = list(_read_lock(root)["stages"])
     with contextlib.suppress(OSError, ValueError):
         noted = list(json.loads(note.read_text()))
         if now[: len(noted)] == noted:
@@ -169,15 +133,27 @@ def lock_of(root: Path, names: Sequence[str]) -> str:
 
 def _recorded(root: Path, names: Sequence[str], instead: dict[str, Any] | None = None) -> dict[str, Any]:
     """What dvc.lock says of these stages; then it says ``instead``."""
-    from dvc.utils.serialize import dumps_yaml, load_yaml
-
-    path = root / "dvc.lock"
     with _locked(root):
-        content = load_yaml(path) if path.exists() else {"stages": {}}
+        content = _read_lock(root)
         found = {name: entry for name, entry in content["stages"].items() if name in names}
         if instead is not None and found != instead:
-            files.write_text(path, dumps_yaml({**content, "stages": {**content["stages"], **instead}}))
+            _write_lock(root, {**content, "stages": {**content["stages"], **instead}})
     return found
+
+
+def _read_lock(root: Path) -> dict[str, Any]:
+    """dvc.lock; without one, as it is before the first stage."""
+    from dvc.utils.serialize import load_yaml
+
+    path = root / "dvc.lock"
+    content: dict[str, Any] = load_yaml(path) if path.exists() else {}
+    return {"schema": "2.0", "stages": {}, **content}
+
+
+def _write_lock(root: Path, content: dict[str, Any]) -> None:
+    from dvc.utils.serialize import dumps_yaml
+
+    files.write_text(root / "dvc.lock", dumps_yaml(content))
 
 
 def tidy_lock(root: Path, before: Sequence[str], stages: Sequence[PlannedStage], finished: bool) -> None:
@@ -189,15 +165,12 @@ def tidy_lock(root: Path, before: Sequence[str], stages: Sequence[PlannedStage],
         before: of ``remember_order``.
         finished: nothing is left to do, so that the next run starts from the file as it is now.
     """
-    from dvc.utils.serialize import dumps_yaml, load_yaml
-
     with _locked(root):
-        path = root / "dvc.lock"
-        content = load_yaml(path) if path.exists() else {}
-        locked = content.get("stages", {})
+        content = _read_lock(root)
+        locked = content["stages"]
         order = [name for name in dict.fromkeys([*before, *(s.name for s in stages), *locked]) if name in locked]
         if order != list(locked):
-            files.write_text(path, dumps_yaml({**content, "stages": {name: locked[name] for name in order}}))
+            _write_lock(root, {**content, "stages": {name: locked[name] for name in order}})
         if finished:
             (root / NOTED_ORDER).unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+# A script's background job (``make test &``) ignores Ctrl-C, and so would all that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

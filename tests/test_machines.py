@@ -77,7 +77,6 @@ def working(clones: list[Path]) -> list[Path]:
     return [clone for clone in clones if tiny.stages_alive(clone)]
 
 
-@pytest.mark.stress  # its time limits do not hold on a busy machine
 def test_two_machines_that_share_only_the_remote_compute_what_one_would(leader: Path, tmp_path: Path) -> None:
     clones = [machine(leader, number) for number in (1, 2)]
     code, log = tiny.finish(leader, *FLOW, "-S", "method.byol.train.lr=2")

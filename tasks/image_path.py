@@ -1,0 +1,48 @@
+"""Whether the path of the user's images is one that DVC can hash, said before DVC looks at it."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import UsageError
+
+
+def check_images(root: Path, values: Mapping[str, Any]) -> None:
+    """Refuse a ``data.path`` that DVC would stumble or wait over, with a line that says what to do.
+
+    Args:
+        root: the project's root.
+        values: params.yaml.
+
+    Raises:
+        UsageError: nothing there, ``~``, the workspace itself, or below it a link that leads nowhere, a pipe or device, or a
+            name that is not UTF-8.
+    """
+    given = values["data"].get("path")
+    if not isinstance(given, str) or not given:
+        raise UsageError(f"data.path is {given!r}; give the path of your images (data/sample is the embedded data set)")
+    path = root / given
+    if given.startswith("~"):
+        raise UsageError(f"data.path: DVC knows no ~; write {Path(given).expanduser()}")
+    if not path.exists():
+        raise UsageError(f"data.path: {given} does not exist; give the path of your images (relative to the project's root)")
+    if (root / "data" / "prepared").resolve().is_relative_to(path.resolve()):
+        raise UsageError(f"data.path: {given} holds the project's own results; put your images into a folder of their own")
+    for entry in _entries(path) if path.is_dir() else ():
+        name = os.fsencode(entry.path).decode(errors="backslashreplace")
+        if name != entry.path or not (entry.is_file() or entry.is_dir()):
+            raise UsageError(
+                f"data.path: {name} is no file that DVC can hash (a pipe, a link that leads nowhere, or a name that is not"
+                " UTF-8); remove or rename it, or use an archive of the folder"
+            )
+
+
+def _entries(folder: Path | str) -> Iterator["os.DirEntry[str]"]:
+    """All that lies below a folder but the folders themselves; links are not followed."""
+    with os.scandir(folder) as found:
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _entries(entry.path)
+            else:
+                yield entry
