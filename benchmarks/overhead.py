@@ -116,6 +116,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help="stages or doors; default both")
     parts = parser.parse_args().parts or ["stages", "doors"]
     settings.apply()
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     os.environ.pop("MLFLOW_TRACKING_URI")  # every copy has a store of its own
     os.environ.pop("PREFECT_API_URL", None)
     found: dict[str, float] = {}
