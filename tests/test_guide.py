@@ -53,7 +53,7 @@ def test_the_worked_example_runs_only_its_own_stages_and_passes_all_that_is_aske
     assert "prepare" not in ran and "report" in ran
     assert "spread" in (project / "reports/leaderboard.csv").read_text()
 
-    params.write_text(shipped.replace("    - pcl\n", "    - pcl\n    - spread\n") + block)
+    params.write_text(shipped.replace("  - pcl\n", "  - pcl\n  - spread\n") + block)
     renewed = command(project, "tests.golden", "spread")
     assert renewed.returncode == 0, renewed.stderr
     names = ("test_contract", "test_golden", "test_catalogue", "test_architecture", "methods")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ssl_core.catalogue import BASELINES, METHODS
 from tasks import params, preset
 from tests.conftest import ROOT
 from tests.project import command, copy_project
@@ -28,6 +29,14 @@ def test_a_preset_keeps_the_comments_and_changes_only_what_it_names(tmp_path: Pa
     assert params.load(project / "params.yaml")["evaluate"]["knn_k"] == params.load(ROOT / "params.yaml")["evaluate"]["knn_k"]
     assert "name: null" in after
     assert len(after.splitlines()) > 0.8 * len(before.splitlines())
+
+
+def test_a_method_is_switched_on_by_removing_its_comment_sign_also_after_a_preset(tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "p")
+    assert command(project, "tasks.preset", "cifar10").returncode == 0
+    file = project / "params.yaml"
+    file.write_text(file.read_text().replace("# - ", "- "))
+    assert set(params.load(file)["run"]["methods"]) == {*METHODS, *BASELINES}
 
 
 def test_an_unknown_preset_lists_those_there_are(tmp_path: Path) -> None:
