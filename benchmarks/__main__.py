@@ -6,7 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.measure import HEADER, cores, machine
+from benchmarks.measure import HEADER, machine
+from tasks.cores import cores
 
 BENCHMARKS = ("augment", "simclr", "evaluate")
 

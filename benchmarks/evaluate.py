@@ -22,9 +22,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.measure import NOISE, cores
+from benchmarks.measure import NOISE
 from ssl_core.knn import knn
 from ssl_core.probe import linear_probe
+from tasks.cores import cores
 
 CLASSES, K, TEMPERATURE, STRENGTHS, EVERY = 10, 200, 0.1, 48, 16
 TOLERANCE, OPTIMUM = 1e-5, 1e-9

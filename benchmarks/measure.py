@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from tasks.cores import cores
+
 Steps = Generator[int, None, None]
 """Yields the number of images done, after each step."""
 
@@ -25,11 +27,6 @@ class Contender:
     """Begins a trial. Set-up before the first yield, and the warm-up steps, are not timed."""
     floors: dict[str, float | None] = field(default_factory=dict)
     """Other contenders this one is compared with, and how many times faster it must be (None: only stated)."""
-
-
-def cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def rate(contender: Contender, seconds: float, warmup: int = 5) -> float:

@@ -1,7 +1,6 @@
 """Decodes many image files at once in child processes; a file that kills its decoder is named, and nothing hangs."""
 
 import contextlib
-import os
 import queue
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from tasks import images
+from tasks.cores import cores
 from tasks.errors import EnvironmentFault
 
 BATCH_FILES, BATCH_BYTES = 64, 8 << 20
@@ -45,7 +45,7 @@ def decode_all(jobs: Iterator[Job], size: int, channels: int, workers: int | Non
     batches = _Shared(_batches(jobs))
     answers: queue.Queue[list[Done] | BaseException | None] = queue.Queue(maxsize=4)
     stopped = threading.Event()
-    count = workers or len(os.sched_getaffinity(0))
+    count = workers or cores()
     threads = [
         threading.Thread(target=_drive, args=(batches, answers, stopped, size, channels), daemon=True) for _ in range(count)
     ]

@@ -1,10 +1,10 @@
 """Which stage may start now, which never will, and what became of each; for ``make run`` and the Prefect flow alike."""
 
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from tasks.cores import cores
 from tasks.errors import UsageError
 from tasks.graph import PlannedStage, read_params
 
@@ -150,6 +150,6 @@ def default_parallelism(root: Path) -> int:
     """Stages that fill the cores, each with its fixed number of processes and threads; with GPUs, one more than they carry."""
     train = read_params(root)["train"]
     processes = int(train.get("processes", 1))
-    fitting = max(1, (os.cpu_count() or 1) // (int(train["threads"]) * processes))
+    fitting = max(1, cores() // (int(train["threads"]) * processes))
     gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
     return min(fitting, gpus // processes + 1) if gpus else fitting
