@@ -95,7 +95,7 @@ def pipeline(
         runs.register(root, flow_run.id)
         wanted = [*additions(root, methods, seeds), *(overrides or [])]
         with workspace(root, wanted):
-            for line in graph.release_dead_locks(root):
+            for line in graph.repair(root):
                 logger.info("%s", line)
             plan, before = graph.plan(root), graph.remember_order(root)
             schedule = Schedule(plan, methods, seeds, targets)

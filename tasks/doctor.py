@@ -79,8 +79,8 @@ class Doctor:
             raise EnvironmentFault(f"only {free / 2**30:.1f} GiB are free in {self.root}; dvc gc -w frees what no stage uses")
 
     def locks(self) -> None:
-        """DVC's rwlock names only living processes."""
-        self.fixed += graph.release_dead_locks(self.root)
+        """DVC's rwlock names only living processes, and dvc.lock is whole."""
+        self.fixed += graph.repair(self.root)
 
     def leftovers(self) -> None:
         """Temporary files of processes that died while writing are removed."""

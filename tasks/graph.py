@@ -241,6 +241,31 @@ def push_run_cache(root: Path) -> None:
             repo.cloud.push(objects, odb=odb)
 
 
+def repair(root: Path) -> list[str]:
+    """Undo what a crash left in DVC's own files; a line for each thing that was wrong."""
+    return release_dead_locks(root) + set_aside_cut_lock(root)
+
+
+def set_aside_cut_lock(root: Path) -> list[str]:
+    """Move a dvc.lock away that ends in the middle: dvc empties the file before it writes it, and may be killed in between.
+
+    What it named comes back from DVC's run cache, without computing. A conflict that git left in it is its user's to solve.
+    """
+    from dvc.dvcfile import Lockfile
+    from dvc.exceptions import DvcException
+
+    path, aside = root / "dvc.lock", root / ".ssl" / "dvc.lock.cut-off"
+    with _locked(root) as repo:
+        try:
+            if not path.exists() or b"<<<<<<<" in path.read_bytes() or Lockfile(repo, str(path)).load():
+                return []
+        except DvcException:
+            pass
+        aside.parent.mkdir(exist_ok=True)
+        path.replace(aside)
+    return [f"dvc.lock was cut off (now {aside.relative_to(root)}); what it named comes back from DVC's cache"]
+
+
 @contextlib.contextmanager
 def rwlock(root: Path) -> Iterator[Path]:
     """DVC's file of who reads and writes what, while no dvc process changes it."""

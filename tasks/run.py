@@ -23,24 +23,23 @@ from tasks.schedule import FAILED, Schedule, default_parallelism
 NAMES = {"unchanged": "Unchanged", "restored": "Restored", "ran": "Completed"}
 
 
-def work(schedule: Schedule, runner: Runner, jobs: int) -> list[int]:
+def work(schedule: Schedule, runner: Runner, jobs: int, pool: ThreadPoolExecutor) -> list[int]:
     """Start what is ready until nothing is left; the exit codes of the stages that failed."""
     codes: list[int] = []
     live = Live(runner.root, len(schedule.chosen))
     running: dict[Future[Outcome], str] = {}
-    with ThreadPoolExecutor(jobs) as pool:
-        while not schedule.over():
-            for stage in schedule.ready(jobs - len(running)):
-                if stage.stale:
-                    running[pool.submit(runner.run, stage.name, live.start(stage.name))] = stage.name
-                else:
-                    schedule.finished(stage.name, "Unchanged")
-                    live.finish(stage.name, "unchanged")
-            for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
-                name, outcome = running.pop(future), future.result()
-                codes += [outcome.code] if outcome.code else []
-                schedule.finished(name, FAILED if outcome.code else NAMES[outcome.how], outcome.message)
-                live.finish(name, outcome.how)
+    while not schedule.over():
+        for stage in schedule.ready(jobs - len(running)):
+            if stage.stale:
+                running[pool.submit(runner.run, stage.name, live.start(stage.name))] = stage.name
+            else:
+                schedule.finished(stage.name, "Unchanged")
+                live.finish(stage.name, "unchanged")
+        for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
+            name, outcome = running.pop(future), future.result()
+            codes += [outcome.code] if outcome.code else []
+            schedule.finished(name, FAILED if outcome.code else NAMES[outcome.how], outcome.message)
+            live.finish(name, outcome.how)
     return codes
 
 
@@ -54,7 +53,8 @@ def main() -> None:
         raise UsageError("--jobs must be at least 1")
     settings.apply()
     root, started = Path.cwd(), time.monotonic()
-    graph.release_dead_locks(root)
+    for line in graph.repair(root):
+        print(line)
     plan, before = graph.plan(root), graph.remember_order(root)
     schedule = Schedule(plan, targets=options.targets or None)
     codes: list[int] = []
@@ -81,12 +81,14 @@ def bring_up_to_date(schedule: Schedule, runner: Runner, jobs: int) -> list[int]
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    try:
-        return work(schedule, runner, jobs)
-    except BaseException:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        runner.stop()
-        raise
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            return work(schedule, runner, jobs, pool)
+        except BaseException:  # here: leaving the pool waits for its threads, and they for their stages
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            runner.stop()
+            raise
 
 
 class StageFailed(Stop):

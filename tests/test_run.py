@@ -4,10 +4,12 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +25,7 @@ from tasks import graph, run
 from tasks.runner import Runner
 from tasks.schedule import Schedule
 root = Path.cwd()
-print("codes", run.work(Schedule(graph.plan(root)), Runner(root), 2))
+print("codes", run.bring_up_to_date(Schedule(graph.plan(root)), Runner(root), 2))
 """
 
 
@@ -35,6 +37,18 @@ def test_a_failed_stage_gives_its_exit_code_and_its_message(tmp_path: Path) -> N
     assert result.returncode == 3, result.stdout + result.stderr
     assert "images.tar is not a tar" in result.stdout and "Traceback" not in result.stdout + result.stderr
     assert not (project / "out").exists() and not (project / "data/prepared").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all_children_and_starts_nothing_more(tmp_path: Path, number: signal.Signals) -> None:
+    project = tiny.make(tmp_path / "p")
+    tiny.control(project, pretrain_byol_0={"seconds": 60}, pretrain_simclr_0={"seconds": 60})
+    process = tiny.start(project, "tasks.run", "-j", "1", env=environment(PYTHONPATH=str(tiny.ROOT)))
+    tiny.wait_for(lambda: [n for n in tiny.computed(project) if n.startswith("pretrain")])
+    asked = time.monotonic()
+    process.send_signal(number)
+    assert process.wait(20) == 75 and time.monotonic() - asked < 10 and not tiny.stages_alive(project)
+    assert len(tiny.computed(project)) == 2  # prepare and one method
 
 
 def test_a_mistake_in_params_is_found_before_anything_runs(tmp_path: Path) -> None:
