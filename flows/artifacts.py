@@ -14,8 +14,11 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from tasks import files, ui
 from tasks.progress import Follower
+from tasks.sync import SENT
 
+PARENT = "pipeline"  # the run of the report
 SHOWN = ("method", "seed", "knn_top1", "linear_top1", "verdict", "encoder", "epochs", "seconds")
 
 
@@ -57,17 +60,39 @@ def publish(root: Path, summary: str) -> None:
     board = root / "reports" / "leaderboard.csv"
     if board.exists():
         with board.open(newline="") as file:
-            rows: list[dict[str, Any]] = [{k: row[k] for k in SHOWN if k in row} or row for row in csv.DictReader(file)]
+            rows: list[dict[str, Any]] = [{k: _short(row[k]) for k in SHOWN if k in row} or row for row in csv.DictReader(file)]
         create_table_artifact(table=rows, key="leaderboard", description="One row per method and seed")
-    create_markdown_artifact(markdown=_page(root, summary), key="summary", description="What this run did")
+    create_markdown_artifact(markdown=page(root, summary), key="summary", description="What this run did")
 
 
-def _page(root: Path, summary: str) -> str:
+def _short(cell: str) -> str:
+    """A number with as many digits as a reader wants."""
+    return f"{float(cell):.4g}" if "." in cell and cell.replace(".", "", 1).isdecimal() else cell
+
+
+def page(root: Path, summary: str) -> str:
+    """The summary as Markdown, with links to the runs in MLflow and to the report."""
     first, *rest = summary.splitlines()
-    store = os.environ.get("MLFLOW_TRACKING_URI", "")
-    tracking = f"[{store}]({store})" if store.startswith("http") else "`make ui` opens it"
-    report = root / "reports" / "report.html"
-    lines = [f"**{first}**", "", *(f"- {line}" for line in rest), "", f"- Runs in MLflow: {tracking}"]
+    lines = [f"**{first}**", "", *(f"- {line}" for line in rest)]
+    runs, report = _runs(root), root / "reports" / "report.html"
+    lines += (
+        [f"- Runs in MLflow (of a local store after `make ui`): {', '.join(map(_link, runs, runs.values()))}"] if runs else []
+    )
     if report.exists():
-        lines.append(f"- Report: [{report.relative_to(root)}]({report.as_uri()})")
+        shown = [_link("in MLflow", f"{runs[PARENT]}/artifacts/report/{report.name}")] if PARENT in runs else []
+        lines.append(f"- Report: {', '.join([*shown, _link(str(report), report.as_uri())])}")
     return "\n".join(lines)
+
+
+def _runs(root: Path) -> dict[str, str]:
+    """Where MLflow shows each published run, by name."""
+    if not (root / SENT).exists():
+        return {}
+    sent = files.read_json(root / SENT)
+    remote = sent["uri"].replace("***@", "") if sent["uri"].startswith("http") else ""
+    server = remote.rstrip("/") or f"http://{ui.HOST}:{os.environ.get('MLFLOW_PORT', ui.MLFLOW_PORT)}"
+    return {name: f"{server}/#/experiments/{sent['experiment']}/runs/{run}" for name, run in sent["runs"].items()}
+
+
+def _link(text: str, target: str) -> str:
+    return f"[{text}]({target})"

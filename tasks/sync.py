@@ -12,11 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tasks import settings
+from tasks import files, settings
 from tasks.errors import TrackerDown, run
 from tasks.records import redact, set_aside
 from tasks.tracking import Tracker
 
+SENT = Path(".ssl/mlflow.json")  # which runs are where, for pages that link to them
 PATIENCE_SECONDS = 600  # a tracker that answers byte by byte never times out by itself
 
 
@@ -32,6 +33,8 @@ def once(root: Path) -> None:
     complete = tracker.sync()
     for journal in () if tracker.problems else aside:
         journal.unlink(missing_ok=True)
+    where = {"uri": redact(tracker.uri), "experiment": tracker.experiment, "runs": tracker.published}
+    files.write_json(root / SENT, where)
     for problem in tracker.problems:
         print(f"warning: MLflow refuses {problem}", file=sys.stderr)
     print(f"tracking: {complete} journals are in MLflow at {redact(tracker.uri)}")

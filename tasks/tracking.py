@@ -45,6 +45,7 @@ class Tracker:
         self.problems: list[str] = []
         self._sent: dict[str, set[tuple[str, int]]] = {}  # run id -> (metric, step) that are there
         self._done: dict[str, str] = {}  # fingerprint -> digest of the journal that is there
+        self.published: dict[str, str] = {}  # name -> run id of what ``sync`` found in out and reports
         try:
             from mlflow.exceptions import MlflowException
             from mlflow.tracking import MlflowClient
@@ -156,6 +157,8 @@ class Tracker:
         run = self._find(fingerprint) or self._create(record)
         if run.info.lifecycle_stage == "deleted":  # by its user, who does not want it back
             return True
+        if self.root / ".ssl" not in record.path.parents:
+            self.published[record.name] = run.info.run_id
         ended = record.status != "RUNNING"
         if run.data.tags.get("ssl.journal") != record.digest:
             self._send_rows(run, record)

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from flows import artifacts
 from tasks import settings, stage, sync
 from tasks.errors import TrackerDown
 from tasks.journal import Journal
@@ -345,6 +347,20 @@ def test_a_report_is_the_parent_of_what_it_compares(root):
     sql = "SELECT runs.name, value FROM tags JOIN runs USING (run_uuid) WHERE key = 'mlflow.parentRunId' ORDER BY runs.name"
     fingerprints = dict(query(root, "SELECT run_uuid, value FROM tags WHERE key = 'ssl.fingerprint'"))
     assert [(name, fingerprints[parent]) for name, parent in query(root, sql)] == [("simclr-0", "r1"), ("simclr-1", "r0")]
+
+
+def test_the_summary_of_a_flow_links_to_every_run_and_to_the_report_in_mlflow(root):
+    finished(root)
+    with Journal(root / "reports/journal.jsonl") as journal:
+        journal.start(fingerprint="r", stage="report", name="pipeline", seed=None, tags={}, params={}, children=["simclr-0"])
+        journal.end("FINISHED")
+    (root / "reports/report.html").touch()
+    sync.once(root)
+    links = dict(re.findall(r"\[([^]]*)\]\(([^)]*)\)", artifacts.page(root, "2 stages: 2 ran\nand more")))
+    ids = dict(query(root, "SELECT name, run_uuid FROM runs"))
+    address = "http://127.0.0.1:5000/#/experiments/1/runs/"
+    assert [links[name] for name in ("simclr-0", "pipeline")] == [address + ids[name] for name in ("simclr-0", "pipeline")]
+    assert links["in MLflow"] == f"{address}{ids['pipeline']}/artifacts/report/report.html" and len(links) == 4
 
 
 def test_a_run_deleted_by_its_user_does_not_come_back(root):
