@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import IO, Any
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
 from tasks.locks import try_lock
+
+GONE = Crashed(message="its process is gone")
 
 _alive: list[IO[str]] = []
 
@@ -43,10 +46,19 @@ def close_dead(root: Path) -> list[str]:
             with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
                 state = client.read_flow_run(UUID(path.name)).state
                 if state is not None and not state.is_final():
-                    client.set_flow_run_state(UUID(path.name), Crashed(message="its process is gone"), force=True)
+                    _close_tasks(client, UUID(path.name))
+                    client.set_flow_run_state(UUID(path.name), GONE, force=True)
                     closed.append(path.name)
             path.unlink(missing_ok=True)
     return closed
+
+
+def _close_tasks(client: SyncPrefectClient, flow_run_id: UUID) -> None:
+    """Its stages that still count as running: whether one went on, the next flow shows."""
+    mine = FlowRunFilter.model_validate({"id": {"any_": [flow_run_id]}})
+    live = TaskRunFilter.model_validate({"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}})
+    for task in client.read_task_runs(flow_run_filter=mine, task_run_filter=live):
+        client.set_task_run_state(task.id, GONE, force=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Failures, kill -9 and TERM at random moments in a parallel run: the same command finishes, and nothing is done twice."""
 
 import contextlib
+import functools
 import itertools
 import os
 import random
@@ -13,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tasks import graph
 from tests import tiny_graph as tiny
-from tests.project import environment
+from tests.project import copy_project, environment, set_params
 from tests.test_doctor import doctor
 from tests.test_graph import results
+from tests.test_stage import runs_in_mlflow
 
 MAKE_RUN = """
 from pathlib import Path
@@ -29,7 +32,7 @@ from tasks.schedule import Schedule
 
 def main():
     root = Path.cwd()
-    graph.release_dead_locks(root)
+    graph.repair(root)
     plan, before = graph.plan(root), graph.remember_order(root)
     codes = run.bring_up_to_date(Schedule(plan), Runner(root), 3)
     graph.tidy_lock(root, before, plan, finished=not codes)
@@ -158,3 +161,39 @@ def test_the_flow_its_server_and_its_stages_are_hit(project: Path, tmp_path: Pat
     assert all(seen[hit] for hit in hits)
     assert tiny.zombies(started) == []
     same_as_plain(project, tmp_path / "plain")
+
+
+@pytest.mark.stress
+def test_mlflow_has_each_run_once_when_the_flow_was_killed_in_every_kind_of_stage(tmp_path: Path) -> None:
+    """The real stages; all processes die at once, as when a machine stops, and in an evaluation the flow alone."""
+    project, started = copy_project(tmp_path / "p", git=True), tiny.now()
+    preset = yaml.safe_load((tiny.ROOT / "presets/tiny.yaml").read_text())
+    set_params(project, preset | {"run": {"methods": ["simclr", "byol"], "seeds": [0]}})
+    (project / ".ssl").mkdir()
+
+    def finished() -> dict[Path, int]:
+        return {
+            path: path.stat().st_mtime_ns for path in [*project.glob("out/encoders/*/*"), *project.glob("out/metrics/*.json")]
+        }
+
+    for kind in ("pretrain", "evaluate", "report", "register"):
+        before, running = finished(), tiny.start(project, "flows.pipeline", "-j", "1")
+        at_work = tiny.wait_for(functools.partial(at, project, kind), 120)
+        time.sleep(1.5)
+        for pid in [] if kind == "evaluate" else [*tiny.stages_alive(project), *at_work]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        running.kill()
+        running.wait()
+        assert before.items() <= finished().items(), f"computed again before {kind} was hit"
+    before = finished()
+    code, log = tiny.finish(project, "flows.pipeline")
+    assert code == 0, log
+    assert before == finished() and len(before) > 2 and tiny.zombies(started) == []
+    assert sorted(runs_in_mlflow(project)) == [(name, "FINISHED") for name in ("byol-0", "pipeline", "simclr-0")]
+    assert yaml.safe_load((project / "out/registry.json").read_text())["versions"] == {"simclr-0": 1, "byol-0": 2}
+
+
+def at(project: Path, kind: str) -> list[int]:
+    """Processes of the stages of one kind that work in ``project``."""
+    return [pid for pid in tiny.stages_alive(project) if f"tasks.{kind}\0".encode() in tiny.cmdline(pid) + b"\0"]

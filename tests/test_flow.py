@@ -95,7 +95,7 @@ def test_after_kill_9_of_the_flow_its_stage_is_recorded_and_its_run_closed(proje
     assert sorted(tiny.computed(project)) == sorted(tiny.NAMES)  # the orphans were waited for, nothing ran twice
     assert tiny.is_clean(project)
     runs = tiny.api("flow_runs/filter", flow_runs={"id": {"any_": [dead]}})
-    assert runs[0]["state_type"] == "CRASHED"
+    assert runs[0]["state_type"] == "CRASHED" and tiny.task_states(dead)["pretrain@byol-0"] == "Crashed"
 
 
 def test_a_killed_stage_is_tried_again_and_a_killed_server_waited_for(project: Path) -> None:

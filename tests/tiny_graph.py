@@ -193,7 +193,7 @@ def stages_alive(project: Path) -> list[int]:
         except OSError:
             continue
         command = cmdline(int(entry.name)) if here else b""
-        if (b"stage.py" in command or b"repro" in command) and alive(int(entry.name)):
+        if any(part in command for part in (b"stage.py", b"repro", b"-m\0tasks.")) and alive(int(entry.name)):
             found.append(int(entry.name))
     return found
 
