@@ -5,9 +5,12 @@ import dataclasses
 import pytest
 import torch
 import torchvision
+from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_core.config import ConfigError
 from ssl_core.encoders import Conv3x3, EncoderConfig, GroupNorm, build, pool
+from tasks import params
+from tests.conftest import ROOT
 
 SMALL = EncoderConfig(name="small", width=8, depth=1, patch_size=4, norm="batch")
 NAMES = ["small", "resnet18", "vit", "torchvision/mobilenet_v3_small", "torchvision/efficientnet_b0"]
@@ -34,6 +37,14 @@ def test_the_stem_follows_the_image_size(size: int, expected: int) -> None:
     encoder = build(named("resnet18"), 3, size, seed=0)
     with torch.no_grad():
         assert encoder.blocks(torch.zeros(2, 3, size, size))[-1].shape[-1] == expected
+
+
+def test_the_shipped_encoder_is_cheap_enough_for_a_cpu() -> None:
+    shipped = EncoderConfig(**params.load(ROOT / "params.yaml")["encoder"])
+    encoder = build(shipped, 3, 32, 0)
+    with FlopCounterMode(display=False) as counter:
+        encoder(torch.zeros(1, 3, 32, 32))
+    assert 10e6 < counter.get_total_flops() <= 20e6  # two a multiplication with its addition
 
 
 def test_resnet_weights_load_into_torchvisions_own() -> None:
