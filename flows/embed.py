@@ -68,7 +68,6 @@ def embed(path: Path, encoder: registry.Loaded) -> tuple[list[str], torch.Tensor
         with torch.inference_mode():
             for (row, _), feature in zip(batch, encoder.program(torch.from_numpy(pixels.copy())), strict=True):
                 features[row] = feature
-        progress.update(len(features))
         batch.clear()
 
     jobs = (Job(row, names[row], content) for row, content in source.read(range(len(names))))
@@ -80,8 +79,10 @@ def embed(path: Path, encoder: registry.Loaded) -> tuple[list[str], torch.Tensor
             batch.append((done.row, done.pixels))
             if len(batch) == BATCH:
                 flush()
+                progress.update(len(features) + len(bad))
     if batch:
         flush()
+    progress.update(len(names))
     for name, reason in sorted(bad):
         print(f"warning: skipped {name!r}: {reason}", file=sys.stderr)
     if not features:
