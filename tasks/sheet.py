@@ -19,6 +19,9 @@ def view_sheet(method: Method, images: Images) -> bytes:
     with torch.no_grad():
         batch = images.batch(ids)
         views = method.views(batch, Rng(ids, 0))
+        if not any(len(v) == len(ids) for v in views):  # of a part of a batch only: one image at a time then
+            alone = [method.views(batch[i : i + 1], Rng(ids[i : i + 1], 0)) for i in range(len(ids))]
+            views = tuple(map(torch.cat, zip(*alone, strict=True)))
     rows = [_as_pictures(v, method.data) for v in views if v.is_floating_point() and v.ndim >= 4 and len(v) == len(ids)]
     original = (batch.float() / 255).cpu()
     pixels = _sheet([original, *rows]).permute(1, 2, 0).numpy()

@@ -1,11 +1,13 @@
 """What every method promises to the loop (ssl_core/method.py). A method gets these tests by being in the catalogue."""
 
 import copy
+import io
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from ssl_core import encoders
@@ -16,6 +18,7 @@ from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.rng import Rng
 from ssl_core.train import Trainer
 from tasks import params
+from tasks.sheet import view_sheet
 from tests.conftest import textured_images
 
 TRAINED = [*METHODS, "supervised"]
@@ -93,6 +96,13 @@ def moved(shipped: dict[str, Any], name: str, **kwargs: Any) -> tuple[Method, Tr
     with pytest.raises(Enough):
         trainer.run(on_step=stop)
     return method, trainer
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_sheet_shows_more_than_the_images_themselves(shipped: dict[str, Any], name: str) -> None:
+    method, trainer = build(shipped, name)
+    sheet = Image.open(io.BytesIO(view_sheet(method, trainer.images)))
+    assert sheet.width == 8 * 68 + 4 and sheet.height >= 2 * 68 + 4
 
 
 @pytest.mark.parametrize("name", TRAINED)
