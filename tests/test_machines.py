@@ -79,6 +79,8 @@ def working(clones: list[Path]) -> list[Path]:
 
 def test_two_machines_that_share_only_the_remote_compute_what_one_would(leader: Path, tmp_path: Path) -> None:
     clones = [machine(leader, number) for number in (1, 2)]
+    for clone in clones:  # else the first one up may do it all
+        tiny.wait_for(lambda log=clone / ".ssl/worker.log": "started!" in log.read_text(), 120)
     code, log = tiny.finish(leader, *FLOW, "-S", "method.byol.train.lr=2")
     assert code == 0, log
     shares = [tiny.computed(clone) for clone in clones]
