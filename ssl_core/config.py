@@ -75,7 +75,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         allowed = typing.get_args(hint)
         if value not in allowed or isinstance(value, bool) not in {isinstance(a, bool) for a in allowed}:
-            raise ConfigError(f"{where} is {value!r}; it must be one of {', '.join(map(str, allowed))}")
+            near = difflib.get_close_matches(str(value), map(str, allowed), n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"{where} is {value!r}; it must be one of {', '.join(map(str, allowed))}{hint}")
         return value
     if origin is tuple:
         return _convert_tuple(hint, value, where)

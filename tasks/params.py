@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 
 from ssl_core.catalogue import BASELINES, METHODS, load_class
-from ssl_core.config import ConfigError, typed, unknown_name
+from ssl_core.config import ConfigError, Count, Rule, typed, unknown_name
 from tasks.errors import UsageError
 
 if TYPE_CHECKING:  # these import torch, which not every stage needs
@@ -39,22 +39,26 @@ class RunConfig:
         return tuple(m for m in self.methods if m not in BASELINES)
 
 
+Part = Annotated[float, Rule("from 0 to 0.9", lambda v: 0 <= v <= 0.9)]
+Seed = Annotated[int, Rule("a whole number from 0 to 2147483647", lambda v: 0 <= v < 2**31)]
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Where the images come from and how they are stored; the comments are in params.yaml."""
 
-    source: str
+    source: Literal["sample", "torchvision", "folder", "archive"]
     name: str | None
     path: str
-    image_size: int
-    channels: int
-    max_train: int | None
-    max_test: int | None
-    test_fraction: float
-    holdout_fraction: float
+    image_size: Annotated[int, Rule("from 8 to 1024", lambda v: 8 <= v <= 1024)]
+    channels: Literal[1, 3]
+    max_train: Annotated[int, Rule("a whole number of at least 2", lambda v: v >= 2)] | None
+    max_test: Count | None
+    test_fraction: Part
+    holdout_fraction: Part
     max_bad: int
     drop_leaks: bool
-    seed: int
+    seed: Seed
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,9 @@ def read(path: Path) -> dict[str, Any]:
     try:
         return parse(path.read_text(), path)
     except FileNotFoundError:
-        raise UsageError(f"{path} is missing; run from the project's root (git checkout {path} restores it)") from None
+        raise UsageError(
+            f"{_shown(path)} is missing; run from the project's root (git checkout {_shown(path)} restores it)"
+        ) from None
 
 
 def parse(text: str, path: Path) -> dict[str, Any]:
@@ -118,17 +124,29 @@ def parse(text: str, path: Path) -> dict[str, Any]:
         UsageError: not YAML, too large, or an unknown section.
     """
     if len(text) > 1_000_000:
-        raise UsageError(f"{path} is over 1 MB; it should hold parameters only")
+        raise UsageError(f"{_shown(path)} is over 1 MB; it should hold parameters only")
     try:
         values = yaml.load(text, _StrictLoader)
     except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not valid: {' '.join(str(error).split())}") from None
+        raise UsageError(f"{_shown(path)} is not valid YAML: {_first_fault(error)}") from None
     if not isinstance(values, dict):
-        raise UsageError(f"{path} must be a mapping of sections: {', '.join(SECTIONS)}")
+        raise UsageError(f"{_shown(path)} must be a mapping of sections: {', '.join(SECTIONS)}")
     for name in values:
         if name not in SECTIONS:
-            raise UsageError(f"{path}: {unknown_name(str(name), str(name), SECTIONS)}")
+            raise UsageError(f"{_shown(path)}: {unknown_name(str(name), str(name), SECTIONS)}")
     return values
+
+
+def _shown(path: Path) -> Path:
+    """``path`` as a user in the project writes it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _first_fault(error: yaml.YAMLError) -> str:
+    """Where and what, in one line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
 
 
 def check(params: Mapping[str, Any]) -> None:

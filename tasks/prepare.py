@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_core.config import ConfigError, unknown_name
-from tasks import audit, files, images, sources
+from tasks import audit, files, sources
 from tasks.dataset import PREPARED
 from tasks.errors import DataError, EnvironmentFault, IntegrityError
 from tasks.folders import Array, Source
@@ -23,7 +22,6 @@ from tasks.params import DataConfig, data_config, load
 from tasks.splits import HOLDOUT, split_rows, stratified
 from tasks.stage import Stage, main, state_directory
 
-SOURCES = ("sample", "torchvision", "folder", "archive")
 NAMED = 3
 """Quarantined files a message names; the others are in ``.ssl/quarantine.json``."""
 
@@ -40,11 +38,10 @@ def prepare(config: DataConfig, target: Path, check: Callable[[], None] = nothin
         progress_file: where to leave the progress for a watching process.
 
     Raises:
-        ConfigError, UsageError: a wrong value in the data section.
+        ConfigError, UsageError: an unknown data set, or a path that is not what data.source says.
         DataError: the images are not usable as they are.
         EnvironmentFault: not enough disk space, or no network for a download.
     """
-    validate(config)
     source = sources.open_source(config)
     chosen = split_rows(source.items, source.classes, config)
     check_space(target, sum(map(len, chosen.values())) * config.channels * config.image_size**2)
@@ -62,27 +59,6 @@ def prepare(config: DataConfig, target: Path, check: Callable[[], None] = nothin
 
 
 # ---------------------------------------------------------------------- before
-
-
-def validate(config: DataConfig) -> None:
-    """Check the values themselves.
-
-    Raises:
-        ConfigError: the first that is impossible.
-    """
-    if config.source not in SOURCES:
-        raise ConfigError(unknown_name(f"data.source: {config.source!r}", config.source, SOURCES))
-    if not images.MIN_SIDE <= config.image_size <= 1024:
-        raise ConfigError(f"data.image_size is {config.image_size}; it must be from {images.MIN_SIDE} to 1024")
-    if config.channels not in (1, 3):
-        raise ConfigError(f"data.channels is {config.channels}; it must be 1 (grey) or 3 (color)")
-    for name in ("test_fraction", "holdout_fraction"):
-        if not 0 <= getattr(config, name) <= 0.9:
-            raise ConfigError(f"data.{name} is {getattr(config, name)}; it must be from 0 to 0.9")
-    for name, low in (("max_train", 2), ("max_test", 1), ("max_bad", 0), ("seed", 0)):
-        value = getattr(config, name)
-        if value is not None and not low <= value < 2**31:
-            raise ConfigError(f"data.{name} is {value}; it must be a whole number from {low} to 2147483647")
 
 
 def check_space(target: Path, needed: int) -> None:
@@ -246,9 +222,7 @@ def body(stage: Stage) -> None:
 
 def make() -> Stage:
     """The stage, its parameters checked."""
-    config = data_config(load())
-    validate(config)
-    return Stage("prepare", listed=[sources.user_path(config)])
+    return Stage("prepare", listed=[sources.user_path(data_config(load()))])
 
 
 if __name__ == "__main__":

@@ -70,7 +70,8 @@ def main() -> None:
         leaderboard.show(Path())
     print(f"{clock(time.monotonic() - started)} in all")
     if codes:
-        raise StageFailed(codes[0])
+        first = schedule.failed[0]
+        raise StageFailed(codes[0], f"{first} failed: {schedule.why[first]}")
 
 
 def bring_up_to_date(schedule: Schedule, runner: Runner, jobs: int) -> list[int]:
@@ -94,8 +95,8 @@ def bring_up_to_date(schedule: Schedule, runner: Runner, jobs: int) -> list[int]
 class StageFailed(Stop):
     """At least one stage failed: the command ends with the first one's exit code."""
 
-    def __init__(self, code: int):
-        super().__init__("a stage failed; its message is above")
+    def __init__(self, code: int, message: str):
+        super().__init__(message)
         self.code = code
 
 

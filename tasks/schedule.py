@@ -10,6 +10,8 @@ from tasks.graph import PlannedStage, read_params
 
 GOOD = ("Completed", "Unchanged", "Restored")
 SKIPPED, FAILED = "Not run", "Failed"
+NAMED = 3
+"""Stages named where more share a reason."""
 
 
 class Schedule:
@@ -73,7 +75,7 @@ class Schedule:
         return [n for n, fate in self.fate.items() if fate == FAILED]
 
     def summary(self) -> str:
-        """One line of counts, then one for each stage that failed or was not run, with the reason."""
+        """One line of counts, then one for each reason why stages failed or were not run."""
         names = {
             "Completed": "ran",
             "Restored": "restored from the cache",
@@ -84,7 +86,11 @@ class Schedule:
         counts = {word: sum(f == fate for f in self.fate.values()) for fate, word in names.items()}
         lines = [f"{len(self.chosen)} stages: " + ", ".join(f"{n} {word}" for word, n in counts.items() if n)]
         for fate in (FAILED, SKIPPED):
-            lines += [f"{n} {names[fate]}: {self.why[n]}" for n in self.chosen if self.fate.get(n) == fate]
+            groups: dict[str, list[str]] = {}
+            for name in self.chosen:
+                if self.fate.get(name) == fate:
+                    groups.setdefault(self.why[name], []).append(name)
+            lines += [f"{_few(found)} {names[fate]}: {why}" for why, found in groups.items()]
         if self.failed:
             lines.append("The same command goes on from here; a method taken out of run.methods is left out of the report.")
         return "\n".join(lines)
@@ -144,6 +150,11 @@ class Schedule:
             if self.fate.get(name) in (FAILED, SKIPPED):
                 for out in self.stages[name].outs:
                     shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
+
+
+def _few(names: list[str]) -> str:
+    """``names``, or the first of many."""
+    return ", ".join(names) if len(names) <= NAMED + 1 else f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
 
 
 def default_parallelism(root: Path) -> int:

@@ -5,12 +5,13 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
 from ssl_core.config import ConfigError
-from tasks import dataset, files, images
+from tasks import dataset, files, images, params
 from tasks.decoding import Job, decode_all
 from tasks.errors import DataError, EnvironmentFault, UsageError
 from tasks.prepare import prepare
@@ -195,7 +196,7 @@ def test_class_names_that_look_alike_are_told(tmp_path: Path) -> None:
     assert any("differ only" in w for w in run(tmp_path, config(write(tmp_path / "in", twins))).audit["warnings"])
 
 
-def test_impossible_settings_are_named(tmp_path: Path) -> None:
+def test_impossible_settings_are_named(tmp_path: Path, shipped: dict[str, Any]) -> None:
     folder = write(tmp_path / "in", class_folders(2))
     wrong = {
         "image_size": 4,
@@ -208,9 +209,9 @@ def test_impossible_settings_are_named(tmp_path: Path) -> None:
     }
     for key, value in wrong.items():
         with pytest.raises(ConfigError, match=f"data.{key} is"):
-            prepare(config(folder, **{key: value}), tmp_path / "out")
+            params.data_config({"data": shipped["data"] | {key: value}})
     with pytest.raises(ConfigError, match="did you mean 'archive'"):
-        prepare(config(folder, "archiv"), tmp_path / "out")
+        params.data_config({"data": shipped["data"] | {"source": "archiv"}})
     with pytest.raises(ConfigError, match="did you mean 'CIFAR10'"):
         prepare(config("data/sample", "torchvision", name="CIFAR-10"), tmp_path / "out")
     for source, path, match in (
