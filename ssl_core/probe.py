@@ -3,8 +3,8 @@
 The problem is convex, so it has no learning rate, no schedule and no seed. Features are standardized and rotated to
 their principal axes, where the curvature at weights of zero is diagonal for every strength (as is the bound of Böhning,
 "Multinomial logistic regression algorithm", AISM 1992); in coordinates scaled by it, L-BFGS (Nocedal, Math. Comp. 1980)
-needs some tens of steps, each two matrix products for all problems together. Strengths between two that are solved start
-from the mean of their solutions and need a few.
+needs some tens of steps, each two matrix products for all problems together. Strengths between those that are solved start
+from a cubic through their solutions and need two or three.
 """
 
 from collections import deque
@@ -17,8 +17,8 @@ MEMORY = 10
 """Steps L-BFGS remembers."""
 MAX_STEPS = 400
 HALVINGS = 10
-MIN_STEPS = 3
-"""Before that the estimate of what is left to gain is poor."""
+MIN_STEPS = 1
+"""Before the first step nothing is known of the curvature, so neither of what is left to gain."""
 COARSE = 5
 """At least so many strengths are solved from weights of zero."""
 
@@ -104,8 +104,7 @@ class _Solver:
         while step > 1:
             step //= 2
             new = torch.arange(step, count, 2 * step, device=result.device)
-            after = torch.where(new + step < count, new + step, new - step)
-            result[:, new] = (result[:, new - step] + result[:, after]) / 2
+            result[:, new] = _between(result[:, :: 2 * step], len(new))
             self._descend(result, objective, new, tolerance)
         return result, objective
 
@@ -162,6 +161,14 @@ class _Solver:
         n = self.x.shape[1]
         value = total / n + 0.5 * (penalty * weight * weight).sum((2, 3), dtype=torch.float64)
         return value, (gradient.view_as(weight) / n + penalty * weight) * scale
+
+
+def _between(known: Tensor, count: int) -> Tensor:
+    """``count`` values between those of ``known`` along dim 1, by cubic interpolation; beyond both ends lies a line."""
+    first, last = known[:, :1], known[:, -1:]
+    before, after = first - known[:, 1:2], last - known[:, -2:-1]
+    row = torch.cat([first + before, known, last + after, last + 2 * after], 1)
+    return (9 * (row[:, 1 : 1 + count] + row[:, 2 : 2 + count]) - row[:, :count] - row[:, 3 : 3 + count]) / 16
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
