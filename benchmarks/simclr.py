@@ -32,15 +32,19 @@ from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.simclr import SimCLR
 from ssl_core.rng import Rng
 from ssl_core.train import Progress, Trainer, bf16_is_fast
-from tasks.params import MethodParams, load, method_params
+from tasks.params import MethodParams, load, method_params, read
+from tasks.preset import PRESETS, merge
 
 SIZE, BATCH, SYNTHETIC = 32, 256, 4096
+PRESET = PRESETS / "evidence.yaml"
 CPU = torch.device("cpu")
 
 
 def parameters(precision: str) -> MethodParams:
-    """SimCLR as in params.yaml, at the batch and the augmentation that both sides use here."""
-    params = method_params(load(), "simclr")
+    """SimCLR as in params.yaml with CIFAR-10's small encoder, at the batch and the augmentation that both sides use here."""
+    values = load()
+    merge(values["encoder"], read(PRESET)["encoder"])
+    params = method_params(values, "simclr")
     # The indicators look at a fixed number of images an epoch: a quarter as many for a subset instead of all of CIFAR-10.
     train = dataclasses.replace(params.train, batch_size=BATCH, precision=precision, epochs=1_000_000, health_images=256)
     return dataclasses.replace(params, train=train, augment=RECIPE)
@@ -139,5 +143,5 @@ def compare(folder: Path, options: argparse.Namespace) -> tuple[list[str], bool]
     ]
     bare = Contender(f"our step alone, {fast}", lambda: bare_steps(trainers[fast]), {ours[0].name: None})
     source = "synthetic JPEGs" if options.images is None else folder.name
-    title = f"SimCLR end to end, {source}, {params.encoder.name} encoder"
+    title = f"SimCLR end to end, {source}, {params.encoder.name} encoder of width {params.encoder.width}"
     return interleave(title, [*ours, bare, fp32, bf16], options.rounds, options.seconds)
