@@ -9,12 +9,14 @@ import sys
 import time
 import urllib.parse
 import urllib.request
+from typing import Any
 
 from tasks import settings
 from tasks.errors import EnvironmentFault, UsageError, run
 
 HOST = "127.0.0.1"
 MLFLOW_PORT, PREFECT_PORT = 5000, 4200
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def _free(port: int, variable: str) -> int:
@@ -46,8 +48,8 @@ def main() -> None:
     }
     quiet = subprocess.DEVNULL
     servers = [subprocess.Popen(c, env=environment, stdout=quiet, stderr=quiet, start_new_session=True) for c in commands]
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    for number in STOPS:
+        signal.signal(number, _stop)
     try:
         for name, port in (("MLflow ", mlflow), ("Prefect", prefect)):
             _wait(port, servers)
@@ -63,6 +65,13 @@ def main() -> None:
             os.killpg(server.pid, signal.SIGTERM)
         for server in servers:
             server.wait(20)
+
+
+def _stop(number: int, frame: Any) -> None:
+    """Leave at the first signal; those that follow (make passes its own on) must not interrupt the stopping."""
+    for stop in STOPS:
+        signal.signal(stop, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _runs(port: int) -> str:

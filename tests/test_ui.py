@@ -1,7 +1,9 @@
 """``make ui``: a port that cannot be used is named, and the pages really open."""
 
 import re
+import signal
 import socket
+import time
 import urllib.request
 from pathlib import Path
 
@@ -48,7 +50,9 @@ def test_both_pages_open_on_loopback_and_close_on_a_signal(tmp_path: Path) -> No
                 titles += re.findall(r"<title>(\w+)", answer.read().decode())
         assert titles == ["MLflow", "Prefect"]
     finally:
-        process.terminate()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            process.send_signal(number)
+            time.sleep(0.2)
         assert process.wait(30) == 0
     for port in ports.values():
         with socket.socket() as probe:
