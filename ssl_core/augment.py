@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as in Pillow and torchvision
-_CHUNK = 1 << 18  # values of a color pass on a CPU: the handful of arrays of one chunk stay in its cache
+_CHUNK = 1 << 20  # values of a color pass on a CPU: the handful of arrays of one chunk stay in its shared cache
 
 
 @dataclass(frozen=True)
