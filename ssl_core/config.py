@@ -53,8 +53,12 @@ def typed(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 def unknown_name(what: str, name: str, known: typing.Iterable[str]) -> str:
     """The message for a name that does not exist, with the nearest one that does."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"{what} is unknown" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}")
+    return f"{what} is unknown" + (_suggestion(name, known) or f"; known: {', '.join(known)}")
+
+
+def _suggestion(name: str, known: typing.Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -75,9 +79,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         allowed = typing.get_args(hint)
         if value not in allowed or isinstance(value, bool) not in {isinstance(a, bool) for a in allowed}:
-            near = difflib.get_close_matches(str(value), map(str, allowed), n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{where} is {value!r}; it must be one of {', '.join(map(str, allowed))}{hint}")
+            names = [str(name) for name in allowed]
+            raise ConfigError(f"{where} is {value!r}; it must be one of {', '.join(names)}{_suggestion(str(value), names)}")
         return value
     if origin is tuple:
         return _convert_tuple(hint, value, where)

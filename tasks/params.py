@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import yaml
 
 from ssl_core.catalogue import BASELINES, METHODS, load_class
-from ssl_core.config import ConfigError, Count, Rule, typed, unknown_name
+from ssl_core.config import ConfigError, Rule, typed, unknown_name
 from tasks.errors import UsageError
 
 if TYPE_CHECKING:  # these import torch, which not every stage needs
@@ -40,7 +40,9 @@ class RunConfig:
 
 
 Part = Annotated[float, Rule("from 0 to 0.9", lambda v: 0 <= v <= 0.9)]
-Seed = Annotated[int, Rule("a whole number from 0 to 2147483647", lambda v: 0 <= v < 2**31)]
+Whole0 = Annotated[int, Rule("a whole number from 0 to 2147483647", lambda v: 0 <= v < 2**31)]
+Whole1 = Annotated[int, Rule("a whole number from 1 to 2147483647", lambda v: 1 <= v < 2**31)]
+Whole2 = Annotated[int, Rule("a whole number from 2 to 2147483647", lambda v: 2 <= v < 2**31)]
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,13 @@ class DataConfig:
     path: str
     image_size: Annotated[int, Rule("from 8 to 1024", lambda v: 8 <= v <= 1024)]
     channels: Literal[1, 3]
-    max_train: Annotated[int, Rule("a whole number of at least 2", lambda v: v >= 2)] | None
-    max_test: Count | None
+    max_train: Whole2 | None
+    max_test: Whole1 | None
     test_fraction: Part
     holdout_fraction: Part
-    max_bad: int
+    max_bad: Whole0
     drop_leaks: bool
-    seed: Seed
+    seed: Whole0
 
 
 @dataclass(frozen=True)

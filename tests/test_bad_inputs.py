@@ -210,6 +210,9 @@ def test_impossible_settings_are_named(tmp_path: Path, shipped: dict[str, Any]) 
     for key, value in wrong.items():
         with pytest.raises(ConfigError, match=f"data.{key} is"):
             params.data_config({"data": shipped["data"] | {key: value}})
+    for key in ("max_train", "max_test", "max_bad", "seed"):
+        with pytest.raises(ConfigError, match=f"data.{key} is 2147483648; it must be a whole number from"):
+            params.data_config({"data": shipped["data"] | {key: 2**31}})
     with pytest.raises(ConfigError, match="did you mean 'archive'"):
         params.data_config({"data": shipped["data"] | {"source": "archiv"}})
     with pytest.raises(ConfigError, match="did you mean 'CIFAR10'"):
