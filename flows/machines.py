@@ -30,7 +30,7 @@ from prefect.deployments import run_deployment
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed
 
-from tasks import files, graph, settings
+from tasks import dvc_files, files, graph, settings
 from tasks.errors import EnvironmentFault, Preempted, UsageError
 from tasks.graph import PlannedStage
 from tasks.locks import try_lock
@@ -156,7 +156,7 @@ class Machines:
             "inputs": self.inputs[name],
             "commit": self.commit,
             "params": (self.root / "params.yaml").read_text(),
-            "lock": graph.lock_of(self.root, self.inputs[name]),
+            "lock": dvc_files.lock_of(self.root, self.inputs[name]),
             "leader": _here(self.root),
         }
         with get_client(sync_client=True) as client:

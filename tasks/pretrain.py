@@ -264,7 +264,9 @@ def command(arguments: list[str]) -> None:
     state: dict[str, Any] = {}
 
     def make() -> Stage:
-        chosen = params.method_params(params.load(), name)
+        values = params.load()
+        params.check(values)  # all of it: plain dvc repro reads no more of params.yaml than a stage names
+        chosen = params.method_params(values, name)
         torch.set_num_threads(chosen.train.threads)
         state["device"] = pick_device()
         processes.join(num_processes(name), state["device"])

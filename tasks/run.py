@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from tasks import graph, leaderboard, params, settings
+from tasks import dvc_files, graph, leaderboard, params, settings
 from tasks.errors import Preempted, Stop, UsageError, run
 from tasks.live import Live
 from tasks.progress import clock
@@ -53,9 +53,9 @@ def main() -> None:
         raise UsageError("--jobs must be at least 1")
     settings.apply()
     root, started = Path.cwd(), time.monotonic()
-    for line in graph.repair(root):
+    for line in dvc_files.repair(root):
         print(line)
-    plan, before = graph.plan(root), graph.remember_order(root)
+    plan, before = graph.plan(root), dvc_files.remember_order(root)
     schedule = Schedule(plan, targets=options.targets or None)
     codes: list[int] = []
     if any(stage.stale for stage in plan):
@@ -65,7 +65,7 @@ def main() -> None:
         print(schedule.summary())
     else:
         print("Nothing has changed.")
-    graph.tidy_lock(root, before, plan, finished=not codes)
+    dvc_files.tidy_lock(root, before, [stage.name for stage in plan], finished=not codes)
     if not codes or any(Path("out/metrics").glob("*.json")):
         leaderboard.show(Path())
     print(f"{clock(time.monotonic() - started)} in all")

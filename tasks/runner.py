@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from tasks.dvc_files import release_dead_locks
 from tasks.errors import EnvironmentFault, Preempted, no_space
-from tasks.graph import release_dead_locks
 from tasks.locks import try_lock
 
 GRACE_SECONDS = 7.0  # from SIGINT to SIGKILL: a stage saves its checkpoint

@@ -25,17 +25,17 @@ from tests.test_stage import runs_in_mlflow
 
 MAKE_RUN = """
 from pathlib import Path
-from tasks import graph, run
+from tasks import dvc_files, graph, run
 from tasks.errors import run as guarded
 from tasks.runner import Runner
 from tasks.schedule import Schedule
 
 def main():
     root = Path.cwd()
-    graph.repair(root)
-    plan, before = graph.plan(root), graph.remember_order(root)
+    dvc_files.repair(root)
+    plan, before = graph.plan(root), dvc_files.remember_order(root)
     codes = run.bring_up_to_date(Schedule(plan), Runner(root), 3)
-    graph.tidy_lock(root, before, plan, finished=not codes)
+    dvc_files.tidy_lock(root, before, [stage.name for stage in plan], finished=not codes)
 
 guarded(main)
 """

@@ -174,6 +174,8 @@ MISTAKES = [
     ({"train": {"batch_size": 1000}}, 2, "larger than the 96 training images"),
     ({"method": {"simclr": {"temprature": 0.1}}}, 2, "did you mean 'temperature'"),
     ({"augmnt": {"flip": 0.5}}, 2, "did you mean 'augment'"),
+    ({"method": {"byol": {"momentun": 0.9}}}, 2, "did you mean 'momentum'"),  # of another method: before an hour is spent
+    ({"run": {"methods": ["simclr", "boyl"]}}, 2, "did you mean 'byol'"),
     ({"encoder": {"name": "resnet19"}}, 2, "did you mean 'resnet18'"),
 ]
 

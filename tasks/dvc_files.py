@@ -1,0 +1,162 @@
+"""DVC's own files: the order of dvc.lock, what it says of some stages, and what a crash leaves in it and in the rwlock."""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks import files
+from tasks.locks import try_lock
+
+NOTED_ORDER = Path(".ssl/order-of-dvc.lock.json")
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[Any]:
+    """DVC's repository, while no other command reads or writes its files."""
+    from dvc.repo import Repo, lock_repo
+
+    with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
+        yield repo
+
+
+def remember_order(root: Path) -> list[str]:
+    """The stages of dvc.lock as they stood in the file before this run, or before the one that it goes on from.
+
+    They are noted in ``.ssl`` until a run has ended well (``tidy_lock``). DVC only ever appends, so that a file which does
+    not begin with what was noted is another one, from git for example.
+    """
+    note = root / NOTED_ORDER
+    with locked(root):
+        now = list(_read_lock(root)["stages"])
+    with contextlib.suppress(OSError, ValueError):
+        noted = list(json.loads(note.read_text()))
+        if now[: len(noted)] == noted:
+            return noted
+    files.write_json(note, now)
+    return now
+
+
+def lock_of(root: Path, names: Sequence[str]) -> str:
+    """The part of dvc.lock that is about these stages; empty before the first run."""
+    from dvc.utils.serialize import dumps_yaml
+
+    found = recorded(root, names)
+    return str(dumps_yaml({"schema": "2.0", "stages": found})) if found else ""
+
+
+def recorded(root: Path, names: Sequence[str], instead: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What dvc.lock says of these stages; then it says ``instead``."""
+    with locked(root):
+        content = _read_lock(root)
+        found = {name: entry for name, entry in content["stages"].items() if name in names}
+        if instead is not None and found != instead:
+            _write_lock(root, {**content, "stages": {**content["stages"], **instead}})
+    return found
+
+
+def _read_lock(root: Path) -> dict[str, Any]:
+    """dvc.lock; without one, as it is before the first stage."""
+    from dvc.utils.serialize import load_yaml
+
+    path = root / "dvc.lock"
+    content: dict[str, Any] = load_yaml(path) if path.exists() else {}
+    return {"schema": "2.0", "stages": {}, **content}
+
+
+def _write_lock(root: Path, content: dict[str, Any]) -> None:
+    from dvc.utils.serialize import dumps_yaml
+
+    files.write_text(root / "dvc.lock", dumps_yaml(content))
+
+
+def tidy_lock(root: Path, before: Sequence[str], planned: Sequence[str], finished: bool) -> None:
+    """Put dvc.lock into the order that plain ``dvc repro`` leaves: what was there before, then the new stages as planned.
+
+    DVC appends a stage when it ends, so that parallel runs with the same result would differ in the file.
+
+    Args:
+        before: of ``remember_order``.
+        planned: the names of all stages, as ``graph.plan`` has them.
+        finished: nothing is left to do, so that the next run starts from the file as it is now.
+    """
+    with locked(root):
+        content = _read_lock(root)
+        stages = content["stages"]
+        order = [name for name in dict.fromkeys([*before, *planned, *stages]) if name in stages]
+        if order != list(stages):
+            _write_lock(root, {**content, "stages": {name: stages[name] for name in order}})
+        if finished:
+            (root / NOTED_ORDER).unlink(missing_ok=True)
+
+
+def repair(root: Path) -> list[str]:
+    """Undo what a crash left in DVC's own files; a line for each thing that was wrong."""
+    return release_dead_locks(root) + set_aside_cut_lock(root)
+
+
+def set_aside_cut_lock(root: Path) -> list[str]:
+    """Move a dvc.lock away that ends in the middle: dvc empties the file before it writes it, and may be killed in between.
+
+    What it named comes back from DVC's run cache, without computing. A conflict that git left in it is its user's to solve.
+    """
+    from dvc.dvcfile import Lockfile
+    from dvc.exceptions import DvcException
+
+    path, aside = root / "dvc.lock", root / ".ssl" / "dvc.lock.cut-off"
+    with locked(root) as repo:
+        try:
+            if not path.exists() or b"<<<<<<<" in path.read_bytes() or Lockfile(repo, str(path)).load():
+                return []
+        except DvcException:
+            pass
+        aside.parent.mkdir(exist_ok=True)
+        path.replace(aside)
+    return [f"dvc.lock was cut off (now {aside.relative_to(root)}); what it named comes back from DVC's cache"]
+
+
+@contextlib.contextmanager
+def rwlock(root: Path) -> Iterator[Path]:
+    """DVC's file of who reads and writes what, while no dvc process changes it."""
+    directory = root / ".dvc" / "tmp"
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "rwlock.lock").open("a") as guard:
+        while not try_lock(guard):
+            time.sleep(0.05)
+        yield directory / "rwlock"
+
+
+def release_dead_locks(root: Path) -> list[str]:
+    """Drop what dead processes left in DVC's rwlock: a number reused by another program blocks a stage for ever.
+
+    Returns:
+        A line for each thing that was dropped.
+    """
+    with rwlock(root) as path:
+        try:
+            locks = json.loads(path.read_text())
+            write = {k: v for k, v in locks.get("write", {}).items() if _lives(v)}
+            read = {k: left for k, v in locks.get("read", {}).items() if (left := [r for r in v if _lives(r)])}
+        except FileNotFoundError:
+            return []
+        except (ValueError, AttributeError, KeyError, TypeError):
+            path.unlink()
+            return [f"removed {path.relative_to(root)}: it was cut off or damaged"]
+        holders = [*locks.get("write", {}).values(), *(r for v in locks.get("read", {}).values() for r in v)]
+        dead = {f"released DVC's lock of process {h['pid']}, which is gone: {h['cmd']}" for h in holders if not _lives(h)}
+        if dead:
+            files.write_text(path, json.dumps({"write": write, "read": read}))
+        return sorted(dead)
+
+
+def _lives(holder: dict[str, Any]) -> bool:
+    """Whether the process that took a lock still runs: the number alone may have been given to another program."""
+    try:
+        command = Path(f"/proc/{int(holder['pid'])}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+    except OSError:
+        return False
+    arguments = holder["cmd"].split(" ")[1:]
+    return not arguments or " ".join(os.fsdecode(c) for c in command).endswith(" ".join(arguments))
