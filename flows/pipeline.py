@@ -28,7 +28,7 @@ from flows import artifacts, runs
 from flows.machines import AT_A_TIME, Machines
 from ssl_core.config import ConfigError
 from tasks import dvc_files, graph, params
-from tasks.errors import Stop, UsageError, run
+from tasks.errors import StageFailed, Stop, UsageError, run
 from tasks.locks import try_lock
 from tasks.records import records
 from tasks.runner import Outcome, Runner
@@ -114,7 +114,9 @@ def pipeline(
     except (UsageError, ConfigError) as error:  # the user's mistake: a line, where Prefect would log a traceback
         return Failed(message=str(error), data=error)
     logger.info("%s", summary)
-    return Failed(message=summary, data=codes[0]) if codes else Completed(message=summary)
+    if codes:
+        return Failed(message=summary, data=StageFailed(codes[0], schedule.first_failure))
+    return Completed(message=summary)
 
 
 def work(schedule: Schedule, runner: Runner | Machines, parallelism: int) -> list[int]:
@@ -214,16 +216,7 @@ def main() -> None:
     error = state.result(raise_on_failure=False)
     if isinstance(error, Stop | ConfigError):
         raise error
-    code = error if isinstance(error, int) else Stop.code
-    raise FlowFailed(f"{(state.message or 'the flow failed').splitlines()[0]}; see above", code)
-
-
-class FlowFailed(Stop):
-    """A stage failed: the command ends with the first one's exit code; the message names it."""
-
-    def __init__(self, message: str, code: int):
-        super().__init__(message)
-        self.code = code
+    raise Stop(f"{(state.message or 'the flow failed').splitlines()[0]}; see above")
 
 
 if __name__ == "__main__":

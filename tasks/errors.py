@@ -1,12 +1,15 @@
 """Failures a person can act on. Each has one exit code; each message says what is wrong, where and what to do."""
 
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from ssl_core.config import ConfigError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Stop(Exception):
@@ -55,6 +58,14 @@ class Preempted(Stop):
     code = 75
 
 
+class StageFailed(Stop):
+    """At least one stage failed: the command ends with the first one's exit code and message."""
+
+    def __init__(self, code: int, message: str):
+        super().__init__(message)
+        self.code = code
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a command; turn every failure into its exit code and one line."""
     try:
@@ -83,8 +94,14 @@ def no_space(where: object) -> str:
     return f"no space left on the device of {where}; free some and run the same command again"
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether a disk is full, or a library says so in its own exception (``shutil.copytree``, MLflow, SQLite)."""
+    words = (*map(os.strerror, FULL), "database or disk is full")
+    return getattr(error, "errno", None) in FULL or any(word in str(error) for word in words)
+
+
 def _os_message(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if is_full(error):
         return no_space(error.filename or Path.cwd())  # a write knows no name
     where = f" ({error.filename})" if error.filename else ""
     return f"{error.strerror or error}{where}"

@@ -107,6 +107,8 @@ class Registry:
                 if old.tags.get(name) != value:
                     self.client.set_model_version_tag(self.model, old.version, name, value)
             return int(old.version)
+        from mlflow.artifacts import download_artifacts
+
         run_id = self.tracker.run_id(entry.fingerprint)
         if run_id is None:
             raise IntegrityError(f"{entry.name} has no run in MLflow; run python -m tasks.sync first")
@@ -121,9 +123,9 @@ class Registry:
             self.client.log_artifacts(run_id, str(package), folder)
             _point("verify")
             copy.mkdir()
-            files.verify(Path(self.client.download_artifacts(run_id, folder, str(copy))))
-            _point("create")
             source = f"{self.client.get_run(run_id).info.artifact_uri}/{folder}"
+            files.verify(Path(download_artifacts(artifact_uri=source, dst_path=str(copy))))
+            _point("create")
             tags["ssl.manifest"] = files.sha256(package / files.MANIFEST)
             made = self.client.create_model_version(self.model, source, run_id, tags=tags, description=entry.card)
         _point("created")

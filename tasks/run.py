@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import dvc_files, graph, leaderboard, params, settings
-from tasks.errors import Preempted, Stop, UsageError, run
+from tasks.errors import Preempted, StageFailed, UsageError, run
 from tasks.live import Live
 from tasks.progress import clock
 from tasks.runner import Outcome, Runner
@@ -70,8 +70,7 @@ def main() -> None:
         leaderboard.show(Path())
     print(f"{clock(time.monotonic() - started)} in all")
     if codes:
-        first = schedule.failed[0]
-        raise StageFailed(codes[0], f"{first} failed: {schedule.why[first]}")
+        raise StageFailed(codes[0], schedule.first_failure)
 
 
 def bring_up_to_date(schedule: Schedule, runner: Runner, jobs: int) -> list[int]:
@@ -90,14 +89,6 @@ def bring_up_to_date(schedule: Schedule, runner: Runner, jobs: int) -> list[int]
                 signal.signal(number, signal.SIG_IGN)
             runner.stop()
             raise
-
-
-class StageFailed(Stop):
-    """At least one stage failed: the command ends with the first one's exit code."""
-
-    def __init__(self, code: int, message: str):
-        super().__init__(message)
-        self.code = code
 
 
 if __name__ == "__main__":

@@ -74,6 +74,11 @@ class Schedule:
         """Stages that failed."""
         return [n for n, fate in self.fate.items() if fate == FAILED]
 
+    @property
+    def first_failure(self) -> str:
+        """The stage that failed first, and why."""
+        return f"{self.failed[0]} failed: {self.why[self.failed[0]]}"
+
     def summary(self) -> str:
         """One line of counts, then one for each reason why stages failed or were not run."""
         names = {

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import journal, settings
-from tasks.errors import EnvironmentFault, TrackerDown
+from tasks.errors import EnvironmentFault, TrackerDown, is_full, no_space
 from tasks.locks import try_lock
 from tasks.records import (
     LONGEST_PARAM,
@@ -132,6 +132,8 @@ class Tracker:
         try:
             yield
         except (self._refusal, SQLAlchemyError) as error:
+            if is_full(error):
+                raise TrackerDown(no_space(redact(self.uri))) from error
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(" failed with exception")[0][:300]
             raise TrackerDown(redact(f"MLflow at {self.uri} cannot be used now (the journals keep all): {reason}")) from error
 

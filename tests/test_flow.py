@@ -31,7 +31,7 @@ def artifacts(flow_run_id: str) -> dict[str, str]:
 def test_failures_are_retried_when_it_helps_and_named_at_the_end(project: Path) -> None:
     tiny.control(project, pretrain_byol_0={"code": 5}, prepare={"code": 75, "once": True}, pretrain_simclr_0={"seconds": 2})
     code, log = tiny.finish(project, FLOW, "-j", "2")
-    assert code == 5 and "pretrain@byol-0 failed: exit 5" in log and "worked on pretrain@simclr-0" in log
+    assert code == 5 and "\nerror: pretrain@byol-0 failed: exit 5" in log and "worked on pretrain@simclr-0" in log
     assert tiny.computed(project).count("prepare") == 2  # 75: preempted, again
     assert tiny.computed(project).count("pretrain@byol-0") == 1  # 5: diverged, it would again
     flow_run = tiny.newest_run()

@@ -414,6 +414,20 @@ def test_a_store_that_cannot_be_used_is_one_line_and_loses_nothing(root, monkeyp
     assert Tracker(root).sync() == 1
 
 
+@pytest.mark.parametrize(
+    "words", ["[Errno 28] No space left on device: 'weights'", "(OperationalError) database or disk is full"]
+)
+def test_a_full_disk_is_named_whoever_found_it(root, words):
+    """MLflow wraps what its threads met; its first line says only that something failed."""
+    from mlflow.exceptions import MlflowException
+
+    tracker = Tracker(root)
+    with pytest.raises(TrackerDown, match="no space left on the device of sqlite:"), tracker.errors():
+        raise MlflowException(
+            f"The following failures occurred while downloading artifacts:\n##### File weights #####\n{words}"
+        )
+
+
 def test_a_store_locked_by_somebody_is_waited_for(root):
     finished(root)
     with contextlib.closing(sqlite3.connect(root / "mlruns" / "mlflow.db", check_same_thread=False)) as holder:
