@@ -1,6 +1,7 @@
 """What many tests share: the shipped parameters, tiny images, and a method built from them."""
 
 import copy
+import logging
 import os
 import signal
 from pathlib import Path
@@ -15,6 +16,11 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 # A script's background job (``make test &``) ignores Ctrl-C, and so would all that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_unconfigure() -> None:
+    """Prefect says goodbye to its servers after the streams are closed: no traceback about that below the result."""
+    logging.raiseExceptions = False
 
 
 @pytest.fixture(scope="session")
