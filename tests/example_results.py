@@ -9,6 +9,7 @@ import numpy as np
 from tasks import files
 from tasks.journal import Journal
 from tasks.pictures import png
+from tests.conftest import ROOT
 
 CLASSES = [
     "T-shirt",
@@ -42,7 +43,7 @@ PRETEXT = {"rotation": 0.71, "jigsaw": 0.44, "supervised": 0.9}
 def write_project(root: Path, methods=tuple(SKILL), seeds=(0,), labelled=True, num_test=300, channels=1, classes=CLASSES):
     """Fill ``root`` with params.yaml, data/prepared and out/ for ``methods`` x ``seeds``."""
     root.mkdir(parents=True, exist_ok=True)
-    source = Path(__file__).parents[1] / "params.yaml"
+    source = ROOT / "params.yaml"
     text = source.read_text()
     head, tail = text[: text.index("run:")], text[text.index("\ndata:") :]
     (root / "params.yaml").write_text(

@@ -14,9 +14,9 @@ from ssl_core.encoders import EncoderConfig, build, description, num_parameters
 from tasks import encoders, files, settings
 from tasks.export import Exporter
 from tasks.journal import Journal
+from tests.conftest import ROOT
 from tests.example_results import CLASSES, write_data
 
-ROOT = Path(__file__).resolve().parent.parent
 # method: (kind of encoder, evaluated layer, held-out linear score, test linear score)
 METHODS = {
     "simclr": ("small", "block3", 0.80, 0.70),

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.conftest import ROOT
+
 FILES = sorted(p for d in ("ssl_core", "tasks", "flows") for p in (ROOT / d).rglob("*.py"))
 STAGES = {"prepare", "pretrain", "evaluate", "report", "register"}
 

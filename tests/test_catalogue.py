@@ -3,7 +3,6 @@
 import ast
 import itertools
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +11,8 @@ import yaml
 from ssl_core.catalogue import BASELINES, METHODS, load_class
 from ssl_core.method import Method
 from tasks import params
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 TWELVE = {"exemplar", "context", "jigsaw", "counting", "rotation", "npid", "cpc", "moco", "simclr", "pirl", "byol", "pcl"}
 
 

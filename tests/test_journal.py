@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tasks.journal import Journal, flat, read, surroundings
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[1]
 RUN = {
     "fingerprint": "f" * 64,
     "stage": "pretrain@simclr-0",

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from tasks.errors import IntegrityError
 from tasks.results import Result, Row, champion, load_results
 from tasks.tsne import tsne
 from tests import browser
+from tests.conftest import ROOT
 from tests.example_results import CLASSES, write_project
 
 
@@ -196,7 +196,7 @@ def test_twenty_methods_of_several_seeds_in_color_with_many_classes_stay_readabl
 
 def test_the_stage_publishes_the_report_and_the_journal_of_what_it_compared(tmp_path):
     root = write_project(tmp_path / "project", methods=("simclr", "random_init"), num_test=40)
-    source = Path(__file__).parents[1]
+    source = ROOT
     (root / "dvc.yaml").write_text(
         "stages:\n  report:\n    cmd: x\n    deps: [data/prepared, out/metrics]\n    params: [run]\n    outs: [reports]\n"
     )

@@ -23,8 +23,8 @@ from tasks.journal import Journal
 from tasks.mirror import Mirror
 from tasks.records import clean, read_record, records, redact
 from tasks.tracking import Tracker
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PYTHON = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
