@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 
 from benchmarks.images import pictures, synthetic
 from benchmarks.measure import Contender, Steps, interleave
-from ssl_core.augment import AugmentConfig, view
+from ssl_core.engine.augment import AugmentConfig, view
 from ssl_core.rng import Rng
 
 IMAGES, BATCH, WORKERS = 2048, 256, 2

@@ -26,12 +26,12 @@ from torchvision.datasets import ImageFolder
 from benchmarks.augment import MEAN, RECIPE, STD, WORKERS
 from benchmarks.images import write_jpegs
 from benchmarks.measure import Contender, Steps, interleave
-from ssl_core.data import Images
-from ssl_core.encoders import Encoder, build
-from ssl_core.method import Batch, DataInfo
+from ssl_core.engine.data import Images
+from ssl_core.engine.encoders import Encoder, build
+from ssl_core.engine.method import Batch, DataInfo
+from ssl_core.engine.train import Progress, Trainer, bf16_is_fast
 from ssl_core.methods.simclr import SimCLR
 from ssl_core.rng import Rng
-from ssl_core.train import Progress, Trainer, bf16_is_fast
 from tasks.params import MethodParams, load, method_params, read
 from tasks.preset import PRESETS, merge
 

@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ssl_core.method import Method
+    from ssl_core.engine.method import Method
 
 # name: (year, family, paper)
 METHODS: dict[str, tuple[int, str, str]] = {
@@ -40,7 +40,7 @@ BASELINES: dict[str, str] = {
 
 def load_class(name: str) -> "type[Method]":
     """The class of a method or baseline: the only subclass of ``Method`` defined in ``ssl_core/methods/<name>.py``."""
-    from ssl_core.method import Method
+    from ssl_core.engine.method import Method
 
     module = importlib.import_module(f"ssl_core.methods.{name}")
     classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from ssl_core.augment import AugmentConfig
-from ssl_core.data import Images
-from ssl_core.encoders import Encoder
-from ssl_core.method import DataInfo
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.data import Images
+from ssl_core.engine.encoders import Encoder
+from ssl_core.engine.method import DataInfo
+from ssl_core.engine.optim import TrainConfig
+from ssl_core.engine.train import Progress, Trainer
 from ssl_core.methods.supervised import Config, Supervised
-from ssl_core.optim import TrainConfig
-from ssl_core.train import Progress, Trainer
 
 
 def finetune(

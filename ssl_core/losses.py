@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_core import distributed
+from ssl_core.engine import distributed
 
 
 def wide(x: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ssl_core import distributed
 from ssl_core.config import ConfigError
+from ssl_core.engine import distributed
 from ssl_core.losses import unit
 
 M = TypeVar("M", bound=nn.Module)

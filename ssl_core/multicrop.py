@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ssl_core.augment import AugmentConfig, view
 from ssl_core.config import Fraction
-from ssl_core.encoders import Encoder, VisionTransformer
-from ssl_core.method import DataInfo
+from ssl_core.engine.augment import AugmentConfig, view
+from ssl_core.engine.encoders import Encoder, VisionTransformer
+from ssl_core.engine.method import DataInfo
 from ssl_core.rng import Rng
 
 

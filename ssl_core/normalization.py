@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_core import distributed
 from ssl_core.config import ConfigError
+from ssl_core.engine import distributed
 
 
 class SplitBatchNorm2d(nn.Module):

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ssl_core import distributed
+from ssl_core.engine import distributed
 from tasks import files
 from tasks.errors import IntegrityError
 

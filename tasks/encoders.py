@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ssl_core.config import typed
-from ssl_core.encoders import Encoder, EncoderConfig, build
+from ssl_core.engine.encoders import Encoder, EncoderConfig, build
 from tasks import files
 from tasks.errors import IntegrityError
 
@@ -15,7 +15,7 @@ WEIGHTS, FACTS = "encoder.safetensors", "encoder.json"
 
 
 def save(directory: Path, encoder: Encoder, facts: dict[str, Any]) -> None:
-    """Write weights and facts; ``facts["encoder"]`` must hold what ``ssl_core.encoders.build`` needs."""
+    """Write weights and facts; ``facts["encoder"]`` must hold what ``ssl_core.engine.encoders.build`` needs."""
     weights = {k: v.detach().cpu().numpy() for k, v in encoder.state_dict().items()}
     files.save_tensors(directory / WEIGHTS, weights)
     files.write_json(directory / FACTS, facts)

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_core.augment import AugmentConfig, normalize, to_unit
 from ssl_core.config import typed
-from ssl_core.encoders import Encoder, num_parameters, pool
+from ssl_core.engine.augment import AugmentConfig, normalize, to_unit
+from ssl_core.engine.encoders import Encoder, num_parameters, pool
+from ssl_core.engine.health import verdict
+from ssl_core.engine.method import DataInfo
+from ssl_core.engine.optim import TrainConfig
 from ssl_core.evaluate import BOOTSTRAP, Labels, Result, evaluate
 from ssl_core.finetune import finetune
-from ssl_core.health import verdict
-from ssl_core.method import DataInfo
-from ssl_core.optim import TrainConfig
 from ssl_core.scores import bootstrap_intervals
 from tasks import dataset, encoders, files, params
 from tasks.device import machine, pick_device

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssl_core.encoders import Encoder, pool
+from ssl_core.engine.encoders import Encoder, pool
 from tasks import encoders, files
 from tasks.errors import IntegrityError
 

@@ -12,10 +12,10 @@ from ssl_core.config import ConfigError, Rule, typed, unknown_name
 from tasks.errors import UsageError
 
 if TYPE_CHECKING:  # these import torch, which not every stage needs
-    from ssl_core.augment import AugmentConfig
-    from ssl_core.encoders import EncoderConfig
+    from ssl_core.engine.augment import AugmentConfig
+    from ssl_core.engine.encoders import EncoderConfig
+    from ssl_core.engine.optim import TrainConfig
     from ssl_core.evaluate import EvaluateConfig
-    from ssl_core.optim import TrainConfig
 
 PARAMS = Path("params.yaml")
 SECTIONS = ("run", "data", "encoder", "train", "augment", "evaluate", "method")
@@ -208,9 +208,9 @@ def method_params(params: Mapping[str, Any], name: str) -> MethodParams:
     Raises:
         ConfigError: an unknown method, or a wrong key or value in its block.
     """
-    from ssl_core.augment import AugmentConfig
-    from ssl_core.encoders import EncoderConfig
-    from ssl_core.optim import TrainConfig
+    from ssl_core.engine.augment import AugmentConfig
+    from ssl_core.engine.encoders import EncoderConfig
+    from ssl_core.engine.optim import TrainConfig
 
     known = [*METHODS, *BASELINES]
     if name not in known:

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from ssl_core import distributed
-from ssl_core import encoders as core_encoders
 from ssl_core.catalogue import load_class
 from ssl_core.config import ConfigError
-from ssl_core.data import Images
-from ssl_core.health import verdict
-from ssl_core.method import DataInfo, Method
-from ssl_core.train import NonFinite, Progress, Trainer, precision_of
+from ssl_core.engine import distributed
+from ssl_core.engine import encoders as core_encoders
+from ssl_core.engine.data import Images
+from ssl_core.engine.health import verdict
+from ssl_core.engine.method import DataInfo, Method
+from ssl_core.engine.train import NonFinite, Progress, Trainer, precision_of
 from tasks import checkpoint, dataset, encoders, errors, files, params, processes
 from tasks.device import machine, pick_device
 from tasks.errors import Diverged, UsageError

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ssl_core import distributed
 from ssl_core.config import ConfigError
+from ssl_core.engine import distributed
 from tasks import gpu, stage
 from tasks.errors import IntegrityError, Preempted, Stop, UsageError, run
 from tasks.stage import Stage

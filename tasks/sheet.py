@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssl_core.data import Images
-from ssl_core.method import DataInfo, Method
+from ssl_core.engine.data import Images
+from ssl_core.engine.method import DataInfo, Method
 from ssl_core.rng import Rng
 
 SHEET_IMAGES = 8

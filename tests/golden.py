@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssl_core.method import Batch
+from ssl_core.engine.method import Batch
 from tasks import params
 from tests.conftest import ROOT
 from tests.test_contract import BATCH, TRAINED, N, build

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ssl_core.encoders import EncoderConfig, build, description, num_parameters
+from ssl_core.engine.encoders import EncoderConfig, build, description, num_parameters
 from tasks import encoders, files, settings
 from tasks.export import Exporter
 from tasks.journal import Journal
@@ -96,8 +96,8 @@ def registered() -> Path:
 
 def expected(root: Path, name: str, layer: str, images: torch.Tensor) -> torch.Tensor:
     """Features (B, D) of uint8 images of the stored size, computed as the evaluation does."""
-    from ssl_core.augment import normalize, to_unit
-    from ssl_core.encoders import pool
+    from ssl_core.engine.augment import normalize, to_unit
+    from ssl_core.engine.encoders import pool
 
     encoder, facts = encoders.load(root / "out/encoders" / name)
     with torch.no_grad():

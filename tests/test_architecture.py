@@ -82,9 +82,9 @@ def test_nothing_is_unpickled(path: Path) -> None:
 def test_the_loop_names_no_method() -> None:
     from ssl_core.catalogue import METHODS
 
-    words = {n.id for n in ast.walk(ast.parse((ROOT / "ssl_core/train.py").read_text())) if isinstance(n, ast.Name)}
+    words = {n.id for n in ast.walk(ast.parse((ROOT / "ssl_core/engine/train.py").read_text())) if isinstance(n, ast.Name)}
     assert not words & METHODS.keys()
-    assert not [name for name in imports(ROOT / "ssl_core/train.py") if name.startswith("ssl_core.methods")]
+    assert not [name for name in imports(ROOT / "ssl_core/engine/train.py") if name.startswith("ssl_core.methods")]
 
 
 def test_source_files_have_one_subject() -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from ssl_core.augment import (
+from ssl_core.engine.augment import (
     AugmentConfig,
     color_jitter,
     drop_channels,

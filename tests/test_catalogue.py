@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from ssl_core.catalogue import BASELINES, METHODS, load_class
-from ssl_core.method import Method
+from ssl_core.engine.method import Method
 from tasks import params
 from tests.conftest import ROOT
 

@@ -1,4 +1,4 @@
-"""What every method promises to the loop (ssl_core/method.py). A method gets these tests by being in the catalogue."""
+"""What every method promises to the loop (ssl_core/engine/method.py). A method gets these tests by being in the catalogue."""
 
 import copy
 import io
@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ssl_core import encoders
 from ssl_core.catalogue import METHODS, load_class
 from ssl_core.config import typed
-from ssl_core.data import Images
-from ssl_core.method import Batch, DataInfo, Method
+from ssl_core.engine import encoders
+from ssl_core.engine.data import Images
+from ssl_core.engine.method import Batch, DataInfo, Method
+from ssl_core.engine.train import Trainer
 from ssl_core.rng import Rng
-from ssl_core.train import Trainer
 from tasks import params
 from tasks.sheet import view_sheet
 from tests.conftest import textured_images
@@ -236,7 +236,7 @@ def test_config_refuses_a_wrong_key(shipped_copy: dict[str, Any], name: str) -> 
 
 
 def test_a_non_finite_loss_stops_before_a_weight_is_touched(shipped: dict[str, Any]) -> None:
-    from ssl_core.train import NonFinite
+    from ssl_core.engine.train import NonFinite
 
     method, trainer = build(shipped, "simclr")
     before = state(method)
@@ -249,7 +249,7 @@ def test_a_non_finite_loss_stops_before_a_weight_is_touched(shipped: dict[str, A
 
 
 def test_a_non_finite_gradient_is_caught_even_when_the_loss_is_finite(shipped: dict[str, Any]) -> None:
-    from ssl_core.train import NonFinite
+    from ssl_core.engine.train import NonFinite
 
     method, trainer = build(shipped, "simclr")
     next(p for p in method.parameters() if p.requires_grad).register_hook(lambda g: g * np.inf)

@@ -8,7 +8,7 @@ import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_core.config import ConfigError
-from ssl_core.encoders import Conv3x3, EncoderConfig, GroupNorm, build, pool
+from ssl_core.engine.encoders import Conv3x3, EncoderConfig, GroupNorm, build, pool
 from tasks import params
 from tests.conftest import ROOT
 

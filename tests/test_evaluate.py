@@ -16,7 +16,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from ssl_core import scores
-from ssl_core.encoders import EncoderConfig, build
+from ssl_core.engine.encoders import EncoderConfig, build
 from ssl_core.evaluate import EvaluateConfig, Labels, class_balanced_halves, evaluate
 from ssl_core.knn import knn, neighbors
 from ssl_core.probe import linear_probe

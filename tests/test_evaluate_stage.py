@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_core import encoders as core_encoders
-from ssl_core.encoders import EncoderConfig
+from ssl_core.engine import encoders as core_encoders
+from ssl_core.engine.encoders import EncoderConfig
 from tasks import dataset, encoders, evaluate, files, journal
 from tasks.errors import Diverged
 from tasks.export import layer_index

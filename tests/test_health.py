@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from ssl_core import encoders
-from ssl_core.health import alignment, effective_rank, health, uniformity, verdict
+from ssl_core.engine import encoders
+from ssl_core.engine.health import alignment, effective_rank, health, uniformity, verdict
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ssl_core import encoders
-from ssl_core.augment import AugmentConfig
-from ssl_core.method import DataInfo
+from ssl_core.engine import encoders
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.method import DataInfo
 from ssl_core.multicrop import Crops, encode_crops, multi_crop
 from ssl_core.rng import Rng
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ssl_core.config import typed
-from ssl_core.optim import Lars, TrainConfig, build_optimizer, load_optimizer_tensors, optimizer_tensors, set_lr
+from ssl_core.engine.optim import Lars, TrainConfig, build_optimizer, load_optimizer_tensors, optimizer_tensors, set_lr
 
 
 @pytest.fixture

@@ -26,12 +26,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_core.augment import AugmentConfig, drop_channels, padded_crop, resize, standardize, to_unit
 from ssl_core.config import Count, Share
-from ssl_core.encoders import Encoder
+from ssl_core.engine.augment import AugmentConfig, drop_channels, padded_crop, resize, standardize, to_unit
+from ssl_core.engine.encoders import Encoder
+from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.heads import mlp
 from ssl_core.losses import found
-from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.patches import tiles
 from ssl_core.rng import Rng
 

@@ -25,12 +25,12 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from ssl_core import distributed
-from ssl_core.augment import AugmentConfig, Filter, normalize, padded_crop, random_grayscale, resize, to_unit
 from ssl_core.config import ConfigError, Count, Share
-from ssl_core.encoders import Encoder
+from ssl_core.engine import distributed
+from ssl_core.engine.augment import AugmentConfig, Filter, normalize, padded_crop, random_grayscale, resize, to_unit
+from ssl_core.engine.encoders import Encoder
+from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.heads import mlp
-from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.rng import Rng
 
 FILTERS: tuple[Filter, ...] = get_args(Filter)

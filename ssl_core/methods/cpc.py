@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ssl_core import distributed
-from ssl_core.augment import AugmentConfig, color_jitter, normalize, padded_crop, random_crop, random_grayscale
 from ssl_core.config import ConfigError, Count
-from ssl_core.encoders import Encoder
+from ssl_core.engine import distributed
+from ssl_core.engine.augment import AugmentConfig, color_jitter, normalize, padded_crop, random_crop, random_grayscale
+from ssl_core.engine.encoders import Encoder
+from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.losses import found, similarities
-from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.patches import overlapping_patches
 from ssl_core.rng import Rng
 

@@ -29,8 +29,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_core import distributed
-from ssl_core.augment import (
+from ssl_core.config import Count, Positive
+from ssl_core.engine import distributed
+from ssl_core.engine.augment import (
     AugmentConfig,
     change_contrast,
     change_saturation_value,
@@ -39,10 +40,9 @@ from ssl_core.augment import (
     to_unit,
     warp,
 )
-from ssl_core.config import Count, Positive
-from ssl_core.encoders import Encoder
+from ssl_core.engine.encoders import Encoder
+from ssl_core.engine.method import Batch, DataInfo, Embed, Method
 from ssl_core.losses import found
-from ssl_core.method import Batch, DataInfo, Embed, Method
 from ssl_core.rng import Rng
 
 SEEDS = 1  # key of the draw of the seeds

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_core.augment import AugmentConfig, view
 from ssl_core.config import ConfigError, Count, Share
-from ssl_core.encoders import Encoder, VisionTransformer, sincos_positions, transformer_layer
-from ssl_core.method import Batch, DataInfo, Method
+from ssl_core.engine.augment import AugmentConfig, view
+from ssl_core.engine.encoders import Encoder, VisionTransformer, sincos_positions, transformer_layer
+from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.rng import Rng
 
 

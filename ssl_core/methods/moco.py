@@ -24,14 +24,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_core import distributed
-from ssl_core.augment import AugmentConfig, view
 from ssl_core.config import Count, Positive, Share
-from ssl_core.encoders import Encoder
+from ssl_core.engine import distributed
+from ssl_core.engine.augment import AugmentConfig, view
+from ssl_core.engine.encoders import Encoder
+from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.heads import mlp
 from ssl_core.losses import info_nce
 from ssl_core.memory import Queue, check_queue, momentum_copy, shuffled_keys, update_momentum
-from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.normalization import split_batch_norm
 from ssl_core.rng import Rng
 

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssl_core.augment import AugmentConfig, view
 from ssl_core.config import Count, Positive
-from ssl_core.encoders import Encoder
+from ssl_core.engine.augment import AugmentConfig, view
+from ssl_core.engine.encoders import Encoder
+from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.heads import mlp
 from ssl_core.losses import info_nce, similarities, unit
 from ssl_core.memory import Queue, check_queue
-from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.rng import Rng
 
 

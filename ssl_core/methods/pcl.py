@@ -22,15 +22,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_core import distributed
-from ssl_core.augment import AugmentConfig, view
 from ssl_core.clustering import cluster_means, kmeans
 from ssl_core.config import ConfigError, Count, Positive, Share
-from ssl_core.encoders import Encoder
+from ssl_core.engine import distributed
+from ssl_core.engine.augment import AugmentConfig, view
+from ssl_core.engine.encoders import Encoder
+from ssl_core.engine.method import Batch, DataInfo, Embed, Method
 from ssl_core.heads import mlp
 from ssl_core.losses import info_nce, similarities, unit
 from ssl_core.memory import Queue, check_queue, momentum_copy, shuffled_keys, update_momentum
-from ssl_core.method import Batch, DataInfo, Embed, Method
 from ssl_core.normalization import split_batch_norm
 from ssl_core.rng import Rng
 

@@ -27,13 +27,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_core.augment import AugmentConfig, color_jitter, normalize, random_grayscale, resized_crop, view
 from ssl_core.config import Count, Fraction, Positive, Share
-from ssl_core.encoders import Encoder
+from ssl_core.engine.augment import AugmentConfig, color_jitter, normalize, random_grayscale, resized_crop, view
+from ssl_core.engine.encoders import Encoder
+from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.heads import mlp
 from ssl_core.losses import similarities, unit
 from ssl_core.memory import MemoryBank
-from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.patches import grid_geometry, tiles
 from ssl_core.rng import Rng
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ssl_core.augment import view
-from ssl_core.method import Batch, Method
+from ssl_core.engine.augment import view
+from ssl_core.engine.method import Batch, Method
 from ssl_core.rng import Rng
 
 

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_core.augment import AugmentConfig, normalize, padded_crop
-from ssl_core.encoders import Encoder
+from ssl_core.engine.augment import AugmentConfig, normalize, padded_crop
+from ssl_core.engine.encoders import Encoder
+from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.losses import found
-from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.rng import Rng
 
 

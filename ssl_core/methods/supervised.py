@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_core import distributed
-from ssl_core.augment import AugmentConfig, view
 from ssl_core.config import BelowOne, ConfigError
-from ssl_core.encoders import Encoder
-from ssl_core.method import Batch, DataInfo, Method
+from ssl_core.engine import distributed
+from ssl_core.engine.augment import AugmentConfig, view
+from ssl_core.engine.encoders import Encoder
+from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.rng import Rng
 
 

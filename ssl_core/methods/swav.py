@@ -21,14 +21,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ssl_core import distributed
-from ssl_core.augment import AugmentConfig
 from ssl_core.config import Count, Positive, Share
-from ssl_core.encoders import Encoder
+from ssl_core.engine import distributed
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.encoders import Encoder
+from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.heads import held, mlp
 from ssl_core.losses import cross_view_entropy, similarities, unit
 from ssl_core.memory import Queue, check_queue, random_unit
-from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.multicrop import Crops, encode_crops, multi_crop
 from ssl_core.rng import Rng
 

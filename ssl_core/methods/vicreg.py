@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_core import distributed
-from ssl_core.augment import AugmentConfig, view
 from ssl_core.config import Count
-from ssl_core.encoders import Encoder
+from ssl_core.engine import distributed
+from ssl_core.engine.augment import AugmentConfig, view
+from ssl_core.engine.encoders import Encoder
+from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.heads import mlp
 from ssl_core.losses import similarities, wide
-from ssl_core.method import Batch, DataInfo, Method
 from ssl_core.rng import Rng
 
 

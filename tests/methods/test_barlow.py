@@ -5,9 +5,9 @@ import torch
 from lightly.loss import BarlowTwinsLoss
 from torch import Tensor
 
-from ssl_core import encoders
-from ssl_core.augment import AugmentConfig
-from ssl_core.method import Batch, DataInfo
+from ssl_core.engine import encoders
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.barlow import BarlowConfig, BarlowTwins, terms
 from ssl_core.rng import Rng
 

@@ -7,10 +7,10 @@ import torch
 from lightly.loss import NegativeCosineSimilarity
 from torch import nn
 
-from ssl_core import encoders
-from ssl_core.augment import AugmentConfig
+from ssl_core.engine import encoders
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.memory import momentum_at
-from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.byol import BYOL, BYOLConfig
 from ssl_core.rng import Rng
 

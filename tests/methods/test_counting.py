@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from ssl_core.augment import AugmentConfig
-from ssl_core.encoders import EncoderConfig, build
-from ssl_core.method import Batch, DataInfo
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.encoders import EncoderConfig, build
+from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.counting import FILTERS, Counting, CountingConfig, counting_terms, halve, quarters
 from ssl_core.rng import Rng
 

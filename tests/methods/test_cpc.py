@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from ssl_core.augment import AugmentConfig
-from ssl_core.encoders import EncoderConfig, build
-from ssl_core.method import Batch, DataInfo
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.encoders import EncoderConfig, build
+from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.cpc import CPC, CPCConfig, patch_geometry
 from ssl_core.patches import overlapping_patches
 from ssl_core.rng import Rng
@@ -165,8 +165,8 @@ def test_the_mean_over_processes_is_the_loss_of_the_whole_batch(monkeypatch: pyt
     everyone = method.target(method.latents(patches))
     parts = []
     for rank in range(2):
-        monkeypatch.setattr("ssl_core.distributed.gather", lambda x: everyone)
-        monkeypatch.setattr("ssl_core.distributed.local_rows", lambda b, rank=rank: slice(rank, None, 2))
+        monkeypatch.setattr("ssl_core.engine.distributed.gather", lambda x: everyone)
+        monkeypatch.setattr("ssl_core.engine.distributed.local_rows", lambda b, rank=rank: slice(rank, None, 2))
         parts.append(method.loss(Batch((patches[rank : rank + 1],), IDS[rank : rank + 1], 0.0))["loss"])
     torch.testing.assert_close(sum(parts) / 2, whole["loss"])
 

@@ -8,11 +8,11 @@ import torch
 from lightly.loss import DINOLoss
 from torch import Tensor, nn
 
-from ssl_core import encoders
-from ssl_core.augment import AugmentConfig
+from ssl_core.engine import encoders
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.losses import unit
 from ssl_core.memory import momentum_at
-from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.dino import DINO, DINOConfig
 from ssl_core.multicrop import Crops, encode_crops
 from ssl_core.rng import Rng

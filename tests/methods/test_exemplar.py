@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from ssl_core.augment import AugmentConfig, change_contrast, change_saturation_value, color_jitter, normalize, to_unit
-from ssl_core.encoders import EncoderConfig, build
-from ssl_core.method import Batch, DataInfo
+from ssl_core.engine.augment import AugmentConfig, change_contrast, change_saturation_value, color_jitter, normalize, to_unit
+from ssl_core.engine.encoders import EncoderConfig, build
+from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.exemplar import (
     Exemplar,
     ExemplarConfig,

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ssl_core import distributed
-from ssl_core.encoders import Encoder
-from ssl_core.method import Batch, Method
-from ssl_core.train import Trainer
+from ssl_core.engine import distributed
+from ssl_core.engine.encoders import Encoder
+from ssl_core.engine.method import Batch, Method
+from ssl_core.engine.train import Trainer
 from tasks import params
 from tests.conftest import ROOT
 from tests.test_contract import TRAINED, build

@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from ssl_core.augment import AugmentConfig
-from ssl_core.encoders import EncoderConfig, build
-from ssl_core.method import Batch, DataInfo
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.encoders import EncoderConfig, build
+from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.jigsaw import Jigsaw, JigsawConfig, shift_channels
 from ssl_core.rng import Rng
 

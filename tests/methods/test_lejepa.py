@@ -7,9 +7,9 @@ import torch
 from lightly.loss.lejepa_loss import LeJEPALoss
 from torch import Tensor, nn
 
-from ssl_core import encoders
-from ssl_core.augment import AugmentConfig
-from ssl_core.method import Batch, DataInfo
+from ssl_core.engine import encoders
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.lejepa import LeJEPA, LeJEPAConfig, sigreg
 from ssl_core.multicrop import Crops, encode_crops
 from ssl_core.rng import Rng

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_core import encoders
-from ssl_core.augment import AugmentConfig
 from ssl_core.config import ConfigError
-from ssl_core.encoders import sincos_positions
-from ssl_core.method import Batch, DataInfo
+from ssl_core.engine import encoders
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.encoders import sincos_positions
+from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.mae import MAE, MAEConfig, normalized, patchify, pick
 from ssl_core.rng import Rng
 from tests.conftest import ROOT

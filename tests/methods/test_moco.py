@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ssl_core import encoders
-from ssl_core.augment import AugmentConfig
 from ssl_core.config import ConfigError
+from ssl_core.engine import encoders
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.losses import info_nce, unit
-from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.moco import MoCo, MoCoConfig
 from ssl_core.normalization import SplitBatchNorm2d
 from ssl_core.rng import Rng

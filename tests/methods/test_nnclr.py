@@ -8,11 +8,11 @@ import torch
 from lightly.models.modules import NNMemoryBankModule
 from torch import nn
 
-from ssl_core import encoders
-from ssl_core.augment import AugmentConfig
 from ssl_core.config import ConfigError
+from ssl_core.engine import encoders
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.losses import info_nce, unit
-from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.nnclr import NNCLR, NNCLRConfig, nearest
 from ssl_core.rng import Rng
 

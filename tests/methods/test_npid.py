@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ssl_core import encoders
-from ssl_core.augment import AugmentConfig
+from ssl_core.engine import encoders
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.losses import unit
-from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.npid import NPID, NPIDConfig, estimate_log_z, nce
 from ssl_core.rng import Rng
 

@@ -9,11 +9,11 @@ from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_core import encoders
-from ssl_core.augment import AugmentConfig
 from ssl_core.config import ConfigError
+from ssl_core.engine import encoders
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.losses import info_nce, unit
-from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.moco import MoCo, MoCoConfig
 from ssl_core.methods.pcl import PCL, PCLConfig, concentration, proto_nce, scaled
 from ssl_core.rng import Rng

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ssl_core import encoders
-from ssl_core.augment import AugmentConfig
-from ssl_core.method import Batch, DataInfo
+from ssl_core.engine import encoders
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.pirl import PIRL, PIRLConfig, bank_loss
 from ssl_core.patches import grid_geometry
 from ssl_core.rng import Rng

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ssl_core.augment import AugmentConfig
-from ssl_core.encoders import EncoderConfig, build
-from ssl_core.method import Batch, DataInfo
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.encoders import EncoderConfig, build
+from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.rotation import Rotation, RotationConfig
 from ssl_core.rng import Rng
 

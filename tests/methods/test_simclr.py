@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import torch
 
-from ssl_core import encoders
-from ssl_core.augment import AugmentConfig
+from ssl_core.engine import encoders
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.losses import nt_xent
-from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.simclr import SimCLR, SimCLRConfig
 from ssl_core.rng import Rng
 from tests.conftest import textured_images

@@ -5,11 +5,11 @@ import torch
 from lightly.loss import NegativeCosineSimilarity
 from torch import Tensor, nn
 
-from ssl_core import encoders
-from ssl_core.augment import AugmentConfig
-from ssl_core.method import Batch, DataInfo
+from ssl_core.engine import encoders
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.method import Batch, DataInfo
+from ssl_core.engine.optim import build_optimizer, set_lr
 from ssl_core.methods.simsiam import SimSiam, SimSiamConfig
-from ssl_core.optim import build_optimizer, set_lr
 from ssl_core.rng import Rng
 from tasks import params
 

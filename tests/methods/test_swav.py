@@ -9,10 +9,10 @@ from lightly.loss import SwaVLoss
 from lightly.loss.swav_loss import sinkhorn as lightly_sinkhorn
 from torch import Tensor, nn
 
-from ssl_core import encoders
-from ssl_core.augment import AugmentConfig
+from ssl_core.engine import encoders
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.losses import cross_view_entropy, unit
-from ssl_core.method import Batch, DataInfo
 from ssl_core.methods.swav import SwAV, SwAVConfig, sinkhorn
 from ssl_core.multicrop import Crops, encode_crops
 from ssl_core.rng import Rng

@@ -7,9 +7,9 @@ import torch
 from lightly.loss import VICRegLoss
 from torch import Tensor, nn
 
-from ssl_core import encoders
-from ssl_core.augment import AugmentConfig
-from ssl_core.method import Batch, DataInfo
+from ssl_core.engine import encoders
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.vicreg import VICReg, VICRegConfig, covariance, variance
 
 AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)

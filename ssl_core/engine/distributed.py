@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from ssl_core.method import Batch, Method
+    from ssl_core.engine.method import Batch, Method
 
 
 def world_size() -> int:

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl_core import distributed
-from ssl_core.augment import normalize, to_unit, view
 from ssl_core.config import ConfigError
-from ssl_core.data import Images
-from ssl_core.health import health
-from ssl_core.method import Batch, Method
-from ssl_core.optim import TrainConfig, build_optimizer, load_optimizer_tensors, optimizer_tensors, set_lr
+from ssl_core.engine import distributed
+from ssl_core.engine.augment import normalize, to_unit, view
+from ssl_core.engine.data import Images
+from ssl_core.engine.health import health
+from ssl_core.engine.method import Batch, Method
+from ssl_core.engine.optim import TrainConfig, build_optimizer, load_optimizer_tensors, optimizer_tensors, set_lr
 from ssl_core.rng import Rng, permutation
 
 # Purposes that keep the streams of random numbers apart.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ssl_core.config import BelowOne, Count, Positive, Share
-from ssl_core.method import Method
+from ssl_core.engine.method import Method
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_core.config import Fraction, Positive, Share
-from ssl_core.geometry import Filter, gaussian_blur, padded_crop, random_crop, resize, resized_crop, to_unit, warp
+from ssl_core.engine.geometry import Filter, gaussian_blur, padded_crop, random_crop, resize, resized_crop, to_unit, warp
 from ssl_core.rng import Rng
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The contract between a self-supervised method and the one training loop (``ssl_core.train``).
+"""The contract between a self-supervised method and the one training loop (``ssl_core.engine.train``).
 
 Who may write what; this is what makes resume exact and keeps momentum copies honest:
 
@@ -19,8 +19,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from ssl_core.augment import AugmentConfig
-from ssl_core.encoders import Encoder
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.encoders import Encoder
 from ssl_core.rng import Rng
 
 
