@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.measure import NOISE
-from ssl_core.knn import knn
-from ssl_core.probe import linear_probe
+from ssl_core.evaluation.knn import knn
+from ssl_core.evaluation.probe import linear_probe
 from tasks.cores import cores
 
 CLASSES, K, TEMPERATURE, STRENGTHS, EVERY = 10, 200, 0.1, 48, 16

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssl_core.knn import neighbors
+from ssl_core.evaluation.knn import neighbors
 from tasks import registry, settings
 from tasks.decoding import Job, decode_all
 from tasks.errors import DataError, UsageError, run

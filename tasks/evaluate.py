@@ -18,9 +18,9 @@ from ssl_core.engine.encoders import Encoder, num_parameters, pool
 from ssl_core.engine.health import verdict
 from ssl_core.engine.method import DataInfo
 from ssl_core.engine.optim import TrainConfig
-from ssl_core.evaluate import BOOTSTRAP, Labels, Result, evaluate
-from ssl_core.finetune import finetune
-from ssl_core.scores import bootstrap_intervals
+from ssl_core.evaluation.finetune import finetune
+from ssl_core.evaluation.protocol import BOOTSTRAP, Labels, Result, evaluate
+from ssl_core.evaluation.scores import bootstrap_intervals
 from tasks import dataset, encoders, files, params
 from tasks.device import machine, pick_device
 from tasks.errors import Diverged, UsageError

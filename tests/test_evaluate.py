@@ -15,11 +15,11 @@ from sklearn.metrics import adjusted_rand_score, balanced_accuracy_score, normal
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from ssl_core import scores
 from ssl_core.engine.encoders import EncoderConfig, build
-from ssl_core.evaluate import EvaluateConfig, Labels, class_balanced_halves, evaluate
-from ssl_core.knn import knn, neighbors
-from ssl_core.probe import linear_probe
+from ssl_core.evaluation import scores
+from ssl_core.evaluation.knn import knn, neighbors
+from ssl_core.evaluation.probe import linear_probe
+from ssl_core.evaluation.protocol import EvaluateConfig, Labels, class_balanced_halves, evaluate
 
 CONFIG = EvaluateConfig(
     knn_k=(5, 20),

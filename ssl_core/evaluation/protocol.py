@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from ssl_core.clustering import kmeans
 from ssl_core.config import Count, Fraction, Positive
-from ssl_core.knn import knn
-from ssl_core.probe import linear_probe
+from ssl_core.evaluation.knn import knn
+from ssl_core.evaluation.probe import linear_probe
+from ssl_core.evaluation.scores import balanced, bootstrap_intervals, clustering_scores, per_class
 from ssl_core.rng import permutation
-from ssl_core.scores import balanced, bootstrap_intervals, clustering_scores, per_class
 
 # Purposes that keep the streams of random numbers apart.
 FEW_LABELS, CLUSTERING, BOOTSTRAP = 1, 2, 3

@@ -1,0 +1,11 @@
+"""What frozen features are worth: scores of one encoder.
+
+``protocol`` is the entry: features and labels in, scores and the choices behind them out. It calls
+
+1. ``knn``: exact nearest neighbors; one search gives all k and temperatures.
+2. ``probe``: a linear classifier, solved as a convex problem for all strengths at once.
+3. ``scores``: accuracies, intervals, clustering scores.
+
+``finetune`` trains an encoder further with labels. Every choice is made on held-out training labels; the test split is
+read once. ``tasks/evaluate`` calls this package, and nothing else does.
+"""
