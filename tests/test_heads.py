@@ -5,7 +5,7 @@ import torch
 from lightly.models.modules import heads
 from torch import nn
 
-from ssl_core.heads import mlp
+from ssl_core.parts.heads import mlp
 
 LIGHTLY = [
     (heads.MoCoProjectionHead(6, 5, 4), mlp(6, 5, 4, norm=False)),

@@ -7,7 +7,7 @@ import torch
 from lightly.loss import NegativeCosineSimilarity, NTXentLoss
 from torch import Tensor
 
-from ssl_core.losses import found, info_nce, negative_cosine, nt_xent, unit
+from ssl_core.parts.losses import found, info_nce, negative_cosine, nt_xent, unit
 
 Z1 = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
 Z2 = torch.tensor([[0.6, 0.8], [-0.8, 0.6]], dtype=torch.float64)

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ssl_core.config import ConfigError
-from ssl_core.memory import MemoryBank, Queue, check_queue, momentum_copy, update_momentum
-from ssl_core.normalization import SplitBatchNorm2d, split_batch_norm
+from ssl_core.parts.memory import MemoryBank, Queue, check_queue, momentum_copy, update_momentum
+from ssl_core.parts.normalization import SplitBatchNorm2d, split_batch_norm
 
 
 def batch_of(value: float, rows: int = 2) -> torch.Tensor:

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from ssl_core.patches import grid_geometry, overlapping_patches, permutation_set, tiles
+from ssl_core.parts.patches import grid_geometry, overlapping_patches, permutation_set, tiles
 from ssl_core.rng import Rng
 
 SIDES = (28, 32, 64, 96, 224)

@@ -145,7 +145,7 @@ def test_an_edit_of_code_during_a_run_is_never_recorded(project: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=project, check=True)
     process = start(project, "dvc", "repro", "-s", "pretrain@simclr-0", SSL_CHECKPOINT_SECONDS="0")
     wait_for(lambda: len(checkpoints(project)) > 0)
-    with (project / "ssl_core/losses.py").open("a") as code:
+    with (project / "ssl_core/parts/losses.py").open("a") as code:
         code.write("# edited\n")
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 255 and "changed while it ran" in stdout + stderr

@@ -24,9 +24,9 @@ from ssl_core.config import Count, Share
 from ssl_core.engine.augment import AugmentConfig, view
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
-from ssl_core.heads import mlp
-from ssl_core.losses import negative_cosine
-from ssl_core.memory import momentum_at, momentum_copy, update_momentum
+from ssl_core.parts.heads import mlp
+from ssl_core.parts.losses import negative_cosine
+from ssl_core.parts.memory import momentum_at, momentum_copy, update_momentum
 from ssl_core.rng import Rng
 
 

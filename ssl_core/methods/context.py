@@ -30,9 +30,9 @@ from ssl_core.config import Count, Share
 from ssl_core.engine.augment import AugmentConfig, drop_channels, padded_crop, resize, standardize, to_unit
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
-from ssl_core.heads import mlp
-from ssl_core.losses import found
-from ssl_core.patches import tiles
+from ssl_core.parts.heads import mlp
+from ssl_core.parts.losses import found
+from ssl_core.parts.patches import tiles
 from ssl_core.rng import Rng
 
 OFFSETS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))  # (rows down, columns right) of each y

@@ -30,7 +30,7 @@ from ssl_core.engine import distributed
 from ssl_core.engine.augment import AugmentConfig, Filter, normalize, padded_crop, random_grayscale, resize, to_unit
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
-from ssl_core.heads import mlp
+from ssl_core.parts.heads import mlp
 from ssl_core.rng import Rng
 
 FILTERS: tuple[Filter, ...] = get_args(Filter)

@@ -30,8 +30,8 @@ from ssl_core.engine import distributed
 from ssl_core.engine.augment import AugmentConfig, color_jitter, normalize, padded_crop, random_crop, random_grayscale
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
-from ssl_core.losses import found, similarities
-from ssl_core.patches import overlapping_patches
+from ssl_core.parts.losses import found, similarities
+from ssl_core.parts.patches import overlapping_patches
 from ssl_core.rng import Rng
 
 LOGIT_SCALE = 0.1  # as in version 2's listing: keeps the first softmax soft

@@ -28,10 +28,10 @@ from ssl_core.engine import distributed
 from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
-from ssl_core.heads import held, mlp
-from ssl_core.losses import cross_view_entropy, similarities, unit
-from ssl_core.memory import momentum_at, momentum_copy, random_unit, update_momentum
-from ssl_core.multicrop import Crops, encode_crops, multi_crop
+from ssl_core.parts.heads import held, mlp
+from ssl_core.parts.losses import cross_view_entropy, similarities, unit
+from ssl_core.parts.memory import momentum_at, momentum_copy, random_unit, update_momentum
+from ssl_core.parts.multicrop import Crops, encode_crops, multi_crop
 from ssl_core.rng import Rng
 
 

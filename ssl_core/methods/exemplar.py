@@ -42,7 +42,7 @@ from ssl_core.engine.augment import (
 )
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Embed, Method
-from ssl_core.losses import found
+from ssl_core.parts.losses import found
 from ssl_core.rng import Rng
 
 SEEDS = 1  # key of the draw of the seeds

@@ -27,9 +27,9 @@ from ssl_core.config import Count, Share
 from ssl_core.engine.augment import AugmentConfig, padded_crop, random_grayscale, resize, standardize, to_unit
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
-from ssl_core.heads import mlp
-from ssl_core.losses import found
-from ssl_core.patches import permutation_set, tiles
+from ssl_core.parts.heads import mlp
+from ssl_core.parts.losses import found
+from ssl_core.parts.patches import permutation_set, tiles
 from ssl_core.rng import Rng
 
 

@@ -27,9 +27,9 @@ from ssl_core.engine import distributed
 from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
-from ssl_core.heads import mlp
-from ssl_core.losses import similarities, wide
-from ssl_core.multicrop import Crops, encode_crops, multi_crop
+from ssl_core.parts.heads import mlp
+from ssl_core.parts.losses import similarities, wide
+from ssl_core.parts.multicrop import Crops, encode_crops, multi_crop
 from ssl_core.rng import Rng
 
 KNOTS, LAST = 17, 3.0  # of the integral, as in the authors' code

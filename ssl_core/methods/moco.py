@@ -29,10 +29,10 @@ from ssl_core.engine import distributed
 from ssl_core.engine.augment import AugmentConfig, view
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
-from ssl_core.heads import mlp
-from ssl_core.losses import info_nce
-from ssl_core.memory import Queue, check_queue, momentum_copy, shuffled_keys, update_momentum
-from ssl_core.normalization import split_batch_norm
+from ssl_core.parts.heads import mlp
+from ssl_core.parts.losses import info_nce
+from ssl_core.parts.memory import Queue, check_queue, momentum_copy, shuffled_keys, update_momentum
+from ssl_core.parts.normalization import split_batch_norm
 from ssl_core.rng import Rng
 
 

@@ -24,9 +24,9 @@ from ssl_core.config import Count, Positive
 from ssl_core.engine.augment import AugmentConfig, view
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
-from ssl_core.heads import mlp
-from ssl_core.losses import info_nce, similarities, unit
-from ssl_core.memory import Queue, check_queue
+from ssl_core.parts.heads import mlp
+from ssl_core.parts.losses import info_nce, similarities, unit
+from ssl_core.parts.memory import Queue, check_queue
 from ssl_core.rng import Rng
 
 

@@ -33,9 +33,9 @@ from ssl_core.engine import distributed
 from ssl_core.engine.augment import AugmentConfig, view
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
-from ssl_core.heads import mlp
-from ssl_core.losses import similarities, unit
-from ssl_core.memory import MemoryBank
+from ssl_core.parts.heads import mlp
+from ssl_core.parts.losses import similarities, unit
+from ssl_core.parts.memory import MemoryBank
 from ssl_core.rng import Rng
 
 

@@ -31,10 +31,10 @@ from ssl_core.config import Count, Fraction, Positive, Share
 from ssl_core.engine.augment import AugmentConfig, color_jitter, normalize, random_grayscale, resized_crop, view
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
-from ssl_core.heads import mlp
-from ssl_core.losses import similarities, unit
-from ssl_core.memory import MemoryBank
-from ssl_core.patches import grid_geometry, tiles
+from ssl_core.parts.heads import mlp
+from ssl_core.parts.losses import similarities, unit
+from ssl_core.parts.memory import MemoryBank
+from ssl_core.parts.patches import grid_geometry, tiles
 from ssl_core.rng import Rng
 
 

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from ssl_core.engine.augment import AugmentConfig, normalize, padded_crop
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
-from ssl_core.losses import found
+from ssl_core.parts.losses import found
 from ssl_core.rng import Rng
 
 

@@ -23,8 +23,8 @@ from ssl_core.config import Count
 from ssl_core.engine.augment import AugmentConfig, view
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
-from ssl_core.heads import mlp
-from ssl_core.losses import negative_cosine
+from ssl_core.parts.heads import mlp
+from ssl_core.parts.losses import negative_cosine
 from ssl_core.rng import Rng
 
 

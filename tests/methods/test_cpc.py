@@ -10,7 +10,7 @@ from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import EncoderConfig, build
 from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.cpc import CPC, CPCConfig, patch_geometry
-from ssl_core.patches import overlapping_patches
+from ssl_core.parts.patches import overlapping_patches
 from ssl_core.rng import Rng
 from tasks import params
 

@@ -12,8 +12,8 @@ from ssl_core.config import ConfigError
 from ssl_core.engine import encoders
 from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.method import Batch, DataInfo
-from ssl_core.losses import info_nce, unit
 from ssl_core.methods.nnclr import NNCLR, NNCLRConfig, nearest
+from ssl_core.parts.losses import info_nce, unit
 from ssl_core.rng import Rng
 
 AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)

@@ -11,7 +11,7 @@ from ssl_core.engine import encoders
 from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.pirl import PIRL, PIRLConfig, bank_loss
-from ssl_core.patches import grid_geometry
+from ssl_core.parts.patches import grid_geometry
 from ssl_core.rng import Rng
 
 AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)

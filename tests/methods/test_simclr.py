@@ -8,8 +8,8 @@ import torch
 from ssl_core.engine import encoders
 from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.method import Batch, DataInfo
-from ssl_core.losses import nt_xent
 from ssl_core.methods.simclr import SimCLR, SimCLRConfig
+from ssl_core.parts.losses import nt_xent
 from ssl_core.rng import Rng
 from tests.conftest import textured_images
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ssl_core.engine import encoders
 from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.method import Batch, DataInfo
-from ssl_core.losses import cross_view_entropy, unit
 from ssl_core.methods.swav import SwAV, SwAVConfig, sinkhorn
-from ssl_core.multicrop import Crops, encode_crops
+from ssl_core.parts.losses import cross_view_entropy, unit
+from ssl_core.parts.multicrop import Crops, encode_crops
 from ssl_core.rng import Rng
 
 AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)

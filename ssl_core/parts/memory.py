@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ssl_core.config import ConfigError
 from ssl_core.engine import distributed
-from ssl_core.losses import unit
+from ssl_core.parts.losses import unit
 
 M = TypeVar("M", bound=nn.Module)
 
