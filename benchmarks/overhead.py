@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.measure import machine
-from tasks import graph, settings
+from tasks import settings
+from tasks.dvc import graph
 from tasks.journal import Journal
 from tasks.locks import try_lock
 from tasks.mirror import DELAY_SECONDS, INTERVAL_SECONDS

@@ -30,11 +30,12 @@ from prefect.deployments import run_deployment
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed
 
-from tasks import dvc_files, files, graph, settings
+from tasks import files, settings
+from tasks.dvc import graph, lock_files
+from tasks.dvc.graph import PlannedStage
+from tasks.dvc.runner import Outcome, Runner
 from tasks.errors import EnvironmentFault, Preempted, UsageError
-from tasks.graph import PlannedStage
 from tasks.locks import try_lock
-from tasks.runner import Outcome, Runner
 
 DEPLOYMENT = "run-stage/machines"
 AT_A_TIME = 64  # stages handed out; the workers' own limits bound what runs
@@ -156,7 +157,7 @@ class Machines:
             "inputs": self.inputs[name],
             "commit": self.commit,
             "params": (self.root / "params.yaml").read_text(),
-            "lock": dvc_files.lock_of(self.root, self.inputs[name]),
+            "lock": lock_files.lock_of(self.root, self.inputs[name]),
             "leader": _here(self.root),
         }
         with get_client(sync_client=True) as client:

@@ -27,12 +27,13 @@ from prefect.states import Completed, Failed
 from flows import artifacts, runs
 from flows.machines import AT_A_TIME, Machines
 from ssl_core.config import ConfigError
-from tasks import dvc_files, graph, params
+from tasks import params
+from tasks.dvc import graph, lock_files
+from tasks.dvc.runner import Outcome, Runner
+from tasks.dvc.schedule import Schedule, default_parallelism
 from tasks.errors import StageFailed, Stop, UsageError, run
 from tasks.locks import try_lock
 from tasks.records import records
-from tasks.runner import Outcome, Runner
-from tasks.schedule import Schedule, default_parallelism
 
 RETRIES, RETRY_SECONDS = 2, 3.0
 RETRIED = (4, 75)  # environment, preempted; and a death by signal. Wrong parameters or data fail the same way again.
@@ -95,16 +96,16 @@ def pipeline(
         runs.register(root, flow_run.id)
         wanted = [*additions(root, methods, seeds), *(overrides or [])]
         with workspace(root, wanted):
-            for line in dvc_files.repair(root):
+            for line in lock_files.repair(root):
                 logger.info("%s", line)
-            plan, before = graph.plan(root), dvc_files.remember_order(root)
+            plan, before = graph.plan(root), lock_files.remember_order(root)
             schedule = Schedule(plan, methods, seeds, targets)
             if any(planned.stale for planned in plan):
                 params.check(graph.read_params(root))
             local = Runner(root, environment={"SSL_FLOW_RUN_ID": flow_run.id}, pull=machines)
             runner = Machines(local, plan) if machines else local
             codes = work(schedule, runner, parallelism or (AT_A_TIME if machines else default_parallelism(root)))
-            dvc_files.tidy_lock(root, before, [stage.name for stage in plan], finished=not codes)
+            lock_files.tidy_lock(root, before, [stage.name for stage in plan], finished=not codes)
             if set(schedule.fate.values()) != {"Unchanged"} and records(root):
                 subprocess.run([sys.executable, "-m", "tasks.sync"], cwd=root)
             if wanted and not schedule.failed:

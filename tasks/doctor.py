@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 
-from tasks import dvc_files, files, graph, settings
+from tasks import files, settings
+from tasks.dvc import graph, lock_files
 from tasks.errors import EnvironmentFault, IntegrityError, Stop, UsageError, run
 from tasks.locks import try_lock
 from tasks.records import records
@@ -80,7 +81,7 @@ class Doctor:
 
     def locks(self) -> None:
         """DVC's rwlock names only living processes, and dvc.lock is whole."""
-        self.fixed += dvc_files.repair(self.root)
+        self.fixed += lock_files.repair(self.root)
 
     def leftovers(self) -> None:
         """Temporary files of processes that died while writing are removed."""

@@ -13,12 +13,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from tasks import dvc_files, graph, leaderboard, params, settings
+from tasks import leaderboard, params, settings
+from tasks.dvc import graph, lock_files
+from tasks.dvc.live import Live
+from tasks.dvc.runner import Outcome, Runner
+from tasks.dvc.schedule import FAILED, Schedule, default_parallelism
 from tasks.errors import Preempted, StageFailed, UsageError, run
-from tasks.live import Live
 from tasks.progress import clock
-from tasks.runner import Outcome, Runner
-from tasks.schedule import FAILED, Schedule, default_parallelism
 
 NAMES = {"unchanged": "Unchanged", "restored": "Restored", "ran": "Completed"}
 
@@ -53,9 +54,9 @@ def main() -> None:
         raise UsageError("--jobs must be at least 1")
     settings.apply()
     root, started = Path.cwd(), time.monotonic()
-    for line in dvc_files.repair(root):
+    for line in lock_files.repair(root):
         print(line)
-    plan, before = graph.plan(root), dvc_files.remember_order(root)
+    plan, before = graph.plan(root), lock_files.remember_order(root)
     schedule = Schedule(plan, targets=options.targets or None)
     codes: list[int] = []
     if any(stage.stale for stage in plan):
@@ -65,7 +66,7 @@ def main() -> None:
         print(schedule.summary())
     else:
         print("Nothing has changed.")
-    dvc_files.tidy_lock(root, before, [stage.name for stage in plan], finished=not codes)
+    lock_files.tidy_lock(root, before, [stage.name for stage in plan], finished=not codes)
     if not codes or any(Path("out/metrics").glob("*.json")):
         leaderboard.show(Path())
     print(f"{clock(time.monotonic() - started)} in all")

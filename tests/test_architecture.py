@@ -34,7 +34,7 @@ def where(path: Path) -> str:
 ALLOWED = {
     "prefect": ("flows/",),
     "mlflow": ("tasks/tracking.py", "tasks/registry.py"),
-    "dvc": ("tasks/graph.py", "tasks/dvc_files.py"),
+    "dvc": ("tasks/dvc/graph.py", "tasks/dvc/lock_files.py"),
     "yaml": ("tasks/params.py", "tasks/stage.py"),
     "matplotlib": ("tasks/figures.py",),
     "onnxruntime": ("tasks/export.py",),

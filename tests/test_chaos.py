@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks import graph
+from tasks.dvc import graph
 from tests import tiny_graph as tiny
 from tests.project import copy_project, environment, set_params
 from tests.test_doctor import doctor
@@ -27,8 +27,8 @@ MAKE_RUN = """
 from pathlib import Path
 from tasks import dvc_files, graph, run
 from tasks.errors import run as guarded
-from tasks.runner import Runner
-from tasks.schedule import Schedule
+from tasks.dvc.runner import Runner
+from tasks.dvc.schedule import Schedule
 
 def main():
     root = Path.cwd()

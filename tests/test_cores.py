@@ -25,6 +25,8 @@ def test_a_container_limit_counts_and_no_limit_does_not(tmp_path: Path, limit: s
 
 def test_a_process_bound_to_one_core_runs_one_stage_at_a_time() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-    code += "from pathlib import Path; from tasks.schedule import default_parallelism; print(default_parallelism(Path('.')))"
+    code += (
+        "from pathlib import Path; from tasks.dvc.schedule import default_parallelism; print(default_parallelism(Path('.')))"
+    )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout == "1\n"

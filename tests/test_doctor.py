@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import dvc_files, files
+from tasks import files
+from tasks.dvc import lock_files
 from tasks.locks import try_lock
 from tests import tiny_graph as tiny
 from tests.project import environment
@@ -45,7 +46,7 @@ def test_it_repairs_what_a_crash_left_and_touches_nothing_in_use(project: Path) 
     for i, name in enumerate(names):
         (work / name).mkdir(parents=True, exist_ok=True)
         os.utime(work / name, (i, i))
-    with dvc_files.rwlock(project) as path:
+    with lock_files.rwlock(project) as path:
         path.write_text(json.dumps({"write": {"x": {"pid": dead, "cmd": "dvc repro"}}, "read": {}}))
     with (work / "prepare/in-use/.lock").open("a") as lock:
         assert try_lock(lock)

@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
-from flows import embed
-from tasks import registry
+from tasks import embed, registry
 from tasks.errors import DataError, UsageError
 from tests import registered as made
 from tests.conftest import textured_images

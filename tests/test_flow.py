@@ -10,7 +10,7 @@ import pytest
 from prefect.states import Failed
 
 from flows.pipeline import worth_retrying
-from tasks.runner import Outcome
+from tasks.dvc.runner import Outcome
 from tests import tiny_graph as tiny
 from tests.project import environment
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks import dvc_files, graph
+from tasks.dvc import graph, lock_files
+from tasks.dvc.runner import Runner
+from tasks.dvc.schedule import Schedule
 from tasks.errors import Preempted, UsageError
-from tasks.runner import Runner
-from tasks.schedule import Schedule
 from tests import tiny_graph as tiny
 from tests.project import duplicate
 
@@ -51,10 +51,10 @@ def stale(project: Path) -> set[str]:
 
 
 def bring_up(project: Path, **choice: list[str]) -> Schedule:
-    plan, before = graph.plan(project), dvc_files.remember_order(project)
+    plan, before = graph.plan(project), lock_files.remember_order(project)
     schedule = Schedule(plan, **choice)
     tiny.run_all(schedule, Runner(project))
-    dvc_files.tidy_lock(project, before, [stage.name for stage in plan], finished=not schedule.failed)
+    lock_files.tidy_lock(project, before, [stage.name for stage in plan], finished=not schedule.failed)
     return schedule
 
 
@@ -75,10 +75,10 @@ def test_the_plan_is_dvcs_graph_with_what_is_stale(project: Path) -> None:
 
 
 def test_a_plan_takes_no_lock_that_a_starting_stage_could_trip_over(project: Path) -> None:
-    with dvc_files.rwlock(project) as path:
+    with lock_files.rwlock(project) as path:
         before = path.read_text() if path.exists() else None
     graph.plan(project)
-    with dvc_files.rwlock(project) as path:
+    with lock_files.rwlock(project) as path:
         assert (path.read_text() if path.exists() else None) == before
 
 
@@ -93,7 +93,7 @@ def test_parallel_runs_give_the_bytes_of_plain_dvc_repro(fresh: Path, bare: Path
     whole = (bare / "dvc.lock").read_text()
     for cut in (whole.partition(": python stage.py")[0], ""):  # dvc was killed while it wrote
         (bare / "dvc.lock").write_text(cut)
-        assert "cut off" in dvc_files.repair(bare)[0] and dvc_files.repair(bare) == []
+        assert "cut off" in lock_files.repair(bare)[0] and lock_files.repair(bare) == []
     for out in ("out", "reports", "data"):
         shutil.rmtree(bare / out)
     assert bring_up(bare).summary() == "6 stages: 6 restored from the cache"
@@ -190,18 +190,18 @@ def test_two_runners_compute_a_stage_once(project: Path) -> None:
 
 
 def test_locks_of_the_dead_are_released_and_those_of_the_living_kept(project: Path) -> None:
-    with dvc_files.rwlock(project) as path:
+    with lock_files.rwlock(project) as path:
         reused = {"pid": os.getpid(), "cmd": "dvc repro -s pretrain@byol-0"}  # this process is no dvc
         living = {"pid": os.getpid(), "cmd": " ".join(sys.argv)}
         outs = {str(project / "out/encoders/byol-0"): reused, str(project / "reports"): living}
         path.write_text(f'{{"write": {outs}, "read": {{}}}}'.replace("'", '"'))
     assert "busy" in tiny.dvc(project, "repro", "-s", "pretrain@byol-0").stderr
-    assert len(dvc_files.release_dead_locks(project)) == 1
+    assert len(lock_files.release_dead_locks(project)) == 1
     assert tiny.dvc(project, "repro", "-s", "pretrain@byol-0").returncode == 0
-    with dvc_files.rwlock(project) as path:
+    with lock_files.rwlock(project) as path:
         assert "reports" in path.read_text()
         path.write_text('{"write": {"')
-    assert "damaged" in dvc_files.release_dead_locks(project)[0] and dvc_files.release_dead_locks(project) == []
+    assert "damaged" in lock_files.release_dead_locks(project)[0] and lock_files.release_dead_locks(project) == []
 
 
 def test_an_override_changes_params_as_an_experiment_does(bare: Path) -> None:

@@ -15,15 +15,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from tasks import runner
+from tasks.dvc import runner
 from tests import tiny_graph as tiny
 from tests.project import command, copy_project, environment, set_params
 
 WORK = """
 from pathlib import Path
 from tasks import graph, run
-from tasks.runner import Runner
-from tasks.schedule import Schedule
+from tasks.dvc.runner import Runner
+from tasks.dvc.schedule import Schedule
 root = Path.cwd()
 print("codes", run.bring_up_to_date(Schedule(graph.plan(root)), Runner(root), 2))
 """

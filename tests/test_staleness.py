@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks import graph
+from tasks.dvc import graph
 from tasks.errors import UsageError
 from tests.project import command, copy_project, set_params
 

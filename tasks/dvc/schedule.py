@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tasks.cores import cores
+from tasks.dvc.graph import PlannedStage, read_params
 from tasks.errors import UsageError
-from tasks.graph import PlannedStage, read_params
 
 GOOD = ("Completed", "Unchanged", "Restored")
 SKIPPED, FAILED = "Not run", "Failed"

@@ -1,7 +1,7 @@
 """The stage graph as DVC sees it: what is stale, and parameters changed as its experiments do.
 
-Here and in tasks/dvc_files.py alone DVC's Python API is used, which is undocumented: for planning only, in this process.
-Stages run as ``dvc`` processes (tasks/runner.py).
+Here and in tasks/dvc/lock_files.py alone DVC's Python API is used, which is undocumented: for planning only, in this process.
+Stages run as ``dvc`` processes (tasks/dvc/runner.py).
 """
 
 import subprocess
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks import files, params
-from tasks.dvc_files import locked, recorded
+from tasks.dvc.image_path import check_images
+from tasks.dvc.lock_files import locked, recorded
 from tasks.errors import UsageError
-from tasks.image_path import check_images
 
 
 @dataclass(frozen=True)

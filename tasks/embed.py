@@ -1,4 +1,4 @@
-"""``python -m flows.embed PATH``: features of a folder (or archive) of images by a registered encoder, and what is alike.
+"""``python -m tasks.embed PATH``: features of a folder (or archive) of images by a registered encoder, and what is alike.
 
 Writes a parquet file with one row per image, ``id`` (its name below PATH) and ``features``; prints the nearest neighbors of
 some images and the near-duplicates. The encoder comes from MLflow's registry: the champion, unless ``--model`` says another.
@@ -151,7 +151,7 @@ def show(names: list[str], features: torch.Tensor, arguments: Any) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m flows.embed", description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tasks.embed", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("path", type=Path, help="folder, tar or zip of images")
     parser.add_argument("--model", help="models:/NAME@ALIAS or models:/NAME/VERSION (default: the champion)")
     parser.add_argument("--output", type=Path, default=Path("embeddings.parquet"), help="parquet file to write")

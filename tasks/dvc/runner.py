@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from tasks.dvc_files import release_dead_locks
+from tasks.dvc.lock_files import release_dead_locks
 from tasks.errors import EnvironmentFault, Preempted, no_space
 from tasks.locks import try_lock
 

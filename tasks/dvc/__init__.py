@@ -1,0 +1,10 @@
+"""When a stage runs: what is stale, in which order, how many at a time. Nothing here shapes a result.
+
+1. ``graph`` asks DVC which stages there are and which are stale. ``image_path`` checks the user's folder for it.
+2. ``schedule`` starts each stage as soon as those before it are done, as many at a time as the cores carry.
+3. ``runner`` runs one stage as a ``dvc repro`` process, repeats it where that helps, and ends it when asked to.
+4. ``live`` shows the running stages on a terminal.
+5. ``lock_files`` keeps dvc.lock whole.
+
+``tasks.run`` (make run), the flows and ``tasks.doctor`` call this package. DVC's Python API is imported here alone.
+"""
