@@ -8,7 +8,7 @@ import numpy as np
 
 from tasks import files
 from tasks.journal import Journal
-from tasks.pictures import png
+from tasks.report.pictures import png
 from tests.conftest import ROOT
 
 CLASSES = [

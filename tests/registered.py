@@ -12,8 +12,8 @@ import torch
 
 from ssl_core.engine.encoders import EncoderConfig, build, description, num_parameters
 from tasks import encoders, files, settings
-from tasks.export import Exporter
 from tasks.journal import Journal
+from tasks.register.export import Exporter
 from tests.conftest import ROOT
 from tests.example_results import CLASSES, write_data
 
@@ -78,7 +78,7 @@ def environment(root: Path) -> dict[str, str]:
 @functools.cache
 def registered() -> Path:
     """A registered project; copy it before changing it."""
-    from tasks.register import register
+    from tasks.register.registration import register
 
     root = Path(tempfile.mkdtemp(prefix="registered-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)

@@ -33,11 +33,11 @@ def where(path: Path) -> str:
 
 ALLOWED = {
     "prefect": ("flows/",),
-    "mlflow": ("tasks/tracking.py", "tasks/registry.py"),
+    "mlflow": ("tasks/tracking.py", "tasks/register/registry.py"),
     "dvc": ("tasks/dvc/graph.py", "tasks/dvc/lock_files.py"),
     "yaml": ("tasks/params.py", "tasks/stage.py"),
-    "matplotlib": ("tasks/figures.py",),
-    "onnxruntime": ("tasks/export.py",),
+    "matplotlib": ("tasks/report/figures.py",),
+    "onnxruntime": ("tasks/register/export.py",),
 }
 
 

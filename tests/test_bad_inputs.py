@@ -11,10 +11,11 @@ import psutil
 import pytest
 
 from ssl_core.config import ConfigError
-from tasks import dataset, files, images, params
-from tasks.decoding import Job, decode_all
+from tasks import dataset, files, params
 from tasks.errors import DataError, EnvironmentFault, UsageError
-from tasks.prepare import prepare
+from tasks.prepare import images
+from tasks.prepare.decoding import Job, decode_all
+from tasks.prepare.preparation import prepare
 from tests import corpus, project
 from tests.test_prepare import class_folders, config, run, tree, write
 
@@ -140,7 +141,7 @@ def test_links_pipes_and_sockets_are_named_and_never_opened(tmp_path: Path) -> N
 
 
 def test_a_link_swapped_in_after_the_look_is_not_followed(tmp_path: Path) -> None:
-    from tasks.folders import FolderSource
+    from tasks.prepare.folders import FolderSource
 
     folder = write(tmp_path / "in", class_folders(2))
     source = FolderSource(folder)
@@ -227,7 +228,7 @@ def test_impossible_settings_are_named(tmp_path: Path, shipped: dict[str, Any]) 
 
 
 def test_a_disk_that_is_too_small_is_seen_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks import prepare as stage
+    from tasks.prepare import preparation as stage
 
     folder = write(tmp_path / "in", class_folders(2))
     monkeypatch.setattr(stage.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))

@@ -18,7 +18,7 @@ from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.engine.train import Trainer
 from ssl_core.rng import Rng
 from tasks import params
-from tasks.sheet import view_sheet
+from tasks.pretrain.sheet import view_sheet
 from tests.conftest import textured_images
 
 TRAINED = [*METHODS, "supervised"]

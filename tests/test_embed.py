@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
-from tasks import embed, registry
+from tasks import embed
 from tasks.errors import DataError, UsageError
+from tasks.register import registry
 from tests import registered as made
 from tests.conftest import textured_images
 

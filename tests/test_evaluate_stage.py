@@ -11,9 +11,10 @@ import torch
 
 from ssl_core.engine import encoders as core_encoders
 from ssl_core.engine.encoders import EncoderConfig
-from tasks import dataset, encoders, evaluate, files, journal
+from tasks import dataset, encoders, files, journal
 from tasks.errors import Diverged
-from tasks.export import layer_index
+from tasks.evaluate import evaluation
+from tasks.register.export import layer_index
 from tasks.stage import Stage
 from tests.conftest import ROOT
 from tests.project import TINY, set_params, write_prepared
@@ -76,7 +77,7 @@ def rewrite(project: Path, **arrays: np.ndarray) -> None:
 def run(method: str = "simclr") -> dict:
     """The stage, in this process; its metrics."""
     stage = Stage("evaluate", {"method": method, "seed": "0"}, {"device": "cpu"})
-    evaluate.Evaluation(stage, method, 0, CPU).run()
+    evaluation.Evaluation(stage, method, 0, CPU).run()
     return json.loads(stage.out(f"out/metrics/{method}-0.json").read_text())
 
 
@@ -128,7 +129,7 @@ def test_features_of_an_image_do_not_depend_on_its_batch_and_leave_the_encoder_a
     encoder, facts = encoders.load(project / "out/encoders/simclr-0")
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     images = dataset.load().train_images
-    whole, single = (evaluate.extract(encoder.train(), images, facts, batch, CPU) for batch in (96, 1))
+    whole, single = (evaluation.extract(encoder.train(), images, facts, batch, CPU) for batch in (96, 1))
     assert all(torch.allclose(whole[name], single[name], atol=1e-5) for name in whole)
     assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
     assert torch.allclose(whole["block4"], encoder((torch.from_numpy(images.copy()).float() / 255 - 0.5) / 0.2), atol=1e-5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks import images
+from tasks.prepare import images
 from tests import corpus
 
 

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import encoders, export, files, leaderboard, registry
+from tasks import encoders, files, leaderboard
 from tasks.errors import EnvironmentFault, IntegrityError, UsageError
-from tasks.images import fit
 from tasks.locks import try_lock
+from tasks.prepare.images import fit
 from tasks.records import model_name
-from tasks.register import aliases, register
+from tasks.register import export, registry
+from tasks.register.registration import aliases, register
 from tasks.results import Result, load_results
 from tests import registered as made
 from tests.conftest import textured_images

@@ -12,10 +12,12 @@ import sys
 import numpy as np
 import pytest
 
-from tasks import dataset, figures, files, findings, illustrations, pictures, report
+from tasks import dataset, files
 from tasks.errors import IntegrityError
+from tasks.report import figures, findings, illustrations, pictures
+from tasks.report.page import build, compare, mistakes, publish
+from tasks.report.tsne import tsne
 from tasks.results import Result, Row, champion, load_results
-from tasks.tsne import tsne
 from tests import browser
 from tests.conftest import ROOT
 from tests.example_results import CLASSES, write_project
@@ -24,7 +26,7 @@ from tests.example_results import CLASSES, write_project
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     root = write_project(tmp_path_factory.mktemp("report") / "project")
-    report.build(root, root / "reports")
+    build(root, root / "reports")
     return root
 
 
@@ -88,9 +90,9 @@ def test_words_follow_the_intervals():
         result = Result("simclr", 0, {"verdict": "healthy", "linear_interval": [low, high]}, {})
         return Row("simclr", (result,))
 
-    assert report.compare(row(0.7, 0.8), row(0.5, 0.6)) == "above"
-    assert report.compare(row(0.5, 0.6), row(0.7, 0.8)) == "below"
-    assert report.compare(row(0.5, 0.7), row(0.6, 0.8)) == "within the noise"
+    assert compare(row(0.7, 0.8), row(0.5, 0.6)) == "above"
+    assert compare(row(0.5, 0.6), row(0.7, 0.8)) == "below"
+    assert compare(row(0.5, 0.7), row(0.6, 0.8)) == "within the noise"
 
 
 def test_the_page_holds_every_section(page):
@@ -135,7 +137,7 @@ def test_a_report_killed_while_it_is_written_leaves_the_old_one(project, monkeyp
 
     monkeypatch.setattr(files, "seal", killed)
     with pytest.raises(KeyboardInterrupt):
-        report.publish({"report.html": "new"}, project / "reports")
+        publish({"report.html": "new"}, project / "reports")
     monkeypatch.setattr(files, "seal", real)
     assert (project / "reports/report.html").read_bytes() == before
     assert not list(project.glob(".reports*"))
@@ -143,7 +145,7 @@ def test_a_report_killed_while_it_is_written_leaves_the_old_one(project, monkeyp
 
 def test_a_data_set_without_labels_and_without_test_images_is_reported(tmp_path):
     write_project(tmp_path, methods=("rotation", "simclr", "jigsaw", "random_init"), labelled=False, num_test=0)
-    report.build(tmp_path, tmp_path / "reports")
+    build(tmp_path, tmp_path / "reports")
     page = (tmp_path / "reports/report.html").read_text()
     text = text_of(page)
     assert "There are no labels to score with" in text
@@ -159,7 +161,7 @@ def test_missing_pictures_and_histories_leave_their_section_out(tmp_path):
     for gone in ("features", "history", "predictions", "journal", "encoders"):
         shutil.rmtree(tmp_path / "out" / gone)
     (tmp_path / "out/metrics/moco-0.json").unlink()
-    report.build(tmp_path, tmp_path / "reports")
+    build(tmp_path, tmp_path / "reports")
     page = (tmp_path / "reports/report.html").read_text()
     assert re.findall(r'<h2 id="(\w+)"', page) == ["leaderboard", "labels", "health", "data", "how", "use"]
     assert "not evaluated yet: moco-0" in text_of(page)
@@ -167,7 +169,7 @@ def test_missing_pictures_and_histories_leave_their_section_out(tmp_path):
 
 def test_only_baselines_still_make_a_report(tmp_path):
     write_project(tmp_path, methods=("raw_pixels", "random_init"), num_test=40)
-    report.build(tmp_path, tmp_path / "reports")
+    build(tmp_path, tmp_path / "reports")
     assert 'id="use"' not in (tmp_path / "reports/report.html").read_text()
 
 
@@ -175,7 +177,7 @@ def test_when_every_method_has_collapsed_none_is_recommended(tmp_path):
     write_project(tmp_path, methods=("simclr", "random_init"), num_test=40)
     path = tmp_path / "out/metrics/simclr-0.json"
     files.write_json(path, json.loads(path.read_text()) | {"verdict": "collapsed"})
-    report.build(tmp_path, tmp_path / "reports")
+    build(tmp_path, tmp_path / "reports")
     text = text_of((tmp_path / "reports/report.html").read_text())
     assert "Every method has collapsed" in text and "gives the best encoder" not in text
 
@@ -185,7 +187,7 @@ def test_twenty_methods_of_several_seeds_in_color_with_many_classes_stay_readabl
 
     names = [f"class {i}" for i in range(30)]
     write_project(tmp_path, methods=(*METHODS, "random_init"), seeds=(0, 1), num_test=60, channels=3, classes=names)
-    report.build(tmp_path, tmp_path / "reports")
+    build(tmp_path, tmp_path / "reports")
     page = (tmp_path / "reports/report.html").read_text()
     assert len(page) < 6_000_000
     assert "Mean ± standard deviation over 2 seeds" in text_of(page)
@@ -245,7 +247,7 @@ def test_mistakes_count_what_the_predictions_say(project):
     path = project / "out/predictions/simclr-0.csv"
     pairs = [(line["actual"], line["predicted"]) for line in csv.DictReader(path.open(newline=""))]
     results, _ = load_results(project)
-    found = report.mistakes(project, champion(results), CLASSES)
+    found = mistakes(project, champion(results), CLASSES)
     for share, name, count in found["classes"]:
         own = [p for a, p in pairs if a == name]
         assert (len(own), share) == (count, pytest.approx(own.count(name) / len(own)))

@@ -6,9 +6,12 @@ import signal
 import pytest
 from PIL import Image
 
-from tasks import evaluate, prepare, pretrain, report
-from tasks.register import register
-from tasks.registry import load
+from tasks.evaluate.__main__ import command as evaluate
+from tasks.prepare import __main__ as preparation
+from tasks.pretrain.__main__ import command as pretrain
+from tasks.register.registration import register
+from tasks.register.registry import load
+from tasks.report.__main__ import body as report
 from tasks.results import load_results
 from tasks.settings import DEFAULTS
 from tasks.stage import Stage, main
@@ -34,11 +37,11 @@ def project(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    main(prepare.make, prepare.body)
+    main(preparation.make, preparation.body)
     for method in METHODS:
-        pretrain.command([method, "0"])
-        evaluate.command([method, "0"])
-    main(lambda: Stage("report"), report.body)
+        pretrain([method, "0"])
+        evaluate([method, "0"])
+    main(lambda: Stage("report"), report)
     for number, handler in handlers.items():
         signal.signal(number, handler)
     return root

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.sources import read_idx
+from tasks.prepare.sources import read_idx
 
 HERE = Path(__file__).resolve().parent
 CLASSES = [

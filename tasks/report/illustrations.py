@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ssl_core.catalogue import BASELINES
-from tasks import dataset, figures, pictures
+from tasks import dataset
+from tasks.report import figures, pictures
 from tasks.results import Result, Row
 
 GALLERY_IMAGES = 5000

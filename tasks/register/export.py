@@ -1,7 +1,7 @@
 """An encoder to take away: images in, features out, in formats that need none of this project's code.
 
 - ``data/model.pt2`` (torch.export): what MLflow loads; images (B, C, H, W) of any size, uint8 or float in [0, 1], to
-  features (B, D). The centered square is resized as ``tasks.images`` does and normalized inside.
+  features (B, D). The centered square is resized as ``tasks.prepare.images`` does and normalized inside.
 - ``encoder.onnx``: the same for onnxruntime and others; float images in [0, 1] only.
 - ``encoder.safetensors``: the bare weights for fine-tuning; a ResNet's names are torchvision's (without ``fc``).
 - ``encoder.json``, ``MODEL_CARD.md``: what they are.

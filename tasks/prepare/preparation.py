@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from tasks import audit, files, sources
-from tasks.dataset import PREPARED
-from tasks.errors import DataError, EnvironmentFault, IntegrityError
-from tasks.folders import Array, Source
-from tasks.intake import Seen, Split, new_split, take_in
-from tasks.layout import one_per_line, shown
-from tasks.params import DataConfig, data_config, load
-from tasks.splits import HOLDOUT, split_rows, stratified
-from tasks.stage import Stage, main, state_directory
+from tasks import files
+from tasks.errors import DataError, EnvironmentFault
+from tasks.params import DataConfig
+from tasks.prepare import audit, sources
+from tasks.prepare.folders import Array, Source
+from tasks.prepare.intake import Seen, Split, new_split, take_in
+from tasks.prepare.layout import one_per_line, shown
+from tasks.prepare.splits import HOLDOUT, split_rows, stratified
+from tasks.stage import state_directory
 
 NAMED = 3
 """Quarantined files a message names; the others are in ``.ssl/quarantine.json``."""
@@ -202,28 +202,3 @@ def moments(pixels: Array) -> tuple[list[float], list[float]]:
     if std.min() < 1e-6 * 255:
         raise DataError("all training images together are a single color in one channel; there is nothing to learn")
     return (mean / 255).tolist(), (std / 255).tolist()
-
-
-def body(stage: Stage) -> None:
-    """Prepare, and check that the user's files stayed the same meanwhile."""
-    config = data_config(load())
-    target = stage.out(str(PREPARED))
-    before = files.listing_digest(Path(config.path))
-
-    def check() -> None:
-        if stage.stop_requested():
-            stage.leave()
-
-    prepare(config, target, check, stage.work / "progress.json")
-    if files.listing_digest(Path(config.path)) != before:
-        shutil.rmtree(target)  # even if they come back: what was read is a mixture
-        raise IntegrityError(f"{config.path} changed while it was read; run the same command again")
-
-
-def make() -> Stage:
-    """The stage, its parameters checked."""
-    return Stage("prepare", listed=[sources.user_path(data_config(load()))])
-
-
-if __name__ == "__main__":
-    main(make, body)

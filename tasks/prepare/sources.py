@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from ssl_core.config import ConfigError, unknown_name
-from tasks import files, images
+from tasks import files
 from tasks.errors import EnvironmentFault, IntegrityError, UsageError
-from tasks.folders import ArchiveSource, Array, Content, FolderSource, Source
-from tasks.layout import Item
 from tasks.params import DataConfig
+from tasks.prepare import images
+from tasks.prepare.folders import ArchiveSource, Array, Content, FolderSource, Source
+from tasks.prepare.layout import Item
 
 SAMPLE = Path("data/sample")
 TORCHVISION = {

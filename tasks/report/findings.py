@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks import audit, dataset, pictures
+from tasks import dataset
+from tasks.prepare import audit
+from tasks.report import pictures
 from tasks.results import Result
 
 LISTED = 50

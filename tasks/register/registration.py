@@ -6,19 +6,15 @@ registry, which lies outside the project; when everything is there it changes no
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tasks import dataset, files, journal
 from tasks.errors import IntegrityError
-from tasks.export import Exporter, model_card
 from tasks.records import redact
-from tasks.registry import CHAMPION, Entry, Registry
+from tasks.register.export import Exporter, model_card
+from tasks.register.registry import CHAMPION, Entry, Registry
 from tasks.results import Result, champion, load_results
-from tasks.stage import Stage, main
 from tasks.tracking import Tracker
 
 SCORES = ("holdout_linear_top1", "holdout_knn_top1", "linear_top1", "knn_top1", "effective_rank", "feature_std", "verdict")
@@ -72,25 +68,3 @@ def register(root: Path, exporter: Exporter | None = None) -> dict[str, Any]:
     names = aliases(methods)
     versions = registry.register([entry(root, r, meta) for r in methods], names)
     return {"model": registry.model, "versions": versions, "aliases": names, "tracking_uri": redact(tracker.uri)}
-
-
-def body(stage: Stage) -> None:
-    """Register, and write down what is where."""
-    facts = register(Path())
-    files.write_json(stage.out("out/registry.json"), facts)
-    best = facts["aliases"].get(CHAMPION)
-    if best is None:
-        print("warning: every encoder has collapsed, so the alias champion stays where it is", file=sys.stderr)
-    print(f"registered: {len(facts['versions'])} versions of {facts['model']}; champion: {best}")
-
-
-def make() -> Stage:
-    """The stage, with its body to be run even if it was run on the same inputs before."""
-    torch.set_num_threads(1)
-    stage = Stage("register")
-    (stage.work / "DONE").unlink(missing_ok=True)
-    return stage
-
-
-if __name__ == "__main__":
-    main(make, body)

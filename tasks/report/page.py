@@ -5,7 +5,6 @@ The page is one file that needs no network and no script. Every text from data p
 
 import importlib.metadata
 import platform
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,12 @@ from typing import Any
 import numpy as np
 
 from ssl_core.catalogue import BASELINES, METHODS
-from tasks import dataset, figures, files, findings, illustrations, journal, leaderboard
-from tasks.journal import Journal
+from tasks import dataset, files, journal, leaderboard
 from tasks.leaderboard import percent
+from tasks.report import figures, findings, illustrations
 from tasks.results import FULL_SCHEDULE, Result, Row, champion, known, load_results, ranked
-from tasks.stage import Stage, main
 
 PACKAGES = ("torch", "torchvision", "numpy", "dvc", "mlflow", "prefect", "matplotlib")
-HEADLINE = ("holdout_linear_top1", "linear_top1", "knn_top1", "effective_rank")
-"""The champion's numbers that the report's run carries in MLflow: a comparison of all runs shows what all have."""
 MATRIX_CLASSES = 20
 """Above this many classes the confusion matrix is left out and the most frequent mistakes stand alone."""
 
@@ -33,35 +29,6 @@ def build(root: Path, target: Path) -> None:
         IntegrityError: nothing is evaluated yet, or a file is damaged.
     """
     publish(documents(root, *load_results(root)), target)
-
-
-def body(run: Stage) -> None:
-    """The stage: the report, and the journal that makes it the parent of the runs it compares."""
-    started, root = time.monotonic(), Path()
-    results, missing = load_results(root)
-    data, best = dataset.load(root / dataset.PREPARED), champion(results)
-    with Journal(run.work / "journal.jsonl", position=0) as log:
-        facts = {"name": data.meta["name"], "sha256": data.sha256}
-        tags = {"dataset": data.meta["name"], "data_sha256": data.sha256, "champion": best.name if best else "none"}
-        names = [result.name for result in results]
-        log.start(
-            fingerprint=run.fingerprint,
-            stage=run.full_name,
-            name="pipeline",
-            seed=None,
-            tags=tags,
-            params={},
-            data=facts,
-            children=names,
-        )
-        texts = documents(root, results, missing)
-        for name in texts:
-            log.artifact(Path("reports") / name, "report")
-        if best:
-            scores = {f"eval/{column}": value for column in HEADLINE if (value := best.get(column)) is not None}
-            log.metrics(0, scores)
-        log.end("FINISHED", cost={"report_seconds": time.monotonic() - started})
-        publish(texts | {"journal.jsonl": log.path.read_text()}, run.out("reports"))
 
 
 def documents(root: Path, results: Sequence[Result], missing: Sequence[str]) -> dict[str, str]:
@@ -100,7 +67,7 @@ def render(root: Path, results: Sequence[Result], missing: Sequence[str]) -> str
         "uri": illustrations.uri,
     }
     environment.globals |= {"full_schedule": FULL_SCHEDULE, "baselines": BASELINES, "catalogue": METHODS}
-    template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text())
+    template = environment.from_string(Path(__file__).with_name("page.html.j2").read_text())
     return template.render(
         dataset=data.meta,
         rows=rows,
@@ -225,7 +192,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-if __name__ == "__main__":
-    main(lambda: Stage("report"), body)

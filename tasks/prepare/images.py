@@ -1,8 +1,8 @@
 """From the bytes of an image file to (S, S, C) uint8, by stated rules, or a reason why not.
 
 Run as a script this file is a decoding worker: it needs only Pillow, so that it starts fast and a file that crashes or
-stalls a decoder takes nothing but the worker with it (``tasks.decoding`` drives it). Pillow decodes everything: it reports
-a damaged PNG as an exception where torchvision 0.29 can end the process.
+stalls a decoder takes nothing but the worker with it (``tasks.prepare.decoding`` drives it). Pillow decodes everything: it
+reports a damaged PNG as an exception where torchvision 0.29 can end the process.
 
 Rules: the format is told by content and must be in ``FORMATS``; width x height is checked before any pixel is decoded; the
 first frame or page counts; EXIF orientation is applied; transparent pixels are laid on white; 16 bits are scaled to 8;

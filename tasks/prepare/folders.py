@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from tasks import images
-from tasks.archives import Archive
 from tasks.errors import DataError
-from tasks.images import BadImage
-from tasks.layout import SUMS, Item, is_image, understand
+from tasks.prepare import images
+from tasks.prepare.archives import Archive
+from tasks.prepare.images import BadImage
+from tasks.prepare.layout import SUMS, Item, is_image, understand
 
 Array = np.ndarray[Any, Any]
 Content = bytes | Array | BadImage

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks import audit, images, sources
-from tasks.decoding import Done, Job, decode_all
-from tasks.folders import Array, Source
 from tasks.params import DataConfig
+from tasks.prepare import audit, images, sources
+from tasks.prepare.decoding import Done, Job, decode_all
+from tasks.prepare.folders import Array, Source
 from tasks.progress import Progress
 
 ONE_WORKER = 256

@@ -15,20 +15,17 @@ from typing import Any
 import torch
 
 from ssl_core.catalogue import load_class
-from ssl_core.config import ConfigError
 from ssl_core.engine import distributed
 from ssl_core.engine import encoders as core_encoders
 from ssl_core.engine.data import Images
 from ssl_core.engine.health import verdict
 from ssl_core.engine.method import DataInfo, Method
-from ssl_core.engine.train import NonFinite, Progress, Trainer, precision_of
-from tasks import checkpoint, dataset, encoders, errors, files, params, processes
-from tasks.device import machine, pick_device
-from tasks.errors import Diverged, UsageError
+from ssl_core.engine.train import Progress, Trainer
+from tasks import checkpoint, dataset, encoders, files, params
+from tasks.errors import Diverged
 from tasks.journal import Journal
-from tasks.mirror import Mirror
+from tasks.pretrain.sheet import view_sheet
 from tasks.progress import Progress as Display
-from tasks.sheet import view_sheet
 from tasks.stage import Stage
 
 CHECKPOINT_SECONDS = 60.0  # at most this much work is lost by a crash
@@ -223,59 +220,3 @@ def history_csv(rows: list[dict[str, float]]) -> str:
     lines = [",".join(columns)]
     lines += [",".join(f"{row[c]:.6g}" if c in row else "nan" for c in columns) for row in rows]
     return "\n".join(lines) + "\n"
-
-
-def body(stage: Stage, name: str, seed: int, device: torch.device) -> None:
-    """Train, then write."""
-    run = Training(stage, name, seed, device)
-    if not run.leads:
-        run.trainer.run(run.on_step, run.on_epoch)
-        return
-    try:
-        with Mirror(run.journal.path):
-            run.trainer.run(run.on_step, run.on_epoch)
-            run.finish()
-    except NonFinite as error:
-        run.journal.end("FAILED", cost={})
-        raise Diverged(f"{name}: {error}") from None
-    except Diverged:
-        run.journal.end("FAILED", cost={})
-        raise
-
-
-def num_processes(name: str) -> int:
-    """Processes that train ``name``: what is not trained at all needs one."""
-    train = params.method_params(params.load(), name).train
-    return train.processes if train.own_epochs else 1
-
-
-def command(arguments: list[str]) -> None:
-    """``METHOD SEED`` from the command line."""
-    if len(arguments) != 2 or not arguments[1].isdigit():
-        raise UsageError("usage: python -m tasks.pretrain METHOD SEED")
-    name, seed = arguments[0], int(arguments[1])
-    try:
-        wanted = num_processes(name)
-    except (ConfigError, UsageError):
-        wanted = 1  # the same error in the stage itself is recorded
-    if wanted > 1 and not processes.are_launched():
-        processes.launch(f"pretrain@{name}-{seed}", "tasks.pretrain", arguments, wanted)
-        return
-    state: dict[str, Any] = {}
-
-    def make() -> Stage:
-        values = params.load()
-        params.check(values)  # all of it: plain dvc repro reads no more of params.yaml than a stage names
-        chosen = params.method_params(values, name)
-        torch.set_num_threads(chosen.train.threads)
-        state["device"] = pick_device()
-        processes.join(num_processes(name), state["device"])
-        kind = {"method": name, "seed": str(seed)}
-        facts = machine(state["device"]) | {"precision": precision_of(chosen.train, state["device"])}
-        return Stage("pretrain", kind, facts)
-
-    processes.main(make, lambda stage: body(stage, name, seed, state["device"]))
-
-
-if __name__ == "__main__":
-    errors.run(lambda: command(sys.argv[1:]))

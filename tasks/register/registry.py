@@ -22,9 +22,9 @@ import torch
 
 from tasks import files, settings
 from tasks.errors import EnvironmentFault, IntegrityError, UsageError
-from tasks.export import PROGRAM, VERSION, Exporter
 from tasks.locks import try_lock
 from tasks.records import clean, model_name, text
+from tasks.register.export import PROGRAM, VERSION, Exporter
 from tasks.tracking import Tracker
 
 CHAMPION = "champion"

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +21,10 @@ from ssl_core.evaluation.finetune import finetune
 from ssl_core.evaluation.protocol import BOOTSTRAP, Labels, Result, evaluate
 from ssl_core.evaluation.scores import bootstrap_intervals
 from tasks import dataset, encoders, files, params
-from tasks.device import machine, pick_device
-from tasks.errors import Diverged, UsageError
+from tasks.errors import Diverged
 from tasks.journal import Journal
 from tasks.progress import Progress
-from tasks.stage import Stage, main
+from tasks.stage import Stage
 
 INDICATORS = ("feature_std", "effective_rank", "alignment", "uniformity")
 
@@ -208,22 +206,3 @@ class Evaluation:
             truth = self.labels.test[self.labels.test >= 0]
             writer.writerows([names[a], names[p]] for a, p in zip(truth.tolist(), result.predicted.tolist(), strict=True))
         return out.getvalue()
-
-
-def command(arguments: list[str]) -> None:
-    """``METHOD SEED`` from the command line."""
-    if len(arguments) != 2 or not arguments[1].isdigit():
-        raise UsageError("usage: python -m tasks.evaluate METHOD SEED")
-    name, seed = arguments[0], int(arguments[1])
-    state: dict[str, torch.device] = {}
-
-    def make() -> Stage:
-        torch.set_num_threads(params.method_params(params.load(), name).train.threads)
-        state["device"] = pick_device()
-        return Stage("evaluate", {"method": name, "seed": str(seed)}, machine(state["device"]))
-
-    main(make, lambda stage: Evaluation(stage, name, seed, state["device"]).run())
-
-
-if __name__ == "__main__":
-    command(sys.argv[1:])

@@ -7,8 +7,8 @@ import numpy as np
 
 from ssl_core.rng import permutation
 from tasks.errors import DataError
-from tasks.layout import Item
 from tasks.params import DataConfig
+from tasks.prepare.layout import Item
 
 Array = np.ndarray[Any, Any]
 TEST, MAX_TRAIN, MAX_TEST, HOLDOUT = 1, 2, 3, 4

@@ -1,0 +1,37 @@
+"""The command of the stage: ``python -m tasks.prepare``."""
+
+import shutil
+from pathlib import Path
+
+from tasks import files
+from tasks.dataset import PREPARED
+from tasks.errors import IntegrityError
+from tasks.params import data_config, load
+from tasks.prepare import sources
+from tasks.prepare.preparation import prepare
+from tasks.stage import Stage, main
+
+
+def make() -> Stage:
+    """The stage, its parameters checked."""
+    return Stage("prepare", listed=[sources.user_path(data_config(load()))])
+
+
+def body(stage: Stage) -> None:
+    """Prepare, and check that the user's files stayed the same meanwhile."""
+    config = data_config(load())
+    target = stage.out(str(PREPARED))
+    before = files.listing_digest(Path(config.path))
+
+    def check() -> None:
+        if stage.stop_requested():
+            stage.leave()
+
+    prepare(config, target, check, stage.work / "progress.json")
+    if files.listing_digest(Path(config.path)) != before:
+        shutil.rmtree(target)  # even if they come back: what was read is a mixture
+        raise IntegrityError(f"{config.path} changed while it was read; run the same command again")
+
+
+if __name__ == "__main__":
+    main(make, body)
