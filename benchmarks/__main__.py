@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.measure import HEADER, machine
-from tasks.cores import cores
+from tasks.runtime.cores import cores
 
 BENCHMARKS = ("augment", "simclr", "evaluate")
 

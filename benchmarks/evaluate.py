@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from benchmarks.measure import NOISE
 from ssl_core.evaluation.knn import knn
 from ssl_core.evaluation.probe import linear_probe
-from tasks.cores import cores
+from tasks.runtime.cores import cores
 
 CLASSES, K, TEMPERATURE, STRENGTHS, EVERY = 10, 200, 0.1, 48, 16
 TOLERANCE, OPTIMUM = 3e-6, 1e-9

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.measure import machine
-from tasks import files
+from tasks.runtime import files
 
 PRESET = Path("presets/evidence.yaml")
 TABLE = Path("docs/evidence.md")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from tasks.cores import cores
+from tasks.runtime.cores import cores
 
 Steps = Generator[int, None, None]
 """Yields the number of images done, after each step."""

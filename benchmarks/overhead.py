@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.measure import machine
-from tasks import settings
 from tasks.dvc import graph
-from tasks.journal import Journal
-from tasks.locks import try_lock
-from tasks.mirror import DELAY_SECONDS, INTERVAL_SECONDS
+from tasks.runtime import settings
+from tasks.runtime.locks import try_lock
+from tasks.tracking.journal import Journal
+from tasks.tracking.mirror import DELAY_SECONDS, INTERVAL_SECONDS
 
 WORK = Path(".ssl/overhead")
 HOST, FLOW, BEGUN = "127.0.0.1", "flows.pipeline", "Beginning flow run"
@@ -96,7 +96,7 @@ def doors() -> dict[str, float]:
 
 
 def tracking() -> dict[str, float]:
-    """The journal's own time, and the processor time of the mirror (``tasks.mirror``) beside two-second epochs."""
+    """The journal's own time, and the processor time of the mirror (``tasks.tracking.mirror``) beside two-second epochs."""
     project = clone("tracking")
     timed(project, "tasks.sync")  # makes MLflow's database, once in a project's life
     work = project / ".ssl/work/pretrain@simclr-0/measured"

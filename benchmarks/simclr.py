@@ -32,8 +32,8 @@ from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.engine.train import Progress, Trainer, bf16_is_fast
 from ssl_core.methods.simclr import SimCLR
 from ssl_core.rng import Rng
-from tasks.params import MethodParams, load, method_params, read
 from tasks.preset import PRESETS, merge
+from tasks.runtime.params import MethodParams, load, method_params, read
 
 SIZE, BATCH, SYNTHETIC = 32, 256, 4096
 PRESET = PRESETS / "evidence.yaml"

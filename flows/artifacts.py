@@ -14,8 +14,9 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from tasks import files, ui
-from tasks.progress import Follower
+from tasks import ui
+from tasks.runtime import files
+from tasks.runtime.progress import Follower
 from tasks.sync import SENT
 
 PARENT = "pipeline"  # the run of the report

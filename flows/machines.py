@@ -30,12 +30,12 @@ from prefect.deployments import run_deployment
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed
 
-from tasks import files, settings
 from tasks.dvc import graph, lock_files
 from tasks.dvc.graph import PlannedStage
 from tasks.dvc.runner import Outcome, Runner
-from tasks.errors import EnvironmentFault, Preempted, UsageError
-from tasks.locks import try_lock
+from tasks.runtime import files, settings
+from tasks.runtime.errors import EnvironmentFault, Preempted, UsageError
+from tasks.runtime.locks import try_lock
 
 DEPLOYMENT = "run-stage/machines"
 AT_A_TIME = 64  # stages handed out; the workers' own limits bound what runs

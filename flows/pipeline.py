@@ -27,13 +27,13 @@ from prefect.states import Completed, Failed
 from flows import artifacts, runs
 from flows.machines import AT_A_TIME, Machines
 from ssl_core.config import ConfigError
-from tasks import params
 from tasks.dvc import graph, lock_files
 from tasks.dvc.runner import Outcome, Runner
 from tasks.dvc.schedule import Schedule, default_parallelism
-from tasks.errors import StageFailed, Stop, UsageError, run
-from tasks.locks import try_lock
-from tasks.records import records
+from tasks.runtime import params
+from tasks.runtime.errors import StageFailed, Stop, UsageError, run
+from tasks.runtime.locks import try_lock
+from tasks.tracking.records import records
 
 RETRIES, RETRY_SECONDS = 2, 3.0
 RETRIED = (4, 75)  # environment, preempted; and a death by signal. Wrong parameters or data fail the same way again.

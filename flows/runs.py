@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
-from tasks.locks import try_lock
+from tasks.runtime.locks import try_lock
 
 GONE = Crashed(message="its process is gone")
 

@@ -12,9 +12,9 @@ from prefect import flow, get_run_logger
 from prefect.deployments import run_deployment
 from prefect.states import Completed
 
-from tasks import files
 from tasks.dvc import graph
-from tasks.files import listing_digest
+from tasks.runtime import files
+from tasks.runtime.files import listing_digest
 
 STATE = Path(".ssl") / "watch.json"
 

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 
-from tasks import files, settings
 from tasks.dvc import graph, lock_files
-from tasks.errors import EnvironmentFault, IntegrityError, Stop, UsageError, run
-from tasks.locks import try_lock
-from tasks.records import records
-from tasks.stage import discard
+from tasks.runtime import files, settings
+from tasks.runtime.errors import EnvironmentFault, IntegrityError, Stop, UsageError, run
+from tasks.runtime.locks import try_lock
+from tasks.runtime.stage import discard
+from tasks.tracking.records import records
 
 NEEDED_BYTES = 2 * 2**30
 KEPT_WORK_DIRECTORIES = 2  # per stage that is out of date: one to go on from, one in case an edit is undone

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 
 from ssl_core.evaluation.knn import neighbors
-from tasks import settings
-from tasks.errors import DataError, UsageError, run
 from tasks.prepare.decoding import Job, decode_all
 from tasks.prepare.folders import ArchiveSource, FolderSource, Source
 from tasks.prepare.intake import ONE_WORKER
 from tasks.prepare.layout import Item, is_image
-from tasks.progress import Progress
 from tasks.register import registry
+from tasks.runtime import settings
+from tasks.runtime.errors import DataError, UsageError, run
+from tasks.runtime.progress import Progress
 
 BATCH = 256
 SHOWN = 5

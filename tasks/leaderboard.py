@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks import errors
-from tasks.files import read_json
-from tasks.records import model_name, redact
-from tasks.results import Result, Row, champion, known, load_results, ranked
+from tasks.results import Result, Row, champion, known, load_results, model_name, ranked
+from tasks.runtime import errors
+from tasks.runtime.files import read_json
+from tasks.runtime.settings import redact
 
 COLUMNS = (
     "method", "seed", "encoder", "epochs", "knn_top1", "knn_low", "knn_high", "linear_top1", "linear_low",

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks import files, params
-from tasks.errors import UsageError, run
+from tasks.runtime import files, params
+from tasks.runtime.errors import UsageError, run
 
 PRESETS = Path("presets")
 

@@ -1,5 +1,6 @@
 """What was found: one ``Result`` per method and seed, read from the metrics and journals, and what is chosen by them."""
 
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -7,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ssl_core.catalogue import BASELINES
-from tasks import journal, params
-from tasks.errors import IntegrityError
-from tasks.files import read_json
+from tasks.runtime import params
+from tasks.runtime.errors import IntegrityError
+from tasks.runtime.files import read_json
+from tasks.tracking import journal
 
 FULL_SCHEDULE = 200
 """Epochs of the schedule the literature compares small-image methods on; what a long run would cost is quoted for it."""
@@ -152,3 +154,8 @@ def ranked(results: Iterable[Result]) -> list[Row]:
 def known(results: Sequence[Result], column: str) -> bool:
     """Whether any result has a value of the column."""
     return any(r.get(column) is not None for r in results)
+
+
+def model_name(dataset: str) -> str:
+    """The registered model of a data set."""
+    return "ssl-" + re.sub(r"[^\w.-]+", "-", dataset).strip("-")

@@ -13,13 +13,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from tasks import leaderboard, params, settings
+from tasks import leaderboard
 from tasks.dvc import graph, lock_files
 from tasks.dvc.live import Live
 from tasks.dvc.runner import Outcome, Runner
 from tasks.dvc.schedule import FAILED, Schedule, default_parallelism
-from tasks.errors import Preempted, StageFailed, UsageError, run
-from tasks.progress import clock
+from tasks.runtime import params, settings
+from tasks.runtime.errors import Preempted, StageFailed, UsageError, run
+from tasks.runtime.progress import clock
 
 NAMES = {"unchanged": "Unchanged", "restored": "Restored", "ran": "Completed"}
 

@@ -9,8 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tasks import files, params
-from tasks.errors import run
+from tasks.runtime import files, params
+from tasks.runtime.errors import run
 
 
 def stage(name: str, *arguments: str) -> None:

@@ -1,6 +1,6 @@
 """``python -m tasks.sync``: bring MLflow up to date with the journals; whatever was sent before stays as it is.
 
-``--follow JOURNAL`` (started by ``tasks.mirror``): go on until standard input closes; complain once and never fail.
+``--follow JOURNAL`` (started by ``tasks.tracking.mirror``): go on until standard input closes; complain once and never fail.
 """
 
 import argparse
@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tasks import files, settings
-from tasks.errors import TrackerDown, run
-from tasks.records import redact, set_aside
-from tasks.tracking import Tracker
+from tasks.runtime import files, settings
+from tasks.runtime.errors import TrackerDown, run
+from tasks.runtime.settings import redact
+from tasks.tracking.records import set_aside
+from tasks.tracking.tracker import Tracker
 
 SENT = Path(".ssl/mlflow.json")  # which runs are where, for pages that link to them
 PATIENCE_SECONDS = 600  # a tracker that answers byte by byte never times out by itself

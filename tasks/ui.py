@@ -11,8 +11,8 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-from tasks import settings
-from tasks.errors import EnvironmentFault, UsageError, run
+from tasks.runtime import settings
+from tasks.runtime.errors import EnvironmentFault, UsageError, run
 
 HOST = "127.0.0.1"
 MLFLOW_PORT, PREFECT_PORT = 5000, 4200

@@ -32,7 +32,7 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def shipped() -> dict[str, Any]:
     """params.yaml as shipped; copy before changing it (``shipped_copy``)."""
-    from tasks import params
+    from tasks.runtime import params
 
     return params.load(ROOT / "params.yaml")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks import files
-from tasks.journal import Journal
 from tasks.report.pictures import png
+from tasks.runtime import files
+from tasks.tracking.journal import Journal
 from tests.conftest import ROOT
 
 CLASSES = [

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ssl_core.engine.method import Batch
-from tasks import params
+from tasks.runtime import params
 from tests.conftest import ROOT
 from tests.test_contract import BATCH, TRAINED, N, build
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks import files
+from tasks.runtime import files
 from tests.conftest import ROOT, textured_images
 
 CODE = ("ssl_core", "tasks", "flows", "data/sample")

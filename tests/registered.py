@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from ssl_core.engine.encoders import EncoderConfig, build, description, num_parameters
-from tasks import encoders, files, settings
-from tasks.journal import Journal
 from tasks.register.export import Exporter
+from tasks.runtime import files, saved_encoder, settings
+from tasks.tracking.journal import Journal
 from tests.conftest import ROOT
 from tests.example_results import CLASSES, write_data
 
@@ -59,8 +59,8 @@ def write_encoder(root: Path, method: str, seed: int = 0, weights: int = 0, **me
         "precision": "float32",
     }
     directory = root / "out/encoders" / name
-    files.write_directory(directory, lambda temp: encoders.save(temp, encoder, facts))
-    sha256 = files.sha256(directory / encoders.WEIGHTS)
+    files.write_directory(directory, lambda temp: saved_encoder.save(temp, encoder, facts))
+    sha256 = files.sha256(directory / saved_encoder.WEIGHTS)
     scores = {"holdout_linear_top1": holdout, "linear_top1": test, "verdict": "healthy", "health": {"effective_rank": 9.0}}
     about = {"method": method, "seed": seed, "layer": layer, "encoder_sha256": sha256, "protocol": {"k": 20}}
     files.write_json(root / f"out/metrics/{name}.json", about | scores | metrics)
@@ -99,7 +99,7 @@ def expected(root: Path, name: str, layer: str, images: torch.Tensor) -> torch.T
     from ssl_core.engine.augment import normalize, to_unit
     from ssl_core.engine.encoders import pool
 
-    encoder, facts = encoders.load(root / "out/encoders" / name)
+    encoder, facts = saved_encoder.load(root / "out/encoders" / name)
     with torch.no_grad():
         blocks = encoder.blocks(normalize(to_unit(images), facts["mean"], facts["std"]))
     return pool(blocks[int(layer.removeprefix("block")) - 1])

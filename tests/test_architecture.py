@@ -33,9 +33,9 @@ def where(path: Path) -> str:
 
 ALLOWED = {
     "prefect": ("flows/",),
-    "mlflow": ("tasks/tracking.py", "tasks/register/registry.py"),
+    "mlflow": ("tasks/tracking/tracker.py", "tasks/register/registry.py"),
     "dvc": ("tasks/dvc/graph.py", "tasks/dvc/lock_files.py"),
-    "yaml": ("tasks/params.py", "tasks/stage.py"),
+    "yaml": ("tasks/runtime/params.py", "tasks/runtime/stage.py"),
     "matplotlib": ("tasks/report/figures.py",),
     "onnxruntime": ("tasks/register/export.py",),
 }

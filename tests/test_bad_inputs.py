@@ -11,11 +11,11 @@ import psutil
 import pytest
 
 from ssl_core.config import ConfigError
-from tasks import dataset, files, params
-from tasks.errors import DataError, EnvironmentFault, UsageError
 from tasks.prepare import images
 from tasks.prepare.decoding import Job, decode_all
 from tasks.prepare.preparation import prepare
+from tasks.runtime import dataset, files, params
+from tasks.runtime.errors import DataError, EnvironmentFault, UsageError
 from tests import corpus, project
 from tests.test_prepare import class_folders, config, run, tree, write
 

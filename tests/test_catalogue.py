@@ -10,7 +10,7 @@ import yaml
 
 from ssl_core.catalogue import BASELINES, METHODS, load_class
 from ssl_core.engine.method import Method
-from tasks import params
+from tasks.runtime import params
 from tests.conftest import ROOT
 
 TWELVE = {"exemplar", "context", "jigsaw", "counting", "rotation", "npid", "cpc", "moco", "simclr", "pirl", "byol", "pcl"}

@@ -26,7 +26,7 @@ from tests.test_stage import runs_in_mlflow
 MAKE_RUN = """
 from pathlib import Path
 from tasks import dvc_files, graph, run
-from tasks.errors import run as guarded
+from tasks.runtime.errors import run as guarded
 from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule
 

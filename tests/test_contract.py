@@ -17,8 +17,8 @@ from ssl_core.engine.data import Images
 from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.engine.train import Trainer
 from ssl_core.rng import Rng
-from tasks import params
 from tasks.pretrain.sheet import view_sheet
+from tasks.runtime import params
 from tests.conftest import textured_images
 
 TRAINED = [*METHODS, "supervised"]

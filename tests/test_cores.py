@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.cores import cores
+from tasks.runtime.cores import cores
 from tests.conftest import ROOT
 
 MINE = len(os.sched_getaffinity(0))

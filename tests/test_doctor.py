@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks import files
 from tasks.dvc import lock_files
-from tasks.locks import try_lock
+from tasks.runtime import files
+from tasks.runtime.locks import try_lock
 from tests import tiny_graph as tiny
 from tests.project import environment
 

@@ -9,8 +9,8 @@ from PIL import Image
 from pyarrow import parquet
 
 from tasks import embed
-from tasks.errors import DataError, UsageError
 from tasks.register import registry
+from tasks.runtime.errors import DataError, UsageError
 from tests import registered as made
 from tests.conftest import textured_images
 

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_core.config import ConfigError
 from ssl_core.engine.encoders import Conv3x3, EncoderConfig, GroupNorm, build, pool
-from tasks import params
+from tasks.runtime import params
 from tests.conftest import ROOT
 
 SMALL = EncoderConfig(name="small", width=8, depth=1, patch_size=4, norm="batch")

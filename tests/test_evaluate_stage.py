@@ -11,11 +11,12 @@ import torch
 
 from ssl_core.engine import encoders as core_encoders
 from ssl_core.engine.encoders import EncoderConfig
-from tasks import dataset, encoders, files, journal
-from tasks.errors import Diverged
 from tasks.evaluate import evaluation
 from tasks.register.export import layer_index
-from tasks.stage import Stage
+from tasks.runtime import dataset, files, saved_encoder
+from tasks.runtime.errors import Diverged
+from tasks.runtime.stage import Stage
+from tasks.tracking import journal
 from tests.conftest import ROOT
 from tests.project import TINY, set_params, write_prepared
 
@@ -45,7 +46,7 @@ def write_encoder(project: Path, method: str, name: str = "small", poison: bool 
     if poison:
         with torch.no_grad():
             next(encoder.parameters()).fill_(torch.nan)
-    import tasks.params as params
+    import tasks.runtime.params as params
 
     chosen = params.method_params(params.load(), "simclr")
     described = {
@@ -63,7 +64,7 @@ def write_encoder(project: Path, method: str, name: str = "small", poison: bool 
         "random_health": HEALTH | {"epoch": 0},
     }
     files.write_directory(
-        project / f"out/encoders/{method}-0", lambda directory: encoders.save(directory, encoder, described | facts)
+        project / f"out/encoders/{method}-0", lambda directory: saved_encoder.save(directory, encoder, described | facts)
     )
 
 
@@ -126,7 +127,7 @@ def test_two_runs_give_the_same_bytes_for_any_batch_size(project):
 
 
 def test_features_of_an_image_do_not_depend_on_its_batch_and_leave_the_encoder_alone(project):
-    encoder, facts = encoders.load(project / "out/encoders/simclr-0")
+    encoder, facts = saved_encoder.load(project / "out/encoders/simclr-0")
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     images = dataset.load().train_images
     whole, single = (evaluation.extract(encoder.train(), images, facts, batch, CPU) for batch in (96, 1))

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tasks.errors import EnvironmentFault
-from tasks.gpu import acquire
+from tasks.runtime.errors import EnvironmentFault
+from tasks.runtime.gpu import acquire
 from tests.project import environment
 
 TAKE = """
 import os, sys
 from pathlib import Path
-from tasks.gpu import acquire
+from tasks.runtime.gpu import acquire
 names = acquire(int(sys.argv[2]), ["0", "1"], directory=Path(sys.argv[1]))
 assert os.environ["CUDA_VISIBLE_DEVICES"] == ",".join(names)
 print(*names, flush=True)

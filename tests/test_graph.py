@@ -16,7 +16,7 @@ import yaml
 from tasks.dvc import graph, lock_files
 from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule
-from tasks.errors import Preempted, UsageError
+from tasks.runtime.errors import Preempted, UsageError
 from tests import tiny_graph as tiny
 from tests.project import duplicate
 

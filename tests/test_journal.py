@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.journal import Journal, flat, read, surroundings
+from tasks.tracking.journal import Journal, flat, read, surroundings
 from tests.conftest import ROOT
 
 RUN = {
@@ -138,7 +138,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path):
 
 def test_a_killed_process_loses_no_line(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from tasks.journal import Journal\n"
+        "import os, sys; from pathlib import Path; from tasks.tracking.journal import Journal\n"
         "j = Journal(Path(sys.argv[1]))\n"
         "for step in range(1000): j.metrics(step, {'loss': 1.0})\n"
         "os.kill(os.getpid(), 9)"

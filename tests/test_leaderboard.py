@@ -7,9 +7,9 @@ import json
 import pytest
 
 from tasks import leaderboard
-from tasks.errors import IntegrityError
 from tasks.leaderboard import COLUMNS, duration, percent, safe_cell
 from tasks.results import Result, champion, load_results, ranked, read_cost
+from tasks.runtime.errors import IntegrityError
 from tests.example_results import write_project
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ssl_core.config import ConfigError
-from tasks import params
+from tasks.runtime import params
 
 
 def numbers(value: Any, *path: Any) -> Iterator[tuple[Any, ...]]:

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tasks import files
-from tasks.errors import IntegrityError
-from tasks.params import DataConfig
 from tasks.prepare import images, sources
 from tasks.prepare.preparation import prepare
+from tasks.runtime import files
+from tasks.runtime.errors import IntegrityError
+from tasks.runtime.params import DataConfig
 from tests import corpus
 
 CONFIG = DataConfig("folder", None, "", 16, 3, None, None, 0.25, 0.1, 0, True, 0)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from ssl_core.catalogue import BASELINES, METHODS
-from tasks import params, preset
+from tasks import preset
+from tasks.runtime import params
 from tests.conftest import ROOT
 from tests.project import command, copy_project
 

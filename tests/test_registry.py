@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import encoders, files, leaderboard
-from tasks.errors import EnvironmentFault, IntegrityError, UsageError
-from tasks.locks import try_lock
+from tasks import leaderboard
 from tasks.prepare.images import fit
-from tasks.records import model_name
 from tasks.register import export, registry
 from tasks.register.registration import aliases, register
-from tasks.results import Result, load_results
+from tasks.results import Result, load_results, model_name
+from tasks.runtime import files, saved_encoder
+from tasks.runtime.errors import EnvironmentFault, IntegrityError, UsageError
+from tasks.runtime.locks import try_lock
 from tests import registered as made
 from tests.conftest import textured_images
 
@@ -155,7 +155,7 @@ def test_versions_carry_scores_hashes_license_and_their_run(original):
     version = client.get_model_version_by_alias("ssl-example", "champion")
     tags = version.tags
     assert (tags["method"], tags["holdout_linear_top1"], tags["license"], tags["layer"]) == ("simclr", "0.8", "none", "block3")
-    assert tags["encoder_sha256"] == files.sha256(original / "out/encoders/simclr-0" / encoders.WEIGHTS)
+    assert tags["encoder_sha256"] == files.sha256(original / "out/encoders/simclr-0" / saved_encoder.WEIGHTS)
     assert client.get_run(version.run_id).info.run_name == "simclr-0"
     assert "0.8000" in version.description
 

@@ -12,12 +12,12 @@ import sys
 import numpy as np
 import pytest
 
-from tasks import dataset, files
-from tasks.errors import IntegrityError
 from tasks.report import figures, findings, illustrations, pictures
 from tasks.report.page import build, compare, mistakes, publish
 from tasks.report.tsne import tsne
 from tasks.results import Result, Row, champion, load_results
+from tasks.runtime import dataset, files
+from tasks.runtime.errors import IntegrityError
 from tests import browser
 from tests.conftest import ROOT
 from tests.example_results import CLASSES, write_project

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tasks.dvc import graph
-from tasks.errors import UsageError
+from tasks.runtime.errors import UsageError
 from tests.project import command, copy_project, set_params
 
 METHODS = ["simclr", "byol", "supervised"]
@@ -54,7 +54,7 @@ CHANGES: dict[str, tuple[Change, set[str]]] = {
     "one method more": (param("run.methods", [*METHODS, "moco"]), trained("moco")),
     "one method less": (param("run.methods", METHODS[1:]), END),
     "one seed more": (param("run.seeds", [0, 1]), trained(*METHODS, seed=1)),
-    "plumbing": (edit("tasks/tracking.py"), set()),
+    "plumbing": (edit("tasks/tracking/tracker.py"), set()),
     "an image": (lambda p: (p / "images/cat/1.png").write_bytes(b"another"), {"prepare"} | trained(*METHODS)),
     "one image more": (lambda p: (p / "images/cat/new.png").write_bytes(b"new"), {"prepare"} | trained(*METHODS)),
     "one image less": (lambda p: (p / "images/cat/1.png").unlink(), {"prepare"} | trained(*METHODS)),

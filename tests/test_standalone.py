@@ -24,7 +24,7 @@ def small_machine(tmp_path: Path) -> tuple[Path, dict[str, str]]:
 
 
 def test_a_method_is_prepared_trained_and_evaluated(tmp_path: Path) -> None:
-    from tasks import params
+    from tasks.runtime import params
 
     project, env = small_machine(tmp_path)
     set_params(project, params.read(ROOT / "presets/tiny.yaml"))

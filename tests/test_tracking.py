@@ -17,12 +17,14 @@ from pathlib import Path
 import pytest
 
 from flows import artifacts
-from tasks import settings, stage, sync
-from tasks.errors import TrackerDown
-from tasks.journal import Journal
-from tasks.mirror import Mirror
-from tasks.records import clean, read_record, records, redact
-from tasks.tracking import Tracker
+from tasks import sync
+from tasks.runtime import settings, stage
+from tasks.runtime.errors import TrackerDown
+from tasks.runtime.settings import redact
+from tasks.tracking.journal import Journal
+from tasks.tracking.mirror import Mirror
+from tasks.tracking.records import clean, read_record, records
+from tasks.tracking.tracker import Tracker
 from tests.conftest import ROOT
 
 PYTHON = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -529,7 +531,7 @@ def test_the_mirror_shows_a_training_while_it_runs_and_its_killing(root, monkeyp
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
     code = (
         "import fcntl, sys, time; from pathlib import Path\n"
-        "from tasks.journal import Journal; from tasks.mirror import Mirror\n"
+        "from tasks.tracking.journal import Journal; from tasks.tracking.mirror import Mirror\n"
         "work = Path(sys.argv[1]); work.mkdir(parents=True)\n"
         "lock = (work / '.lock').open('w'); fcntl.flock(lock, fcntl.LOCK_EX)\n"
         "journal = Journal(work / 'journal.jsonl')\n"

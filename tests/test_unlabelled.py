@@ -13,8 +13,8 @@ from tasks.register.registration import register
 from tasks.register.registry import load
 from tasks.report.__main__ import body as report
 from tasks.results import load_results
-from tasks.settings import DEFAULTS
-from tasks.stage import Stage, main
+from tasks.runtime.settings import DEFAULTS
+from tasks.runtime.stage import Stage, main
 from tests.conftest import textured_images
 from tests.project import TINY, copy_project, set_params
 

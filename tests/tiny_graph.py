@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 import yaml
 
-from tasks.errors import Preempted
+from tasks.runtime.errors import Preempted
 from tests.conftest import ROOT
 from tests.project import environment
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import files, params
 from tasks.dvc.image_path import check_images
 from tasks.dvc.lock_files import locked, recorded
-from tasks.errors import UsageError
+from tasks.runtime import files, params
+from tasks.runtime.errors import UsageError
 
 
 @dataclass(frozen=True)

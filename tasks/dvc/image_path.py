@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import UsageError
+from tasks.runtime.errors import UsageError
 
 
 def check_images(root: Path, values: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks.progress import Follower, clock
+from tasks.runtime.progress import Follower, clock
 
 OF_DVC = (">", "Running stage", "Updating lock file")
 PROGRESS = re.compile(r": +\d+ %  ")

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks import files
-from tasks.locks import try_lock
+from tasks.runtime import files
+from tasks.runtime.locks import try_lock
 
 NOTED_ORDER = Path(".ssl/order-of-dvc.lock.json")
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import IO
 
 from tasks.dvc.lock_files import release_dead_locks
-from tasks.errors import EnvironmentFault, Preempted, no_space
-from tasks.locks import try_lock
+from tasks.runtime.errors import EnvironmentFault, Preempted, no_space
+from tasks.runtime.locks import try_lock
 
 GRACE_SECONDS = 7.0  # from SIGINT to SIGKILL: a stage saves its checkpoint
 POLL_SECONDS = 0.3

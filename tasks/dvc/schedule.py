@@ -4,9 +4,9 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tasks.cores import cores
 from tasks.dvc.graph import PlannedStage, read_params
-from tasks.errors import UsageError
+from tasks.runtime.cores import cores
+from tasks.runtime.errors import UsageError
 
 GOOD = ("Completed", "Unchanged", "Restored")
 SKIPPED, FAILED = "Not run", "Failed"

@@ -4,11 +4,11 @@ import sys
 
 import torch
 
-from tasks import params
-from tasks.device import machine, pick_device
-from tasks.errors import UsageError
 from tasks.evaluate.evaluation import Evaluation
-from tasks.stage import Stage, main
+from tasks.runtime import params
+from tasks.runtime.device import machine, pick_device
+from tasks.runtime.errors import UsageError
+from tasks.runtime.stage import Stage, main
 
 
 def command(arguments: list[str]) -> None:

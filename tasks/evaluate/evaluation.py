@@ -20,11 +20,11 @@ from ssl_core.engine.optim import TrainConfig
 from ssl_core.evaluation.finetune import finetune
 from ssl_core.evaluation.protocol import BOOTSTRAP, Labels, Result, evaluate
 from ssl_core.evaluation.scores import bootstrap_intervals
-from tasks import dataset, encoders, files, params
-from tasks.errors import Diverged
-from tasks.journal import Journal
-from tasks.progress import Progress
-from tasks.stage import Stage
+from tasks.runtime import dataset, files, params, saved_encoder
+from tasks.runtime.errors import Diverged
+from tasks.runtime.progress import Progress
+from tasks.runtime.stage import Stage
+from tasks.tracking.journal import Journal
 
 INDICATORS = ("feature_std", "effective_rank", "alignment", "uniformity")
 
@@ -71,7 +71,7 @@ class Evaluation:
         self.config = params.evaluate_config(params.load())
         self.data = dataset.load()
         self.classes: list[str] = self.data.meta["classes"]
-        self.encoder, self.facts = encoders.load(self.directory)
+        self.encoder, self.facts = saved_encoder.load(self.directory)
         arrays = (self.data.train_labels, self.data.train_holdout, self.data.test_labels)
         train, holdout, test = (torch.from_numpy(np.array(a)) for a in arrays)
         self.labels = Labels(train, holdout, test, len(self.classes))
@@ -171,7 +171,7 @@ class Evaluation:
             "health": {k: facts["health"][k] for k in INDICATORS},
             "random_health": {k: facts["random_health"][k] for k in INDICATORS},
             "verdict": verdict(facts["health"], facts["random_health"]),
-            "encoder_sha256": files.sha256(self.directory / encoders.WEIGHTS),
+            "encoder_sha256": files.sha256(self.directory / saved_encoder.WEIGHTS),
             "protocol": self._protocol() | result.protocol,
         }
 

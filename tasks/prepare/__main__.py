@@ -3,13 +3,13 @@
 import shutil
 from pathlib import Path
 
-from tasks import files
-from tasks.dataset import PREPARED
-from tasks.errors import IntegrityError
-from tasks.params import data_config, load
 from tasks.prepare import sources
 from tasks.prepare.preparation import prepare
-from tasks.stage import Stage, main
+from tasks.runtime import files
+from tasks.runtime.dataset import PREPARED
+from tasks.runtime.errors import IntegrityError
+from tasks.runtime.params import data_config, load
+from tasks.runtime.stage import Stage, main
 
 
 def make() -> Stage:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from tasks.errors import DataError
 from tasks.prepare import images
 from tasks.prepare.images import BadImage
+from tasks.runtime.errors import DataError
 
 MAX_MEMBERS = 5_000_000
 RATIO, SLACK = 200, 16 << 20

@@ -6,16 +6,15 @@ Denzler, "Do we train on test data? Purging CIFAR of near-duplicates" (J. Imagin
 a trained one. At 0.8 nearly every pair found in CIFAR-10 is the same picture to the eye.
 """
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from tasks.runtime.dataset import BLOCK, Array, blocks
+
 EXAMPLES = 10
-BLOCK = 2048
 SIDE = 16
 """Side of the thumbnails near duplicates are compared by."""
 NEAR = (0.8, 0.98)
@@ -24,18 +23,6 @@ SPREAD = 6.0
 """How far, in median absolute deviations, a pair must stand out from what is usual in the data set."""
 MAX_PAIRS = 5e9
 """Compare at most this many pairs of images: above it, evenly spaced test images stand for all."""
-
-
-def blocks(images: Array) -> Iterator[tuple[int, Array]]:
-    """(start, images) pieces of a long array."""
-    for start in range(0, len(images), BLOCK):
-        yield start, images[start : start + BLOCK]
-
-
-def hashes(images: Array) -> Array:
-    """(N,) uint64: equal for equal pixels."""
-    found = [hashlib.blake2b(image.tobytes(), digest_size=8).digest() for _, block in blocks(images) for image in block]
-    return np.frombuffer(b"".join(found), np.uint64)
 
 
 def constant(images: Array) -> Array:

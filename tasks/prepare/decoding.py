@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from tasks.cores import cores
-from tasks.errors import EnvironmentFault
 from tasks.prepare import images
+from tasks.runtime.cores import cores
+from tasks.runtime.errors import EnvironmentFault
 
 BATCH_FILES, BATCH_BYTES = 64, 8 << 20
 

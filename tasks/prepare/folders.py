@@ -6,17 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from tasks.errors import DataError
 from tasks.prepare import images
 from tasks.prepare.archives import Archive
 from tasks.prepare.images import BadImage
 from tasks.prepare.layout import SUMS, Item, is_image, understand
+from tasks.runtime.dataset import Array
+from tasks.runtime.errors import DataError
 
-Array = np.ndarray[Any, Any]
 Content = bytes | Array | BadImage
 OWN_LICENSE = "not stated (the user's own images)"
 

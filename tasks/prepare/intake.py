@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.params import DataConfig
-from tasks.prepare import audit, images, sources
+from tasks.prepare import images, sources
 from tasks.prepare.decoding import Done, Job, decode_all
-from tasks.prepare.folders import Array, Source
-from tasks.progress import Progress
+from tasks.prepare.folders import Source
+from tasks.runtime.dataset import BLOCK, Array
+from tasks.runtime.params import DataConfig
+from tasks.runtime.progress import Progress
 
 ONE_WORKER = 256
 """Up to this many files one worker is enough: each costs the time to start it."""
@@ -42,8 +43,8 @@ class Split:
         old = self.path.with_suffix(".old")
         self.path.rename(old)
         source, self.images = self.images, create(self.path, (len(keep), *self.images.shape[1:]))
-        for start in range(0, len(keep), audit.BLOCK):
-            self.images[start : start + audit.BLOCK] = source[keep[start : start + audit.BLOCK]]
+        for start in range(0, len(keep), BLOCK):
+            self.images[start : start + BLOCK] = source[keep[start : start + BLOCK]]
         old.unlink()
         self.rows, self.labels, self.sizes, self.files = (a[keep] for a in (self.rows, self.labels, self.sizes, self.files))
         self.names = [self.names[i] for i in keep]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from tasks.errors import DataError
+from tasks.runtime.errors import DataError
 
 SPLITS = {
     "train": "train",

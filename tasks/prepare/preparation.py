@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from tasks import files
-from tasks.errors import DataError, EnvironmentFault
-from tasks.params import DataConfig
 from tasks.prepare import audit, sources
-from tasks.prepare.folders import Array, Source
+from tasks.prepare.folders import Source
 from tasks.prepare.intake import Seen, Split, new_split, take_in
 from tasks.prepare.layout import one_per_line, shown
 from tasks.prepare.splits import HOLDOUT, split_rows, stratified
-from tasks.stage import state_directory
+from tasks.runtime import files
+from tasks.runtime.dataset import Array, blocks, hashes
+from tasks.runtime.errors import DataError, EnvironmentFault
+from tasks.runtime.params import DataConfig
+from tasks.runtime.stage import state_directory
 
 NAMED = 3
 """Quarantined files a message names; the others are in ``.ssl/quarantine.json``."""
@@ -138,7 +139,7 @@ def finish(
 
 def compare(train: Split, test: Split, classes: list[str], config: DataConfig, check: Callable[[], None]) -> dict[str, Any]:
     """Duplicates, leaks, conflicts and constant images; drops the leaked training rows when asked to."""
-    keys = {"train": audit.hashes(train.images), "test": audit.hashes(test.images)}
+    keys = {"train": hashes(train.images), "test": hashes(test.images)}
     names = [shown(n) for n in (*train.names, *test.names)]
     parts = {"train": names[: len(train.rows)], "test": names[len(train.rows) :]}
     labels = np.concatenate([train.labels, test.labels])
@@ -192,7 +193,7 @@ def moments(pixels: Array) -> tuple[list[float], list[float]]:
         DataError: every image is the same single color.
     """
     total, squares = (np.zeros(pixels.shape[1], np.int64) for _ in range(2))
-    for _, block in audit.blocks(pixels):
+    for _, block in blocks(pixels):
         counts = np.stack([np.bincount(block[:, c].ravel(), minlength=256) for c in range(pixels.shape[1])])
         total += counts @ np.arange(256)
         squares += counts @ np.arange(256) ** 2

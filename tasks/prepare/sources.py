@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from ssl_core.config import ConfigError, unknown_name
-from tasks import files
-from tasks.errors import EnvironmentFault, IntegrityError, UsageError
-from tasks.params import DataConfig
 from tasks.prepare import images
-from tasks.prepare.folders import ArchiveSource, Array, Content, FolderSource, Source
+from tasks.prepare.folders import ArchiveSource, Content, FolderSource, Source
 from tasks.prepare.layout import Item
+from tasks.runtime import files
+from tasks.runtime.dataset import Array
+from tasks.runtime.errors import EnvironmentFault, IntegrityError, UsageError
+from tasks.runtime.params import DataConfig
 
 SAMPLE = Path("data/sample")
 TORCHVISION = {

@@ -1,16 +1,15 @@
 """Which images become training, test and held-out ones: seeded, stratified, the same for the same names."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from ssl_core.rng import permutation
-from tasks.errors import DataError
-from tasks.params import DataConfig
 from tasks.prepare.layout import Item
+from tasks.runtime.dataset import Array
+from tasks.runtime.errors import DataError
+from tasks.runtime.params import DataConfig
 
-Array = np.ndarray[Any, Any]
 TEST, MAX_TRAIN, MAX_TEST, HOLDOUT = 1, 2, 3, 4
 """Names of the random streams."""
 

@@ -11,12 +11,12 @@ import torch
 
 from ssl_core.config import ConfigError
 from ssl_core.engine.train import NonFinite, precision_of
-from tasks import errors, params, processes
-from tasks.device import machine, pick_device
-from tasks.errors import Diverged, UsageError
-from tasks.mirror import Mirror
 from tasks.pretrain.training import Training
-from tasks.stage import Stage
+from tasks.runtime import errors, params, processes
+from tasks.runtime.device import machine, pick_device
+from tasks.runtime.errors import Diverged, UsageError
+from tasks.runtime.stage import Stage
+from tasks.tracking.mirror import Mirror
 
 
 def command(arguments: list[str]) -> None:

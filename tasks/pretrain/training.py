@@ -21,12 +21,12 @@ from ssl_core.engine.data import Images
 from ssl_core.engine.health import verdict
 from ssl_core.engine.method import DataInfo, Method
 from ssl_core.engine.train import Progress, Trainer
-from tasks import checkpoint, dataset, encoders, files, params
-from tasks.errors import Diverged
-from tasks.journal import Journal
 from tasks.pretrain.sheet import view_sheet
-from tasks.progress import Progress as Display
-from tasks.stage import Stage
+from tasks.runtime import checkpoint, dataset, files, params, saved_encoder
+from tasks.runtime.errors import Diverged
+from tasks.runtime.progress import Progress as Display
+from tasks.runtime.stage import Stage
+from tasks.tracking.journal import Journal
 
 CHECKPOINT_SECONDS = 60.0  # at most this much work is lost by a crash
 
@@ -162,13 +162,13 @@ class Training:
         key = f"{self.name}-{self.seed}"
         directory = self.stage.out(f"out/encoders/{key}")
         directory.mkdir(exist_ok=True)
-        encoders.save(directory, self.method.exported, self._facts())
+        saved_encoder.save(directory, self.method.exported, self._facts())
         sheet = view_sheet(self.method, self.trainer.images)
         files.write_bytes(directory / "views.png", sheet)
         files.seal(directory)
         self.journal.artifact(Path(f"out/encoders/{key}/views.png"))
         files.write_text(self.stage.out(f"out/history/{key}.csv"), history_csv(self.trainer.history))
-        self.journal.end("FINISHED", cost=self._cost(), encoder_sha256=files.sha256(directory / encoders.WEIGHTS))
+        self.journal.end("FINISHED", cost=self._cost(), encoder_sha256=files.sha256(directory / saved_encoder.WEIGHTS))
         self.journal.publish(self.stage.out(f"out/journal/{key}.jsonl"))
 
     def _facts(self) -> dict[str, Any]:

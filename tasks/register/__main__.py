@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from tasks import files
 from tasks.register.registration import register
 from tasks.register.registry import CHAMPION
-from tasks.stage import Stage, main
+from tasks.runtime import files
+from tasks.runtime.stage import Stage, main
 
 
 def make() -> Stage:

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from ssl_core.engine.encoders import Encoder, pool
-from tasks import encoders, files
-from tasks.errors import IntegrityError
+from tasks.runtime import files, saved_encoder
+from tasks.runtime.errors import IntegrityError
 
 PROGRAM, ONNX, CARD = "data/model.pt2", "encoder.onnx", "MODEL_CARD.md"
 TOLERANCE = 1e-5  # of the largest feature
@@ -70,7 +70,7 @@ class Exporter:
         self._traces: dict[str, tuple[Any, Any]] = {}
 
     def write(self, source: Path, layer: str, card: str, target: Path) -> dict[str, Any]:
-        """Fill the directory ``target`` with the encoder of ``source`` (as ``tasks.encoders`` wrote it); returns its facts.
+        """Fill the directory ``target`` with the saved encoder in ``source``; returns its facts.
 
         Args:
             layer: the block whose pooled output is the features.
@@ -79,7 +79,7 @@ class Exporter:
         Raises:
             IntegrityError: ``source`` is damaged, or what was written does not give the same features.
         """
-        encoder, facts = encoders.load(source)
+        encoder, facts = saved_encoder.load(source)
         module = Portable(encoder, facts, layer)
         key = json.dumps([facts["encoder"], layer], sort_keys=True)
         with _quiet(), torch.no_grad():
@@ -92,7 +92,7 @@ class Exporter:
             (target / PROGRAM).parent.mkdir(parents=True, exist_ok=True)
             torch.export.save(program, target / PROGRAM)
             _save_onnx(graph.clone(), weights, target / ONNX)
-        for name in (encoders.WEIGHTS, encoders.FACTS):
+        for name in (saved_encoder.WEIGHTS, saved_encoder.FACTS):
             shutil.copyfile(source / name, target / name)
         files.write_text(target / CARD, card)
         check(target, module, facts)

@@ -9,13 +9,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tasks import dataset, files, journal
-from tasks.errors import IntegrityError
-from tasks.records import redact
 from tasks.register.export import Exporter, model_card
 from tasks.register.registry import CHAMPION, Entry, Registry
 from tasks.results import Result, champion, load_results
-from tasks.tracking import Tracker
+from tasks.runtime import dataset, files
+from tasks.runtime.errors import IntegrityError
+from tasks.runtime.settings import redact
+from tasks.tracking import journal
+from tasks.tracking.tracker import Tracker
 
 SCORES = ("holdout_linear_top1", "holdout_knn_top1", "linear_top1", "knn_top1", "effective_rank", "feature_std", "verdict")
 

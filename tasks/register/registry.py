@@ -20,12 +20,13 @@ from typing import Any
 
 import torch
 
-from tasks import files, settings
-from tasks.errors import EnvironmentFault, IntegrityError, UsageError
-from tasks.locks import try_lock
-from tasks.records import clean, model_name, text
 from tasks.register.export import PROGRAM, VERSION, Exporter
-from tasks.tracking import Tracker
+from tasks.results import model_name
+from tasks.runtime import files, settings
+from tasks.runtime.errors import EnvironmentFault, IntegrityError, UsageError
+from tasks.runtime.locks import try_lock
+from tasks.tracking.records import clean, text
+from tasks.tracking.tracker import Tracker
 
 CHAMPION = "champion"
 

@@ -3,11 +3,11 @@
 import time
 from pathlib import Path
 
-from tasks import dataset
-from tasks.journal import Journal
 from tasks.report import page
 from tasks.results import champion, load_results
-from tasks.stage import Stage, main
+from tasks.runtime import dataset
+from tasks.runtime.stage import Stage, main
+from tasks.tracking.journal import Journal
 
 HEADLINE = ("holdout_linear_top1", "linear_top1", "knn_top1", "effective_rank")
 """The champion's numbers that the report's run carries in MLflow: a comparison of all runs shows what all have."""

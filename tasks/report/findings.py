@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks import dataset
-from tasks.prepare import audit
 from tasks.report import pictures
 from tasks.results import Result
+from tasks.runtime import dataset
 
 LISTED = 50
 """Entries of a long list that are written out."""
@@ -88,7 +87,7 @@ def suspicious_rows(found: Mapping[str, Any], data: dataset.Dataset) -> np.ndarr
     rows = {pair[0] for pair in (found.get("near_duplicates") or {}).get("pairs") or ()}
     leaks = found.get("leaks") or {}
     if leaks.get("count", 0) > leaks.get("dropped", 0):
-        copied = np.isin(audit.hashes(data.test_images), audit.hashes(data.train_images))
+        copied = np.isin(dataset.hashes(data.test_images), dataset.hashes(data.train_images))
         rows |= set(np.flatnonzero(copied).tolist())
     return np.array(sorted(rows), np.int64)
 

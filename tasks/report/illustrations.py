@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ssl_core.catalogue import BASELINES
-from tasks import dataset
 from tasks.report import figures, pictures
 from tasks.results import Result, Row
+from tasks.runtime import dataset
 
 GALLERY_IMAGES = 5000
 """Images among which neighbors are searched."""

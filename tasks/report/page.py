@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from ssl_core.catalogue import BASELINES, METHODS
-from tasks import dataset, files, journal, leaderboard
+from tasks import leaderboard
 from tasks.leaderboard import percent
 from tasks.report import figures, findings, illustrations
 from tasks.results import FULL_SCHEDULE, Result, Row, champion, known, load_results, ranked
+from tasks.runtime import dataset, files
+from tasks.tracking import journal
 
 PACKAGES = ("torch", "torchvision", "numpy", "dvc", "mlflow", "prefect", "matplotlib")
 MATRIX_CLASSES = 20

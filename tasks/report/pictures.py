@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.files import load_tensors
 from tasks.report import figures
 from tasks.report.figures import CLASS_COLORS, GREEN, GREY, RED
 from tasks.report.tsne import tsne
+from tasks.runtime.files import load_tensors
 
 THUMBNAIL = 56
 """Largest side of a thumbnail in pixels; the page enlarges smaller ones."""

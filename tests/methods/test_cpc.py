@@ -12,7 +12,7 @@ from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.cpc import CPC, CPCConfig, patch_geometry
 from ssl_core.parts.patches import overlapping_patches
 from ssl_core.rng import Rng
-from tasks import params
+from tasks.runtime import params
 
 AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 PLAIN = dataclasses.replace(AUGMENT, jitter=0.0, grayscale=0.0)

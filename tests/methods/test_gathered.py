@@ -17,7 +17,7 @@ from ssl_core.engine import distributed
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, Method
 from ssl_core.engine.train import Trainer
-from tasks import params
+from tasks.runtime import params
 from tests.conftest import ROOT
 from tests.test_contract import TRAINED, build
 

@@ -11,7 +11,7 @@ from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.engine.optim import build_optimizer, set_lr
 from ssl_core.methods.simsiam import SimSiam, SimSiamConfig
 from ssl_core.rng import Rng
-from tasks import params
+from tasks.runtime import params
 
 AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 IDS = torch.arange(8)

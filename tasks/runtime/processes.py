@@ -15,9 +15,9 @@ import torch
 
 from ssl_core.config import ConfigError
 from ssl_core.engine import distributed
-from tasks import gpu, stage
-from tasks.errors import IntegrityError, Preempted, Stop, UsageError, run
-from tasks.stage import Stage
+from tasks.runtime import gpu, stage
+from tasks.runtime.errors import IntegrityError, Preempted, Stop, UsageError, run
+from tasks.runtime.stage import Stage
 
 SHUTDOWN_SECONDS = 5  # from the first signal to SIGKILL: less than whoever stops the stage waits
 LOST_SECONDS = 2.0

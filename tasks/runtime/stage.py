@@ -21,9 +21,9 @@ from typing import Any
 
 import yaml
 
-from tasks import ancestors, files, params
-from tasks.errors import EnvironmentFault, IntegrityError, Preempted, Stop, UsageError, run
-from tasks.locks import try_lock
+from tasks.runtime import ancestors, files, params
+from tasks.runtime.errors import EnvironmentFault, IntegrityError, Preempted, Stop, UsageError, run
+from tasks.runtime.locks import try_lock
 
 ORPHAN_GRACE_SECONDS = 4.0
 LOCK_WAIT_SECONDS = 15.0

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ssl_core.engine import distributed
-from tasks import files
-from tasks.errors import IntegrityError
+from tasks.runtime import files
+from tasks.runtime.errors import IntegrityError
 
 KEPT = 2
 

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks import journal, settings
-from tasks.errors import EnvironmentFault, TrackerDown, is_full, no_space
-from tasks.locks import try_lock
-from tasks.records import (
+from tasks.runtime import settings
+from tasks.runtime.errors import EnvironmentFault, TrackerDown, is_full, no_space
+from tasks.runtime.locks import try_lock
+from tasks.tracking import journal
+from tasks.tracking.records import (
     LONGEST_PARAM,
     LONGEST_TAG,
     Record,

@@ -13,7 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from tasks.errors import IntegrityError
+from tasks.runtime.errors import IntegrityError
 
 MANIFEST = "MANIFEST.json"
 SCHEMA = 1

@@ -1,6 +1,7 @@
 """Settings of the tools the pipeline drives, in one place: no telemetry, no pickle, the tracking store under the project."""
 
 import os
+import re
 from pathlib import Path
 
 DEFAULTS = {
@@ -44,3 +45,8 @@ def apply() -> None:
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("MLFLOW_TRACKING_URI", store_uri(project_root()))
+
+
+def redact(message: str) -> str:
+    """``message`` without the user and password of any address in it."""
+    return re.sub(r"//[^/@\s]*@", "//***@", message)

@@ -9,7 +9,7 @@ import yaml
 
 from ssl_core.catalogue import BASELINES, METHODS, load_class
 from ssl_core.config import ConfigError, Rule, typed, unknown_name
-from tasks.errors import UsageError
+from tasks.runtime.errors import UsageError
 
 if TYPE_CHECKING:  # these import torch, which not every stage needs
     from ssl_core.engine.augment import AugmentConfig

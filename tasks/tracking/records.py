@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import journal
-from tasks.locks import try_lock
+from tasks.runtime.locks import try_lock
+from tasks.runtime.settings import redact
+from tasks.tracking import journal
 
 PREFIX = {"pretrain": "train", "evaluate": "eval"}  # of metrics whose name has no group
 LONGEST_NAME, LONGEST_PARAM, LONGEST_TAG = 240, 5900, 7900
@@ -182,13 +183,3 @@ def text(value: Any, longest: int) -> str:
     """``value`` as redacted text of bounded length; a cut one ends with the hash of the whole."""
     whole = redact(str(value)).encode("utf-8", "backslashreplace").decode()
     return whole if len(whole) <= longest else f"{whole[:longest]}... (cut, sha256 {_hash(whole)})"
-
-
-def model_name(dataset: str) -> str:
-    """The registered model of a data set."""
-    return "ssl-" + re.sub(r"[^\w.-]+", "-", dataset).strip("-")
-
-
-def redact(message: str) -> str:
-    """``message`` without the user and password of any address in it."""
-    return re.sub(r"//[^/@\s]*@", "//***@", message)

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from tasks import files
+from tasks.runtime import files
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 

@@ -1,16 +1,20 @@
 """The prepared data set, opened for reading."""
 
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tasks import files
-from tasks.errors import IntegrityError
+from tasks.runtime import files
+from tasks.runtime.errors import IntegrityError
 
 PREPARED = Path("data/prepared")
 Array = np.ndarray[Any, Any]
+BLOCK = 2048
+"""Images that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -46,3 +50,15 @@ def load(path: Path = PREPARED) -> Dataset:
         except (OSError, ValueError) as error:
             raise IntegrityError(f"{path / name}.npy: {error}; run dvc repro -f prepare") from None
     return Dataset(**arrays, meta=files.read_json(path / "meta.json"), sha256=files.sha256(path / files.MANIFEST))
+
+
+def blocks(images: Array) -> Iterator[tuple[int, Array]]:
+    """(start, images) pieces of a long array."""
+    for start in range(0, len(images), BLOCK):
+        yield start, images[start : start + BLOCK]
+
+
+def hashes(images: Array) -> Array:
+    """(N,) uint64: equal for equal pixels."""
+    found = [hashlib.blake2b(image.tobytes(), digest_size=8).digest() for _, block in blocks(images) for image in block]
+    return np.frombuffer(b"".join(found), np.uint64)

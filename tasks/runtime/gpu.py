@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from tasks.errors import EnvironmentFault
-from tasks.locks import try_lock
+from tasks.runtime.errors import EnvironmentFault
+from tasks.runtime.locks import try_lock
 
 POLL_SECONDS = 0.5
 _held: list[IO[str]] = []  # open for the life of the process, and with it the lock

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tasks import settings
+from tasks.runtime import settings
 
 DELAY_SECONDS = 150.0
 """Importing MLflow and sending costs some two seconds of a processor, 2 % of a training that takes longer than this; what a

@@ -8,8 +8,8 @@ import torch
 
 from ssl_core.config import typed
 from ssl_core.engine.encoders import Encoder, EncoderConfig, build
-from tasks import files
-from tasks.errors import IntegrityError
+from tasks.runtime import files
+from tasks.runtime.errors import IntegrityError
 
 WEIGHTS, FACTS = "encoder.safetensors", "encoder.json"
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from tasks import gpu
-from tasks.errors import EnvironmentFault
+from tasks.runtime import gpu
+from tasks.runtime.errors import EnvironmentFault
 
 LOCAL_RANK = int(os.environ.get("LOCAL_RANK", "0"))
 """Which of several processes of a training on this machine this is: the index of its GPU."""

@@ -1,0 +1,13 @@
+"""How a stage runs, whatever it computes. Nothing here shapes a result, and an edit here makes nothing stale.
+
+- ``stage`` is what every stage command goes through: fingerprint, work directory, lock, resume, signals, publication.
+  ``ancestors`` tells whether the ``dvc`` above is still alive.
+- ``params`` reads params.yaml strictly into the configs of ``ssl_core`` and ``tasks``.
+- ``files`` writes whole or not at all and verifies what it reads; ``locks`` and ``checkpoint`` stand on it.
+- ``errors`` has the exit codes and the one line that a failure ends with.
+- ``dataset`` and ``saved_encoder`` open what an earlier stage wrote.
+- ``device``, ``gpu``, ``cores`` and ``processes``: where a training runs, and with how many processes.
+- ``progress`` shows long work. ``settings`` has the settings of the tools that the pipeline drives.
+
+Everything in ``tasks`` and ``flows`` may import this package; it imports nothing of ``tasks`` but itself.
+"""
