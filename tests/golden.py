@@ -19,7 +19,7 @@ from torch import Tensor
 from ssl_core.engine.method import Batch
 from tasks.runtime import params
 from tests.conftest import ROOT
-from tests.test_contract import BATCH, TRAINED, N, build
+from tests.ssl_core.engine.test_contract import BATCH, TRAINED, N, build
 
 STEPS = 20
 CALM = 0.1  # share of the learning rates

@@ -1,0 +1,116 @@
+"""The Prefect flow, as a process against a real server (one for all tests), over stages of no work."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect.states import Failed
+
+from flows.pipeline import worth_retrying
+from tasks.dvc.runner import Outcome
+from tests.support import tiny_graph as tiny
+from tests.support.project import environment
+
+FLOW = "flows.pipeline"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Path]:
+    yield tiny.make(tmp_path / "p")
+    tiny.end_all(tmp_path / "p")
+
+
+def artifacts(flow_run_id: str) -> dict[str, str]:
+    rows = tiny.api("artifacts/filter", flow_runs={"id": {"any_": [flow_run_id]}})
+    return {row["key"]: str(row["data"]) for row in rows}
+
+
+def test_failures_are_retried_when_it_helps_and_named_at_the_end(project: Path) -> None:
+    tiny.control(project, pretrain_byol_0={"code": 5}, prepare={"code": 75, "once": True}, pretrain_simclr_0={"seconds": 2})
+    code, log = tiny.finish(project, FLOW, "-j", "2")
+    assert code == 5 and "\nerror: pretrain@byol-0 failed: exit 5" in log and "worked on pretrain@simclr-0" in log
+    assert tiny.computed(project).count("prepare") == 2  # 75: preempted, again
+    assert tiny.computed(project).count("pretrain@byol-0") == 1  # 5: diverged, it would again
+    flow_run = tiny.newest_run()
+    assert flow_run["state_type"] == "FAILED" and "evaluate@byol-0 not run" in flow_run["state"]["message"]
+    states = tiny.task_states(flow_run["id"])
+    assert states["pretrain@byol-0"] == "Failed" and states["report"] == "Completed" and "evaluate@byol-0" not in states
+    shown = artifacts(flow_run["id"])
+    assert "simclr-0.json" in shown["leaderboard"] and "pretrain@byol-0 failed" in shown["summary"]
+    assert float(shown["progress-pretrain-simclr-0"]) > 0
+
+    tiny.control(project)
+    code, log = tiny.finish(project, FLOW, "-m", "byol", "-S", "method.byol.train.lr=2")
+    assert code == 0 and "recorded as experiment" in log
+    states = tiny.task_states(tiny.newest_run()["id"])
+    assert states["prepare"] == "Unchanged" and states["report"] == "Completed" and "pretrain@simclr-0" not in states
+    assert "lr: 2" in (project / "params.yaml").read_text() and tiny.is_clean(project)
+
+
+def test_a_mistake_in_params_is_one_line_before_anything_runs(project: Path) -> None:
+    for old, new, message in (
+        ("seeds: [0]", "seeds: 0", "run.seeds is 0; it must be a list"),
+        ("knn_k:", "knnk:", "evaluate.knnk is unknown; did you mean 'knn_k'?"),
+    ):
+        before = (project / "params.yaml").read_text()
+        (project / "params.yaml").write_text(before.replace(old, new))
+        code, log = tiny.finish(project, FLOW)
+        assert code == 2 and log.splitlines()[-1] == f"error: params.yaml: {message}" and "Traceback" not in log
+        (project / "params.yaml").write_text(before)
+    assert not tiny.computed(project)
+
+
+def test_an_exit_code_says_whether_to_try_again() -> None:
+    codes = [1, 2, 3, 4, 5, 6, 70, 75, 128 + signal.SIGKILL, 128 + signal.SIGTERM]
+    again = [c for c in codes if worth_retrying(None, None, Failed(data=Outcome(c, "failed", "")))]  # type: ignore[arg-type]
+    assert again == [4, 75, 137, 143]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all_children_and_starts_nothing_more(project: Path, number: signal.Signals) -> None:
+    tiny.control(project, pretrain_byol_0={"seconds": 60}, pretrain_simclr_0={"seconds": 60})
+    process = tiny.start(project, FLOW, "-j", "1")
+    tiny.wait_for(lambda: [n for n in tiny.computed(project) if n.startswith("pretrain")])
+    start = time.monotonic()
+    process.send_signal(number)
+    process.wait(60)
+    tiny.wait_for(lambda: not tiny.stages_alive(project), max(0.0, start + 10 - time.monotonic()))
+    assert len(tiny.computed(project)) == 2  # prepare and one method
+    assert tiny.newest_run()["state_type"] in ("CRASHED", "CANCELLED")
+
+
+def test_after_kill_9_of_the_flow_its_stage_is_recorded_and_its_run_closed(project: Path) -> None:
+    tiny.control(project, pretrain_byol_0={"seconds": 8}, pretrain_simclr_0={"seconds": 8})
+    process = tiny.start(project, FLOW, "-j", "2")
+    tiny.running_pid(project, "pretrain@byol-0")
+    tiny.running_pid(project, "pretrain@simclr-0")
+    dead = tiny.newest_run()["id"]
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    code, log = tiny.finish(project, FLOW, "-j", "2")
+    assert code == 0, log
+    assert sorted(tiny.computed(project)) == sorted(tiny.NAMES)  # the orphans were waited for, nothing ran twice
+    assert tiny.is_clean(project)
+    runs = tiny.api("flow_runs/filter", flow_runs={"id": {"any_": [dead]}})
+    assert runs[0]["state_type"] == "CRASHED" and tiny.task_states(dead)["pretrain@byol-0"] == "Crashed"
+
+
+def test_a_killed_stage_is_tried_again_and_a_killed_server_waited_for(project: Path) -> None:
+    tiny.control(project, pretrain_byol_0={"seconds": 4}, pretrain_simclr_0={"seconds": 4})
+    process = tiny.start(project, FLOW, "-j", "2")
+    os.kill(tiny.running_pid(project, "pretrain@byol-0"), signal.SIGKILL)
+    tiny.running_pid(project, "pretrain@simclr-0")
+    tiny.restart_server(signal.SIGKILL)
+    assert process.wait(120) == 0, (project / ".ssl/flow.log").read_text()
+    assert sorted(tiny.computed(project)) == sorted([*tiny.NAMES, "pretrain@byol-0"])
+    assert tiny.newest_run()["state_type"] == "COMPLETED" and tiny.is_clean(project)
+
+
+def test_one_command_needs_no_server(project: Path, tmp_path: Path) -> None:
+    env = environment(PREFECT_HOME=str(tmp_path / "home"), PYTHONPATH=tiny.prefect_environment()["PYTHONPATH"])
+    env.pop("PREFECT_API_URL", None)
+    code, log = tiny.finish(project, FLOW, "pretrain@byol-0", env=env)
+    assert code == 0 and "2 stages: 2 ran" in log, log

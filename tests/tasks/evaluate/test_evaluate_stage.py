@@ -1,0 +1,182 @@
+"""The evaluate stage on a tiny project: its files, and data without labels or without a test split."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ssl_core.engine import encoders as core_encoders
+from ssl_core.engine.encoders import EncoderConfig
+from tasks.evaluate import evaluation
+from tasks.register.export import layer_index
+from tasks.runtime import dataset, files, saved_encoder
+from tasks.runtime.errors import Diverged
+from tasks.runtime.stage import Stage
+from tasks.tracking import journal
+from tests.conftest import ROOT
+from tests.support.project import TINY, set_params, write_prepared
+
+CPU = torch.device("cpu")
+HEALTH = {"feature_std": 0.1, "effective_rank": 9.0, "alignment": 0.3, "uniformity": -2.0}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Prepared data and one encoder, in the current directory."""
+    for part in ("dvc.yaml", "params.yaml"):
+        shutil.copyfile(ROOT / part, tmp_path / part)
+    for part in ("ssl_core", "tasks"):
+        (tmp_path / part).symlink_to(ROOT / part)
+    quick = {"evaluate": {"linear_lambdas": 3, "label_seeds": 2, "bootstrap": 50, "batch_size": 40, "knn_k": [5, 200]}}
+    set_params(tmp_path, TINY | quick)
+    monkeypatch.chdir(tmp_path)
+    write_prepared(tmp_path)
+    write_encoder(tmp_path, "simclr")
+    return tmp_path
+
+
+def write_encoder(project: Path, method: str, name: str = "small", poison: bool = False, **facts: object) -> None:
+    """An untrained encoder as ``pretrain`` would leave it."""
+    config = EncoderConfig(name, 8, 1, 4, "batch")
+    encoder = core_encoders.build(config, 1, 16, 3)
+    if poison:
+        with torch.no_grad():
+            next(encoder.parameters()).fill_(torch.nan)
+    import tasks.runtime.params as params
+
+    chosen = params.method_params(params.load(), "simclr")
+    described = {
+        "method": method,
+        "seed": 0,
+        "encoder": core_encoders.description(config, 1, 16),
+        "dim": encoder.dim,
+        "mean": [0.5],
+        "std": [0.2],
+        "epochs": 3,
+        "precision": "float32",
+        "train": vars(chosen.train),
+        "augment": vars(chosen.augment),
+        "health": HEALTH | {"epoch": 3, "loss": 1.0},
+        "random_health": HEALTH | {"epoch": 0},
+    }
+    files.write_directory(
+        project / f"out/encoders/{method}-0", lambda directory: saved_encoder.save(directory, encoder, described | facts)
+    )
+
+
+def rewrite(project: Path, **arrays: np.ndarray) -> None:
+    """Replace arrays of the prepared data."""
+    for name, array in arrays.items():
+        np.save(project / f"data/prepared/{name}.npy", array)
+    files.seal(project / "data/prepared")
+
+
+def run(method: str = "simclr") -> dict:
+    """The stage, in this process; its metrics."""
+    stage = Stage("evaluate", {"method": method, "seed": "0"}, {"device": "cpu"})
+    evaluation.Evaluation(stage, method, 0, CPU).run()
+    return json.loads(stage.out(f"out/metrics/{method}-0.json").read_text())
+
+
+def outs(method: str = "simclr") -> Path:
+    """Where the stage leaves its outputs until they are published."""
+    return Stage("evaluate", {"method": method, "seed": "0"}, {"device": "cpu"}).work / "outs/out"
+
+
+def test_the_stage_writes_every_output_and_they_agree(project):
+    metrics, out = run(), outs()
+    features = files.load_tensors(out / "features/simclr-0.safetensors")
+    blocks = core_encoders.build(EncoderConfig("small", 8, 1, 4, "batch"), 1, 16, 3).eval().blocks(torch.zeros(1, 1, 16, 16))
+    index = layer_index(metrics["layer"], len(blocks))
+    assert index >= len(blocks) - 2
+    assert features["train"].shape == (96, blocks[index].shape[1]) and features["test"].shape == (32, blocks[index].shape[1])
+    assert features["train"].dtype == np.float16
+    rows = list(csv.DictReader((out / "predictions/simclr-0.csv").open()))
+    assert np.mean([row["actual"] == row["predicted"] for row in rows]) == pytest.approx(metrics["linear_top1"])
+    assert [row["actual"] for row in rows] == [name for _ in range(8) for name in "abcd"]
+    assert set(metrics["per_class"]) == set("abcd")
+    assert metrics["health"] == metrics["random_health"] == HEALTH and metrics["verdict"] == "healthy"
+    assert metrics["protocol"]["image_size"] == 16 and len(metrics["protocol"]["split_sha256"]) == 64
+    assert {"k", "temperature", "knn_layer", "lambda", "layer", "epoch", "precision", "data_sha256"} <= set(metrics["protocol"])
+    assert metrics["encoder_sha256"] == files.sha256(project / "out/encoders/simclr-0/encoder.safetensors")
+
+
+def test_the_journal_ties_the_evaluation_to_the_training_and_carries_the_protocol(project):
+    metrics = run()
+    events = list(journal.read(outs() / "journal/evaluate-simclr-0.jsonl"))
+    assert [e["event"] for e in events] == ["start", "metrics", "tags", "end"]
+    assert events[-1]["encoder_sha256"] == metrics["encoder_sha256"]
+    assert events[1]["step"] == 0 and events[1]["metrics"]["linear_top1"] == metrics["linear_top1"]
+    assert events[1]["metrics"]["linear_top1_10pct"] == metrics["few_label"]["0.1"]["mean"]
+    assert events[2]["tags"]["protocol"]["lambda"] == metrics["protocol"]["lambda"]
+
+
+def test_two_runs_give_the_same_bytes_for_any_batch_size(project):
+    def everything() -> list[bytes]:
+        run()
+        return [(outs() / name).read_bytes() for name in ("metrics/simclr-0.json", "predictions/simclr-0.csv")]
+
+    first = everything()
+    assert everything() == first
+    set_params(project, {"evaluate": {"batch_size": 7}})
+    assert json.loads(everything()[0])["linear_top1"] == json.loads(first[0])["linear_top1"]
+
+
+def test_features_of_an_image_do_not_depend_on_its_batch_and_leave_the_encoder_alone(project):
+    encoder, facts = saved_encoder.load(project / "out/encoders/simclr-0")
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    images = dataset.load().train_images
+    whole, single = (evaluation.extract(encoder.train(), images, facts, batch, CPU) for batch in (96, 1))
+    assert all(torch.allclose(whole[name], single[name], atol=1e-5) for name in whole)
+    assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
+    assert torch.allclose(whole["block4"], encoder((torch.from_numpy(images.copy()).float() / 255 - 0.5) / 0.2), atol=1e-5)
+
+
+def test_raw_pixels_have_one_layer(project):
+    write_encoder(project, "raw_pixels", name="pixels")
+    metrics = run("raw_pixels")
+    assert metrics["layer"] == "block1"
+    assert list(metrics["holdout_linear_top1_by_layer"]) == ["block1"] == [metrics["protocol"]["knn_layer"]]
+
+
+def test_data_without_labels_gives_label_free_numbers_and_complete_outputs(project):
+    rewrite(project, train_labels=np.full(96, -1), test_labels=np.full(32, -1), train_holdout=np.zeros(96, bool))
+    metrics, out = run(), outs()
+    assert metrics["health"] == HEALTH and metrics["layer"] == "block4"
+    assert not {"knn_top1", "linear_top1", "nmi", "per_class", "holdout_linear_top1"} & metrics.keys()
+    assert (out / "predictions/simclr-0.csv").read_text() == "actual,predicted\n"
+    assert files.load_tensors(out / "features/simclr-0.safetensors")["test"].shape[0] == 32
+
+
+def test_an_empty_test_split_leaves_the_held_out_numbers(project):
+    rewrite(project, test_images=np.zeros((0, 1, 16, 16), np.uint8), test_labels=np.zeros(0, np.int64))
+    metrics = run()
+    assert "holdout_linear_top1" in metrics and "linear_top1" not in metrics
+    assert "no labelled test images" in metrics["protocol"]["test"]
+    assert files.load_tensors(outs() / "features/simclr-0.safetensors")["test"].shape[0] == 0
+
+
+def test_features_that_are_not_finite_stop_the_stage_with_one_line(project):
+    write_encoder(project, "simclr", poison=True)
+    with pytest.raises(Diverged, match="not finite"):
+        run()
+
+
+def test_a_collapsed_encoder_is_called_so(project):
+    write_encoder(project, "simclr", health={**HEALTH, "feature_std": 1e-6})
+    assert run()["verdict"] == "collapsed"
+
+
+def test_fine_tuning_is_reported_beside_the_frozen_scores(project):
+    before = (project / "out/encoders/simclr-0/encoder.safetensors").read_bytes()
+    frozen = run()
+    assert "finetune_top1" not in frozen
+    set_params(project, {"evaluate": {"finetune_epochs": 1}})
+    tuned = run()
+    assert tuned["linear_top1"] == frozen["linear_top1"]
+    assert tuned["finetune_interval"][0] <= tuned["finetune_top1"] <= tuned["finetune_interval"][1]
+    assert (project / "out/encoders/simclr-0/encoder.safetensors").read_bytes() == before

@@ -1,0 +1,88 @@
+"""Decoding: every usable kind of image file becomes the same pixels, by stated rules."""
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tasks.prepare import images
+from tests.support import corpus
+
+
+def pixels_of(data: bytes, name: str = "x", size: int = corpus.SIDE, channels: int = 3) -> np.ndarray[Any, Any]:
+    """(H, W, C) decoded."""
+    return np.frombuffer(images.decode(data, name, size, channels)[0], np.uint8).reshape(size, size, channels)
+
+
+@pytest.mark.parametrize("name", sorted(corpus.usable()))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_unusual_files_are_decoded_and_noted(name: str, channels: int) -> None:
+    data, note = corpus.usable()[name]
+    pixels, facts = images.decode(data, name, 16, channels)
+    assert len(pixels) == 16 * 16 * channels
+    assert any(note in n for n in facts.notes) if note else not [n for n in facts.notes if "decoder warning" not in n]
+
+
+def test_colors_survive_every_way_of_storing_them() -> None:
+    reference = np.asarray(corpus.picture()).astype(int)
+    for name in ("really-png.jpg", "plain.bmp", "cmyk.jpg", "progressive.jpg", "plain.webp", "pages.tif", "polyglot.jpg"):
+        assert np.abs(pixels_of(corpus.usable()[name][0]) - reference).mean() < 15, (
+            name
+        )  # JPEG and WebP halve the color resolution
+    for name in ("grey.png", "grey.jpg", "grey-alpha.png"):
+        grey = np.asarray(corpus.picture().convert("L")).astype(int)
+        assert np.abs(pixels_of(corpus.usable()[name][0])[..., 0] - grey).mean() < 3, name
+
+
+def test_transparent_pixels_are_laid_on_white() -> None:
+    assert (pixels_of(corpus.transparent(0)) == 255).all()  # the hidden color does not show
+    assert np.abs(pixels_of(corpus.transparent(128, (0, 0, 0))).astype(int) - 127).max() <= 1
+    half = pixels_of(corpus.palette(True))
+    assert (half[:, : corpus.SIDE // 2] == 255).all() and (half[:, corpus.SIDE // 2 :] == 0).all()
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    for name in ("sixteen.png", "sixteen.tif"):
+        grey = pixels_of(corpus.usable()[name][0], channels=1)
+        assert abs(grey.mean() - 127.5) < 1 and grey.min() == 0 and grey.max() == 255
+    assert (pixels_of(corpus.sixteen_bit_rgb(0x8000)) == 128).all()
+
+
+def test_exif_orientation_is_applied() -> None:
+    stored, turned = (pixels_of(corpus.with_exif(o)) for o in (1, 6))
+    assert stored[:, :8].mean() < 20 and stored[:, -8:].mean() > 235  # dark left, bright right
+    assert turned[:8].mean() < 20 and turned[-8:].mean() > 235  # turned clockwise: dark top, bright bottom
+    assert (pixels_of(corpus.with_exif(99)) == stored).all()
+
+
+def test_the_first_frame_counts() -> None:
+    for kind in ("GIF", "WEBP"):
+        red = pixels_of(corpus.animated(kind)).reshape(-1, 3).mean(axis=0)
+        assert red[0] > 230 and red[1:].max() < 30
+
+
+def test_resizing_takes_the_middle_square_and_averages() -> None:
+    wide = np.zeros((40, 120), np.uint8)
+    wide[:, 40:80] = np.indices((40, 40)).sum(axis=0) % 2 * 255  # the middle third: a fine checkerboard
+    found = pixels_of(corpus.encoded(Image.fromarray(wide)), size=10, channels=1)
+    inner = found[:, 1:-1].astype(int)  # the outermost columns average over the border
+    assert np.abs(inner - 127).max() <= 2  # neither the black sides nor aliasing
+
+
+def test_large_jpegs_are_reduced_like_any_other_image() -> None:
+    large = corpus.picture(3, 800)
+    fast, slow = (
+        pixels_of(corpus.encoded(large, kind, **options), size=32) for kind, options in (("JPEG", {"quality": 95}), ("PNG", {}))
+    )
+    assert np.abs(fast.astype(int) - slow).mean() < 2
+
+
+def test_the_decoding_worker_needs_nothing_but_pillow() -> None:
+    code = "import sys, runpy; runpy.run_path(sys.argv[1], run_name='worker'); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, images.__file__], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert not {"torch", "numpy", "tasks"} & set(done.stdout.split())

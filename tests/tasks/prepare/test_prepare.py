@@ -1,0 +1,356 @@
+"""prepare: the arrays, splits and audit it makes of usable images."""
+
+import dataclasses
+import gzip
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import struct
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from tasks.prepare import images, sources
+from tasks.prepare.preparation import prepare
+from tasks.runtime import files
+from tasks.runtime.errors import IntegrityError
+from tasks.runtime.params import DataConfig
+from tests.support import corpus
+
+CONFIG = DataConfig("folder", None, "", 16, 3, None, None, 0.25, 0.1, 0, True, 0)
+CLASSES = ("bird", "cat", "fish")
+
+
+def config(path: Path | str, source: str = "folder", **changes: Any) -> DataConfig:
+    """The data section of these tests."""
+    return dataclasses.replace(CONFIG, path=str(path), source=source, **changes)
+
+
+class Prepared:
+    """What prepare wrote."""
+
+    def __init__(self, path: Path):
+        files.verify(path)
+        self.path = path
+        self.meta, self.audit = (files.read_json(path / f"{n}.json") for n in ("meta", "audit"))
+        for name in ("train_images", "train_labels", "train_holdout", "test_images", "test_labels"):
+            setattr(self, name, np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+        self.train_files, self.test_files = (
+            [json.loads(line) for line in (path / f"{s}_files.txt").read_text().splitlines()] for s in ("train", "test")
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)
+
+
+def run(tmp_path: Path, chosen: DataConfig, name: str = "prepared") -> Prepared:
+    """Prepare and open."""
+    prepare(chosen, tmp_path / name)
+    return Prepared(tmp_path / name)
+
+
+def write(root: Path, pictures: dict[str, bytes]) -> Path:
+    """Files in a folder."""
+    for name, data in pictures.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def class_folders(per_class: int = 8, prefix: str = "", seed: int = 0) -> dict[str, bytes]:
+    """``CLASS/n.png`` with different pictures."""
+    numbers = enumerate((c, i) for c in CLASSES for i in range(per_class))
+    return {f"{prefix}{c}/{i}.png": corpus.encoded(corpus.picture(1000 * seed + n)) for n, (c, i) in numbers}
+
+
+def tree() -> dict[str, bytes]:
+    """train/ and test/ with classes."""
+    return class_folders(6, "train/") | class_folders(2, "test/", seed=1)
+
+
+def digest(path: Path) -> dict[str, str]:
+    """Hash of every file below a folder."""
+    return {p.relative_to(path).as_posix(): files.sha256(p) for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+# ---------------------------------------------------------------------- sources
+
+
+def test_the_sample_is_balanced_and_sealed(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    data = run(tmp_path, config("data/sample", "sample", image_size=28, channels=1))
+    assert data.train_images.shape == (10_000, 1, 28, 28) and data.test_images.shape == (2_000, 1, 28, 28)
+    assert np.bincount(data.train_labels).tolist() == [1000] * 10 and np.bincount(data.test_labels).tolist() == [200] * 10
+    assert np.bincount(data.train_labels[data.train_holdout]).tolist() == [100] * 10
+    pixels = data.train_images[:].astype(np.float64) / 255
+    assert data.meta["mean"] == pytest.approx([pixels.mean()]) and data.meta["std"] == pytest.approx([pixels.std()])
+    assert data.meta["license"].startswith("MIT")
+
+
+def test_a_damaged_sample_is_refused(tmp_path: Path, root: Path) -> None:
+    shutil.copytree(root / "data" / "sample", tmp_path / "sample")
+    path = next((tmp_path / "sample").glob("*.xz"))
+    path.write_bytes(corpus.flipped(path.read_bytes(), 100_000))
+    with pytest.raises(IntegrityError, match="git checkout"):
+        sources.sample(tmp_path / "sample")
+
+
+def test_the_same_images_give_the_same_bytes(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path / "in", class_folders(100) | {"cat/empty.png": b"", "cat/copy.png": corpus.encoded(corpus.picture(0))}
+    )
+    for name in ("one", "two"):  # enough files for several workers, which finish in any order
+        run(tmp_path, config(folder, max_bad=1), name)
+    assert digest(tmp_path / "one") == digest(tmp_path / "two")
+
+
+def test_class_folders_are_split_by_class_and_by_seed(tmp_path: Path) -> None:
+    folder = write(tmp_path / "in", class_folders(8))
+    data = run(tmp_path, config(folder))
+    assert data.meta["classes"] == list(CLASSES)
+    assert np.bincount(data.test_labels).tolist() == [2, 2, 2] and np.bincount(data.train_labels).tolist() == [6, 6, 6]
+    for name, label, pixels in zip(data.train_files, data.train_labels, data.train_images, strict=True):
+        assert name.split("/")[0] == CLASSES[label]
+        expected, _ = images.decode((folder / name).read_bytes(), name, 16, 3)
+        assert pixels.transpose(1, 2, 0).tobytes() == expected
+    other = run(tmp_path, config(folder, seed=1), "other")
+    assert set(other.test_files) != set(data.test_files)
+
+
+def test_train_and_test_folders_are_kept_apart(tmp_path: Path) -> None:
+    data = run(tmp_path, config(write(tmp_path / "in", tree())))
+    assert all(n.startswith("train/") for n in data.train_files) and all(n.startswith("test/") for n in data.test_files)
+    assert len(data.train_labels) == 18 and len(data.test_labels) == 6
+
+
+def test_images_without_class_folders_are_unlabelled_and_all_trained_on(tmp_path: Path) -> None:
+    pictures = {f"{i}.jpg": corpus.encoded(corpus.picture(i), "JPEG") for i in range(6)}
+    data = run(tmp_path, config(write(tmp_path / "in", pictures), channels=1))
+    assert data.train_labels.tolist() == [-1] * 6 and not data.train_holdout.any()
+    assert data.test_images.shape == (0, 1, 16, 16) and data.test_labels.shape == (0,) and data.meta["classes"] == []
+
+
+def test_an_unlabeled_folder_joins_the_training_images(tmp_path: Path) -> None:
+    extra = {f"unlabeled/{i}.png": corpus.encoded(corpus.picture(500 + i)) for i in range(4)}
+    data = run(tmp_path, config(write(tmp_path / "in", tree() | extra)))
+    assert (
+        (data.train_labels == -1).sum() == 4
+        and data.audit["unlabelled"] == 4
+        and not data.train_holdout[data.train_labels < 0].any()
+    )
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "tar.xz", "tar.bz2", "zip"])
+@pytest.mark.parametrize("wrapper", ["", "my pictures/"])
+def test_an_archive_gives_what_its_folder_gives(tmp_path: Path, kind: str, wrapper: str) -> None:
+    pictures = tree() | {"train/README.txt": b"notes", "train/.hidden.png": b"", "__MACOSX/._x.jpg": b"x"}
+    expected = run(tmp_path, config(write(tmp_path / "in", pictures)), "folder")
+    archive = tmp_path / f"pictures.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
+            for name, data in reversed(pictures.items()):
+                out.writestr(wrapper + name, data)
+    else:
+        with tarfile.open(archive, f"w:{kind[4:]}") as tar:
+            for name, data in reversed(pictures.items()):
+                info = tarfile.TarInfo(wrapper + name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    data = run(tmp_path, config(archive, "archive"))
+    for part in ("train_images.npy", "train_labels.npy", "test_images.npy", "train_files.txt", "train_holdout.npy"):
+        assert (data.path / part).read_bytes() == (expected.path / part).read_bytes()
+    assert data.meta["name"] == "pictures" and str(tmp_path) not in (data.path / "meta.json").read_text()
+
+
+def idx(array: np.ndarray[Any, Any]) -> bytes:
+    """An IDX file of bytes."""
+    return (
+        struct.pack(">BBBB", 0, 0, 8, array.ndim)
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.astype(np.uint8).tobytes()
+    )
+
+
+def fashion_files(seed: int = 0) -> dict[str, bytes]:
+    """Fashion-MNIST's four files with few images, by published name without .gz."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for prefix, n in (("train", 40), ("t10k", 20)):
+        found[f"{prefix}-images-idx3-ubyte"] = idx(rng.integers(0, 256, (n, 28, 28)))
+        found[f"{prefix}-labels-idx1-ubyte"] = idx(np.arange(n) % 10)
+    return found
+
+
+def test_a_copy_torchvision_downloaded_before_is_found(tmp_path: Path) -> None:
+    write(tmp_path / "have" / "FashionMNIST" / "raw", fashion_files())
+    data = run(tmp_path, config(tmp_path / "have", "torchvision", name="FashionMNIST", image_size=28, channels=1))
+    assert data.meta["num_train"] == 40 and data.meta["classes"][9] == "Ankle boot"
+    assert data.train_images[0].tobytes() == fashion_files()["train-images-idx3-ubyte"][16 : 16 + 784]
+
+
+def test_the_copy_of_debians_package_is_found_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import FashionMNIST
+
+    packed = {f"{name}.gz": gzip.compress(data) for name, data in fashion_files().items()}
+    order = [name for name, _ in FashionMNIST.resources]
+    digests = [(name, hashlib.md5(packed[name], usedforsecurity=False).hexdigest()) for name in order]
+    monkeypatch.setattr(FashionMNIST, "resources", digests)
+    write(tmp_path / "share" / "fashion-mnist", packed)
+    monkeypatch.setattr(sources, "SYSTEM", tmp_path / "share")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    chosen = config("data/sample", "torchvision", name="FashionMNIST", image_size=32, channels=3)
+    assert run(tmp_path, chosen).train_images.shape == (40, 3, 32, 32)
+    write(tmp_path / "share" / "fashion-mnist", {order[0]: gzip.compress(b"other")})
+    with pytest.raises(IntegrityError, match="damaged"):
+        prepare(chosen, tmp_path / "second")
+
+
+def resealed(monkeypatch: pytest.MonkeyPatch, cls: Any, folder: Path) -> None:
+    """Make ``cls`` expect the hashes of the files in ``folder``, which stand for the real ones."""
+    for name in ("train_list", "test_list"):
+        found = [(file, hashlib.md5((folder / file).read_bytes(), usedforsecurity=False).hexdigest())
+                 for file, *_ in getattr(cls, name)]  # fmt: skip
+        monkeypatch.setattr(cls, name, found)
+
+
+def test_stl10_brings_its_unlabeled_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import STL10
+
+    rng = np.random.default_rng(0)
+    found = {"class_names.txt": "\n".join(f"thing{i}" for i in range(10)).encode(), "fold_indices.txt": b"0 1 2\n"}
+    for split, n in (("train", 20), ("unlabeled", 30), ("test", 10)):
+        found[f"{split}_X.bin"] = rng.integers(0, 256, (n, 3, 96, 96), dtype=np.uint8).tobytes()
+        if split != "unlabeled":
+            found[f"{split}_y.bin"] = bytes(1 + i % 10 for i in range(n))
+    write(tmp_path / "have" / "stl10_binary", found)
+    resealed(monkeypatch, STL10, tmp_path / "have" / "stl10_binary")
+    data = run(tmp_path, config(tmp_path / "have", "torchvision", name="STL10", image_size=96, channels=3))
+    assert data.meta["classes"] == [f"thing{i}" for i in range(10)] and len(data.test_labels) == 10
+    assert np.bincount(data.train_labels + 1).tolist() == [30] + [2] * 10
+    stored = np.frombuffer(found["train_X.bin"][: 3 * 96 * 96], np.uint8).reshape(3, 96, 96)
+    assert (data.train_images[0] == stored.transpose(0, 2, 1)).all()  # column by column in the file
+
+
+def test_cifar100_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import CIFAR100
+
+    rng = np.random.default_rng(0)
+    names = [f"thing{i:03}" for i in range(100)]
+    pixels = {
+        "train": rng.integers(0, 256, (200, 3072), dtype=np.uint8),
+        "test": rng.integers(0, 256, (100, 3072), dtype=np.uint8),
+    }
+    found = {s: pickle.dumps({"data": x, "fine_labels": [i % 100 for i in range(len(x))]}) for s, x in pixels.items()}
+    found["meta"] = pickle.dumps({"fine_label_names": names})
+    write(tmp_path / "have" / "cifar-100-python", found)
+    resealed(monkeypatch, CIFAR100, tmp_path / "have" / "cifar-100-python")
+    digest = hashlib.md5(found["meta"], usedforsecurity=False).hexdigest()
+    monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": digest})
+    data = run(tmp_path, config(tmp_path / "have", "torchvision", name="CIFAR100", image_size=32, channels=3))
+    assert data.meta["classes"] == names and np.bincount(data.train_labels).tolist() == [2] * 100
+    assert (data.train_images[0] == pixels["train"][0].reshape(3, 32, 32)).all()
+
+
+def test_limits_take_images_evenly_over_the_classes(tmp_path: Path) -> None:
+    data = run(tmp_path, config(write(tmp_path / "in", tree()), max_train=9, max_test=3))
+    assert np.bincount(data.train_labels).tolist() == [3, 3, 3] and np.bincount(data.test_labels).tolist() == [1, 1, 1]
+
+
+def test_strange_file_names_are_kept_exactly(tmp_path: Path) -> None:
+    names = [
+        "a b.png",
+        'it\'s "q".png',
+        "new\nline.png",
+        "-rf.png",
+        "100%.png",
+        "${HOME}.png",
+        "emoji \U0001f600.png",
+        "x" * 251 + ".png",
+    ]
+    names += ["e\u0301.png", "\u00e9.png"]
+    pictures = {n: corpus.encoded(corpus.picture(i)) for i, n in enumerate(names)}
+    folder = write(tmp_path / "in", pictures)
+    raw = os.fsencode(folder) + b"/latin-\xe9.png"
+    Path(os.fsdecode(raw)).write_bytes(corpus.encoded(corpus.picture(99)))
+    data = run(tmp_path, config(folder))
+    assert sorted(map(os.fsencode, data.train_files)) == sorted([*map(os.fsencode, names), b"latin-\xe9.png"])
+
+
+# ---------------------------------------------------------------------- audit
+
+
+def test_leaks_are_dropped_from_training_and_recorded(tmp_path: Path) -> None:
+    pictures = tree()
+    pictures["train/cat/leak.png"] = pictures["test/cat/0.png"]
+    again = Image.open(io.BytesIO(pictures["test/fish/1.png"]))
+    pictures["train/fish/same pixels.bmp"] = corpus.encoded(again, "BMP")
+    folder = write(tmp_path / "in", pictures)
+    data = run(tmp_path, config(folder, image_size=corpus.SIDE))
+    leaks = data.audit["leaks"]
+    assert (leaks["count"], leaks["by_file"], leaks["dropped"]) == (2, 1, 2)
+    assert sorted(leaks["examples"]) == ["train/cat/leak.png", "train/fish/same pixels.bmp"]
+    assert len(data.train_images) == 18 == len(data.train_files) and not any("leak" in n for n in data.train_files)
+    assert any("dropped" in w for w in data.audit["warnings"])
+    kept = run(tmp_path, config(folder, image_size=corpus.SIDE, drop_leaks=False), "kept")
+    assert len(kept.train_images) == 20 and kept.audit["leaks"] | {"dropped": 2} == leaks
+    assert any("inflate" in w for w in kept.audit["warnings"])
+
+
+def test_duplicates_conflicting_labels_and_constant_images_are_told(tmp_path: Path) -> None:
+    pictures = tree()
+    pictures["train/bird/copy.png"] = pictures["train/bird/0.png"]
+    pictures["train/cat/not a bird.png"] = pictures["train/bird/1.png"]
+    pictures["train/fish/black.png"] = corpus.encoded(Image.new("RGB", (20, 20)))
+    audit = run(tmp_path, config(write(tmp_path / "in", pictures))).audit
+    assert (audit["duplicates"]["train"]["extra"], audit["duplicates"]["train"]["extra_files"]) == (2, 2)
+    assert audit["duplicates"]["test"]["extra"] == 0
+    assert audit["conflicts"]["count"] == 1
+    assert sorted(c for _, c in audit["conflicts"]["examples"][0]) == ["bird", "cat"]
+    assert audit["constant"]["train"] == {"count": 1, "examples": ["train/fish/black.png"]}
+
+
+def test_near_duplicates_are_found_and_strangers_are_not(tmp_path: Path) -> None:
+    pictures = {
+        f"train/{c}/{i}.png": corpus.encoded(corpus.picture(50 * n + i, 64)) for n, c in enumerate(CLASSES) for i in range(20)
+    }
+    pictures |= {
+        f"test/{c}/{i}.png": corpus.encoded(corpus.picture(900 + 50 * n + i, 64))
+        for n, c in enumerate(CLASSES)
+        for i in range(9)
+    }
+    of = {c: corpus.picture(50 * n, 64) for n, c in enumerate(CLASSES)}
+    pictures["test/bird/recompressed.jpg"] = corpus.encoded(of["bird"], "JPEG", quality=40)
+    pictures["test/cat/mirrored.png"] = corpus.encoded(ImageOps.mirror(of["cat"]))
+    pictures["test/fish/smaller.png"] = corpus.encoded(of["fish"].resize((40, 40)))
+    data = run(tmp_path, config(write(tmp_path / "in", pictures), image_size=32))
+    near = data.audit["near_duplicates"]
+    found = {data.test_files[row]: (data.train_files[other], mirrored) for row, other, _, mirrored in near["pairs"]}
+    assert found == {
+        "test/bird/recompressed.jpg": ("train/bird/0.png", False),
+        "test/cat/mirrored.png": ("train/cat/0.png", True),
+        "test/fish/smaller.png": ("train/fish/0.png", False),
+    }
+    assert near["checked"] == 30 and data.audit["leaks"]["count"] == 0
+
+
+def test_sizes_modes_and_oddities_are_counted(tmp_path: Path) -> None:
+    pictures = tree() | {f"train/cat/{name}": data for name, (data, _) in corpus.usable().items()}
+    pictures["train/bird/small.png"] = corpus.encoded(corpus.picture(7, 10))
+    data = run(
+        tmp_path, config(write(tmp_path / "in", pictures | {"notes.txt": b"x", ".DS_Store": b"x", "train/Thumbs.db": b"x"}))
+    )
+    audit = data.audit
+    assert audit["modes"]["CMYK"] == 2 and audit["formats"]["TIFF"] == 2 and audit["enlarged"] == 1
+    assert audit["notes"]["several frames or pages, the first is used"] == 3
+    assert audit["ignored"] == {"count": 3, "files": [".DS_Store", "notes.txt", "train/Thumbs.db"]}
+    assert audit["sizes"]["smallest"] == [10, 10] and audit["sizes"]["common"]["24x24"] > 40
+    assert audit["classes"]["train"]["cat"] == 6 + len(corpus.usable()) and audit["quarantined"] == []
+    assert any("unbalanced" in w or "only" in w for w in audit["warnings"])

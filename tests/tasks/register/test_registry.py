@@ -1,0 +1,304 @@
+"""Registered encoders load anywhere, and a registration is all or nothing."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tasks import leaderboard
+from tasks.prepare.images import fit
+from tasks.register import export, registry
+from tasks.register.registration import aliases, register
+from tasks.results import Result, load_results, model_name
+from tasks.runtime import files, saved_encoder
+from tasks.runtime.errors import EnvironmentFault, IntegrityError, UsageError
+from tasks.runtime.locks import try_lock
+from tests.conftest import textured_images
+from tests.support import registered as made
+
+LOAD_ANYWHERE = """
+import json, sys
+sys.modules["ssl_core"] = sys.modules["tasks"] = None  # importing the project fails
+import mlflow, numpy as np, onnxruntime, torch, torchvision
+from safetensors.torch import load_file
+work, methods = sys.argv[1], json.loads(sys.argv[2])
+images = np.load(f"{work}/images.npy")
+unit = (images / 255).astype(np.float32)
+for method in methods:
+    uri = f"models:/ssl-example@{method}"
+    module, pyfunc = mlflow.pytorch.load_model(uri), mlflow.pyfunc.load_model(uri)
+    folder = mlflow.artifacts.download_artifacts(uri)
+    session = onnxruntime.InferenceSession(f"{folder}/encoder.onnx")
+    with torch.no_grad():
+        found = {
+            "module, uint8": module(torch.from_numpy(images)), "module, float": module(torch.from_numpy(unit)),
+            "one image": torch.cat([module(torch.from_numpy(images[i:i + 1])) for i in range(len(images))]),
+            "pyfunc, uint8": pyfunc.predict(images), "pyfunc, float": pyfunc.predict(unit),
+            "onnx": session.run(None, {"images": unit})[0],
+        }
+    expected = np.load(f"{work}/{method}.npy")
+    for name, features in found.items():
+        error = abs(np.asarray(features) - expected).max() / max(1, abs(expected).max())
+        assert error < 1e-5, (method, name, error)
+    assert method in open(f"{folder}/MODEL_CARD.md").read()
+    if method == "moco":
+        net = torchvision.models.resnet18()
+        net.conv1 = torch.nn.Conv2d(1, 64, 3, 1, 1, bias=False)
+        missing, extra = net.load_state_dict(load_file(f"{folder}/encoder.safetensors"), strict=False)
+        assert (sorted(missing), extra) == (["fc.bias", "fc.weight"], [])
+print("loaded")
+"""
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A copy of the registered project to work in."""
+    source = made.registered()
+    shutil.copytree(source, tmp_path / "project")
+    store = tmp_path / "project/mlruns/mlflow.db"
+    with contextlib.closing(sqlite3.connect(store)) as connection, connection:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("model_versions", "source")):
+            connection.execute(
+                f"UPDATE {table} SET {column} = replace({column}, ?, ?)", [str(source), str(tmp_path / "project")]
+            )
+    return enter(tmp_path / "project", monkeypatch)
+
+
+@pytest.fixture
+def original(monkeypatch):
+    """The registered project itself, to be left as it is."""
+    return enter(made.registered(), monkeypatch)
+
+
+def enter(root, monkeypatch):
+    for name, value in made.environment(root).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.chdir(root)
+    return root
+
+
+def state(root):
+    """The whole registry: models, versions, tags, aliases."""
+    tables = ("registered_models", "model_versions", "model_version_tags", "registered_model_aliases")
+    with contextlib.closing(sqlite3.connect(root / "mlruns/mlflow.db")) as store:
+        return [sorted(map(str, store.execute(f"SELECT * FROM {t}").fetchall())) for t in tables]
+
+
+def versions(root):
+    """{alias: version number} and the numbers of all versions."""
+    with contextlib.closing(sqlite3.connect(root / "mlruns/mlflow.db")) as store:
+        named = dict(store.execute("SELECT alias, version FROM registered_model_aliases").fetchall())
+        return named, sorted(n for (n,) in store.execute("SELECT version FROM model_versions").fetchall())
+
+
+# ------------------------------------------------------------------ what is registered
+
+
+def test_every_encoder_loads_where_this_project_is_not(root, tmp_path):
+    methods = made.METHODS | made.LARGE
+    made.write_project(root, methods)
+    register(root, made.exporter)
+    images = textured_images(3, 1, 28)
+    np.save(tmp_path / "images.npy", images)
+    for method, (_, layer, _, _) in methods.items():
+        features = made.expected(root, f"{method}-0", layer, torch.from_numpy(images))
+        np.save(tmp_path / f"{method}.npy", features.numpy())
+    command = [sys.executable, "-I", "-c", LOAD_ANYWHERE, str(tmp_path), json.dumps(list(methods))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "loaded" in done.stdout, done.stderr
+
+
+def test_an_image_of_any_size_is_prepared_as_prepare_would(original):
+    from PIL import Image
+
+    (large,) = textured_images(1, 1, 90)
+    wide = np.ascontiguousarray(large[:, 10:70])
+    small = np.array(fit(Image.fromarray(wide[0]), 28))[None]
+    module = registry.load().program
+    features = [module(torch.from_numpy(x)[None]) for x in (wide, small)]
+    assert torch.nn.functional.cosine_similarity(*features) > 0.9999
+
+
+def test_the_champion_is_chosen_by_held_out_labels_and_never_by_the_test_split(original):
+    results, _ = load_results(original)
+    assert max(results, key=lambda r: r.metrics["linear_top1"]).method == "byol"
+    assert aliases(results) == {"champion": "simclr-0", "simclr": "simclr-0", "byol": "byol-0", "rotation": "rotation-0"}
+    named, _ = versions(original)
+    assert named["champion"] == named["simclr"]
+
+
+def test_a_collapsed_encoder_gets_no_alias_and_a_baseline_neither(original):
+    results, _ = load_results(original)
+    best = next(r for r in results if r.method == "simclr")
+    best.metrics["verdict"] = "collapsed"
+    baseline = Result("random_init", 0, {"holdout_linear_top1": 0.99}, {})
+    assert aliases([*results, baseline]) == {"champion": "byol-0", "byol": "byol-0", "rotation": "rotation-0"}
+    for result in results:
+        result.metrics["verdict"] = "collapsed"
+    assert aliases(results) == {}
+
+
+def test_versions_carry_scores_hashes_license_and_their_run(original):
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    version = client.get_model_version_by_alias("ssl-example", "champion")
+    tags = version.tags
+    assert (tags["method"], tags["holdout_linear_top1"], tags["license"], tags["layer"]) == ("simclr", "0.8", "none", "block3")
+    assert tags["encoder_sha256"] == files.sha256(original / "out/encoders/simclr-0" / saved_encoder.WEIGHTS)
+    assert client.get_run(version.run_id).info.run_name == "simclr-0"
+    assert "0.8000" in version.description
+
+
+def test_every_seed_is_a_version_and_a_methods_alias_is_its_best_seed(root):
+    methods = {name: made.METHODS[name] for name in ("simclr", "byol")}
+    made.write_project(root, methods, seeds=(0, 1))
+    made.write_encoder(root, "byol", 1, holdout_linear_top1=0.95)
+    found = register(root, made.exporter)["versions"]
+    assert set(found) == {"simclr-0", "simclr-1", "byol-0", "byol-1"}
+    named, numbers = versions(root)
+    assert len(numbers) == len(made.METHODS) + 2
+    assert named["champion"] == named["byol"] == found["byol-1"]
+    assert named["simclr"] == found["simclr-0"]  # a tie goes to the first seed
+    table = leaderboard.to_markdown(load_results(root)[0])
+    assert "77.5 ± 24.7" in table and "mean ± standard deviation of 2 seeds" in table
+
+
+@pytest.mark.parametrize(("layer", "index"), [("block1", 0), ("block4", 3)])
+def test_the_evaluated_layer_is_found_by_its_name(layer, index):
+    assert export.layer_index(layer, 4) == index
+
+
+@pytest.mark.parametrize("layer", ["block5", "block0", "layer4", ""])
+def test_an_unknown_layer_is_refused(layer):
+    with pytest.raises(IntegrityError):
+        export.layer_index(layer, 4)
+
+
+# ------------------------------------------------------------------ the transaction
+
+
+def test_registering_again_changes_nothing(root):
+    before = state(root)
+    register(root, made.exporter)
+    assert state(root) == before
+
+
+def test_a_new_evaluation_changes_scores_and_alias_but_makes_no_version(root):
+    made.write_encoder(root, "byol", holdout_linear_top1=0.95)
+    named, numbers = versions(root)
+    register(root, made.exporter)
+    after, same = versions(root)
+    assert same == numbers
+    assert after == named | {"champion": named["byol"]}
+
+
+@pytest.mark.parametrize("point", ["upload", "verify", "create", "created", "alias simclr", "alias champion"])
+def test_killed_at_any_point_the_aliases_stay_valid_and_the_same_command_finishes(root, point):
+    before, numbers = versions(root)
+    made.write_encoder(root, "simclr", weights=1)
+    pid = os.fork()
+    if pid == 0:
+        os.environ["SSL_KILL_AT"] = f"registry:{point}"
+        with contextlib.suppress(BaseException):
+            register(root, made.exporter)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    named, _ = versions(root)
+    assert set(named) == set(before)
+    assert named["champion"] == before["champion"]
+    registry.load("models:/ssl-example@simclr")
+    register(root, made.exporter)
+    after, now = versions(root)
+    new = max(now)
+    assert now == [*numbers, new]
+    assert after == before | {"champion": new, "simclr": new}
+    assert not list((root / ".ssl").glob(".package-*"))
+
+
+def test_what_arrives_damaged_is_not_registered(root, monkeypatch):
+    before = state(root)
+    made.write_encoder(root, "simclr", weights=1)
+    from mlflow import MlflowClient
+
+    real = MlflowClient.log_artifacts
+
+    def damaged(self, run_id, local_dir, artifact_path=None):
+        real(self, run_id, local_dir, artifact_path)
+        stored = Path(self.get_run(run_id).info.artifact_uri.removeprefix("file://")) / artifact_path / export.PROGRAM
+        flip(stored)
+
+    monkeypatch.setattr(MlflowClient, "log_artifacts", damaged)
+    with pytest.raises(IntegrityError):
+        register(root, made.exporter)
+    assert state(root) == before
+
+
+def test_an_encoder_that_is_not_the_evaluated_one_is_refused(root):
+    before = state(root)
+    metrics = root / "out/metrics/simclr-0.json"
+    made.write_encoder(root, "simclr", weights=1, encoder_sha256="0" * 64)
+    assert metrics.exists()
+    with pytest.raises(IntegrityError, match="not the encoder that was evaluated"):
+        register(root, made.exporter)
+    assert state(root) == before
+
+
+def test_two_registrations_at_once_are_one_and_a_refusal(root):
+    with (root / ".ssl/registry.lock").open("a+") as lock:
+        assert try_lock(lock)
+        with pytest.raises(EnvironmentFault, match="another process"):
+            register(root, made.exporter)
+
+
+# ------------------------------------------------------------------ loading
+
+
+def stored(root):
+    """The directory of the champion's files."""
+    from mlflow import MlflowClient
+
+    return Path(MlflowClient().get_model_version_by_alias("ssl-example", "champion").source.removeprefix("file://"))
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("reseal", [False, True])
+def test_a_tampered_package_is_refused_before_anything_in_it_is_read(root, reseal):
+    """Also when whoever changed it made the manifest fit."""
+    package = stored(root)
+    flip(package / export.PROGRAM)
+    if reseal:
+        files.seal(package)
+    with pytest.raises(IntegrityError):
+        registry.load()
+
+
+@pytest.mark.parametrize("uri", ["models:/ssl-nothing@champion", "models:/ssl-example@v", "ssl-example", "models:/a/b/c"])
+def test_a_model_that_does_not_exist_is_a_line_that_helps(original, uri):
+    with pytest.raises(UsageError, match="models:/"):
+        registry.load(uri)
+
+
+def test_without_a_registered_model_the_way_to_one_is_named(tmp_path, monkeypatch):
+    enter(tmp_path, monkeypatch)
+    with pytest.raises(UsageError, match="make run"):
+        registry.load()
+
+
+def test_model_names_hold_no_character_the_registry_refuses():
+    assert model_name("my pictures/2024: é") == "ssl-my-pictures-2024-é"

@@ -1,0 +1,302 @@
+"""The report: complete, self-contained, honest, readable in a browser, and safe whatever files and classes are called."""
+
+import csv
+import dataclasses
+import html
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tasks.report import figures, findings, illustrations, pictures
+from tasks.report.page import build, compare, mistakes, publish
+from tasks.report.tsne import tsne
+from tasks.results import Result, Row, champion, load_results
+from tasks.runtime import dataset, files
+from tasks.runtime.errors import IntegrityError
+from tests.conftest import ROOT
+from tests.support import browser
+from tests.support.example_results import CLASSES, write_project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    root = write_project(tmp_path_factory.mktemp("report") / "project")
+    build(root, root / "reports")
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(project):
+    return (project / "reports/report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def seen(project):
+    return browser.inspect(project / "reports/report.html")
+
+
+def text_of(page):
+    """What a reader reads, on one line."""
+    body = re.sub(r"<(style|script).*?</\1>", " ", page, flags=re.S)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+def test_the_browser_draws_every_image_without_complaint_or_network(seen):
+    assert seen["console"] == []
+    assert seen["broken"] == []
+    assert seen["without_alt"] == 0
+    assert seen["requests"] == []
+    assert seen["scripts"] == 0
+    # 6 charts, 5 sheets of views, 8 maps, 6 queries with 6 strips for each of 8 rows, 1 sheet of near duplicates
+    assert seen["images"] == 6 + 5 + 8 + 6 + 6 * 8 + 1
+    assert "simclr gives the best encoder" in " ".join(seen["text"].split())
+
+
+def test_the_page_fits_a_narrow_window(project):
+    assert browser.inspect(project / "reports/report.html", width=500)["width"] <= 500
+
+
+def test_the_page_refers_to_nothing_outside(page):
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)[^"']*""", page)
+    assert "url(" not in page and "@import" not in page
+
+
+def test_names_of_classes_and_files_are_escaped(page, project):
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
+    assert "<b>file" not in page and "&lt;b&gt;file &amp; name.png&lt;/b&gt;" in page
+    assert "<i>bad.png" not in page and "&lt;i&gt;bad.png&lt;/i&gt;" in page
+    cells = [c for line in csv.reader((project / "reports/leaderboard.csv").open()) for c in line]
+    assert not [c for c in cells if c.startswith(("=", "+", "@"))]
+
+
+def test_the_summary_compares_the_best_method_with_every_baseline(page):
+    text = text_of(page)
+    assert "simclr gives the best encoder of 5 methods" in text
+    for words in ("raw pixels give", "network untrained gives", "with all the labels gives"):
+        assert words in text
+    assert "(clearly less)" in text and "(clearly more)" in text
+    assert "Not healthy: jigsaw (dimensional collapse)" in text
+    assert "jigsaw-0: an alarm of its own." in text
+
+
+def test_words_follow_the_intervals():
+    def row(low, high):
+        result = Result("simclr", 0, {"verdict": "healthy", "linear_interval": [low, high]}, {})
+        return Row("simclr", (result,))
+
+    assert compare(row(0.7, 0.8), row(0.5, 0.6)) == "above"
+    assert compare(row(0.5, 0.6), row(0.7, 0.8)) == "below"
+    assert compare(row(0.5, 0.7), row(0.6, 0.8)) == "within the noise"
+
+
+def test_the_page_holds_every_section(page):
+    sections = re.findall(r'<h2 id="(\w+)"', page)
+    assert sections == [
+        "leaderboard",
+        "labels",
+        "health",
+        "learning",
+        "views",
+        "maps",
+        "neighbors",
+        "mistakes",
+        "data",
+        "how",
+        "use",
+    ]
+    assert re.findall(r'<a href="#(\w+)"', re.search("<nav.*?</nav>", page, re.S)[0]) == sections
+
+
+def test_the_report_loads_its_champion_by_the_registry_name(page):
+    assert "models:/ssl-example@champion" in html.unescape(page)
+
+
+def test_the_table_is_published_with_the_page(project):
+    assert {p.name for p in (project / "reports").iterdir()} == {
+        "report.html",
+        "leaderboard.csv",
+        "leaderboard.md",
+        files.MANIFEST,
+    }
+    files.verify(project / "reports")
+    assert "simclr" in (project / "reports/leaderboard.md").read_text()
+
+
+def test_a_report_killed_while_it_is_written_leaves_the_old_one(project, monkeypatch):
+    before = (project / "reports/report.html").read_bytes()
+    real = files.seal
+
+    def killed(directory, **facts):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "seal", killed)
+    with pytest.raises(KeyboardInterrupt):
+        publish({"report.html": "new"}, project / "reports")
+    monkeypatch.setattr(files, "seal", real)
+    assert (project / "reports/report.html").read_bytes() == before
+    assert not list(project.glob(".reports*"))
+
+
+def test_a_data_set_without_labels_and_without_test_images_is_reported(tmp_path):
+    write_project(tmp_path, methods=("rotation", "simclr", "jigsaw", "random_init"), labelled=False, num_test=0)
+    build(tmp_path, tmp_path / "reports")
+    page = (tmp_path / "reports/report.html").read_text()
+    text = text_of(page)
+    assert "There are no labels to score with" in text
+    assert "linear probe, test" not in text and "kNN" not in re.sub("neighbors.*", "", text)
+    assert "cluster 1" in text
+    assert 'id="mistakes"' not in page and 'id="labels"' not in page
+    seen = browser.inspect(tmp_path / "reports/report.html")
+    assert (seen["broken"], seen["console"]) == ([], [])
+
+
+def test_missing_pictures_and_histories_leave_their_section_out(tmp_path):
+    write_project(tmp_path, methods=("simclr", "moco", "random_init"), num_test=40)
+    for gone in ("features", "history", "predictions", "journal", "encoders"):
+        shutil.rmtree(tmp_path / "out" / gone)
+    (tmp_path / "out/metrics/moco-0.json").unlink()
+    build(tmp_path, tmp_path / "reports")
+    page = (tmp_path / "reports/report.html").read_text()
+    assert re.findall(r'<h2 id="(\w+)"', page) == ["leaderboard", "labels", "health", "data", "how", "use"]
+    assert "not evaluated yet: moco-0" in text_of(page)
+
+
+def test_only_baselines_still_make_a_report(tmp_path):
+    write_project(tmp_path, methods=("raw_pixels", "random_init"), num_test=40)
+    build(tmp_path, tmp_path / "reports")
+    assert 'id="use"' not in (tmp_path / "reports/report.html").read_text()
+
+
+def test_when_every_method_has_collapsed_none_is_recommended(tmp_path):
+    write_project(tmp_path, methods=("simclr", "random_init"), num_test=40)
+    path = tmp_path / "out/metrics/simclr-0.json"
+    files.write_json(path, json.loads(path.read_text()) | {"verdict": "collapsed"})
+    build(tmp_path, tmp_path / "reports")
+    text = text_of((tmp_path / "reports/report.html").read_text())
+    assert "Every method has collapsed" in text and "gives the best encoder" not in text
+
+
+def test_twenty_methods_of_several_seeds_in_color_with_many_classes_stay_readable(tmp_path):
+    from ssl_core.catalogue import METHODS
+
+    names = [f"class {i}" for i in range(30)]
+    write_project(tmp_path, methods=(*METHODS, "random_init"), seeds=(0, 1), num_test=60, channels=3, classes=names)
+    build(tmp_path, tmp_path / "reports")
+    page = (tmp_path / "reports/report.html").read_text()
+    assert len(page) < 6_000_000
+    assert "Mean ± standard deviation over 2 seeds" in text_of(page)
+    seen = browser.inspect(tmp_path / "reports/report.html")
+    assert (seen["broken"], seen["console"]) == ([], [])
+    assert seen["width"] <= 1280
+
+
+def test_the_stage_publishes_the_report_and_the_journal_of_what_it_compared(tmp_path):
+    root = write_project(tmp_path / "project", methods=("simclr", "random_init"), num_test=40)
+    source = ROOT
+    (root / "dvc.yaml").write_text(
+        "stages:\n  report:\n    cmd: x\n    deps: [data/prepared, out/metrics]\n    params: [run]\n    outs: [reports]\n"
+    )
+    command = [sys.executable, "-m", "tasks.report"]
+    done = subprocess.run(
+        command, cwd=root, env={"PYTHONPATH": str(source), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in (root / "reports/journal.jsonl").read_text().splitlines()]
+    assert events[0]["run"]["children"] == ["simclr-0", "random_init-0"]
+    best = json.loads((root / "out/metrics/simclr-0.json").read_text())
+    scores = next(e["metrics"] for e in events if e["event"] == "metrics")
+    assert scores["eval/holdout_linear_top1"] == best["holdout_linear_top1"]
+    assert events[-1]["status"] == "FINISHED"
+    assert {e["path"] for e in events if e["event"] == "artifact"} == {
+        f"reports/{n}" for n in ("report.html", "leaderboard.csv", "leaderboard.md")
+    }
+    (root / "data/prepared/audit.json").write_text("{}")
+    broken = subprocess.run(
+        command, cwd=root, env={"PYTHONPATH": str(source), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True
+    )
+    assert broken.returncode == IntegrityError.code
+    assert len(broken.stderr.splitlines()) == 1
+
+
+# ---------------------------------------------------------------------- parts
+
+
+def test_neighbors_are_the_most_similar_images_without_the_query():
+    features = np.eye(8, dtype=np.float32)
+    features[3] = features[0] * 0.9 + features[1] * 0.1
+    features[5] = features[0] * 0.8 + features[1] * 0.2
+    found = pictures.neighbors(features / np.linalg.norm(features, axis=1, keepdims=True), [0])
+    assert found.shape == (1, pictures.NEIGHBORS)
+    assert found[0, :2].tolist() == [3, 5]
+    assert 0 not in found
+
+
+def test_queries_are_of_different_classes():
+    view = pictures.Gallery(np.zeros((40, 1, 4, 4), np.uint8), np.arange(40) % 10, "test")
+    chosen = view.queries()
+    assert len(set(view.labels[chosen])) == pictures.QUERIES
+
+
+def test_mistakes_count_what_the_predictions_say(project):
+    path = project / "out/predictions/simclr-0.csv"
+    pairs = [(line["actual"], line["predicted"]) for line in csv.DictReader(path.open(newline=""))]
+    results, _ = load_results(project)
+    found = mistakes(project, champion(results), CLASSES)
+    for share, name, count in found["classes"]:
+        own = [p for a, p in pairs if a == name]
+        assert (len(own), share) == (count, pytest.approx(own.count(name) / len(own)))
+    share, actual, predicted, count = found["pairs"][0]
+    assert count == pairs.count((actual, predicted))
+    assert share == pytest.approx(count / sum(a == actual for a, _ in pairs))
+
+
+def test_the_effect_of_near_duplicates_is_the_score_without_them(page):
+    pairs = [("a", "a"), ("a", "b"), ("b", "b"), ("b", "b")]
+    assert findings.effect(pairs, np.array([0])) == {"images": 1, "all": 0.75, "rest": pytest.approx(2 / 3)}
+    assert findings.effect(pairs, np.arange(4)) is None
+    assert "Without the 2 test images" in text_of(page)
+
+
+def test_leaks_left_in_training_count_as_suspicious(project):
+    data = dataset.load(project / dataset.PREPARED)
+    images = np.concatenate([data.train_images[:3], data.test_images[3:]])
+    leaky = dataclasses.replace(data, test_images=images)
+    assert findings.suspicious_rows({"leaks": {"count": 3, "dropped": 0}}, leaky).tolist() == [0, 1, 2]
+    assert findings.suspicious_rows({"leaks": {"count": 3, "dropped": 3}}, leaky).tolist() == []
+
+
+def test_tsne_keeps_groups_apart_and_repeats_exactly():
+    rng = np.random.default_rng(0)
+    groups = np.arange(150) % 3
+    x = rng.normal(size=(3, 20))[groups] * 4 + rng.normal(size=(150, 20))
+    y = tsne(x)
+    assert y.shape == (150, 2) and np.array_equal(y, tsne(x))
+    distance = np.linalg.norm(y[:, None] - y, axis=2) + 1e9 * np.eye(150)
+    assert (groups[distance.argmin(1)] == groups).mean() > 0.98
+
+
+@pytest.mark.parametrize("x", [np.ones((10, 4)), np.zeros((3, 1)), np.random.default_rng(0).normal(size=(30, 1))])
+def test_tsne_of_collapsed_or_few_features_is_finite(x):
+    y = tsne(x)
+    assert y.shape == (len(x), 2) and np.isfinite(y).all()
+
+
+def test_charts_follow_the_theme_and_keep_dollar_signs():
+    svg = figures.confusion(np.eye(2) * 5, ["a$b$", "<&>"]).decode()
+    assert "prefers-color-scheme" in svg and "var(--text)" in svg and figures.TEXT not in svg
+    assert "a$b$" in svg and "&lt;&amp;&gt;" in svg
+
+
+def test_history_columns_without_numbers_are_left_out(tmp_path):
+    (tmp_path / "out/history").mkdir(parents=True)
+    (tmp_path / "out/history/x-0.csv").write_text("epoch,loss,empty\n0,,\n1,2.5,\n")
+    history = illustrations.read_history(tmp_path, "x-0")
+    assert list(history) == ["epoch", "loss"]
+    assert np.isnan(history["loss"][0]) and history["loss"][1] == 2.5
+    assert illustrations.read_history(tmp_path, "absent-0") is None

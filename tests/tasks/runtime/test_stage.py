@@ -1,0 +1,258 @@
+"""The stage runtime, with real processes and real signals."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from ssl_core.methods.counting import Counting
+from tests.support.project import command, duplicate, environment, set_params, start, training_project
+
+STAGE = ("tasks.pretrain", "simclr", "0")
+OUTPUTS = ("out/encoders/simclr-0", "out/history/simclr-0.csv")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return training_project(tmp_path_factory.mktemp("template") / "p", method={"simclr": {"train": {"epochs": 25}}})
+
+
+@pytest.fixture
+def project(template: Path, tmp_path: Path) -> Path:
+    return duplicate(template, tmp_path / "p")
+
+
+def outputs(project: Path) -> dict[str, bytes]:
+    found = {}
+    for out in OUTPUTS:
+        path = project / out
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            found[file.relative_to(project).as_posix()] = file.read_bytes()
+    return found
+
+
+@pytest.fixture(scope="module")
+def unbroken(template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    project = duplicate(template, tmp_path_factory.mktemp("unbroken") / "p")
+    result = command(project, *STAGE)
+    assert result.returncode == 0, result.stderr
+    return outputs(project)
+
+
+def checkpoints(project: Path) -> list[Path]:
+    return sorted(project.glob(".ssl/work/*/*/checkpoints/step-*"))
+
+
+def newest_step(project: Path) -> int:
+    return max((int(p.name.removeprefix("step-")) for p in checkpoints(project)), default=0)
+
+
+def wait_for(condition, seconds: float = 60.0) -> None:  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def runs_in_mlflow(project: Path) -> list[tuple[str, str]]:
+    """(name, status) of every run, once MLflow has what the journals say."""
+    assert command(project, "tasks.sync").returncode == 0
+    with contextlib.closing(sqlite3.connect(project / "mlruns/mlflow.db")) as store:
+        return store.execute("SELECT name, status FROM runs").fetchall()
+
+
+def test_killed_again_and_again_it_ends_with_the_same_bits_as_one_run(project: Path, unbroken: dict[str, bytes]) -> None:
+    def killed_when(condition) -> None:  # type: ignore[no-untyped-def]
+        process = start(project, *STAGE, SSL_CHECKPOINT_SECONDS="0")
+        wait_for(lambda: condition() or process.poll() is not None)
+        assert process.poll() is None, process.communicate()
+        process.kill()
+        process.communicate()
+
+    killed_when(lambda: list(project.glob(".ssl/work/*/*/journal.jsonl")))
+    killed_when(lambda: newest_step(project) > 5)
+    assert not (project / OUTPUTS[0]).exists(), "something was published before the end"
+    assert runs_in_mlflow(project) == [("simclr-0", "KILLED")]
+    killed_when(lambda: list(project.glob(".ssl/work/*/*/outs/out")))
+    result = command(project, *STAGE)
+    assert result.returncode == 0, result.stderr
+    assert "continuing from step" in result.stderr
+    assert outputs(project) == unbroken
+    assert runs_in_mlflow(project) == [("simclr-0", "FINISHED")]
+
+
+def test_sigterm_saves_and_says_how_to_go_on(project: Path, unbroken: dict[str, bytes]) -> None:
+    process = start(project, *STAGE, SSL_CHECKPOINT_SECONDS="0")
+    wait_for(lambda: len(checkpoints(project)) > 0)
+    process.terminate()
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert "the same command continues from here" in stderr and "Traceback" not in stderr
+    assert json.loads((project / ".ssl/exit/pretrain@simclr-0").read_text())["code"] == 75
+    assert command(project, *STAGE).returncode == 0
+    assert outputs(project) == unbroken
+
+
+def test_a_damaged_checkpoint_is_passed_over(project: Path, unbroken: dict[str, bytes]) -> None:
+    process = start(project, *STAGE, SSL_CHECKPOINT_SECONDS="0")
+    wait_for(lambda: len(checkpoints(project)) > 1)
+    process.terminate()
+    process.communicate(timeout=30)
+    newest = checkpoints(project)[-1] / "state.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    result = command(project, *STAGE)
+    assert result.returncode == 0
+    assert "damaged" in result.stderr and "continuing from step" in result.stderr
+    assert outputs(project) == unbroken
+
+
+def test_a_second_command_waits_and_then_publishes_the_first_ones_result(project: Path, unbroken: dict[str, bytes]) -> None:
+    first, second = start(project, *STAGE), start(project, *STAGE)
+    codes = (first.wait(60), second.wait(60))
+    first.communicate(), second.communicate()
+    assert codes == (0, 0)
+    assert outputs(project) == unbroken
+    assert len(list(project.glob(".ssl/work/pretrain@simclr-0/*"))) == 1
+
+
+def test_an_edit_during_the_run_is_refused_and_undoing_it_keeps_the_result(project: Path, unbroken: dict[str, bytes]) -> None:
+    original = (project / "params.yaml").read_text()
+    process = start(project, *STAGE, SSL_CHECKPOINT_SECONDS="0")
+    wait_for(lambda: len(checkpoints(project)) > 0)
+    set_params(project, {"train": {"lr": 0.123}})
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 6
+    assert "changed while it ran" in stderr
+    assert not (project / OUTPUTS[0]).exists()
+    (project / "params.yaml").write_text(original)
+    started = time.monotonic()
+    result = command(project, *STAGE)
+    assert result.returncode == 0 and "continuing" not in result.stderr
+    assert outputs(project) == unbroken
+    assert time.monotonic() - started < 60
+
+
+def test_an_edit_of_code_during_a_run_is_never_recorded(project: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
+    process = start(project, "dvc", "repro", "-s", "pretrain@simclr-0", SSL_CHECKPOINT_SECONDS="0")
+    wait_for(lambda: len(checkpoints(project)) > 0)
+    with (project / "ssl_core/parts/losses.py").open("a") as code:
+        code.write("# edited\n")
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 255 and "changed while it ran" in stdout + stderr
+    assert not (project / OUTPUTS[0]).exists() and not (project / "dvc.lock").exists()
+
+
+def test_it_stops_when_dvc_above_it_is_killed(project: Path) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
+    set_params(project, {"run": {"methods": ["simclr"]}, "method": {"simclr": {"train": {"epochs": 10_000}}}})
+    log = (project / "log").open("w")
+    arguments = ["dvc", "repro", "-s", "pretrain@simclr-0"]
+    full = [os.sys.executable, "-m", *arguments]
+    dvc = subprocess.Popen(full, cwd=project, env=environment(SSL_CHECKPOINT_SECONDS="0"), stdout=log, stderr=log)
+    wait_for(lambda: len(checkpoints(project)) > 0)
+    lock = next(project.glob(".ssl/work/*/*/.lock"))
+    pid = int(re.search(r"process (\d+)", lock.read_text())[1])  # type: ignore[index]
+    dvc.kill()
+    dvc.wait()
+    wait_for(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split(")")[1][:3], 8)
+
+
+MISTAKES = [
+    ({"method": {"simclr": {"train": {"lr": "1e-3"}}}}, 2, "train.lr is '1e-3'"),
+    ({"train": {"learning_rate": 0.1}}, 2, "train.learning_rate is unknown"),
+    ({"method": {"simclr": {"train": {"optimizer": "sdg"}}}}, 2, "must be one of sgd, adamw, lars"),
+    ({"train": {"batch_size": 1000}}, 2, "larger than the 96 training images"),
+    ({"method": {"simclr": {"temprature": 0.1}}}, 2, "did you mean 'temperature'"),
+    ({"augmnt": {"flip": 0.5}}, 2, "did you mean 'augment'"),
+    ({"method": {"byol": {"momentun": 0.9}}}, 2, "did you mean 'momentum'"),  # of another method: before an hour is spent
+    ({"run": {"methods": ["simclr", "boyl"]}}, 2, "did you mean 'byol'"),
+    ({"encoder": {"name": "resnet19"}}, 2, "did you mean 'resnet18'"),
+]
+
+
+@pytest.mark.parametrize(("change", "code", "message"), MISTAKES)
+def test_a_wrong_parameter_is_one_line(project: Path, change: dict, code: int, message: str) -> None:  # type: ignore[type-arg]
+    set_params(project, change)
+    result = command(project, *STAGE)
+    assert result.returncode == code, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    assert not (project / "out").exists()
+
+
+TEXTS = [
+    ("train:\n", "train:\n  lr: 0.5\n  lr: 0.6\n", "written twice"),
+    ("flip: 0.5", "flip: off", "is False, bool"),
+    ("name: small", "name: no", "in quotes"),
+    ("seed: 0", "seed: !!python/object/apply:os.system ['touch pwned']", "not valid"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "message"), TEXTS)
+def test_what_yaml_lets_pass_is_caught(project: Path, root: Path, old: str, new: str, message: str) -> None:
+    text = (root / "params.yaml").read_text()
+    assert old in text
+    (project / "params.yaml").write_text(text.replace(old, new, 1))
+    result = command(project, *STAGE)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr and "Traceback" not in result.stderr
+    assert not (project / "pwned").exists()
+
+
+def test_an_alarm_of_the_method_is_said_once_and_kept_with_the_encoder(project: Path) -> None:
+    """Decay takes all weights at once, so that counting counts nothing from its second step on."""
+    train = {
+        "optimizer": "adamw",
+        "epochs": 3,
+        "lr": 1.0e-3,
+        "weight_decay": 16000.0,
+        "decay_norm_and_bias": True,
+        "warmup": 0.0,
+        "final_lr": 1.0,
+    }
+    set_params(project, {"method": {"counting": {"train": train | {"batch_size": 16, "precision": "float32"}}}})
+    result = command(project, "tasks.pretrain", "counting", "0")
+    assert result.returncode == 0, result.stderr
+    assert (
+        result.stderr.count("warning: counting at epoch 1: it counts nothing at all")
+        == 1
+        == result.stderr.count("counts nothing")
+    )
+    facts = json.loads((project / "out/encoders/counting-0/encoder.json").read_text())
+    assert facts["warnings"] == [Counting.alarms["zero_solution"]]
+    events = map(json.loads, (project / "out/journal/counting-0.jsonl").read_text().splitlines())
+    assert [e["tags"] for e in events if e["event"] == "tags"] == [{"warning.zero_solution": facts["warnings"][0]}]
+
+
+def test_a_damaged_input_is_refused(project: Path) -> None:
+    images = project / "data/prepared/train_images.npy"
+    data = bytearray(images.read_bytes())
+    data[-1] ^= 1
+    images.write_bytes(data)
+    result = command(project, *STAGE)
+    assert result.returncode == 6
+    assert "does not match its manifest" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_full_disk_ends_with_one_line_and_no_output(project: Path) -> None:
+    import resource
+
+    def small_files() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    full = [os.sys.executable, "-m", *STAGE]
+    result = subprocess.run(full, cwd=project, env=environment(), capture_output=True, text=True, preexec_fn=small_files)
+    assert result.returncode == 4, result.stderr
+    assert "no space left" in result.stderr and "Traceback" not in result.stderr
+    assert not (project / OUTPUTS[0]).exists() and not list(project.rglob("*.tmp"))

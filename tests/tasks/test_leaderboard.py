@@ -1,0 +1,198 @@
+"""The table of results: what it holds, how it is sorted, what spreadsheets and Markdown make of it."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from tasks import leaderboard
+from tasks.leaderboard import COLUMNS, duration, percent, safe_cell
+from tasks.results import Result, champion, load_results, ranked, read_cost
+from tasks.runtime.errors import IntegrityError
+from tests.support.example_results import write_project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    methods = ("simclr", "rotation", "jigsaw", "raw_pixels", "random_init", "supervised")
+    return write_project(tmp_path_factory.mktemp("board") / "project", methods=methods, seeds=(0, 1), num_test=60)
+
+
+@pytest.fixture(scope="module")
+def results(project):
+    return load_results(project)[0]
+
+
+def result(method, seed=0, **metrics):
+    return Result(method, seed, {"verdict": "healthy", "health": {}} | metrics, {})
+
+
+def test_csv_has_one_line_per_method_and_seed_with_the_promised_columns(results):
+    lines = list(csv.DictReader(io.StringIO(leaderboard.to_csv(results))))
+    wanted = {"method", "seed", "encoder", "epochs", "knn_top1", "linear_top1", "seconds", "images_per_second"}
+    assert wanted <= set(COLUMNS) == set(lines[0])
+    assert {(line["method"], line["seed"]) for line in lines} == {(r.method, str(r.seed)) for r in results}
+    assert len(lines) == 12
+    line = next(line for line in lines if line["method"] == "simclr" and line["seed"] == "1")
+    metrics = next(r.metrics for r in results if r.name == "simclr-1")
+    assert float(line["linear_top1"]) == metrics["linear_top1"]
+    assert [float(line["knn_low"]), float(line["knn_high"])] == metrics["knn_interval"]
+    assert (line["encoder"], line["epochs"], line["dim"]) == ("small", "8", "128")
+    assert (line["layer"], line["knn_layer"], line["lambda"]) == ("block4", "block3", "0.02")
+
+
+def test_baselines_are_rows_of_the_same_table(results):
+    assert {"raw_pixels", "random_init", "supervised"} <= {row.method for row in ranked(results)}
+
+
+def test_an_alarm_a_method_raised_stands_below_the_table(results):
+    for text in (leaderboard.to_text(results), leaderboard.to_markdown(results)):
+        assert "jigsaw-0: an alarm of its own.\njigsaw-1: an alarm of its own.\n" in text + "\n"
+
+
+def test_cost_is_the_last_end_of_the_journal(project, results):
+    assert all(r.get("seconds") == 41.5 + r.seed for r in results)
+    simclr = next(r for r in results if r.name == "simclr-0")
+    assert simclr.get("full_schedule_seconds") == 41.5 / 8 * 200
+    assert next(r for r in results if r.method == "random_init").get("full_schedule_seconds") is None
+    assert read_cost(project, "not-there-0") == {}
+
+
+def test_the_held_out_score_sorts_and_chooses_not_the_test_score():
+    honest = result("simclr", holdout_linear_top1=0.8, linear_top1=0.5)
+    lucky = result("byol", holdout_linear_top1=0.7, linear_top1=0.9)
+    assert champion([lucky, honest]) is honest
+    assert [row.method for row in ranked([lucky, honest])] == ["simclr", "byol"]
+
+
+def test_a_baseline_is_never_the_champion():
+    method, baseline = result("rotation", holdout_linear_top1=0.3), result("supervised", holdout_linear_top1=0.9)
+    assert champion([method, baseline]) is method
+    assert champion([baseline]) is None
+
+
+def test_a_collapsed_encoder_comes_after_every_other():
+    collapsed = result("byol", holdout_linear_top1=0.6, verdict="collapsed")
+    poor = result("jigsaw", holdout_linear_top1=0.2)
+    assert champion([collapsed, poor]) is poor
+    assert [row.method for row in ranked([collapsed, poor])] == ["jigsaw", "byol"]
+    assert champion([collapsed]) is None
+
+
+def test_the_champion_does_not_depend_on_the_order_of_the_results(results):
+    assert champion(results) is champion(results[::-1])
+    tied = [result("byol", holdout_linear_top1=0.5), result("moco", holdout_linear_top1=0.5)]
+    assert champion(tied) is champion(tied[::-1])
+
+
+def test_without_labels_the_effective_rank_sorts(tmp_path):
+    write_project(tmp_path, methods=("rotation", "simclr", "random_init"), labelled=False, num_test=0)
+    results, _ = load_results(tmp_path)
+    best = max((r for r in results if not r.is_baseline), key=lambda r: r.metrics["health"]["effective_rank"])
+    assert champion(results) is best
+    shown = leaderboard.to_text(results)
+    assert "linear" not in shown.split("\n")[0]
+    assert "effective rank" in shown and "held-out" not in shown
+
+
+def test_without_test_labels_the_held_out_score_is_shown_and_sorts():
+    results = [result("simclr", holdout_linear_top1=0.5), result("byol", holdout_linear_top1=0.6)]
+    header, first, *_ = leaderboard.to_text(results).splitlines()
+    assert "held-out %" in header and "kNN" not in header
+    assert first.startswith("byol") and "60.0" in first
+    assert "Sorted by the held-out linear score" in leaderboard.footnote(results)
+
+
+def test_the_accuracy_of_the_pretext_task_is_that_of_the_last_epoch_and_of_methods_only(project):
+    results, _ = load_results(project)
+    lines = {line["method"]: line for line in csv.DictReader(io.StringIO(leaderboard.to_csv(results)))}
+    assert {m for m, line in lines.items() if line["pretext_accuracy"]} == {"rotation", "jigsaw"}
+    last = list(csv.DictReader((project / "out/history/rotation-1.csv").open()))[-1]
+    assert lines["rotation"]["pretext_accuracy"] == last["accuracy"]
+    assert "pretext %" in leaderboard.to_markdown(results).splitlines()[2]
+    assert "pretext" not in leaderboard.to_markdown([r for r in results if r.method == "simclr"])
+
+
+def test_the_supervised_row_is_explained_where_it_stands(results, tmp_path):
+    assert "trained on the held-out labels too" in leaderboard.to_markdown(results)
+    assert "supervised" not in leaderboard.to_text([r for r in results if r.method != "supervised"])
+    write_project(tmp_path, methods=("simclr", "supervised"), labelled=False, num_test=0)
+    unlabelled = leaderboard.footnote(load_results(tmp_path)[0])
+    assert "untrained one" in unlabelled and "held-out" not in unlabelled
+
+
+def test_several_seeds_give_mean_and_spread_and_the_worst_verdict():
+    rows = ranked([result("simclr", s, holdout_linear_top1=v, linear_top1=v) for s, v in enumerate((0.5, 0.6, 0.7))])
+    assert rows[0].mean("linear_top1") == pytest.approx(0.6)
+    assert rows[0].std("linear_top1") == pytest.approx(0.1)
+    assert rows[0].best.seed == 2
+    assert leaderboard.cells(rows[0])["linear %"] == "60.0 ± 10.0"
+    mixed = ranked([result("byol", 0), result("byol", 1, verdict="dimensional collapse")])
+    assert mixed[0].verdict == "dimensional collapse"
+
+
+def test_only_what_params_list_is_shown_and_what_is_missing_is_named(project, tmp_path):
+    write_project(tmp_path, methods=("simclr", "moco"), num_test=20)
+    (tmp_path / "out/metrics/moco-0.json").unlink()
+    (tmp_path / "out/metrics/byol-0.json").write_text((tmp_path / "out/metrics/simclr-0.json").read_text())
+    results, missing = load_results(tmp_path)
+    assert [r.name for r in results] == ["simclr-0"]
+    assert missing == ["moco-0"]
+
+
+def test_no_results_at_all_is_one_clear_error(tmp_path):
+    write_project(tmp_path, methods=("simclr",), num_test=20)
+    (tmp_path / "out/metrics/simclr-0.json").unlink()
+    with pytest.raises(IntegrityError, match="dvc repro"):
+        load_results(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["=cmd()", "+1", "-1", "@sum", "\t=x", "\r\n=x"])
+def test_a_text_cell_never_starts_a_formula(text):
+    assert safe_cell(text) == f"'{text.strip()}"
+    shown = leaderboard.to_csv([Result("simclr", 0, {"health": {}}, {"encoder": {"config": {"name": text}}})])
+    assert next(iter(csv.DictReader(io.StringIO(shown, newline=""))))["encoder"] == f"'{text.strip()}"
+
+
+def test_a_negative_number_stays_a_number():
+    assert safe_cell(-2.1) == -2.1
+    assert safe_cell("simclr") == "simclr"
+
+
+def test_markdown_cells_cannot_break_the_table():
+    odd = result("simclr", holdout_linear_top1=0.5, verdict="healthy")
+    object.__setattr__(odd, "method", "<b>a|b`c*")
+    line = next(line for line in leaderboard.to_markdown([odd]).splitlines() if "&lt;b&gt;" in line)
+    assert "&lt;b&gt;a\\|b\\`c\\*" in line
+
+
+def test_the_terminal_shows_table_report_and_how_to_load(project, capsys):
+    leaderboard.show(project)
+    assert "simclr-1; not registered yet" in capsys.readouterr().out.replace(", in out/encoders/simclr-1", "")
+    (project / "out/registry.json").write_text('{"aliases": {"champion": "simclr-1"}}')
+    leaderboard.show(project)
+    shown = capsys.readouterr().out
+    assert shown.index("supervised") < shown.index("simclr") < shown.index("random_init")
+    assert "models:/ssl-example@champion" in shown
+    assert max(len(line) for line in shown.splitlines()[:8]) <= 120
+
+
+def test_a_damaged_metrics_file_is_an_integrity_error(tmp_path):
+    write_project(tmp_path, methods=("simclr",), num_test=20)
+    (tmp_path / "out/metrics/simclr-0.json").write_text(json.dumps({"a": 1})[:-1])
+    with pytest.raises(IntegrityError, match=r"simclr-0\.json"):
+        load_results(tmp_path)
+
+
+def test_the_load_lines_name_the_store_without_secrets(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert leaderboard.load_lines("my data/set")[1].endswith('"models:/ssl-my-data-set@champion")')
+    assert "sqlite:///mlruns/mlflow.db" in leaderboard.load_lines("x")[0]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@host:5000")
+    assert "host:5000" in leaderboard.load_lines("x")[0] and "secret" not in leaderboard.load_lines("x")[0]
+
+
+def test_numbers_read_well():
+    assert (percent(0.7213), percent(0.7213, 0.0042), percent(None)) == ("72.1", "72.1 ± 0.4", "–")
+    assert [duration(s) for s in (None, 4.21, 42, 600, 9000, 400000)] == ["–", "4.2 s", "42 s", "10 min", "2.5 h", "4.6 d"]

@@ -1,0 +1,118 @@
+"""``make run`` from outside: a mistake costs seconds and has its exit code; a terminal shows what runs."""
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tasks.dvc import runner
+from tests.support import tiny_graph as tiny
+from tests.support.project import command, copy_project, environment, set_params
+
+WORK = """
+from pathlib import Path
+from tasks import graph, run
+from tasks.dvc.runner import Runner
+from tasks.dvc.schedule import Schedule
+root = Path.cwd()
+print("codes", run.bring_up_to_date(Schedule(graph.plan(root)), Runner(root), 2))
+"""
+
+
+def test_a_failed_stage_gives_its_exit_code_and_its_message(tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "p", git=True)
+    (tmp_path / "images.tar").write_text("no archive")
+    set_params(project, {"data": {"source": "archive", "path": str(tmp_path / "images.tar")}})
+    result = command(project, "tasks.run")
+    assert result.returncode == 3, result.stdout + result.stderr
+    assert "images.tar is not a tar" in result.stdout and "Traceback" not in result.stdout + result.stderr
+    assert not (project / "out").exists() and not (project / "data/prepared").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all_children_and_starts_nothing_more(tmp_path: Path, number: signal.Signals) -> None:
+    project = tiny.make(tmp_path / "p")
+    tiny.control(project, pretrain_byol_0={"seconds": 60}, pretrain_simclr_0={"seconds": 60})
+    process = tiny.start(project, "tasks.run", "-j", "1", env=environment(PYTHONPATH=str(tiny.ROOT)))
+    tiny.wait_for(lambda: [n for n in tiny.computed(project) if n.startswith("pretrain")])
+    asked = time.monotonic()
+    process.send_signal(number)
+    assert process.wait(20) == 75 and time.monotonic() - asked < 10 and not tiny.stages_alive(project)
+    assert len(tiny.computed(project)) == 2  # prepare and one method
+
+
+def test_a_mistake_in_params_is_found_before_anything_runs(tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "p", git=True)
+    shipped = (project / "params.yaml").read_text()
+    for change, message in (
+        ({"method": {"byol": {"momentun": 0.9}}}, "did you mean 'momentum'"),
+        ({"evaluate": {"knn_k": [0]}}, "evaluate.knn_k[0] is 0"),  # read after the training only
+        ({"run": {"seeds": 0}}, "run.seeds is 0; it must be a list"),  # DVC fails at it with a traceback
+    ):
+        set_params(project, change)
+        result = command(project, "tasks.run")
+        assert result.returncode == 2
+        assert message in result.stderr and len(result.stderr.strip().splitlines()) == 1
+        (project / "params.yaml").write_text(shipped)
+    assert not (project / "data/prepared").exists()
+
+
+def test_a_full_disk_is_named_though_no_message_could_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = tmp_path / ".ssl" / "exit" / "prepare"
+    for free, message in ((0, f"no space left on the device of {tmp_path}"), (1 << 30, "dvc ended with 1 and no message")):
+        monkeypatch.setattr(runner.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        outcome = runner._outcome(1, left, "")
+        assert outcome.code == 4 and outcome.message.startswith(message)
+
+
+def in_terminal(project: Path, program: str) -> list[list[str]]:
+    """Run Python code with a terminal of 24 lines and 70 columns; the screen after each redrawing."""
+    main, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 70, 0, 0))
+    env = environment(PYTHONPATH=str(tiny.ROOT))
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=project, env=env, stdout=child, stderr=subprocess.DEVNULL)
+    os.close(child)
+    data = b""
+    try:
+        while block := os.read(main, 4096):
+            data += block
+    except OSError:  # how a terminal says that the other end is closed
+        pass
+    os.close(main)
+    assert process.wait(60) == 0, data.decode()
+    screen: list[str] = []
+    screens = []
+    for up, text in re.findall(
+        r"(?:\x1b\[(\d+)F\x1b\[J)?([^\x1b]*)", data.decode().replace("\r\n", "\n").removesuffix("\x1b[0m")
+    ):  # of DVC's colorama
+        screen = screen[: len(screen) - int(up or 0)] + text.splitlines()
+        screens.append(screen)
+    return screens
+
+
+def test_a_terminal_shows_a_line_for_each_running_stage_redrawn_in_place(tmp_path: Path) -> None:
+    project = tiny.make(tmp_path / "p")
+    slow = {"seconds": 3}
+    tiny.control(project, pretrain_simclr_0=slow, pretrain_byol_0={**slow, "code": 5})
+    screens = in_terminal(project, WORK)
+    both = [s for s in screens if len(s) > 2 and s[-3].startswith("1 of 6 stages done, 2 running")]
+    assert any("pretrain@simclr-0" in s[-1] + s[-2] and "0 %  epoch" in s[-1] and "0 %  epoch" in s[-2] for s in both)
+    assert all(len(line) < 70 for s in both for line in s[-3:])
+    end = screens[-1]
+    assert end[-1] == "codes [5]" and not any("running" in line or "epoch" in line for line in end)
+    assert sum(": ran (" in line for line in end) == 4 and sum(": failed (" in line for line in end) == 1
+    assert "[pretrain@simclr-0] worked on pretrain@simclr-0" in end
+
+    tiny.control(project)
+    again = in_terminal(project, WORK)[-1]  # what is there already starts no process and takes no line
+    assert sum(": ran (" in line for line in again) == 3 and len(again) == 7

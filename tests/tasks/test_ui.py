@@ -1,0 +1,59 @@
+"""``make ui``: a port that cannot be used is named, and the pages really open."""
+
+import re
+import signal
+import socket
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.support.project import command, copy_project, start
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def test_a_port_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        busy = str(server.getsockname()[1])
+        for ports, code, message in (
+            (
+                {"MLFLOW_PORT": free_port(), "PREFECT_PORT": busy},
+                4,
+                f"port {busy} is taken; stop what uses it, or set PREFECT_PORT",
+            ),
+            ({"MLFLOW_PORT": "http"}, 2, "MLFLOW_PORT is 'http'"),
+        ):
+            done = command(tmp_path, "tasks.ui", PYTHONPATH=str(Path.cwd()), **ports)
+            assert done.returncode == code and message in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.stress
+def test_both_pages_open_on_loopback_and_close_on_a_signal(tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "p", git=True)
+    ports = {"MLFLOW_PORT": free_port(), "PREFECT_PORT": free_port()}
+    process = start(project, "tasks.ui", PREFECT_HOME=str(tmp_path / "prefect"), **ports)
+    assert process.stdout
+    try:
+        pages = []
+        while (line := process.stdout.readline()) and "Ctrl-C" not in line:
+            pages += re.findall(r"http://127.0.0.1:\d+\S*", line)
+        titles = []
+        for page in pages:
+            with urllib.request.urlopen(page, timeout=30) as answer:
+                titles += re.findall(r"<title>(\w+)", answer.read().decode())
+        assert titles == ["MLflow", "Prefect"]
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            process.send_signal(number)
+            time.sleep(0.2)
+        assert process.wait(30) == 0
+    for port in ports.values():
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", int(port))) != 0

@@ -1,0 +1,145 @@
+"""The rules of the house (docs/architecture.md), read off the syntax trees."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+FILES = sorted(p for d in ("ssl_core", "tasks", "flows") for p in (ROOT / d).rglob("*.py"))
+STAGES = {"prepare", "pretrain", "evaluate", "report", "register"}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module a file imports, anywhere in it, with dots."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def tops(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(path)}
+
+
+def where(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+ALLOWED = {
+    "prefect": ("flows/",),
+    "mlflow": ("tasks/tracking/", "tasks/register/"),
+    "dvc": ("tasks/dvc/graph.py", "tasks/dvc/lock_files.py"),
+    "yaml": ("tasks/runtime/params.py", "tasks/runtime/stage.py"),
+    "matplotlib": ("tasks/report/figures.py",),
+    "onnxruntime": ("tasks/register/export.py",),
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=where)
+def test_each_library_has_one_place(path: Path) -> None:
+    for name in tops(path) & ALLOWED.keys():
+        assert where(path).startswith(ALLOWED[name]), f"{name} belongs in {' or '.join(ALLOWED[name])}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if where(p).startswith("ssl_core")], ids=where)
+def test_science_does_no_input_or_output(path: Path) -> None:
+    forbidden = {"tasks", "flows", "os", "pathlib", "logging", "time", "subprocess", "io", "json", "sys", "pandas", "sklearn"}
+    assert not tops(path) & forbidden
+    calls = [n.func for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+    assert not {c.id for c in calls if isinstance(c, ast.Name)} & {"open", "print", "input"}
+
+
+SHARED = {"tasks.runtime", "tasks.results", "tasks.leaderboard"}
+MAY_IMPORT = {f"tasks/{stage}": {f"tasks.{stage}", "tasks.tracking"} | SHARED for stage in STAGES} | {
+    "tasks/runtime": {"tasks.runtime"},
+    "tasks/tracking": {"tasks.tracking", "tasks.runtime"},
+    "tasks/dvc": {"tasks.dvc", "tasks.runtime"},
+}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if where(p).startswith("tasks")], ids=where)
+def test_tasks_know_no_flow_and_a_stage_no_other_stage(path: Path) -> None:
+    assert "flows" not in tops(path)
+    seen = {".".join(name.split(".")[:2]) for name in imports(path) if name.startswith("tasks.")}
+    assert seen <= MAY_IMPORT.get(where(path.parent), seen)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "ssl_core/methods").glob("[a-z]*.py")), ids=where)
+def test_a_method_imports_no_other_method(path: Path) -> None:
+    assert not any(name.startswith("ssl_core.methods") for name in imports(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=where)
+def test_nothing_is_unpickled(path: Path) -> None:
+    assert not tops(path) & {"pickle", "dill", "joblib", "cloudpickle"}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "load":
+            keywords = {k.arg: k.value for k in node.keywords}
+            owner = ast.unparse(node.func.value)
+            assert owner != "torch", "torch.load unpickles; use safetensors"
+            if owner == "np":
+                assert isinstance(keywords.get("allow_pickle"), ast.Constant) and keywords["allow_pickle"].value is False
+
+
+def test_the_loop_names_no_method() -> None:
+    from ssl_core.catalogue import METHODS
+
+    words = {n.id for n in ast.walk(ast.parse((ROOT / "ssl_core/engine/train.py").read_text())) if isinstance(n, ast.Name)}
+    assert not words & METHODS.keys()
+    assert not [name for name in imports(ROOT / "ssl_core/engine/train.py") if name.startswith("ssl_core.methods")]
+
+
+def test_source_files_have_one_subject() -> None:
+    long = {where(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 320}
+    assert not long
+
+
+CARRIERS = ("tasks/runtime/", "tasks/tracking/", "tasks/dvc/", "ssl_core/config.py")
+"""What carries the stages: it runs them, reads and writes their formats. It shapes no result: an edit makes nothing stale."""
+CATALOGUE = "ssl_core/catalogue.py"
+"""Finds a method by its name; what the method is follows from its own file. Only the report shows what stands here."""
+
+
+def closure(path: Path) -> set[str]:
+    """``path`` and the files of the project it imports, directly or through others, but for what carries the stages."""
+    found, waiting = {where(path)}, [path]
+    while waiting:
+        for name in imports(waiting.pop()):
+            file = ROOT / (name.replace(".", "/") + ".py")
+            if not name.startswith(("ssl_core.", "tasks.")) or not file.exists():
+                continue
+            if where(file) not in found and not where(file).startswith(CARRIERS):
+                found.add(where(file))
+                waiting += [file] if where(file) != CATALOGUE else []
+    return found
+
+
+def runs(stage: str) -> set[str]:
+    """The files a stage runs. A method is loaded by its name; the catalogue only finds it."""
+    needed = closure(ROOT / f"tasks/{stage}/__main__.py")
+    if stage == "pretrain":
+        for method in (ROOT / "ssl_core/methods").glob("[a-z]*.py"):
+            needed |= {f for f in closure(method) if "/methods/" not in f} | {"ssl_core/methods/${item.method}.py"}
+    return needed if stage == "report" else needed - {CATALOGUE}
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_a_stage_depends_on_the_folders_of_the_code_it_runs(stage: str) -> None:
+    """An edit of any file that a stage runs makes it stale; no dependency holds nothing that it runs."""
+    deps = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]["deps"]
+    code, needed = [d for d in deps if d.startswith(("ssl_core/", "tasks/"))], runs(stage)
+    covered = {d: {f for f in needed if f == d or f.startswith(f"{d}/")} for d in code}
+    assert needed == set().union(*covered.values())
+    assert all(covered.values()), covered
+
+
+def test_the_tree_of_tests_is_the_tree_of_the_source() -> None:
+    for folder in {p.parent for p in (ROOT / "tests").rglob("test_*.py")}:
+        name = folder.relative_to(ROOT / "tests")
+        assert name.as_posix() == "whole" or (ROOT / name).is_dir(), name

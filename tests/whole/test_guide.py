@@ -1,0 +1,72 @@
+"""The guide to adding a method, followed to the letter in a copy of the project."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+from tests.support.project import TINY, command, copy_project, environment, set_params
+
+SMALL = {
+    "run": {"methods": ["random_init"]},
+    "data": {"max_train": 100, "max_test": 40},
+    "evaluate": {"label_fractions": [], "linear_lambdas": 2, "bootstrap": 10},
+}
+
+
+def repro(project: Path) -> set[str]:
+    """The names of the stages that ``dvc repro`` ran (without the registry, which has tests of its own)."""
+    result = command(project, "dvc", "repro", "report")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return set(re.findall(r"Running stage '(\S+)'", result.stdout))
+
+
+def follow(project: Path) -> str:
+    """Steps 1, 2 and 4; the block of step 3."""
+    guide = (ROOT / "docs/adding-a-method.md").read_text()
+    code, line, block, test = re.findall(r"```(?:python|yaml)\n(.*?)```", guide, re.S)
+    (project / "ssl_core/methods/spread.py").write_text(code)
+    catalogue = project / "ssl_core/catalogue.py"
+    catalogue.write_text(catalogue.read_text().replace('    "lejepa"', line + '    "lejepa"'))
+    (project / "tests/ssl_core/methods/test_spread.py").write_text(test)
+    return str(block)
+
+
+def test_the_worked_example_runs_only_its_own_stages_and_passes_all_that_is_asked_of_a_method(tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "p", git=True)
+    for part in ("tests", "README.md", "pyproject.toml"):
+        subprocess.run(["cp", "-r", str(ROOT / part), str(project)], check=True)
+    params = project / "params.yaml"
+    shipped = params.read_text()
+    set_params(project, TINY)
+    set_params(project, SMALL)
+    assert {"pretrain@random_init-0", "evaluate@random_init-0"} <= repro(project)
+
+    block = follow(project)
+    assert list(re.findall(r"^\w+", params.read_text(), re.M))[-1] == "method"
+    params.write_text(params.read_text() + block)
+    set_params(project, {"run": {"methods": ["random_init", "spread"]}})
+    ran = repro(project)
+    assert {s for s in ran if "@" in s} == {"pretrain@spread-0", "evaluate@spread-0"}
+    assert "prepare" not in ran and "report" in ran
+    assert "spread" in (project / "reports/leaderboard.csv").read_text()
+
+    params.write_text(shipped.replace("  - pcl\n", "  - pcl\n  - spread\n") + block)
+    renewed = command(project, "tests.golden", "spread")
+    assert renewed.returncode == 0, renewed.stderr
+    tests = [
+        "tests/ssl_core/engine/test_contract.py",
+        "tests/ssl_core/test_catalogue.py",
+        "tests/ssl_core/methods",
+        "tests/whole/test_golden.py",
+        "tests/whole/test_architecture.py",
+    ]
+    wanted = ["-k", "spread or test_catalogue or test_architecture", "--ignore", "tests/ssl_core/methods/test_gathered.py"]
+    arguments = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *tests, *wanted]
+    result = subprocess.run(arguments, cwd=project, env=environment(), capture_output=True, text=True)
+    assert result.returncode == 0 and " passed" in result.stdout, result.stdout + result.stderr
+    files = ["ssl_core/methods/spread.py", "tests/ssl_core/methods/test_spread.py"]
+    style = subprocess.run([shutil.which("ruff", path=environment()["PATH"]) or "ruff", "check", *files], cwd=project)
+    assert style.returncode == 0
