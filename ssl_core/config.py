@@ -31,7 +31,7 @@ class ConfigError(ValueError):
 
 
 def typed(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """Build the dataclass ``cls`` from ``values``; every field must be there and nothing else.
+    """Build the dataclass ``cls`` from ``values``; every field without a default must be there and nothing else.
 
     Args:
         where: the path of ``values`` in params.yaml, for messages (``train``, ``method.simclr``).
@@ -44,10 +44,11 @@ def typed(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     unknown = [k for k in values if k not in fields]
     if unknown:
         raise ConfigError(unknown_name(f"{where}.{unknown[0]}", str(unknown[0]), fields))
-    missing = [k for k in fields if k not in values]
+    needed = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]  # type: ignore[arg-type]
+    missing = [k for k in needed if k not in values]
     if missing:
         raise ConfigError(f"{where}.{missing[0]} is missing")
-    return cls(**{k: _convert(hint, values[k], f"{where}.{k}") for k, hint in fields.items()})
+    return cls(**{k: _convert(hint, values[k], f"{where}.{k}") for k, hint in fields.items() if k in values})
 
 
 def unknown_name(what: str, name: str, known: typing.Iterable[str]) -> str:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_core.config import ConfigError, Count, unknown_name
+from ssl_core.config import BelowOne, ConfigError, Count, unknown_name
+from ssl_core.engine.transformer import DropPath, TransformerLayer, sincos_positions
 
 NAMES = ("small", "resnet18", "resnet34", "resnet50", "vit", "pixels")
 
@@ -32,6 +33,11 @@ class EncoderConfig:
     """Side of a ``vit`` patch in pixels (4 at 32 px, 16 at 224 px)."""
     norm: Literal["batch", "group"]
     """Normalization layers of the ResNets. ``group`` where batch statistics would leak the answer (CPC)."""
+    drop_path: BelowOne = 0.0
+    """Share of a ``vit``'s residual branches dropped in training, growing linearly to this at the last layer. DINO: 0.1.
+    This field and the next have defaults because encoders saved before them do not name them."""
+    feature: Literal["mean", "class"] = "mean"
+    """What stands for the image in a ``vit``: the ``mean`` of its patches' tokens, or the ``class`` token (DINO, LeJEPA)."""
 
     def __post_init__(self) -> None:
         if self.name not in NAMES and not self.name.startswith("torchvision/"):
@@ -166,53 +172,44 @@ class ResNet(Encoder):
         return maps
 
 
-def sincos_positions(side: int, width: int) -> Tensor:
-    """Fixed 2-d sine-cosine position codes (side * side, width) (MAE, arXiv 2111.06377, appendix A)."""
-    omega = 10000.0 ** (-torch.arange(width // 4) / (width / 4))
-    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    angles = torch.cat([axis.reshape(-1, 1) * omega for axis in (x, y)], dim=1)
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
 class VisionTransformer(Encoder):
-    """A plain pre-norm ViT (arXiv 2010.11929) with a class token and fixed positions; features are the mean token.
+    """A plain pre-norm ViT (arXiv 2010.11929) with a class token and fixed positions; features are the mean or class token.
 
     ``tokens`` accepts any subset of the patches (MAE) and any image side that is a multiple of the patch (multi-crop).
+    Deviations from DINO's and MAE's: PyTorch's starting weights, and 1e-5 instead of 1e-6 in the LayerNorms.
     """
 
-    def __init__(self, config: EncoderConfig, channels: int):
+    def __init__(self, config: EncoderConfig, channels: int, image_size: int):
         super().__init__()
-        self.dim, self.patch_size = config.width, config.patch_size
+        self.dim, self.patch_size, self.feature = config.width, config.patch_size, config.feature
+        self.grid = image_size // self.patch_size
         self.embed = nn.Conv2d(channels, self.dim, self.patch_size, self.patch_size)
         self.cls = nn.Parameter(torch.randn(1, 1, self.dim) * 0.02)
-        self.layers = nn.ModuleList(transformer_layer(self.dim) for _ in range(config.depth))
+        self.layers = nn.ModuleList(TransformerLayer(self.dim) for _ in range(config.depth))
         self.norm = nn.LayerNorm(self.dim)
+        self.drop_path = DropPath(config.drop_path, config.depth) if config.drop_path else None
 
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> list[Tensor]:
         """Token sequences (B, 1 + T, D) after each layer, normalized at the last; ``keep`` (B, T) selects patches."""
         tokens = self.embed(x).flatten(2).transpose(1, 2)
-        tokens = tokens + sincos_positions(x.shape[-1] // self.patch_size, self.dim).to(tokens)
+        tokens = tokens + sincos_positions(x.shape[-1] // self.patch_size, self.dim, self.grid).to(tokens)
         if keep is not None:
             tokens = torch.gather(tokens, 1, keep[..., None].expand(-1, -1, self.dim))
         tokens = torch.cat([self.cls.to(tokens.dtype).expand(x.shape[0], -1, -1), tokens], dim=1)
         outputs = []
-        for layer in self.layers:
-            tokens = layer(tokens)
+        dropping = self.drop_path is not None and self.training
+        kept = self.drop_path(len(x)).to(tokens) if dropping else [None] * len(self.layers)  # type: ignore[misc]
+        for layer, own in zip(self.layers, kept, strict=True):
+            tokens = layer(tokens, own)
             outputs.append(tokens)
         outputs[-1] = self.norm(tokens)
         return outputs
 
     def blocks(self, x: Tensor) -> list[Tensor]:
+        if self.feature == "class":
+            return [t[:, 0, :, None, None] for t in self.tokens(x)]
         side = x.shape[-1] // self.patch_size
         return [t[:, 1:].transpose(1, 2).reshape(x.shape[0], self.dim, side, side) for t in self.tokens(x)]
-
-
-def transformer_layer(width: int) -> nn.Module:
-    """One pre-norm transformer layer with heads of 64 (or 32 below 128) and no dropout."""
-    heads = max(1, width // (64 if width >= 128 else 32))
-    return nn.TransformerEncoderLayer(
-        width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-    )
 
 
 class Torchvision(Encoder):
@@ -281,7 +278,7 @@ def build(config: EncoderConfig, channels: int, image_size: int, seed: int) -> E
         if config.name == "vit":
             if image_size % config.patch_size or config.width % 4:
                 raise ConfigError(f"encoder vit: patch_size {config.patch_size} must divide the image size {image_size}")
-            return VisionTransformer(config, channels)
+            return VisionTransformer(config, channels, image_size)
         if config.name == "pixels":
             return Pixels(channels, image_size)
         return Torchvision(config.name.removeprefix("torchvision/"), channels, image_size)

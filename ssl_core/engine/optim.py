@@ -1,13 +1,14 @@
-"""Optimizers and the learning-rate schedule, without host-device synchronization."""
+"""Optimizers and their schedules, without host-device synchronization."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ssl_core.config import BelowOne, Count, Positive, Share
+from ssl_core.config import BelowOne, Count, Fraction, Positive, Share
 from ssl_core.engine.method import Method
 
 
@@ -19,16 +20,33 @@ class TrainConfig:
     epoch_share: Positive
     """Share of ``epochs`` that a method trains for, by what its epoch costs, so that one number sets the budget of all."""
     batch_size: Count
-    optimizer: Literal["sgd", "adamw", "lars"]
+    optimizer: Literal["sgd", "adam", "adamw", "lars"]
     lr: Positive
     """For 256 images per step; scaled linearly with the batch (Goyal et al., arXiv 1706.02677)."""
     momentum: BelowOne
+    beta2: BelowOne
+    """Second beta of AdamW. MAE: 0.95."""
+    nesterov: bool
+    """Whether SGD looks ahead. RotNet: yes."""
+    lars_eta: Positive
+    """Trust of LARS. SimCLR, BYOL, Barlow Twins, VICReg: 0.001; solo-learn, with ``lars_clip``: 0.02."""
+    lars_clip: bool
+    """Whether LARS's ratio may only lower the rate."""
     weight_decay: float
+    final_weight_decay: float | None
+    """Where a cosine takes the weight decay by the end; null: it is constant. DINO on ViTs: from 0.04 to 0.4."""
     decay_norm_and_bias: bool
     """Whether one-dimensional parameters are decayed too (MoCo, SimSiam: yes; BYOL, SimCLR: no)."""
+    norm_and_bias_lr: Positive
+    """Rate of one-dimensional parameters in multiples of ``lr``. Barlow Twins: 0.024, most others: 1."""
     warmup: Share
     final_lr: Share
+    lr_steps: tuple[Share, ...]
+    """Shares of the training at which the rate falls by ``lr_step_factor``, instead of a cosine; empty: a cosine."""
+    lr_step_factor: Fraction
     clip_grad: float
+    clip_each: bool
+    """Clip the gradient of each parameter by itself (DINO), not that of all together."""
     precision: Literal["auto", "bf16", "float32"]
     mode: Literal["fast", "deterministic"]
     threads: Count
@@ -45,14 +63,17 @@ class TrainConfig:
 
 
 class Lars(torch.optim.Optimizer):
-    """SGD with layer-wise trust ratios (You, Gitman, Ginsburg, arXiv 1708.03888), eta 0.001 as in SimCLR and Barlow Twins.
+    """SGD with layer-wise trust ratios (You, Gitman, Ginsburg, arXiv 1708.03888).
 
-    For a weight w with gradient g: g' = g + wd * w; buf = mu * buf + eta * |w| / |g'| * g'; w -= lr * buf. The ratio is 1
-    where a norm is 0 and for groups with ``adapt`` False (biases, norms). All tensors in a handful of fused calls.
+    For a weight w with gradient g: g' = g + wd * w; q = eta * |w| / |g'|; buf = mu * buf + q * g'; w -= lr * buf. The ratio
+    q is 1 where a norm is 0 and for groups with ``adapt`` False (biases, norms). With ``clip``, as in solo-learn, it is
+    min(q / lr, 1), so that lr alone decides where it is smaller than q, |g| + wd * |w| stands for |g'|, and a weight without
+    a gradient is not decayed. All tensors in a handful of fused calls.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float, eta: float = 0.001):
-        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "adapt": True, "eta": eta})
+    def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float, eta: float = 0.001, clip: bool = False):
+        options = {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "adapt": True, "eta": eta, "clip": clip}
+        super().__init__(groups, options)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -64,8 +85,14 @@ class Lars(torch.optim.Optimizer):
             grads = torch._foreach_add([p.grad for p in params], params, alpha=group["weight_decay"])
             if group["adapt"]:
                 w = torch.stack(torch._foreach_norm(params))
-                g = torch.stack(torch._foreach_norm(grads))
+                if group["clip"]:
+                    plain = torch.stack(torch._foreach_norm([p.grad for p in params]))
+                    g = plain + group["weight_decay"] * w
+                else:
+                    g = torch.stack(torch._foreach_norm(grads))
                 ratio = torch.where((w > 0) & (g > 0), group["eta"] * w / g, 1.0)
+                if group["clip"]:
+                    ratio = torch.where(plain > 0, (ratio / max(group["lr"], 1e-12)).clamp(max=1.0), 0.0)
                 torch._foreach_mul_(grads, list(ratio.unbind()))
             buffers = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
             torch._foreach_mul_(buffers, group["momentum"])
@@ -83,26 +110,49 @@ def build_optimizer(method: Method, config: TrainConfig) -> torch.optim.Optimize
             params = [p for p in group["params"] if (p.ndim > 1) == is_matrix]
             if params:
                 decayed = decay if is_matrix or config.decay_norm_and_bias else 0.0
-                extra = {"adapt": is_matrix} if config.optimizer == "lars" else {}
+                extra: dict[str, Any] = {"adapt": is_matrix} if config.optimizer == "lars" else {}
                 constant = group.get("constant_lr", False)
-                groups.append({"params": params, "weight_decay": decayed, "peak_lr": scale, "constant_lr": constant, **extra})
+                peak = scale * (1.0 if is_matrix else config.norm_and_bias_lr)
+                extra |= {"peak_lr": peak, "constant_lr": constant, "first_weight_decay": decayed}
+                groups.append({"params": params, "weight_decay": decayed, **extra})
     if config.optimizer == "lars":
-        return Lars(groups, lr=0.0, momentum=config.momentum)
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=0.0, betas=(config.momentum, 0.999), foreach=True)
-    return torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, foreach=True)
+        return Lars(groups, 0.0, config.momentum, config.lars_eta, config.lars_clip)
+    if config.optimizer in ("adam", "adamw"):
+        adam = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+        return adam(groups, lr=0.0, betas=(config.momentum, config.beta2), foreach=True)
+    return torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, nesterov=config.nesterov, foreach=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, config: TrainConfig, progress: float) -> float:
-    """Linear warm-up, then cosine (per step); returns the factor on the peak rate."""
+    """Linear warm-up, then a cosine or steps (per step); returns the factor on the peak rate."""
     if progress < config.warmup:
         factor = progress / config.warmup
+    elif config.lr_steps:
+        factor = config.lr_step_factor ** sum(progress >= step for step in config.lr_steps)
     else:
         done = (progress - config.warmup) / max(1e-12, 1 - config.warmup)
         factor = config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * (1.0 if group["constant_lr"] else factor)
     return factor
+
+
+def set_weight_decay(optimizer: torch.optim.Optimizer, config: TrainConfig, progress: float) -> None:
+    """Move the weight decay of the groups that have one along a cosine to ``final_weight_decay``, if that is given."""
+    if config.final_weight_decay is None:
+        return
+    left = 0.5 * (1 + math.cos(math.pi * progress))
+    for group in optimizer.param_groups:
+        if group["first_weight_decay"]:
+            group["weight_decay"] = config.final_weight_decay + (group["first_weight_decay"] - config.final_weight_decay) * left
+
+
+def clip(grads: list[Tensor], norms: Sequence[Tensor], total: Tensor, config: TrainConfig) -> None:
+    """Scale the gradients in place to ``clip_grad``: each to its own norm, or all to the norm of them together, ``total``."""
+    if config.clip_grad > 0 and config.clip_each:
+        torch._foreach_mul_(grads, [(config.clip_grad / (norm + 1e-6)).clamp(max=1.0) for norm in norms])
+    elif config.clip_grad > 0:
+        torch._foreach_mul_(grads, (config.clip_grad / (total + 1e-6)).clamp(max=1.0))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -17,7 +17,15 @@ from ssl_core.engine.augment import normalize, to_unit, view
 from ssl_core.engine.data import Images
 from ssl_core.engine.health import health
 from ssl_core.engine.method import Batch, Method
-from ssl_core.engine.optim import TrainConfig, build_optimizer, load_optimizer_tensors, optimizer_tensors, set_lr
+from ssl_core.engine.optim import (
+    TrainConfig,
+    build_optimizer,
+    clip,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    set_lr,
+    set_weight_decay,
+)
 from ssl_core.rng import Rng, permutation
 
 # Purposes that keep the streams of random numbers apart.
@@ -133,6 +141,7 @@ class Trainer:
         out["loss"].backward()  # type: ignore[no-untyped-call]
         self._guard(out["loss"].detach())
         set_lr(self.optimizer, self.config, progress)
+        set_weight_decay(self.optimizer, self.config, progress)
         self.optimizer.step()
         self.step += 1
         self.method.after_step(self.step / self.steps)
@@ -142,14 +151,14 @@ class Trainer:
     def _guard(self, loss: Tensor) -> None:
         """Clip, and refuse non-finite numbers before they reach a weight (one synchronization for both)."""
         grads = [p.grad for p in self.method.parameters() if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        norms = torch._foreach_norm(grads)
+        norm = torch.linalg.vector_norm(torch.stack(norms))
         if not torch.isfinite(loss + norm):
             which = "loss" if not torch.isfinite(loss) else "gradient"
             raise NonFinite(
                 f"the {which} is not finite at step {self.step} of {self.steps}; lower train.lr or use precision float32"
             )
-        if self.config.clip_grad > 0:
-            torch._foreach_mul_(grads, (self.config.clip_grad / (norm + 1e-6)).clamp(max=1.0))
+        clip(grads, norms, norm, self.config)
 
     def autocast(self) -> torch.autocast:
         """The mixed-precision context of the forward pass."""

@@ -12,16 +12,16 @@ The normalization is part of the loss: BatchNorm without scale and shift (biased
 all processes.
 
 Deviations: a narrower and shallower projector (two layers are what CIFAR-10 recipes use) and AdamW instead of LARS
-(batches of hundreds; plain SGD left the features in a few dimensions); both views are augmented alike, where the paper
-solarizes the second only and blurs the first always, which small images do not stand.
+(batches of hundreds; plain SGD left the features in a few dimensions); as shipped, no blur and no solarization, which small
+images do not stand (the paper blurs the first view always and solarizes a fifth of the second ones).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_core.config import Count
+from ssl_core.config import Count, Share
 from ssl_core.engine import distributed
 from ssl_core.engine.augment import AugmentConfig, view
 from ssl_core.engine.encoders import Encoder
@@ -35,10 +35,16 @@ from ssl_core.rng import Rng
 class BarlowConfig:
     """The numbers of Barlow Twins."""
 
+    layers: Count
+    """Linear layers of the projector. Paper: 3; CIFAR-10 recipes: 2-3."""
     dim: Count
-    """Width of the projector's hidden layer and of the projection. Paper: 8192; CIFAR-10 recipes: 2048."""
+    """Width of the projector's hidden layers and of the projection. Paper: 8192; CIFAR-10 recipes: 2048."""
     weight: float
     """w of the off-diagonal terms. Paper: 0.0051."""
+    second_blur: Share
+    """Probability of blur in the second view. Paper: 0.1 (first view 1.0); small images: 0."""
+    second_solarize: Share
+    """Probability of solarization in the second view. Paper: 0.2 (first view 0); CIFAR-10 recipes: the same."""
 
 
 def terms(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,12 +62,13 @@ class BarlowTwins(Method):
 
     def __init__(self, encoder: Encoder, config: BarlowConfig, augment: AugmentConfig, data: DataInfo):
         super().__init__(encoder, config, augment, data)
-        self.projector = mlp(encoder.dim, config.dim, config.dim, last_bias=False)
+        self.projector = mlp(encoder.dim, *[config.dim] * config.layers, last_bias=False)
+        self.second = replace(augment, blur=config.second_blur, solarize=config.second_solarize)
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """Two augmented images, each (B, C, H, W)."""
+        """Two augmented images, each (B, C, H, W), the second with its own blur and solarization."""
         mean, std = self.data.mean, self.data.std
-        return view(images, rng, self.augment, mean, std), view(images, rng, self.augment, mean, std)
+        return view(images, rng, self.augment, mean, std), view(images, rng, self.second, mean, std)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Agreement on the diagonal, redundancy off it."""

@@ -12,13 +12,14 @@ running mean keeps one component from winning everything.
 
 The teacher's weights follow with a momentum that goes to 1 by a cosine; it is what is exported, as in the paper.
 
-Deviations: for convolutional encoders, a head with BatchNorm and ReLU instead of GELU (the paper's ResNet recipe has
-BatchNorm); a narrower head, as the features are narrow; fewer small views of half the side, since smaller ones
-of a small image show nothing; a lower base momentum, because 0.996 hardly moves in a short training; a constant weight
-decay (its rise is a ViT's recipe).
+Deviations: as shipped, BatchNorm in the head, which convolutional encoders want and a ViT does not; a narrower head, as
+the features are narrow; fewer small views of half the side, since smaller ones of a small image show nothing; a lower
+base momentum, because 0.996 hardly moves in a short training; a constant weight decay, no drop path and one norm for all
+gradients (a ViT's recipe sets ``train.final_weight_decay``, ``encoder.drop_path`` and ``train.clip_each``); directions
+that start as unit vectors.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -39,10 +40,14 @@ from ssl_core.rng import Rng
 class DINOConfig:
     """The numbers of DINO."""
 
+    layers: Count
+    """Linear layers of the head before the last. Paper: 3; CIFAR-10 recipes: 2."""
     hidden: Count
     """Width of the head's hidden layers. Paper: 2048; small images: 256-2048."""
     dim: Count
     """Width of the head's output before the last layer. Paper: 256; small images: 128-256."""
+    norm: bool
+    """BatchNorm in the head. Paper: no for ViTs; CIFAR-10 recipes for ResNets: yes."""
     prototypes: Count
     """K, the directions scores are taken with. Paper: 65536; CIFAR-10 recipes: 2048-4096; 10,000 images: 1024."""
     student_temperature: Positive
@@ -57,6 +62,10 @@ class DINOConfig:
     """m_c. Paper: 0.9."""
     freeze: Share
     """Share of the training in which the last layer waits. Paper: 1 of 100-800 epochs; short trainings: 0.05."""
+    second_blur: Share
+    """Probability of blur in the second view. Paper: 0.1 (first view 1.0); small images: 0."""
+    second_solarize: Share
+    """Probability of solarization in the second view. Paper: 0.2 (first view 0); CIFAR-10 recipes: the same."""
     crops: Crops
     """The small views."""
 
@@ -66,7 +75,7 @@ class Head(nn.Module):
 
     def __init__(self, dim: int, config: DINOConfig):
         super().__init__()
-        self.mlp = mlp(dim, config.hidden, config.hidden, config.dim)
+        self.mlp = mlp(dim, *[config.hidden] * (config.layers - 1), config.dim, norm=config.norm)
         self.directions = nn.Parameter(random_unit(config.prototypes, config.dim))
 
     def forward(self, x: Tensor, hold: bool = False) -> Tensor:
@@ -81,13 +90,14 @@ class DINO(Method):
 
     def __init__(self, encoder: Encoder, config: DINOConfig, augment: AugmentConfig, data: DataInfo):
         super().__init__(encoder, config, augment, data)
+        self.second = replace(augment, blur=config.second_blur, solarize=config.second_solarize)
         self.head = Head(encoder.dim, config)
         self.teacher_encoder, self.teacher_head = momentum_copy(encoder), momentum_copy(self.head)
         self.register_buffer("center", torch.zeros(config.prototypes))
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Two large views (B, C, S, S), then the small ones."""
-        return multi_crop(images, rng, self.augment, self.data, self.config.crops, self.encoder)
+        return multi_crop(images, rng, (self.augment, self.second), self.data, self.config.crops, self.encoder)
 
     def teacher_temperature(self, progress: float) -> float:
         """T_t: linear over ``warmup``, then constant."""

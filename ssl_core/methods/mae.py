@@ -22,8 +22,9 @@ from torch.nn import functional as F
 
 from ssl_core.config import ConfigError, Count, Share
 from ssl_core.engine.augment import AugmentConfig, view
-from ssl_core.engine.encoders import Encoder, VisionTransformer, sincos_positions, transformer_layer
+from ssl_core.engine.encoders import Encoder, VisionTransformer
 from ssl_core.engine.method import Batch, DataInfo, Method
+from ssl_core.engine.transformer import TransformerLayer, sincos_positions
 from ssl_core.rng import Rng
 
 
@@ -77,9 +78,7 @@ class MAE(Method):
             raise ConfigError(f"method.mae.mask is {config.mask}; it must hide some and leave some of {self.tokens} patches")
         self.embed = nn.Linear(encoder.dim, config.width)
         self.mask_token = nn.Parameter(torch.randn(1, 1, config.width) * 0.02)
-        self.decoder = nn.Sequential(
-            *(transformer_layer(config.width) for _ in range(config.depth)), nn.LayerNorm(config.width)
-        )
+        self.decoder = nn.Sequential(*(TransformerLayer(config.width) for _ in range(config.depth)), nn.LayerNorm(config.width))
         self.head = nn.Linear(config.width, encoder.patch_size**2 * data.channels)
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:

@@ -34,10 +34,14 @@ from ssl_core.rng import Rng
 class NNCLRConfig:
     """The numbers of NNCLR."""
 
+    layers: Count
+    """Linear layers of the projector. Paper: 3; CIFAR-10 recipes: 2."""
     hidden: Count
-    """Width of the hidden layers of projector and predictor. Paper: 2048 and 4096; small images: 256-2048."""
+    """Width of the projector's hidden layers. Paper: 2048; small images: 256-2048."""
     dim: Count
     """Width of projection and prediction. Paper: 256; small images: 128-256."""
+    predictor_hidden: Count
+    """Width of the predictor's hidden layer. Paper: 4096; small images: 256-4096."""
     temperature: Positive
     """Paper: 0.1; CIFAR-10 recipes: 0.2-0.5."""
     queue: int
@@ -58,8 +62,8 @@ class NNCLR(Method):
     def __init__(self, encoder: Encoder, config: NNCLRConfig, augment: AugmentConfig, data: DataInfo):
         super().__init__(encoder, config, augment, data)
         check_queue("method.nnclr", config.queue, data.num_images)
-        self.projector = mlp(encoder.dim, config.hidden, config.dim, last_norm="affine")
-        self.predictor = mlp(config.dim, config.hidden, config.dim)
+        self.projector = mlp(encoder.dim, *[config.hidden] * (config.layers - 1), config.dim, last_norm="affine")
+        self.predictor = mlp(config.dim, config.predictor_hidden, config.dim)
         self.queue = Queue(config.queue, config.dim)
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:

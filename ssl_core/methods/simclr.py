@@ -10,11 +10,13 @@ the comparison happens in is thrown away, the encoder below it is kept.
 with unit-length z = projector(encoder(view)).
 
 Deviations: SGD instead of LARS, because the batch is hundreds and not thousands; the released code adds the
-means of the two directions (twice this loss), the paper and this file average them; at 28-32 px a blur of at most one
-pixel, since the paper's would leave little to see.
+means of the two directions (twice this loss), the paper and this file average them; as shipped, the projector ends in
+BatchNorm without scale and shift (the paper has none there, the released code one with a scale); at 28-32 px a blur of at
+most one pixel, since the paper's would leave little to see.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -36,6 +38,8 @@ class SimCLRConfig:
     """Width of the projector's hidden layer. Paper: that of the features, 2048; small images: 256-2048."""
     dim: Count
     """Width of the projection. Paper: 128."""
+    last_norm: Literal["none", "plain", "affine"]
+    """BatchNorm after the projector's last layer. Paper: none; released code: ``affine``; short schedules: ``plain``."""
     temperature: Positive
     """Paper: 0.1 on ImageNet, 0.5 on CIFAR-10 with 1000 epochs; short schedules: 0.2."""
 
@@ -47,7 +51,7 @@ class SimCLR(Method):
 
     def __init__(self, encoder: Encoder, config: SimCLRConfig, augment: AugmentConfig, data: DataInfo):
         super().__init__(encoder, config, augment, data)
-        self.projector = mlp(encoder.dim, config.hidden, config.dim, last_norm="plain")
+        self.projector = mlp(encoder.dim, config.hidden, config.dim, last_norm=config.last_norm)
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Two augmented images, each (B, C, H, W)."""

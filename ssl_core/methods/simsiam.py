@@ -10,7 +10,7 @@ without that stop, without the predictor, or without BatchNorm in the heads ever
 The projector ends in BatchNorm without scale and shift; the predictor is a bottleneck with nothing after it, and its
 learning rate stays constant (section 4.2: it should follow the newest representations).
 
-Deviations: the projector has two layers, as the authors use on CIFAR-10, and narrower ones, since the features are; no
+Deviations: a narrower projector, since the features are; no
 blur, as in the authors' CIFAR-10 recipe; AdamW instead of SGD in short trainings.
 """
 
@@ -32,6 +32,8 @@ from ssl_core.rng import Rng
 class SimSiamConfig:
     """The numbers of SimSiam."""
 
+    layers: Count
+    """Linear layers of the projector. Paper: 3 on ImageNet, 2 on CIFAR-10."""
     dim: Count
     """Width of the projector's hidden and last layer. Paper: 2048; small images: 512-2048."""
     bottleneck: Count
@@ -45,7 +47,7 @@ class SimSiam(Method):
 
     def __init__(self, encoder: Encoder, config: SimSiamConfig, augment: AugmentConfig, data: DataInfo):
         super().__init__(encoder, config, augment, data)
-        self.projector = mlp(encoder.dim, config.dim, config.dim, last_norm="plain")
+        self.projector = mlp(encoder.dim, *[config.dim] * config.layers, last_norm="plain")
         self.predictor = mlp(config.dim, config.bottleneck, config.dim)
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:

@@ -85,7 +85,7 @@ class SwAV(Method):
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Two large views (B, C, S, S), then the small ones."""
-        return multi_crop(images, rng, self.augment, self.data, self.config.crops, self.encoder)
+        return multi_crop(images, rng, (self.augment, self.augment), self.data, self.config.crops, self.encoder)
 
     @torch.no_grad()
     def codes(self, view: int, z: Tensor, scores: Tensor, progress: float) -> Tensor:

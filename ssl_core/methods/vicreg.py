@@ -10,16 +10,16 @@ deviation of at least 1 over the batch, and no two components are correlated.
 
 Deviations: the half before the variance term is that of the authors' code, the paper's equation has none; a narrower
 and shallower expander, as the features are narrow and CIFAR-10 recipes have it; AdamW instead of LARS (batches of
-hundreds).
+hundreds); as shipped, no blur and no solarization, which small images do not stand (the paper augments as BYOL does).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_core.config import Count
+from ssl_core.config import Count, Share
 from ssl_core.engine import distributed
 from ssl_core.engine.augment import AugmentConfig, view
 from ssl_core.engine.encoders import Encoder
@@ -33,14 +33,20 @@ from ssl_core.rng import Rng
 class VICRegConfig:
     """The numbers of VICReg."""
 
+    layers: Count
+    """Linear layers of the expander. Paper: 3; CIFAR-10 recipes: 2-3."""
     dim: Count
-    """Width of the expander's hidden layer and of the projection. Paper: 8192; CIFAR-10 recipes: 1024-2048."""
+    """Width of the expander's hidden layers and of the projection. Paper: 8192; CIFAR-10 recipes: 1024-2048."""
     invariance: float
     """a. Paper: 25."""
     variance: float
     """b. Paper: 25."""
     covariance: float
     """c. Paper: 1."""
+    second_blur: Share
+    """Probability of blur in the second view. Paper: 0.1 (first view 1.0); small images: 0."""
+    second_solarize: Share
+    """Probability of solarization in the second view. Paper: 0.2 (first view 0); CIFAR-10 recipes: 0.1 in both."""
 
 
 def variance(z: Tensor) -> Tensor:
@@ -63,12 +69,13 @@ class VICReg(Method):
 
     def __init__(self, encoder: Encoder, config: VICRegConfig, augment: AugmentConfig, data: DataInfo):
         super().__init__(encoder, config, augment, data)
-        self.expander = mlp(encoder.dim, config.dim, config.dim, last_bias=False)
+        self.expander = mlp(encoder.dim, *[config.dim] * config.layers, last_bias=False)
+        self.second = replace(augment, blur=config.second_blur, solarize=config.second_solarize)
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """Two augmented images, each (B, C, H, W)."""
+        """Two augmented images, each (B, C, H, W), the second with its own blur and solarization."""
         mean, std = self.data.mean, self.data.std
-        return view(images, rng, self.augment, mean, std), view(images, rng, self.augment, mean, std)
+        return view(images, rng, self.augment, mean, std), view(images, rng, self.second, mean, std)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The weighted sum of the three terms, over the batch of all processes."""

@@ -12,6 +12,7 @@ def mlp(
     last_norm: Literal["none", "plain", "affine"] = "none",
     last_relu: bool = False,
     last_bias: bool = True,
+    gelu: bool = False,
 ) -> nn.Sequential:
     """Linear(-BatchNorm)-ReLU layers through ``widths``; ``mlp(512, 2048, 128)`` has one hidden layer of 2048.
 
@@ -20,6 +21,7 @@ def mlp(
         last_norm: BatchNorm after the last Linear: none, without (``plain``) or with scale and shift.
         last_relu: end with a ReLU.
         last_bias: bias of a last Linear without BatchNorm; off where the loss ignores the mean and it would get no gradient.
+        gelu: GELU instead of ReLU.
     """
     layers: list[nn.Module] = []
     pairs = list(itertools.pairwise(widths))
@@ -30,7 +32,7 @@ def mlp(
         if with_norm:
             layers.append(nn.BatchNorm1d(d_out, affine=not last or last_norm == "affine"))
         if not last or last_relu:
-            layers.append(nn.ReLU(inplace=True))
+            layers.append(nn.GELU() if gelu else nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ssl_core.config import ConfigError
 from ssl_core.engine import distributed
+from ssl_core.engine.transformer import DropPath
 from ssl_core.parts.losses import unit
 
 M = TypeVar("M", bound=nn.Module)
@@ -93,9 +94,13 @@ class MemoryBank(nn.Module):
 def momentum_copy(module: M) -> M:
     """A copy without gradient, to follow ``module`` slowly (MoCo's key encoder, BYOL's target, DINO's teacher).
 
-    Its BatchNorm layers keep running statistics of their own.
+    Its BatchNorm layers keep running statistics of their own. It drops no residual branch (as DINO's teacher).
     """
-    return copy.deepcopy(module).requires_grad_(False)
+    copied = copy.deepcopy(module).requires_grad_(False)
+    for part in copied.modules():
+        if isinstance(part, DropPath):
+            part.rates.zero_()
+    return copied
 
 
 @torch.no_grad()

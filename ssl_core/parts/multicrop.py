@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ssl_core.config import Fraction
+from ssl_core.config import Fraction, Share
 from ssl_core.engine.augment import AugmentConfig, view
 from ssl_core.engine.encoders import Encoder, VisionTransformer
 from ssl_core.engine.method import DataInfo
@@ -24,21 +24,24 @@ class Crops:
     """Share of the image's area in a small view. Papers: 0.05-0.14 (SwAV) to 0.05-0.4 (DINO); small images: 0.1-0.4."""
     size: Fraction
     """Side of a small view as a share of a large one's. Papers: 96 / 224; small images: 0.5, which keeps 14 px and more."""
+    blur: Share
+    """Probability of blur in a small view. Papers: 0.5; small images: 0."""
 
 
 def multi_crop(
-    images: Tensor, rng: Rng, augment: AugmentConfig, data: DataInfo, crops: Crops, encoder: Encoder
+    images: Tensor, rng: Rng, augment: Sequence[AugmentConfig], data: DataInfo, crops: Crops, encoder: Encoder
 ) -> tuple[Tensor, ...]:
     """Two large views (B, C, S, S), then ``crops.views`` small ones, of a side the encoder can take.
 
     Args:
         images: (B, C, H, W) uint8.
+        augment: of the two large views; the small ones follow the first, with a crop and a blur of their own.
     """
-    side = augment.view_side(images.shape[-2])
+    side = augment[0].view_side(images.shape[-2])
     unit = encoder.patch_size if isinstance(encoder, VisionTransformer) else 1
     small = max(1, round(side * crops.size / unit)) * unit
-    local = replace(augment, crop_scale=crops.scale)
-    large = [view(images, rng, augment, data.mean, data.std) for _ in range(2)]
+    local = replace(augment[0], crop_scale=crops.scale, blur=crops.blur)
+    large = [view(images, rng, own, data.mean, data.std) for own in augment]
     return *large, *(view(images, rng, local, data.mean, data.std, size=small) for _ in range(crops.views))
 
 

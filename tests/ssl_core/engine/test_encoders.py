@@ -7,8 +7,10 @@ import torch
 import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssl_core.config import ConfigError
+from ssl_core.config import ConfigError, typed
 from ssl_core.engine.encoders import Conv3x3, EncoderConfig, GroupNorm, build, pool
+from ssl_core.engine.transformer import DropPath, TransformerLayer, sincos_positions
+from ssl_core.parts.memory import momentum_copy
 from tasks.runtime import params
 from tests.conftest import ROOT
 
@@ -83,6 +85,57 @@ def test_vit_encodes_any_subset_of_its_patches() -> None:
         every = torch.arange(49).expand(3, 49)
         torch.testing.assert_close(encoder.tokens(x, every)[-1], encoder.tokens(x)[-1])
         assert encoder.tokens(x, every[:, :12])[-1].shape == (3, 13, 32)
+
+
+def test_positions_of_a_smaller_image_are_spread_over_the_same_grid() -> None:
+    """What a network trained on 6 x 6 patches has seen covers the 8 x 8 it is used on: no position lies outside."""
+    assert torch.equal(sincos_positions(8, 16, 8), sincos_positions(8, 16))
+    slowest = 10000.0 ** (-3 / 4)  # the code grows with the place: sin of a small angle
+    at = {side: (sincos_positions(side, 16, 8)[:side, 3] / slowest).round(decimals=3) for side in (4, 6, 16)}
+    torch.testing.assert_close(at[4], torch.tensor([0.5, 2.5, 4.5, 6.5]))
+    torch.testing.assert_close(at[6], (torch.arange(6) + 0.5) * 8 / 6 - 0.5, rtol=0, atol=1e-3)
+    torch.testing.assert_close(at[16], (torch.arange(16) + 0.5) / 2 - 0.5, rtol=0, atol=1e-3)
+
+
+def test_the_class_token_can_be_the_feature() -> None:
+    encoder = build(named("vit", width=32, depth=2, feature="class"), 1, 28, seed=0).eval()
+    x = torch.randn(3, 1, 28, 28)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(x), encoder.tokens(x)[-1][:, 0])
+        assert [m.shape for m in encoder.blocks(x)] == [(3, 32, 1, 1)] * 2
+
+
+def test_a_layer_with_nothing_dropped_is_pytorchs_own() -> None:
+    torch.manual_seed(0)
+    layer, x = TransformerLayer(64), torch.randn(2, 5, 64)
+    torch.testing.assert_close(layer(x, torch.ones(2, 2, 1, 1)), layer(x))
+    assert torch.equal(layer(x, torch.zeros(2, 2, 1, 1)), x)
+
+
+def test_paths_are_dropped_at_a_rate_that_grows_and_the_draws_go_on_after_a_resume() -> None:
+    drop = DropPath(0.4, 3)
+    kept = torch.stack([drop(500) for _ in range(4)])
+    shares = (kept > 0).float().mean((0, 2, 3, 4, 5))
+    torch.testing.assert_close(shares, torch.tensor([1.0, 0.8, 0.6]), rtol=0, atol=0.03)
+    torch.testing.assert_close(kept.mean((0, 2, 3, 4, 5)), torch.ones(3), rtol=0, atol=0.05)
+    assert not torch.equal(kept[0], kept[1])
+    resumed = DropPath(0.4, 3)
+    resumed.load_state_dict(drop.state_dict())
+    assert torch.equal(resumed(500), drop(500))
+
+
+def test_only_a_training_network_drops_and_no_momentum_copy() -> None:
+    encoder = build(named("vit", width=32, depth=3, drop_path=0.9), 1, 28, seed=0)
+    x = torch.randn(4, 1, 28, 28)
+    with torch.no_grad():
+        plain = encoder.eval()(x)
+        assert not torch.allclose(encoder.train()(x), plain)
+        torch.testing.assert_close(momentum_copy(encoder)(x), plain)
+
+
+def test_an_encoder_saved_before_the_newer_fields_is_still_described() -> None:
+    old = {"name": "vit", "width": 8, "depth": 1, "patch_size": 4, "norm": "batch"}
+    assert typed(EncoderConfig, old, "encoder") == EncoderConfig("vit", 8, 1, 4, "batch", 0.0, "mean")
 
 
 def test_pixels_are_the_pixels() -> None:

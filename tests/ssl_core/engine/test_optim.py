@@ -9,7 +9,16 @@ import torch
 from torch import nn
 
 from ssl_core.config import typed
-from ssl_core.engine.optim import Lars, TrainConfig, build_optimizer, load_optimizer_tensors, optimizer_tensors, set_lr
+from ssl_core.engine.optim import (
+    Lars,
+    TrainConfig,
+    build_optimizer,
+    clip,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    set_lr,
+    set_weight_decay,
+)
 
 
 @pytest.fixture
@@ -76,7 +85,7 @@ def test_norms_and_biases_are_decayed_only_when_asked(config: TrainConfig, decay
         assert group["weight_decay"] == (0.3 if decay_all or not is_bias else 0.0)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lars"])
 def test_state_survives_being_written_as_tensors(config: TrainConfig, name: str) -> None:
     config = dataclasses.replace(config, optimizer=name)  # type: ignore[arg-type]
 
@@ -100,3 +109,51 @@ def test_state_survives_being_written_as_tensors(config: TrainConfig, name: str)
     steps(second, resumed, 3, 6)
     for a, b in zip(whole.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_lars_with_clip_never_raises_a_rate() -> None:
+    """One weight whose ratio is above lr, one below: the first moves by plain SGD, the second by its trust."""
+    above, below = nn.Parameter(torch.full((2, 2), 10.0)), nn.Parameter(torch.full((2, 2), 1.0))
+    optimizer = Lars([{"params": [above, below]}], lr=0.1, momentum=0.0, eta=0.02, clip=True)
+    above.grad, below.grad = torch.full((2, 2), 0.5), torch.full((2, 2), 4.0)
+    optimizer.step()
+    torch.testing.assert_close(above.detach(), torch.full((2, 2), 10.0 - 0.1 * 0.5))
+    torch.testing.assert_close(below.detach(), torch.full((2, 2), 1.0 - 0.02 / 4.0 * 4.0))
+
+
+def test_a_rate_falls_in_steps_after_its_warm_up(config: TrainConfig) -> None:
+    config = dataclasses.replace(config, warmup=0.1, lr_steps=(0.3, 0.6), lr_step_factor=0.2)
+    optimizer = build_optimizer(Groups(), config)  # type: ignore[arg-type]
+    factors = [set_lr(optimizer, config, p) for p in (0.05, 0.1, 0.29, 0.3, 0.59, 0.6, 0.99)]
+    assert factors == pytest.approx([0.5, 1, 1, 0.2, 0.2, 0.04, 0.04])
+
+
+def test_the_weight_decay_goes_to_its_end_along_a_cosine_where_there_is_one(config: TrainConfig) -> None:
+    config = dataclasses.replace(config, weight_decay=0.04, final_weight_decay=0.4, decay_norm_and_bias=False)
+    optimizer = build_optimizer(Groups(), config)  # type: ignore[arg-type]
+    for progress, expected in ((0.0, 0.04), (0.5, 0.22), (1.0, 0.4)):
+        set_weight_decay(optimizer, config, progress)
+        for group in optimizer.param_groups:
+            assert group["weight_decay"] == pytest.approx(expected if group["params"][0].ndim > 1 else 0.0)
+
+
+def test_norms_and_biases_have_a_rate_of_their_own(config: TrainConfig) -> None:
+    config = dataclasses.replace(config, lr=0.2, batch_size=512, norm_and_bias_lr=0.024)
+    rates = {g["params"][0].ndim: g["peak_lr"] for g in build_optimizer(Groups(), config).param_groups[:2]}  # type: ignore[arg-type]
+    assert rates == {2: pytest.approx(0.4), 1: pytest.approx(0.4 * 0.024)}
+
+
+def test_betas_and_nesterov_reach_the_optimizer(config: TrainConfig) -> None:
+    mae = dataclasses.replace(config, optimizer="adamw", beta2=0.95)
+    assert build_optimizer(Groups(), mae).param_groups[0]["betas"] == (0.9, 0.95)  # type: ignore[arg-type]
+    rotnet = dataclasses.replace(config, optimizer="sgd", nesterov=True)
+    assert build_optimizer(Groups(), rotnet).param_groups[0]["nesterov"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("each", "expected"), [(True, [1.0, 0.5]), (False, [3 / 9.25**0.5, 0.5 / 9.25**0.5])])
+def test_gradients_are_clipped_together_or_each_by_itself(config: TrainConfig, each: bool, expected: list[float]) -> None:
+    config = dataclasses.replace(config, clip_grad=1.0, clip_each=each)
+    grads = [torch.tensor([3.0]), torch.tensor([0.5])]
+    total = torch.stack(grads).norm()
+    clip(grads, [g.norm() for g in grads], total, config)
+    torch.testing.assert_close(torch.cat(grads), torch.tensor(expected), rtol=1e-5, atol=0)

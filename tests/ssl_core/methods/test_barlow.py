@@ -70,7 +70,7 @@ def test_the_loss_ignores_the_names_of_the_views_the_order_and_scales_of_compone
 def test_the_method_adds_the_weighted_terms_of_its_projections() -> None:
     torch.manual_seed(0)
     encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
-    method = BarlowTwins(encoder, BarlowConfig(dim=16, weight=0.01), AUGMENT, DataInfo(8, 16, 1, (0.5,), (0.25,))).eval()
+    method = BarlowTwins(encoder, BarlowConfig(2, 16, 0.01, 0.0, 0.0), AUGMENT, DataInfo(8, 16, 1, (0.5,), (0.25,))).eval()
     images, ids = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8), torch.arange(8)
     x1, x2 = views = method.views(images, Rng(ids, 0))
     out = method.loss(Batch(views, ids, 0.0))

@@ -18,7 +18,7 @@ from ssl_core.parts.multicrop import Crops, encode_crops
 from ssl_core.rng import Rng
 
 AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
-CONFIG = DINOConfig(16, 8, 6, 0.1, (0.04, 0.07), 0.3, 0.9, 0.9, freeze=0.1, crops=Crops(2, (0.1, 0.4), 0.5))
+CONFIG = DINOConfig(3, 16, 8, True, 6, 0.1, (0.04, 0.07), 0.3, 0.9, 0.9, 0.1, 0.0, 0.0, Crops(2, (0.1, 0.4), 0.5, 0.0))
 IDS = torch.arange(8)
 IMAGES = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

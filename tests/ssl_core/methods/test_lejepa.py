@@ -24,7 +24,7 @@ ONE = torch.ones(1, 1)
 def make(views: int = 2, weight: float = 0.05) -> LeJEPA:
     torch.manual_seed(0)
     encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
-    config = LeJEPAConfig(hidden=16, dim=8, weight=weight, slices=12, crops=Crops(views, (0.1, 0.4), 0.5))
+    config = LeJEPAConfig(hidden=16, dim=8, weight=weight, slices=12, crops=Crops(views, (0.1, 0.4), 0.5, 0.0))
     return LeJEPA(encoder, config, AUGMENT, DataInfo(8, 16, 1, (0.5,), (0.25,)))
 
 

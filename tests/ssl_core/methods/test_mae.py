@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from ssl_core.config import ConfigError
 from ssl_core.engine import encoders
 from ssl_core.engine.augment import AugmentConfig
-from ssl_core.engine.encoders import sincos_positions
 from ssl_core.engine.method import Batch, DataInfo
+from ssl_core.engine.transformer import sincos_positions
 from ssl_core.methods.mae import MAE, MAEConfig, normalized, patchify, pick
 from ssl_core.rng import Rng
 from tests.conftest import ROOT

@@ -17,7 +17,7 @@ from ssl_core.parts.losses import info_nce, unit
 from ssl_core.rng import Rng
 
 AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
-CONFIG = NNCLRConfig(hidden=16, dim=8, temperature=0.2, queue=32)
+CONFIG = NNCLRConfig(layers=2, hidden=16, dim=8, predictor_hidden=16, temperature=0.2, queue=32)
 IDS = torch.arange(8)
 IMAGES = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

@@ -21,7 +21,12 @@ IMAGES = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torc
 def make() -> SimCLR:
     torch.manual_seed(0)
     encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
-    return SimCLR(encoder, SimCLRConfig(hidden=16, dim=8, temperature=0.5), AUGMENT, DataInfo(8, 16, 1, (0.5,), (0.25,)))
+    return SimCLR(
+        encoder,
+        SimCLRConfig(hidden=16, dim=8, last_norm="plain", temperature=0.5),
+        AUGMENT,
+        DataInfo(8, 16, 1, (0.5,), (0.25,)),
+    )
 
 
 def test_the_two_views_of_an_image_differ() -> None:

@@ -21,7 +21,7 @@ IMAGES = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torc
 def make() -> SimSiam:
     torch.manual_seed(0)
     encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
-    return SimSiam(encoder, SimSiamConfig(dim=16, bottleneck=4), AUGMENT, DataInfo(8, 16, 1, (0.5,), (0.25,)))
+    return SimSiam(encoder, SimSiamConfig(layers=2, dim=16, bottleneck=4), AUGMENT, DataInfo(8, 16, 1, (0.5,), (0.25,)))
 
 
 class Table(nn.Module):

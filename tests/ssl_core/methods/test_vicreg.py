@@ -16,7 +16,7 @@ AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0,
 H = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
 Z = torch.tensor([[1.0, 2], [2, 1], [3, 5], [4, 4]])
 W = torch.tensor([[1.0, 1], [3, 2], [2, 6], [5, 3]])
-CONFIG = VICRegConfig(dim=16, invariance=25.0, variance=25.0, covariance=1.0)
+CONFIG = VICRegConfig(2, 16, 25.0, 25.0, 1.0, second_blur=0.0, second_solarize=0.0)
 
 
 def vicreg(z1: Tensor, z2: Tensor, **changes: float) -> dict[str, Tensor]:

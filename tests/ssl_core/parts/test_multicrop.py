@@ -23,7 +23,7 @@ def encoder_of(name: str, size: int) -> encoders.Encoder:
 def test_two_large_views_then_small_ones_of_a_size_the_encoder_takes(size: int, name: str, small: int) -> None:
     images, data = torch.zeros(2, 1, size, size, dtype=torch.uint8), DataInfo(2, size, 1, (0.5,), (0.25,))
     encoder = encoder_of(name, size)
-    views = multi_crop(images, Rng(torch.arange(2), 0), AUGMENT, data, Crops(3, (0.1, 0.4), 0.5), encoder)
+    views = multi_crop(images, Rng(torch.arange(2), 0), (AUGMENT, AUGMENT), data, Crops(3, (0.1, 0.4), 0.5, 0.0), encoder)
     assert [v.shape[-1] for v in views] == [size, size, small, small, small]
     assert encode_crops(encoder, views).shape == (10, encoder.dim)
 
@@ -33,7 +33,9 @@ def test_small_views_show_less_of_the_image() -> None:
     ramp = torch.arange(0, 256, 8, dtype=torch.uint8).expand(64, 1, 32, 32)
     still = AugmentConfig(1.0, (0.8, 1.0), 0.0, *[0.0] * 7, (0.1, 2.0), 0.0)  # type: ignore[arg-type]
     data = DataInfo(64, 32, 1, (0.0,), (1.0,))
-    views = multi_crop(ramp, Rng(torch.arange(64), 0), still, data, Crops(1, (0.1, 0.3), 0.5), encoder_of("small", 32))
+    views = multi_crop(
+        ramp, Rng(torch.arange(64), 0), (still, still), data, Crops(1, (0.1, 0.3), 0.5, 0.0), encoder_of("small", 32)
+    )
     large, small = ((v.amax((1, 2, 3)) - v.amin((1, 2, 3))).max() for v in (views[0], views[2]))
     assert large > 0.9 and small < 0.7
 
