@@ -75,7 +75,7 @@ class Head(nn.Module):
 
     def __init__(self, dim: int, config: DINOConfig):
         super().__init__()
-        self.mlp = mlp(dim, *[config.hidden] * (config.layers - 1), config.dim, norm=config.norm)
+        self.mlp = mlp(dim, *[config.hidden] * (config.layers - 1), config.dim, norm=config.norm, gelu=True)
         self.directions = nn.Parameter(random_unit(config.prototypes, config.dim))
 
     def forward(self, x: Tensor, hold: bool = False) -> Tensor:
