@@ -21,6 +21,12 @@ def merge(target: Any, values: Mapping[str, Any], where: str = "") -> None:
             target[key] = value
 
 
+def plain(value: float) -> str:
+    """``value`` as every YAML reader takes it for a number: 1e-06 without a dot is text to most."""
+    text = repr(value)
+    return text if "." in text else text.replace("e", ".0e")
+
+
 def main() -> None:
     """Merge, check, write."""
     from ruamel.yaml import YAML
@@ -33,6 +39,7 @@ def main() -> None:
     yaml.preserve_quotes = True
     yaml.width = 200
     yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
+    yaml.representer.add_representer(float, lambda r, v: r.represent_scalar("tag:yaml.org,2002:float", plain(v)))
     document = yaml.load(params.PARAMS.read_text())
     merge(document, params.read(source))
     buffer = io.StringIO()

@@ -1,6 +1,7 @@
 """Presets of published recipes: every method is stated whole, with its source, and inherits nothing from params.yaml."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from ssl_core.catalogue import METHODS
 from tasks import preset
 from tasks.runtime import params
 from tests.conftest import ROOT
+from tests.support.project import command, copy_project
 
 RECIPES = ["cifar10-resnet18-200ep", "imagenet-resnet50", "imagenet-vit-small"]
 TRAINED = [*METHODS, "supervised"]
@@ -51,6 +53,16 @@ def test_every_method_names_its_source_and_those_without_one_are_not_run(name: s
     assert all(source == "not published" or len(source.split()) >= 4 or source == "lightly" for source in sources.values())
     assert not {m for m in read(name)["run"]["methods"] if sources.get(m) == "not published"}
     assert "claims no published" in " ".join(text.replace("\n#", " ").split())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_command_writes_it(tmp_path: Path, name: str) -> None:
+    project = copy_project(tmp_path / "p")
+    result = command(project, "tasks.preset", name)
+    assert result.returncode == 0, result.stderr
+    written = params.load(project / "params.yaml")
+    assert written["method"]["swav"]["train"]["weight_decay"] == read(name)["method"]["swav"]["train"]["weight_decay"]
+    params.check(written)
 
 
 @pytest.mark.parametrize("name", RECIPES)
