@@ -77,3 +77,12 @@ def test_the_method_adds_the_weighted_terms_of_its_projections() -> None:
     expected = BarlowTwinsLoss(0.01)(method.projector(encoder(x1)), method.projector(encoder(x2)))
     torch.testing.assert_close(out["loss"], expected)
     torch.testing.assert_close(out["on_diagonal"] + 0.01 * out["off_diagonal"], out["loss"])
+
+
+def test_only_the_second_view_is_solarized() -> None:
+    """Solarization is the only operation with a chance here, so the first view is the image itself."""
+    still = AugmentConfig(1.0, (1.0, 1.0), 0.0, *[0.0] * 7, (0.1, 2.0), 0.0)  # type: ignore[arg-type]
+    encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
+    method = BarlowTwins(encoder, BarlowConfig(2, 16, 0.01, 0.0, 1.0), still, DataInfo(8, 16, 1, (0.5,), (0.25,)))
+    x1, x2 = method.views(torch.full((8, 1, 16, 16), 255, dtype=torch.uint8), Rng(torch.arange(8), 0))
+    assert (x1 > 0).all() and (x2 < 0).all()

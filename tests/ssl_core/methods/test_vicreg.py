@@ -11,6 +11,7 @@ from ssl_core.engine import encoders
 from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.vicreg import VICReg, VICRegConfig, covariance, variance
+from ssl_core.rng import Rng
 
 AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 H = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
@@ -79,3 +80,13 @@ def test_each_weight_scales_its_own_term() -> None:
 def test_spread_and_uncorrelated_components_cost_nothing_whatever_their_mean() -> None:
     assert variance(2 * H + 7).item() == 0.0 and covariance(2 * H + 7).item() == pytest.approx(0.0, abs=1e-9)
     assert variance(torch.full((4, 3), 5.0)).item() == pytest.approx(0.99)
+
+
+def test_only_the_second_view_is_solarized() -> None:
+    """Solarization is the only operation with a chance here, so the first view is the image itself."""
+    still = AugmentConfig(1.0, (1.0, 1.0), 0.0, *[0.0] * 7, (0.1, 2.0), 0.0)  # type: ignore[arg-type]
+    encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
+    config = dataclasses.replace(CONFIG, second_solarize=1.0)
+    method = VICReg(encoder, config, still, DataInfo(8, 16, 1, (0.5,), (0.25,)))
+    x1, x2 = method.views(torch.full((8, 1, 16, 16), 255, dtype=torch.uint8), Rng(torch.arange(8), 0))
+    assert (x1 > 0).all() and (x2 < 0).all()

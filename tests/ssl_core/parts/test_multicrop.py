@@ -1,5 +1,7 @@
 """Multi-crop: sizes an encoder can take, one forward pass per size, the order of the features."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -47,3 +49,16 @@ def test_views_of_one_size_share_a_forward_pass_and_keep_their_order() -> None:
     assert int(encoder.stem[1].num_batches_tracked) == 2  # type: ignore[index]
     encoder.eval()
     torch.testing.assert_close(encode_crops(encoder, views), torch.cat([encoder(v) for v in views]))
+
+
+def test_the_second_large_view_and_the_small_ones_have_an_augmentation_of_their_own() -> None:
+    """White images, solarized in the second view alone; edges, blurred in the small views alone."""
+    still = AugmentConfig(1.0, (1.0, 1.0), 0.0, *[0.0] * 7, (0.6, 0.7), 0.0)  # type: ignore[arg-type]
+    pair, data = (still, dataclasses.replace(still, solarize=1.0)), DataInfo(4, 16, 1, (0.5,), (0.25,))
+    encoder, rng = encoder_of("small", 16), Rng(torch.arange(4), 0)
+    white = torch.full((4, 1, 16, 16), 255, dtype=torch.uint8)
+    first, second, small = multi_crop(white, rng, pair, data, Crops(1, (1.0, 1.0), 1.0, 0.0), encoder)
+    assert (first > 0).all() and (second < 0).all() and torch.equal(small, first)
+    stripes = white * (torch.arange(16) % 2).to(torch.uint8)
+    first, _, small = multi_crop(stripes, rng, pair, data, Crops(1, (1.0, 1.0), 1.0, 1.0), encoder)
+    assert first.amax() - first.amin() > 1.5 * (small.amax() - small.amin())
