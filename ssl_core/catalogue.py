@@ -44,7 +44,7 @@ def load_class(name: str) -> "type[Method]":
 
     module = importlib.import_module(f"ssl_core.methods.{name}")
     classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
-    found = [c for c in classes if issubclass(c, Method)]
-    if len(found) != 1:
-        raise ValueError(f"ssl_core/methods/{name}.py must define exactly one Method, not {len(found)}")
-    return found[0]
+    methods = [c for c in classes if issubclass(c, Method)]
+    if len(methods) != 1:
+        raise ValueError(f"ssl_core/methods/{name}.py must define exactly one Method, not {len(methods)}")
+    return methods[0]

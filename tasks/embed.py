@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssl_core.evaluation.knn import neighbors
+from ssl_core.evaluation.knn import nearest_neighbors
 from tasks.prepare.decoding import Job, decode_all
 from tasks.prepare.folders import ArchiveSource, FolderSource, Source
 from tasks.prepare.intake import ONE_WORKER
@@ -99,7 +99,7 @@ def likeness(features: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Te
     """
     centered = features - features.mean(0) if len(features) > 2 else features
     unit = torch.nn.functional.normalize(centered, dim=1)
-    similarity, index = neighbors(unit, unit, count + 1)
+    similarity, index = nearest_neighbors(unit, unit, count + 1)
     itself = index == torch.arange(len(unit))[:, None]
     itself[:, -1] |= ~itself.any(1)  # among more than ``count`` copies an image may not find itself
     return similarity[~itself].view(len(unit), -1), index[~itself].view(len(unit), -1)

@@ -18,7 +18,7 @@ from ssl_core.config import ConfigError, Count, unknown_name
 NAMES = ("small", "resnet18", "resnet34", "resnet50", "vit", "pixels")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """Which network to train."""
 

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.augment import AugmentConfig, normalize, view
 from ssl_core.engine.encoders import Encoder
 from ssl_core.rng import Rng
 
@@ -40,14 +40,19 @@ class DataInfo:
     """What a method may know about the data before it sees any."""
 
     num_images: int
+    """Training images, N."""
     image_size: int
+    """Side in pixels."""
     channels: int
+    """1 grey, 3 color."""
     mean: tuple[float, ...]
     """Per channel, of pixels in [0, 1]."""
     std: tuple[float, ...]
+    """Likewise."""
     labels: Tensor | None = None
     """(N,) int64, -1 where unknown. Only the supervised baseline reads it."""
     num_classes: int = 0
+    """Of the labels."""
 
 
 Embed = Callable[[nn.Module], Tensor]
@@ -69,6 +74,19 @@ class Method(nn.Module, ABC):
         self.config = config
         self.augment = augment
         self.data = data
+
+    def view(self, images: Tensor, rng: Rng, augment: AugmentConfig | None = None, size: int | None = None) -> Tensor:
+        """One random view of each image (B, C, H, W), normalized: (B, C, S, S) float32.
+
+        Args:
+            augment: another recipe than the method's.
+            size: another side S than the recipe's.
+        """
+        return view(images, rng, augment or self.augment, self.data.mean, self.data.std, size)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Pixels (..., C, H, W), uint8 or in [0, 1], as the encoder takes them: float32, by the data set's mean and spread."""
+        return normalize(x, self.data.mean, self.data.std)
 
     @abstractmethod
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:

@@ -68,7 +68,7 @@ def knn(
     return found
 
 
-def neighbors(train: Tensor, queries: Tensor, k: int, block: int = 256) -> tuple[Tensor, Tensor]:
+def nearest_neighbors(train: Tensor, queries: Tensor, k: int, block: int = 256) -> tuple[Tensor, Tensor]:
     """The min(k, N) most similar rows of ``train`` (N, D) for each of ``queries`` (Q, D), exactly.
 
     Returns:
@@ -135,7 +135,7 @@ def _proven(similarity: Tensor, scores: Tensor, k: int, temperature: float, erro
 
 
 def _search(train: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """``neighbors`` of fixed-point rows, in one block."""
+    """``nearest_neighbors`` of fixed-point rows, in one block."""
     k = min(k, len(train))
     coarse, candidates = _candidates(train, queries, k)
     candidates = candidates.sort(1).values

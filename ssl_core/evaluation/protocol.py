@@ -27,7 +27,7 @@ CHOICE, FINAL = 1e-5, 1e-6
 """Tolerances of the probes: held-out accuracies move by less than their own noise between the two."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """The evaluation protocol."""
 
@@ -67,12 +67,12 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Result:
-    """What an evaluation found."""
+class Scores:
+    """What the frozen features of one encoder are worth."""
 
     layer: str
     """The linear probe's layer: its features are kept, its encoder is handed out."""
-    scores: dict[str, Any]
+    numbers: dict[str, Any]
     """Plain numbers by name; without labels empty."""
     protocol: dict[str, Any]
     """The choices made, and what could not be measured."""
@@ -84,7 +84,7 @@ Layers = Mapping[str, tuple[Tensor, Tensor]]
 """Features of the training images (N, D) and test images (M, D) by layer, the last layer last."""
 
 
-def evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) -> Result:
+def evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) -> Scores:
     """Score frozen features.
 
     Args:
@@ -94,9 +94,9 @@ def evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) 
     fit, held = known & ~labels.holdout, known & labels.holdout
     last = list(layers)[-1]
     if not known.any():
-        return Result(last, {}, {"layer": last, "labels": "none: label-free numbers only"}, None)
+        return Scores(last, {}, {"layer": last, "labels": "none: label-free numbers only"}, None)
     if not fit.any() or not held.any():
-        return Result(last, {}, {"layer": last, "labels": "too few to hold some out: label-free numbers only"}, None)
+        return Scores(last, {}, {"layer": last, "labels": "too few to hold some out: label-free numbers only"}, None)
     linear = {name: _choose_linear(train, labels, fit, held, config) for name, (train, _) in layers.items()}
     near = {name: _choose_knn(train, labels, fit, held, config) for name, (train, _) in layers.items()}
     layer = max(reversed(linear), key=lambda name: linear[name].accuracy)
@@ -121,14 +121,14 @@ def evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) 
     seen = labels.test >= 0
     protocol["test_labels"] = int(seen.sum())
     if not seen.any():
-        return Result(layer, scores, protocol | {"test": "no labelled test images: held-out numbers only"}, None)
+        return Scores(layer, scores, protocol | {"test": "no labelled test images: held-out numbers only"}, None)
     task, knn_task = (
         _Task(train[known], labels.train[known], test[seen], labels.test[seen], labels.num_classes)
         for train, test in (layers[layer], layers[knn_layer])
     )
-    found, predicted = _test_scores(task, probe, knn_task, vote, config, seed)
-    few, classes = _few_labels(task, config, seed), _clustering(task, seed)
-    return Result(layer, scores | found | few | classes, protocol, predicted)
+    tested, predicted = _test_scores(task, probe, knn_task, vote, config, seed)
+    few, clusters = _few_labels(task, config, seed), _clustering(task, seed)
+    return Scores(layer, scores | tested | few | clusters, protocol, predicted)
 
 
 class _Task(NamedTuple):
@@ -167,8 +167,8 @@ def _choose_linear(train: Tensor, labels: Labels, fit: Tensor, held: Tensor, con
 
 def _choose_knn(train: Tensor, labels: Labels, fit: Tensor, held: Tensor, config: EvaluateConfig) -> _Near:
     """The k and temperature with the best held-out accuracy; the first on a tie."""
-    found = knn(train[fit], labels.train[fit], train[held], config.knn_k, config.knn_temperature, labels.num_classes)
-    choices = [_Near(*choice, float(_accuracy(predicted, labels.train[held]))) for choice, predicted in found.items()]
+    predictions = knn(train[fit], labels.train[fit], train[held], config.knn_k, config.knn_temperature, labels.num_classes)
+    choices = [_Near(*choice, float(_accuracy(predicted, labels.train[held]))) for choice, predicted in predictions.items()]
     return max(choices, key=lambda choice: choice.accuracy)
 
 
@@ -181,14 +181,14 @@ def _test_scores(
     task: _Task, probe: _Linear, knn_task: _Task, vote: _Near, config: EvaluateConfig, seed: int
 ) -> tuple[dict[str, Any], Tensor]:
     """Everything read from the test split with all training labels."""
-    neighbors = knn(*knn_task[:3], config.knn_k, config.knn_temperature, task.num_classes)
-    nearest = neighbors[vote.k, vote.temperature]
+    predictions = knn(*knn_task[:3], config.knn_k, config.knn_temperature, task.num_classes)
+    nearest = predictions[vote.k, vote.temperature]
     one = task.train.new_full((1, 1), probe.strength, dtype=torch.float64)
     predicted = linear_probe(task.train[None], task.train_labels[None], one, task.num_classes, FINAL).predict(task.test)[0, 0]
     correct = torch.stack([nearest, predicted]) == task.test_labels
     intervals = bootstrap_intervals(correct, config.bootstrap, seed, BOOTSTRAP)
     scores: dict[str, Any] = {
-        "knn": {f"k={k},T={t:g}": float(_accuracy(p, task.test_labels)) for (k, t), p in neighbors.items()}
+        "knn": {f"k={k},T={t:g}": float(_accuracy(p, task.test_labels)) for (k, t), p in predictions.items()}
     }
     for name, guess, interval in zip(("knn", "linear"), (nearest, predicted), intervals, strict=True):
         recalls = per_class(guess, task.test_labels, task.num_classes)
@@ -200,14 +200,18 @@ def _test_scores(
 
 def _few_labels(task: _Task, config: EvaluateConfig, seed: int) -> dict[str, Any]:
     """Linear probes on a few labels per class; the strength is chosen by two-fold cross-validation among these alone."""
-    found = {}
+    accuracies = {}
     for fraction in config.label_fractions:
         halves = [class_balanced_halves(task.train_labels, fraction, seed, FEW_LABELS, s) for s in range(config.label_seeds)]
         first, second = (torch.stack(half) for half in zip(*halves, strict=True))
         accuracy = _few_label_accuracy(task, first, second, config)
         spread = float(accuracy.std()) if len(accuracy) > 1 else 0.0
-        found[f"{fraction:g}"] = {"mean": float(accuracy.mean()), "std": spread, "labels": first.shape[1] + second.shape[1]}
-    return {"few_label": found}
+        accuracies[f"{fraction:g}"] = {
+            "mean": float(accuracy.mean()),
+            "std": spread,
+            "labels": first.shape[1] + second.shape[1],
+        }
+    return {"few_label": accuracies}
 
 
 def _few_label_accuracy(task: _Task, first: Tensor, second: Tensor, config: EvaluateConfig) -> Tensor:

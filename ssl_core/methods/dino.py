@@ -35,7 +35,7 @@ from ssl_core.parts.multicrop import Crops, encode_crops, multi_crop
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DINOConfig:
     """The numbers of DINO."""
 
@@ -87,7 +87,7 @@ class DINO(Method):
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Two large views (B, C, S, S), then the small ones."""
-        return multi_crop(images, rng, self.augment, self.data, self.config.crops, self.encoder)
+        return multi_crop(self, images, rng, self.config.crops)
 
     def teacher_temperature(self, progress: float) -> float:
         """T_t: linear over ``warmup``, then constant."""

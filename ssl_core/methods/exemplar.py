@@ -36,19 +36,18 @@ from ssl_core.engine.augment import (
     change_contrast,
     change_saturation_value,
     color_jitter,
-    normalize,
     to_unit,
     warp,
 )
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Embed, Method
-from ssl_core.parts.losses import found
+from ssl_core.parts.losses import is_top1
 from ssl_core.rng import Rng
 
 SEEDS = 1  # key of the draw of the seeds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExemplarConfig:
     """The numbers of Exemplar-CNN."""
 
@@ -131,7 +130,7 @@ class Exemplar(Method):
         for _ in range(c.copies):
             copy = change_contrast(warp(x, rng, c.degrees, c.scale, c.translate), rng, c.contrast)
             copy = change_saturation_value(copy, rng, c.power, c.factor, c.offset)
-            copies.append(normalize(color_jitter(copy, rng, self.hue), self.data.mean, self.data.std))
+            copies.append(self.normalize(color_jitter(copy, rng, self.hue)))
         return (torch.stack(copies, dim=1),)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -141,7 +140,7 @@ class Exemplar(Method):
         logits = self.classifier(self.norm(self.encoder(copies.flatten(0, 1)))).float()
         is_seed = (classes >= 0).float()
         each = F.cross_entropy(logits, classes.clamp(min=0), reduction="none")
-        right = found(logits, classes.clamp(min=0))
+        right = is_top1(logits, classes.clamp(min=0))
         return {"loss": distributed.masked_mean(each, is_seed), "accuracy": distributed.masked_mean(right, is_seed)}
 
     def param_groups(self) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ssl_core.config import Count, Positive, Share
 from ssl_core.engine import distributed
-from ssl_core.engine.augment import AugmentConfig, view
+from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.parts.heads import mlp
@@ -36,7 +36,7 @@ from ssl_core.parts.normalization import split_batch_norm
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MoCoConfig:
     """The numbers of MoCo."""
 
@@ -74,12 +74,7 @@ class MoCo(Method):
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Two augmented images, each (B, C, H, W), and a number per image (B,) that puts the keys into random order."""
-        mean, std = self.data.mean, self.data.std
-        x1, x2 = (
-            view(images, rng, self.augment, mean, std),
-            view(images, rng, self.augment, mean, std),
-        )
-        return x1, x2, rng.uniform()
+        return self.view(images, rng), self.view(images, rng), rng.uniform()
 
     def keys(self, x: Tensor, order: Tensor) -> Tensor:
         """Unit keys (B, D) of a view, computed in shuffled order and returned in the order of ``x``."""

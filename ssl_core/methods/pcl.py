@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from ssl_core.clustering import cluster_means, kmeans
 from ssl_core.config import ConfigError, Count, Positive, Share
 from ssl_core.engine import distributed
-from ssl_core.engine.augment import AugmentConfig, view
+from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Embed, Method
 from ssl_core.parts.heads import mlp
@@ -35,7 +35,7 @@ from ssl_core.parts.normalization import split_batch_norm
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PCLConfig:
     """The numbers of PCL."""
 
@@ -110,9 +110,7 @@ class PCL(Method):
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Two augmented images, each (B, C, H, W), and a number per image (B,) that puts the keys into random order."""
-        mean, std = self.data.mean, self.data.std
-        x1, x2 = view(images, rng, self.augment, mean, std), view(images, rng, self.augment, mean, std)
-        return x1, x2, rng.uniform()
+        return self.view(images, rng), self.view(images, rng), rng.uniform()
 
     @torch.no_grad()
     def before_epoch(self, epoch: int, embed: Embed) -> None:

@@ -33,7 +33,7 @@ from ssl_core.parts.multicrop import Crops, encode_crops, multi_crop
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SwAVConfig:
     """The numbers of SwAV."""
 
@@ -85,7 +85,7 @@ class SwAV(Method):
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Two large views (B, C, S, S), then the small ones."""
-        return multi_crop(images, rng, self.augment, self.data, self.config.crops, self.encoder)
+        return multi_crop(self, images, rng, self.config.crops)
 
     @torch.no_grad()
     def codes(self, view: int, z: Tensor, scores: Tensor, progress: float) -> Tensor:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ssl_core.config import Count
 from ssl_core.engine import distributed
-from ssl_core.engine.augment import AugmentConfig, view
+from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.parts.heads import mlp
@@ -29,7 +29,7 @@ from ssl_core.parts.losses import similarities, wide
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VICRegConfig:
     """The numbers of VICReg."""
 
@@ -67,8 +67,7 @@ class VICReg(Method):
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Two augmented images, each (B, C, H, W)."""
-        mean, std = self.data.mean, self.data.std
-        return view(images, rng, self.augment, mean, std), view(images, rng, self.augment, mean, std)
+        return self.view(images, rng), self.view(images, rng)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The weighted sum of the three terms, over the batch of all processes."""

@@ -48,6 +48,6 @@ def shared(found: tuple[dict[str, Tensor], dict[str, Any]] | None) -> tuple[dict
     if distributed.world_size() == 1:
         return found
     tensors, scalars = found or ({}, {})
-    told = json.loads(distributed.share(json.dumps(scalars).encode()))
-    data = distributed.share(safetensors.torch.save(tensors))
+    told = json.loads(distributed.broadcast_bytes(json.dumps(scalars).encode()))
+    data = distributed.broadcast_bytes(safetensors.torch.save(tensors))
     return (safetensors.torch.load(data), told) if told else None

@@ -119,12 +119,12 @@ def main(make: Callable[[], Stage], body: Callable[[Stage], None]) -> None:
 
         def lead(this: Stage) -> None:
             started.append(this.fingerprint)
-            distributed.share(this.fingerprint.encode())
+            distributed.broadcast_bytes(this.fingerprint.encode())
             _with_others(this, body)
 
         stage.main(make, lead)
         if not started:
-            distributed.share()  # it was done already: no work for the others
+            distributed.broadcast_bytes()  # it was done already: no work for the others
     if distributed.world_size() > 1:
         torch.distributed.destroy_process_group()
 
@@ -132,7 +132,7 @@ def main(make: Callable[[], Stage], body: Callable[[Stage], None]) -> None:
 def _follow(make: Callable[[], Stage], body: Callable[[Stage], None]) -> None:
     try:
         this = make()
-        fingerprint = distributed.share().decode()
+        fingerprint = distributed.broadcast_bytes().decode()
         if not fingerprint:
             return
         if fingerprint != this.fingerprint:

@@ -1,6 +1,7 @@
 """One list of methods everywhere: catalogue, files, params.yaml, DVC stages, README."""
 
 import ast
+import dataclasses
 import itertools
 import re
 from typing import Any
@@ -9,7 +10,12 @@ import pytest
 import yaml
 
 from ssl_core.catalogue import BASELINES, METHODS, load_class
+from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.encoders import EncoderConfig
 from ssl_core.engine.method import Method
+from ssl_core.engine.optim import TrainConfig
+from ssl_core.evaluation.protocol import EvaluateConfig
+from ssl_core.parts.multicrop import Crops
 from tasks.runtime import params
 from tests.conftest import ROOT
 
@@ -27,11 +33,19 @@ def test_a_method_is_one_short_file_with_its_paper_and_documented_numbers(name: 
     assert len(text.splitlines()) <= 150
     assert "arXiv" in about and re.search(r"\bL\w*(\(.*\))? +=", about) and re.search(r"\bDeviations\b", about)
     method = load_class(name)
-    assert method.__bases__ == (Method,) and method.Config.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert method.__bases__ == (Method,)
     body = next(c.body for c in module.body if isinstance(c, ast.ClassDef) and c.name == method.Config.__name__)
     for field, below in itertools.pairwise([*body, None]):
         if isinstance(field, ast.AnnAssign):
             assert isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant), ast.unparse(field)
+
+
+@pytest.mark.parametrize("name", [*METHODS, *BASELINES, "sections"])
+def test_a_config_is_frozen_and_its_numbers_are_given_by_name(name: str) -> None:
+    sections = (AugmentConfig, Crops, EncoderConfig, EvaluateConfig, TrainConfig)
+    for config in sections if name == "sections" else (load_class(name).Config,):
+        assert config.__dataclass_params__.frozen  # type: ignore[attr-defined]
+        assert all(number.kw_only for number in dataclasses.fields(config))
 
 
 def test_every_method_has_its_file_and_every_file_is_listed() -> None:

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import dataclasses
 import functools
 import os
 import shutil
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import torch
 
-from ssl_core.engine.encoders import EncoderConfig, build, description, num_parameters
+from ssl_core.engine.encoders import build, description, num_parameters
 from tasks.register.export import Exporter
 from tasks.runtime import files, saved_encoder, settings
 from tasks.tracking.journal import Journal
 from tests.conftest import ROOT
+from tests.support.configs import ENCODER
 from tests.support.example_results import CLASSES, write_data
 
 # method: (kind of encoder, evaluated layer, held-out linear score, test linear score)
@@ -44,7 +46,7 @@ def write_project(root: Path, methods=METHODS, seeds=(0,)) -> None:
 def write_encoder(root: Path, method: str, seed: int = 0, weights: int = 0, **metrics) -> None:
     """One encoder with its metrics and journal; other ``weights`` make another training."""
     kind, layer, holdout, test = (METHODS | LARGE)[method]
-    name, config = f"{method}-{seed}", EncoderConfig(kind, 4 if kind == "small" else 32, 1, 4, "batch")
+    name, config = f"{method}-{seed}", dataclasses.replace(ENCODER, name=kind, width=4 if kind == "small" else 32)
     encoder = build(config, 1, 28, seed=1 + seed + 10 * weights)
     facts = {
         "method": method,

@@ -15,11 +15,11 @@ from sklearn.metrics import adjusted_rand_score, balanced_accuracy_score, normal
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from ssl_core.engine.encoders import EncoderConfig, build
 from ssl_core.evaluation import scores
-from ssl_core.evaluation.knn import knn, neighbors
+from ssl_core.evaluation.knn import knn, nearest_neighbors
 from ssl_core.evaluation.probe import linear_probe
 from ssl_core.evaluation.protocol import EvaluateConfig, Labels, class_balanced_halves, evaluate
+from tests.support.configs import encoder_of
 
 CONFIG = EvaluateConfig(
     knn_k=(5, 20),
@@ -52,7 +52,7 @@ QUERY = torch.tensor([[0.96, 0.28]])
 
 
 def test_knn_has_the_worked_similarities_and_votes():
-    similarity, index = neighbors(BANK, 7 * QUERY, 4)
+    similarity, index = nearest_neighbors(BANK, 7 * QUERY, 4)
     assert index.tolist() == [[0, 1, 2, 3]]
     assert similarity[0].tolist() == pytest.approx([0.96, 0.936, 0.28, -0.96], abs=1e-6)
     found = knn(BANK, BANK_LABELS, QUERY, (1, 2, 3), (0.07, 1.0), 2)
@@ -92,16 +92,16 @@ def test_neighbors_are_exact_with_ties_for_any_block_size(n, d, k, block, seed):
     generator = torch.Generator().manual_seed(seed)
     train = torch.randint(-1, 2, (n, d), generator=generator).float()  # few distinct directions: many exact ties
     queries = torch.randint(-1, 2, (7, d), generator=generator).float()
-    similarity, index = neighbors(train, queries, k, block)
+    similarity, index = nearest_neighbors(train, queries, k, block)
     assert index.tolist() == brute_force(train, queries, min(k, n))
-    assert torch.equal(similarity, neighbors(train, queries, k, 7)[0])
+    assert torch.equal(similarity, nearest_neighbors(train, queries, k, 7)[0])
 
 
 def test_nearly_equal_features_are_ranked_exactly_though_float32_cannot_tell_them_apart():
     x = torch.nn.functional.normalize(
         torch.ones(300, 64) + 1e-6 * torch.randn(300, 64, generator=torch.Generator().manual_seed(0))
     )
-    assert neighbors(x, x[:3], 5)[1].tolist() == brute_force(x, x[:3], 5)
+    assert nearest_neighbors(x, x[:3], 5)[1].tolist() == brute_force(x, x[:3], 5)
 
 
 @settings(deadline=None, max_examples=20)
@@ -110,7 +110,7 @@ def test_predictions_are_those_of_exact_similarities_for_any_block_size(n, d, k,
     generator = torch.Generator().manual_seed(seed)
     train = torch.randint(-2, 3, (n, d), generator=generator) + 1e-7 * torch.randn(n, d, generator=generator)
     queries, labels = torch.randint(-2, 3, (40, d), generator=generator).float(), torch.randint(3, (n,), generator=generator)
-    similarity, index = neighbors(train, queries, k)
+    similarity, index = nearest_neighbors(train, queries, k)
     weight = torch.exp(similarity / 0.07 - similarity[:, :1] / 0.07)
     votes = (weight[..., None] * torch.nn.functional.one_hot(labels[index], 3)).sum(1)
     margin = votes.topk(2).values.diff().abs()[:, 0] > 1e-9 * votes.sum(1)  # a tie may be summed in another order here
@@ -120,7 +120,7 @@ def test_predictions_are_those_of_exact_similarities_for_any_block_size(n, d, k,
 
 
 def test_equal_features_go_to_the_lowest_indices():
-    similarity, index = neighbors(torch.ones(500, 8), torch.ones(3, 8), 4, block=2)
+    similarity, index = nearest_neighbors(torch.ones(500, 8), torch.ones(3, 8), 4, block=2)
     assert index.tolist() == [[0, 1, 2, 3]] * 3
     assert len(similarity.unique()) == 1
 
@@ -377,7 +377,7 @@ def test_few_labels_are_balanced_disjoint_and_of_one_size():
 
 
 def test_blocks_of_an_untrained_encoder_tell_bright_from_dark_images():
-    encoder = build(EncoderConfig("small", 8, 1, 4, "batch"), 1, 16, 0).eval()
+    encoder = encoder_of(width=8).eval()
     level = torch.arange(200) % 2
     images = torch.randn(200, 1, 16, 16, generator=torch.Generator().manual_seed(0)) + level.view(-1, 1, 1, 1).float()
     with torch.no_grad():

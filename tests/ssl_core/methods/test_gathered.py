@@ -102,8 +102,8 @@ def bits_of_collectives() -> list[int]:
     own = distributed.rank()
     return [
         *distributed.any_of(own == 1, False),
-        *distributed.share(b"\x07\x00\xff" if own == 0 else b""),
-        *distributed.share(),
+        *distributed.broadcast_bytes(b"\x07\x00\xff" if own == 0 else b""),
+        *distributed.broadcast_bytes(),
     ]
 
 
