@@ -21,7 +21,8 @@ from tests.support.project import command, copy_project, environment, set_params
 
 WORK = """
 from pathlib import Path
-from tasks import graph, run
+from tasks import run
+from tasks.dvc import graph
 from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule
 root = Path.cwd()
