@@ -13,8 +13,7 @@ from prefect.deployments import run_deployment
 from prefect.states import Completed
 
 from tasks.dvc import graph
-from tasks.runtime import files
-from tasks.runtime.files import listing_digest
+from tasks.runtime import files, params
 
 STATE = Path(".ssl") / "watch.json"
 
@@ -39,10 +38,8 @@ def watch(folder: str | None = None, deployment: str = "ssl-pipeline/nightly") -
     data = graph.read_params(Path.cwd())["data"]
     if folder is None and data["source"] not in ("folder", "archive"):
         return Completed(name="Nothing to watch", message=f"no images arrive in data.source: {data['source']}")
-    path = folder or data["path"]
-    if not Path(path).exists():
-        raise FileNotFoundError(f"{path} does not exist; set data.path in params.yaml")
-    digest = listing_digest(Path(path))
+    path = params.images_path(folder or data["path"])
+    digest = files.listing_digest(path)
     before = json.loads(STATE.read_text()) if STATE.exists() else {}
     seen = verdict(digest, before)
     if seen == "changed":

@@ -16,6 +16,7 @@ from tasks.dvc.image_path import check_images
 from tasks.dvc.lock_files import locked, recorded
 from tasks.runtime import files, params
 from tasks.runtime.errors import UsageError
+from tasks.runtime.stage_name import StageName
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class PlannedStage:
 
     name: str
     """As ``dvc repro`` takes it: ``pretrain@simclr-0``."""
+    parts: StageName
+    """Its group in dvc.yaml, method and seed."""
     inputs: tuple[tuple[str, ...], ...]
     """For each dependency that stages make: their names. Several when it is a directory that they fill."""
     outs: tuple[Path, ...]
@@ -58,7 +61,8 @@ def plan(root: Path) -> list[PlannedStage]:
                 upstream = [planned[name] for makers in inputs for name in makers]
                 stale = any(s.stale for s in upstream) or _changed(stage)
                 outs = tuple(Path(out.fs_path) for out in stage.outs)
-                planned[_name(stage)] = PlannedStage(_name(stage), inputs, outs, stale)
+                name = _name(stage)
+                planned[name] = PlannedStage(name, StageName.parse(name), inputs, outs, stale)
             return list(planned.values())
     except DvcException as error:
         raise UsageError(f"{_one_line(error)}; see also python -m tasks.doctor") from None

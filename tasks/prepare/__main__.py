@@ -9,12 +9,13 @@ from tasks.runtime import files
 from tasks.runtime.dataset import PREPARED
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.params import data_config, load
-from tasks.runtime.stage import Stage, main
+from tasks.runtime.stage import Body, Stage, main
+from tasks.runtime.stage_name import StageName
 
 
-def make() -> Stage:
+def make() -> tuple[Stage, Body]:
     """The stage, its parameters checked."""
-    return Stage("prepare", listed=[sources.user_path(data_config(load()))])
+    return Stage(StageName("prepare"), listed=[sources.user_path(data_config(load()))]), body
 
 
 def body(stage: Stage) -> None:
@@ -34,4 +35,4 @@ def body(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    main(make, body)
+    main(make)

@@ -17,7 +17,7 @@ from tasks.prepare.layout import Item
 from tasks.runtime import files
 from tasks.runtime.dataset import Array
 from tasks.runtime.errors import EnvironmentFault, IntegrityError, UsageError
-from tasks.runtime.params import DataConfig
+from tasks.runtime.params import DataConfig, images_path
 
 SAMPLE = Path("data/sample")
 TORCHVISION = {
@@ -64,9 +64,7 @@ def user_path(config: DataConfig) -> Path:
     path = Path(config.path)
     if config.source == "sample" and path != SAMPLE:
         raise ConfigError(f"data.path is {config.path}; data.source: sample needs data.path: {SAMPLE}")
-    if not path.exists():
-        raise UsageError(f"data.path: {path} does not exist; give the path of your images (relative to the project's root)")
-    return path
+    return images_path(config.path)
 
 
 # ---------------------------------------------------------------------- arrays

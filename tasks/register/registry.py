@@ -7,10 +7,8 @@ same encoder again changes nothing.
 
 import contextlib
 import hashlib
-import os
 import re
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -70,7 +68,6 @@ class Registry:
             current = dict(self.client.get_registered_model(self.model).aliases)
             for alias, name in aliases.items():
                 if str(current.get(alias)) != str(numbers[name]):
-                    _point(f"alias {alias}")
                     self.client.set_registered_model_alias(self.model, alias, str(numbers[name]))
         return numbers
 
@@ -120,16 +117,12 @@ class Registry:
             _write_mlmodel(package, facts, run_id)
             files.seal(package, package=key)
             folder = f"encoder-{key[:12]}"
-            _point("upload")
             self.client.log_artifacts(run_id, str(package), folder)
-            _point("verify")
             copy.mkdir()
             source = f"{self.client.get_run(run_id).info.artifact_uri}/{folder}"
             files.verify(Path(download_artifacts(artifact_uri=source, dst_path=str(copy))))
-            _point("create")
             tags["ssl.manifest"] = files.sha256(package / files.MANIFEST)
             made = self.client.create_model_version(self.model, source, run_id, tags=tags, description=entry.card)
-        _point("created")
         return int(made.version)
 
 
@@ -237,9 +230,3 @@ def _alone(root: Path) -> Iterator[None]:
         for left in _state(root).glob(".package-*"):  # of a killed registration
             shutil.rmtree(left, ignore_errors=True)
         yield
-
-
-def _point(name: str) -> None:
-    """A place where ``SSL_KILL_AT=registry:NAME`` ends the process as a crash would, to test what it leaves behind."""
-    if os.environ.get("SSL_KILL_AT") == f"registry:{name}":
-        os.kill(os.getpid(), signal.SIGKILL)

@@ -7,6 +7,7 @@ from tasks.report import page
 from tasks.results import champion, load_results
 from tasks.runtime import dataset
 from tasks.runtime.stage import Stage, main
+from tasks.runtime.stage_name import StageName
 from tasks.tracking.journal import Journal
 
 HEADLINE = ("holdout_linear_top1", "linear_top1", "knn_top1", "effective_rank")
@@ -43,4 +44,4 @@ def body(run: Stage) -> None:
 
 
 if __name__ == "__main__":
-    main(lambda: Stage("report"), body)
+    main(lambda: (Stage(StageName("report")), body))

@@ -187,6 +187,18 @@ def data_config(params: Mapping[str, Any]) -> DataConfig:
     return typed(DataConfig, params["data"], "data")
 
 
+def images_path(given: str, root: Path = Path()) -> Path:
+    """``data.path`` below ``root``.
+
+    Raises:
+        UsageError: nothing is there.
+    """
+    path = root / given
+    if not path.exists():
+        raise UsageError(f"data.path: {given} does not exist; give the path of your images (relative to the project's root)")
+    return path
+
+
 def evaluate_config(params: Mapping[str, Any]) -> "EvaluateConfig":
     """The evaluation protocol.
 

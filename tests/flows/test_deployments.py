@@ -13,7 +13,8 @@ import pytest
 import yaml
 from prefect.workers.base import BaseJobConfiguration
 
-from flows.watch import STATE, listing_digest, verdict
+from flows.watch import STATE, verdict
+from tasks.runtime.files import listing_digest
 from tests.conftest import ROOT
 from tests.support import tiny_graph as tiny
 

@@ -10,7 +10,7 @@ import pytest
 from prefect.states import Failed
 
 from flows.pipeline import worth_retrying
-from tasks.dvc.runner import Outcome
+from tasks.dvc.outcome import Fate, Outcome
 from tests.support import tiny_graph as tiny
 from tests.support.project import environment
 
@@ -65,7 +65,7 @@ def test_a_mistake_in_params_is_one_line_before_anything_runs(project: Path) -> 
 
 def test_an_exit_code_says_whether_to_try_again() -> None:
     codes = [1, 2, 3, 4, 5, 6, 70, 75, 128 + signal.SIGKILL, 128 + signal.SIGTERM]
-    again = [c for c in codes if worth_retrying(None, None, Failed(data=Outcome(c, "failed", "")))]  # type: ignore[arg-type]
+    again = [c for c in codes if worth_retrying(None, None, Failed(data=Outcome(c, Fate.FAILED, "")))]  # type: ignore[arg-type]
     assert again == [4, 75, 137, 143]
 
 

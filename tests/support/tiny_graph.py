@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 import yaml
 
+from tasks.dvc.outcome import Fate, Outcome
 from tasks.runtime.errors import Preempted
 from tests.conftest import ROOT
 from tests.support.project import environment
@@ -206,15 +207,13 @@ def computing(project: Path) -> list[int]:
 
 def run_all(schedule: Any, runner: Any, parallelism: int = 3) -> None:
     """What the flow does, without Prefect: run what is ready, several at a time."""
-    done: queue.Queue[tuple[str, str, str]] = queue.Queue()
+    done: queue.Queue[tuple[str, Outcome]] = queue.Queue()
 
     def one(planned: Any) -> None:
         try:
-            outcome = runner.run(planned.name)
-            fates = {"ran": "Completed", "unchanged": "Unchanged", "restored": "Restored", "failed": "Failed"}
-            done.put((planned.name, fates[outcome.how], f"exit {outcome.code}: {outcome.message}"))
+            done.put((planned.name, runner.run(planned.name)))
         except Preempted as stop:
-            done.put((planned.name, "Failed", str(stop)))
+            done.put((planned.name, Outcome(stop.code, Fate.FAILED, str(stop))))
 
     running = 0
     while True:

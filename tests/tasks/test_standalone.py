@@ -7,7 +7,7 @@ from tests.support.project import command, copy_project, set_params
 
 ABSENT = (
     "dvc", "fastapi", "httpx", "lightly", "matplotlib", "mlflow", "onnx", "onnxruntime", "onnxscript", "pandas", "prefect",
-    "psutil", "pyarrow", "pytest", "ruamel", "scipy", "sklearn", "sqlalchemy",
+    "psutil", "pyarrow", "pytest", "rich", "ruamel", "scipy", "sklearn", "sqlalchemy",
 )  # fmt: skip
 HIDE = f"""
 from importlib.machinery import PathFinder

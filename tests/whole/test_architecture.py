@@ -9,7 +9,7 @@ import yaml
 from tests.conftest import ROOT
 
 FILES = sorted(p for d in ("ssl_core", "tasks", "flows") for p in (ROOT / d).rglob("*.py"))
-STAGES = {"prepare", "pretrain", "evaluate", "report", "register"}
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
 def imports(path: Path) -> set[str]:
@@ -68,6 +68,16 @@ def test_tasks_know_no_flow_and_a_stage_no_other_stage(path: Path) -> None:
     assert "flows" not in tops(path)
     seen = {".".join(name.split(".")[:2]) for name in imports(path) if name.startswith("tasks.")}
     assert seen <= MAY_IMPORT.get(where(path.parent), seen)
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if where(p).startswith("flows")], ids=where)
+def test_flows_know_no_science(path: Path) -> None:
+    assert "ssl_core" not in tops(path)
+
+
+def test_a_stage_has_the_folder_of_its_name() -> None:
+    for stage, entry in STAGES.items():
+        assert entry["cmd"].startswith(f"python -m tasks.{stage}") and f"tasks/{stage}" in entry["deps"]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "ssl_core/methods").glob("[a-z]*.py")), ids=where)
@@ -132,8 +142,7 @@ def runs(stage: str) -> set[str]:
 @pytest.mark.parametrize("stage", sorted(STAGES))
 def test_a_stage_depends_on_the_folders_of_the_code_it_runs(stage: str) -> None:
     """An edit of any file that a stage runs makes it stale; no dependency holds nothing that it runs."""
-    deps = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]["deps"]
-    code, needed = [d for d in deps if d.startswith(("ssl_core/", "tasks/"))], runs(stage)
+    code, needed = [d for d in STAGES[stage]["deps"] if d.startswith(("ssl_core/", "tasks/"))], runs(stage)
     covered = {d: {f for f in needed if f == d or f.startswith(f"{d}/")} for d in code}
     assert needed == set().union(*covered.values())
     assert all(covered.values()), covered

@@ -26,19 +26,9 @@ from tests.tasks.test_doctor import doctor
 MAKE_RUN = """
 from pathlib import Path
 from tasks import run
-from tasks.dvc import graph, lock_files
 from tasks.runtime.errors import run as guarded
-from tasks.dvc.runner import Runner
-from tasks.dvc.schedule import Schedule
 
-def main():
-    root = Path.cwd()
-    lock_files.repair(root)
-    plan, before = graph.plan(root), lock_files.remember_order(root)
-    codes = run.bring_up_to_date(Schedule(plan), Runner(root), 3)
-    lock_files.tidy_lock(root, before, [stage.name for stage in plan], finished=not codes)
-
-guarded(main)
+guarded(lambda: run.bring_up_to_date(Path.cwd(), jobs=3))
 """
 
 Hit = tuple[str, signal.Signals]

@@ -15,6 +15,7 @@ from tasks.report.__main__ import body as report
 from tasks.results import load_results
 from tasks.runtime.settings import DEFAULTS
 from tasks.runtime.stage import Stage, main
+from tasks.runtime.stage_name import StageName
 from tests.conftest import textured_images
 from tests.support.project import TINY, copy_project, set_params
 
@@ -37,11 +38,11 @@ def project(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    main(preparation.make, preparation.body)
+    main(preparation.make)
     for method in METHODS:
         pretrain([method, "0"])
         evaluate([method, "0"])
-    main(lambda: Stage("report"), report)
+    main(lambda: (Stage(StageName("report")), report))
     for number, handler in handlers.items():
         signal.signal(number, handler)
     return root

@@ -51,10 +51,10 @@ def stale(project: Path) -> set[str]:
 
 
 def bring_up(project: Path, **choice: list[str]) -> Schedule:
-    plan, before = graph.plan(project), lock_files.remember_order(project)
+    plan = graph.plan(project)
     schedule = Schedule(plan, **choice)
     tiny.run_all(schedule, Runner(project))
-    lock_files.tidy_lock(project, before, [stage.name for stage in plan], finished=not schedule.failed)
+    lock_files.put_in_order(project, [stage.name for stage in plan])
     return schedule
 
 
@@ -100,13 +100,17 @@ def test_parallel_runs_give_the_bytes_of_plain_dvc_repro(fresh: Path, bare: Path
     assert results(bare) == results(fresh) and tiny.computed(bare) == computed
 
 
-def test_a_method_added_to_a_recorded_project_stands_where_plain_dvc_repro_puts_it(project: Path, tmp_path: Path) -> None:
+def test_a_method_added_to_a_recorded_project_stands_where_the_graph_has_it(project: Path, tmp_path: Path) -> None:
     assert graph.override(project, ["run.methods=[moco,simclr,byol]", "+method.moco={train: {lr: 1}}"])
     plain = duplicate(project, tmp_path / "plain")
     assert bring_up(project).summary() == "8 stages: 3 ran, 5 unchanged"
     assert tiny.dvc(plain, "repro").returncode == 0
+    recorded = yaml.safe_load((plain / "dvc.lock").read_text())
+    assert list(recorded["stages"])[-1] == "evaluate@moco-0"  # DVC appends
+    assert recorded == yaml.safe_load((project / "dvc.lock").read_text())
+    assert bring_up(plain).summary() == "8 stages: 8 unchanged"  # the next run of ours puts it in order
     assert results(project) == results(plain)
-    assert list(yaml.safe_load((project / "dvc.lock").read_text())["stages"])[-1] == "evaluate@moco-0"
+    assert list(yaml.safe_load((project / "dvc.lock").read_text())["stages"]) == [s.name for s in graph.plan(project)]
 
 
 def test_one_method_fails_and_the_others_go_on(project: Path) -> None:
@@ -114,7 +118,7 @@ def test_one_method_fails_and_the_others_go_on(project: Path) -> None:
         tiny.set_lr(project, method, 3)
     tiny.control(project, pretrain_byol_0={"code": 5})
     schedule = bring_up(project)
-    assert schedule.failed == ["pretrain@byol-0"] and "exit 5" in schedule.why["pretrain@byol-0"]
+    assert schedule.failed == ["pretrain@byol-0"] and "exit 5" in str(schedule.outcomes["pretrain@byol-0"])
     assert "evaluate@byol-0 not run: needs pretrain@byol-0" in schedule.summary()
     assert (project / "reports/leaderboard.csv").read_text() == "method,seed\nsimclr-0.json,0\n"  # no row of an earlier run
     tiny.control(project)
@@ -239,5 +243,7 @@ def test_what_is_chosen_is_what_runs(project: Path) -> None:
     for method in ("simclr", "byol"):
         tiny.set_lr(project, method, 7)
     asked = bring_up(project, methods=["byol"])
-    assert asked.why["report"].endswith("is out of date and was not asked for")  # rows of two settings are not mixed
+    assert asked.outcomes["report"].message.endswith(
+        "is out of date and was not asked for"
+    )  # rows of two settings are not mixed
     assert sorted(tiny.computed(project)) == ["pretrain@byol-0"]  # its encoder has the same bytes: no evaluation

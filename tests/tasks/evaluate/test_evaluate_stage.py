@@ -16,6 +16,7 @@ from tasks.register.export import layer_index
 from tasks.runtime import dataset, files, saved_encoder
 from tasks.runtime.errors import Diverged
 from tasks.runtime.stage import Stage
+from tasks.runtime.stage_name import StageName
 from tasks.tracking import journal
 from tests.conftest import ROOT
 from tests.support.configs import ENCODER, encoder_of
@@ -78,14 +79,14 @@ def rewrite(project: Path, **arrays: np.ndarray) -> None:
 
 def run(method: str = "simclr") -> dict:
     """The stage, in this process; its metrics."""
-    stage = Stage("evaluate", {"method": method, "seed": "0"}, {"device": "cpu"})
+    stage = Stage(StageName("evaluate", method, 0), {"device": "cpu"})
     evaluation.Evaluation(stage, method, 0, CPU).run()
     return json.loads(stage.out(f"out/metrics/{method}-0.json").read_text())
 
 
 def outs(method: str = "simclr") -> Path:
     """Where the stage leaves its outputs until they are published."""
-    return Stage("evaluate", {"method": method, "seed": "0"}, {"device": "cpu"}).work / "outs/out"
+    return Stage(StageName("evaluate", method, 0), {"device": "cpu"}).work / "outs/out"
 
 
 def test_the_stage_writes_every_output_and_they_agree(project):
