@@ -18,8 +18,8 @@ from ssl_core.engine.health import verdict
 from ssl_core.engine.method import DataInfo
 from ssl_core.engine.optim import TrainConfig
 from ssl_core.evaluation.finetune import finetune
+from ssl_core.evaluation.intervals import bootstrap_intervals
 from ssl_core.evaluation.protocol import BOOTSTRAP, Labels, Result, evaluate
-from ssl_core.evaluation.scores import bootstrap_intervals
 from tasks.runtime import dataset, files, params, saved_encoder
 from tasks.runtime.errors import Diverged
 from tasks.runtime.progress import Progress
