@@ -142,6 +142,7 @@ def write_metrics(root, method, seed, linear, health, verdict, labels, labelled)
         "encoder": "small",
         "layer": "block4",
         "health": health,
+        "random_health": health | {"effective_rank": 11.0},
         "verdict": verdict,
         "encoder_sha256": "ab" * 32,
         "protocol": {

@@ -14,7 +14,6 @@ import pytest
 
 from tasks.report import figures, findings, illustrations, pictures
 from tasks.report.page import build, compare, mistakes, publish
-from tasks.report.tsne import tsne
 from tasks.results import Result, Row, champion, load_results
 from tasks.runtime import dataset, files
 from tasks.runtime.errors import IntegrityError
@@ -231,7 +230,7 @@ def test_neighbors_are_the_most_similar_images_without_the_query():
     features = np.eye(8, dtype=np.float32)
     features[3] = features[0] * 0.9 + features[1] * 0.1
     features[5] = features[0] * 0.8 + features[1] * 0.2
-    found = pictures.neighbors(features / np.linalg.norm(features, axis=1, keepdims=True), [0])
+    found = pictures.most_similar(features / np.linalg.norm(features, axis=1, keepdims=True), [0])
     assert found.shape == (1, pictures.NEIGHBORS)
     assert found[0, :2].tolist() == [3, 5]
     assert 0 not in found
@@ -275,15 +274,15 @@ def test_tsne_keeps_groups_apart_and_repeats_exactly():
     rng = np.random.default_rng(0)
     groups = np.arange(150) % 3
     x = rng.normal(size=(3, 20))[groups] * 4 + rng.normal(size=(150, 20))
-    y = tsne(x)
-    assert y.shape == (150, 2) and np.array_equal(y, tsne(x))
+    y = pictures.plane(x)
+    assert y.shape == (150, 2) and np.array_equal(y, pictures.plane(x))
     distance = np.linalg.norm(y[:, None] - y, axis=2) + 1e9 * np.eye(150)
     assert (groups[distance.argmin(1)] == groups).mean() > 0.98
 
 
 @pytest.mark.parametrize("x", [np.ones((10, 4)), np.zeros((3, 1)), np.random.default_rng(0).normal(size=(30, 1))])
 def test_tsne_of_collapsed_or_few_features_is_finite(x):
-    y = tsne(x)
+    y = pictures.plane(x)
     assert y.shape == (len(x), 2) and np.isfinite(y).all()
 
 
