@@ -19,7 +19,7 @@ from tasks.runtime import dataset, files
 from tasks.runtime.errors import IntegrityError
 from tests.conftest import ROOT
 from tests.support import browser
-from tests.support.example_results import CLASSES, write_project
+from tests.support.example_results import CLASSES, metrics_of, write_project
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +86,7 @@ def test_the_summary_compares_the_best_method_with_every_baseline(page):
 
 def test_words_follow_the_intervals():
     def row(low, high):
-        result = Result("simclr", 0, {"verdict": "healthy", "linear_interval": [low, high]}, {})
-        return Row("simclr", (result,))
+        return Row("simclr", (Result(metrics_of("simclr", linear_interval=[low, high])),))
 
     assert compare(row(0.7, 0.8), row(0.5, 0.6)) == "above"
     assert compare(row(0.5, 0.6), row(0.7, 0.8)) == "below"
