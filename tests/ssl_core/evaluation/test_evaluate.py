@@ -21,9 +21,11 @@ from ssl_core.evaluation.intervals import bootstrap_intervals
 from ssl_core.evaluation.knn import knn, neighbors
 from ssl_core.evaluation.probe import linear_probe
 from ssl_core.evaluation.protocol import Labels, class_balanced_halves, evaluate
-from ssl_core.evaluation.scores import EvaluateConfig
+from tasks.runtime import params
+from tests.conftest import ROOT
 
-CONFIG = EvaluateConfig(
+CONFIG = replace(
+    params.evaluate_config(params.load(ROOT / params.PARAMS)),
     knn_k=(5, 20),
     knn_temperature=(0.07, 1.0),
     linear_lambdas=8,
