@@ -41,12 +41,12 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Result:
-    """What an evaluation found."""
+class Scores:
+    """What the frozen features of one encoder are worth."""
 
     layer: str
     """The linear probe's layer: its features are kept, its encoder is handed out."""
-    scores: dict[str, Any]
+    numbers: dict[str, Any]
     """Plain numbers by name; without labels empty."""
     protocol: dict[str, Any]
     """The choices made, and what could not be measured."""
@@ -58,7 +58,7 @@ Layers = Mapping[str, tuple[Tensor, Tensor]]
 """Features of the training images (N, D) and test images (M, D) by layer, the last layer last."""
 
 
-def evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) -> Result:
+def evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) -> Scores:
     """Score frozen features.
 
     Args:
@@ -68,9 +68,9 @@ def evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) 
     fit, held = known & ~labels.holdout, known & labels.holdout
     last = list(layers)[-1]
     if not known.any():
-        return Result(last, {}, {"layer": last, "labels": "none: label-free numbers only"}, None)
+        return Scores(last, {}, {"layer": last, "labels": "none: label-free numbers only"}, None)
     if not fit.any() or not held.any():
-        return Result(last, {}, {"layer": last, "labels": "too few to hold some out: label-free numbers only"}, None)
+        return Scores(last, {}, {"layer": last, "labels": "too few to hold some out: label-free numbers only"}, None)
     linear = {name: _choose_linear(train, labels, fit, held, config) for name, (train, _) in layers.items()}
     near = {name: _choose_knn(train, labels, fit, held, config) for name, (train, _) in layers.items()}
     layer = max(reversed(linear), key=lambda name: linear[name].accuracy)
@@ -95,14 +95,14 @@ def evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) 
     seen = labels.test >= 0
     protocol["test_labels"] = int(seen.sum())
     if not seen.any():
-        return Result(layer, scores, protocol | {"test": "no labelled test images: held-out numbers only"}, None)
+        return Scores(layer, scores, protocol | {"test": "no labelled test images: held-out numbers only"}, None)
     task, knn_task = (
         _Task(train[known], labels.train[known], test[seen], labels.test[seen], labels.num_classes)
         for train, test in (layers[layer], layers[knn_layer])
     )
     tested, grid = _tested(task, probe, knn_task, vote, config, seed)
     scores |= {score.name: score.compute(tested) for score in SCORES if score.compute}
-    return Result(layer, scores | grid | _spread(tested) | _few_labels(task, config, seed), protocol, tested.predicted)
+    return Scores(layer, scores | grid | _spread(tested) | _few_labels(task, config, seed), protocol, tested.predicted)
 
 
 class _Task(NamedTuple):

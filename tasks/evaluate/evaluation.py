@@ -19,7 +19,7 @@ from ssl_core.engine.method import DataInfo
 from ssl_core.engine.optim import TrainConfig
 from ssl_core.evaluation.finetune import finetune
 from ssl_core.evaluation.intervals import bootstrap_intervals
-from ssl_core.evaluation.protocol import BOOTSTRAP, Labels, Result, evaluate
+from ssl_core.evaluation.protocol import BOOTSTRAP, Labels, Scores, evaluate
 from tasks.metrics import Health, Metrics
 from tasks.runtime import dataset, files, params, saved_encoder
 from tasks.runtime.errors import Diverged
@@ -81,10 +81,10 @@ class Evaluation:
         with Journal(self.stage.work / "journal.jsonl", position=0) as journal:  # nothing is resumed: begin anew
             journal.start(**self._run_facts())
             layers = self._features()
-            result = evaluate(layers, self.labels, self.config, self.seed)
-            tuned = self._finetuned() if self.config.finetune_epochs and result.predicted is not None else {}
-            metrics = self._metrics(result, tuned)
-            self._write(layers[result.layer], metrics, result)
+            scores = evaluate(layers, self.labels, self.config, self.seed)
+            tuned = self._finetuned() if self.config.finetune_epochs and scores.predicted is not None else {}
+            metrics = self._metrics(scores, tuned)
+            self._write(layers[scores.layer], metrics, scores)
             few = {f"linear_top1_{100 * probe.share:g}pct": probe.mean for probe in metrics.few_labels()}
             numbers = {k: v for k, v in metrics.found.items() if isinstance(v, float)} | few | vars(metrics.health)
             journal.metrics(0, numbers)  # MLflow compares numbers of step 0 as bars, others as points along the steps
@@ -158,21 +158,21 @@ class Evaluation:
 
     # ------------------------------------------------------------------ the result
 
-    def _metrics(self, result: Result, tuned: dict[str, Any]) -> Metrics:
-        facts, scores = self.facts, dict(result.scores)
-        if "per_class" in scores:
-            scores["per_class"] = dict(zip(self.classes, scores["per_class"], strict=True))
+    def _metrics(self, scores: Scores, tuned: dict[str, Any]) -> Metrics:
+        facts, numbers = self.facts, dict(scores.numbers)
+        if "per_class" in numbers:
+            numbers["per_class"] = dict(zip(self.classes, numbers["per_class"], strict=True))
         return Metrics(
             method=self.name,
             seed=self.seed,
             encoder=facts["encoder"]["config"]["name"],
             encoder_sha256=files.sha256(self.directory / saved_encoder.WEIGHTS),
-            layer=result.layer,
+            layer=scores.layer,
             verdict=verdict(facts["health"], facts["random_health"]),
             health=Health.of(facts["health"]),
             random_health=Health.of(facts["random_health"]),
-            protocol=self._protocol() | result.protocol,
-            found=scores | tuned,
+            protocol=self._protocol() | scores.protocol,
+            found=numbers | tuned,
         )
 
     def _protocol(self) -> dict[str, Any]:
@@ -189,20 +189,20 @@ class Evaluation:
             "data_sha256": self.data.sha256,
         }
 
-    def _write(self, features: tuple[Tensor, Tensor], metrics: Metrics, result: Result) -> None:
+    def _write(self, features: tuple[Tensor, Tensor], metrics: Metrics, scores: Scores) -> None:
         arrays = {name: x.half().numpy() for name, x in zip(("train", "test"), features, strict=True)}
-        files.save_tensors(self.stage.out(f"out/features/{self.key}.safetensors"), arrays, {"layer": result.layer})
+        files.save_tensors(self.stage.out(f"out/features/{self.key}.safetensors"), arrays, {"layer": scores.layer})
         files.write_json(self.stage.out(f"out/metrics/{self.key}.json"), metrics.to_json())
-        files.write_text(self.stage.out(f"out/predictions/{self.key}.csv"), self._predictions(result))
+        files.write_text(self.stage.out(f"out/predictions/{self.key}.csv"), self._predictions(scores))
 
-    def _predictions(self, result: Result) -> str:
+    def _predictions(self, scores: Scores) -> str:
         """CSV of actual and predicted class of every labelled test image."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["actual", "predicted"])
-        if result.predicted is not None:
+        if scores.predicted is not None:
             # DVC's plots page shows these names as they are: no markup.
             names = [c.replace("<", "‹").replace(">", "›") for c in self.classes]
             truth = self.labels.test[self.labels.test >= 0]
-            writer.writerows([names[a], names[p]] for a, p in zip(truth.tolist(), result.predicted.tolist(), strict=True))
+            writer.writerows([names[a], names[p]] for a, p in zip(truth.tolist(), scores.predicted.tolist(), strict=True))
         return out.getvalue()
