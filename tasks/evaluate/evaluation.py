@@ -18,15 +18,14 @@ from ssl_core.engine.features import frozen
 from ssl_core.engine.health import judge
 from ssl_core.engine.optim import TrainConfig
 from ssl_core.evaluation.finetune import finetune
+from ssl_core.evaluation.intervals import bootstrap_intervals
 from ssl_core.evaluation.protocol import BOOTSTRAP, Labels, Scores, evaluate
-from ssl_core.evaluation.scores import bootstrap_intervals
+from tasks.metrics import Health, Metrics
 from tasks.runtime import dataset, files, params, saved_encoder
 from tasks.runtime.errors import Diverged
 from tasks.runtime.progress import Progress
 from tasks.runtime.stage import Stage
 from tasks.tracking.journal import Journal
-
-INDICATORS = ("feature_std", "effective_rank", "alignment", "uniformity")
 
 
 def extract(
@@ -82,14 +81,14 @@ class Evaluation:
             layers = self._features()
             scores = evaluate(layers, self.labels, self.config, self.seed)
             tuned = self._finetuned() if self.config.finetune_epochs and scores.predicted is not None else {}
-            metrics = self._metrics(scores) | tuned
+            metrics = self._metrics(scores, tuned)
             self._write(layers[scores.layer], metrics, scores)
-            few = {f"linear_top1_{100 * float(share):g}pct": v["mean"] for share, v in metrics.get("few_label", {}).items()}
-            numbers = {k: v for k, v in metrics.items() if isinstance(v, float)} | few | metrics["health"]
+            few = {f"linear_top1_{100 * probe.share:g}pct": probe.mean for probe in metrics.few_labels()}
+            numbers = {k: v for k, v in metrics.found.items() if isinstance(v, float)} | few | vars(metrics.health)
             journal.metrics(0, numbers)  # MLflow compares numbers of step 0 as bars, others as points along the steps
-            journal.tags({"verdict": metrics["verdict"], "protocol": metrics["protocol"]})
+            journal.tags({"verdict": metrics.verdict, "protocol": metrics.protocol})
             cost = {"evaluation_seconds": time.monotonic() - started}
-            journal.end("FINISHED", cost=cost, encoder_sha256=metrics["encoder_sha256"])
+            journal.end("FINISHED", cost=cost, encoder_sha256=metrics.encoder_sha256)
             journal.publish(self.stage.out(f"out/journal/evaluate-{self.key}.jsonl"))
 
     def _run_facts(self) -> dict[str, Any]:
@@ -155,21 +154,22 @@ class Evaluation:
 
     # ------------------------------------------------------------------ the result
 
-    def _metrics(self, scores: Scores) -> dict[str, Any]:
+    def _metrics(self, scores: Scores, tuned: dict[str, Any]) -> Metrics:
         facts, numbers = self.facts, dict(scores.numbers)
         if "per_class" in numbers:
             numbers["per_class"] = dict(zip(self.classes, numbers["per_class"], strict=True))
-        return numbers | {
-            "method": self.name,
-            "seed": self.seed,
-            "encoder": facts["encoder"]["config"]["name"],
-            "layer": scores.layer,
-            "health": {k: facts["health"][k] for k in INDICATORS},
-            "random_health": {k: facts["random_health"][k] for k in INDICATORS},
-            "verdict": judge(facts["health"], facts["random_health"]),
-            "encoder_sha256": files.sha256(self.directory / saved_encoder.WEIGHTS),
-            "protocol": self._protocol() | scores.protocol,
-        }
+        return Metrics(
+            method=self.name,
+            seed=self.seed,
+            encoder=facts["encoder"]["config"]["name"],
+            encoder_sha256=files.sha256(self.directory / saved_encoder.WEIGHTS),
+            layer=scores.layer,
+            verdict=judge(facts["health"], facts["random_health"]),
+            health=Health.of(facts["health"]),
+            random_health=Health.of(facts["random_health"]),
+            protocol=self._protocol() | scores.protocol,
+            found=numbers | tuned,
+        )
 
     def _protocol(self) -> dict[str, Any]:
         """What the numbers mean, stored with them; the choices come from the result."""
@@ -185,10 +185,10 @@ class Evaluation:
             "data_sha256": self.data.sha256,
         }
 
-    def _write(self, features: tuple[Tensor, Tensor], metrics: dict[str, Any], scores: Scores) -> None:
+    def _write(self, features: tuple[Tensor, Tensor], metrics: Metrics, scores: Scores) -> None:
         arrays = {name: x.half().numpy() for name, x in zip(("train", "test"), features, strict=True)}
         files.save_tensors(self.stage.out(f"out/features/{self.key}.safetensors"), arrays, {"layer": scores.layer})
-        files.write_json(self.stage.out(f"out/metrics/{self.key}.json"), metrics)
+        files.write_json(self.stage.out(f"out/metrics/{self.key}.json"), metrics.to_json())
         files.write_text(self.stage.out(f"out/predictions/{self.key}.csv"), self._predictions(scores))
 
     def _predictions(self, scores: Scores) -> str:

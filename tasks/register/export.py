@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from ssl_core.engine.encoders import Encoder, pool
+from tasks.columns import HEADLINES
+from tasks.metrics import Metrics
 from tasks.runtime import files, saved_encoder
 from tasks.runtime.errors import IntegrityError
 
@@ -138,35 +140,37 @@ def layer_index(layer: str, blocks: int) -> int:
     return int(number) - 1
 
 
-def model_card(name: str, facts: Mapping[str, Any], metrics: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
+def model_card(name: str, facts: Mapping[str, Any], metrics: Metrics, meta: Mapping[str, Any]) -> str:
     """Markdown: what the encoder is, how good, on what, and what it may be used for."""
-    knn_layer = metrics.get("protocol", {}).get("knn_layer", metrics["layer"])
-    scores = {
-        "held-out linear probe": metrics.get("holdout_linear_top1"),
-        "test linear probe": metrics.get("linear_top1"),
-        f"test k nearest neighbors{'' if knn_layer == metrics['layer'] else f', on `{knn_layer}`'}": metrics.get("knn_top1"),
-        "effective rank of the features": metrics.get("health", {}).get("effective_rank"),
-    }
+    scores = [
+        (score, value) for score in HEADLINES if score.form != "text" and (value := metrics.score(score.name)) is not None
+    ]
+    near = metrics.protocol.get("knn_layer", metrics.layer)
     made, train = facts["encoder"], facts.get("train", {})
     lines = [
         f"# {name}",
         "",
-        f"An image encoder trained without labels by `{metrics['method']}` (seed {metrics['seed']}) on {meta['name']}.",
+        f"An image encoder trained without labels by `{metrics.method}` (seed {metrics.seed}) on {meta['name']}.",
         "",
         f"- **Input**: images (B, {made['channels']}, H, W), uint8 in 0..255 or float in 0..1, any size; the centered square",
         f"  is resized to {made['image_size']} px and normalized inside. ONNX: float in 0..1.",
-        f"- **Output**: features (B, D), the pooled output of `{metrics['layer']}`; verdict: {metrics.get('verdict')}.",
+        f"- **Output**: features (B, D), the pooled output of `{metrics.layer}`; verdict: {metrics.verdict}.",
         f"- **Encoder**: {made['config']['name']}, {facts.get('parameters', 0):,} parameters, weights sha256"
-        f" `{metrics['encoder_sha256']}`.",
+        f" `{metrics.encoder_sha256}`.",
         f"- **Training**: {facts.get('epochs')} epochs, batch {train.get('batch_size')}, precision {facts.get('precision')}.",
         f"- **Data**: {meta['name']}, {meta['num_train']} training images, sha256 `{facts['data_sha256']}`; source:"
         f" {meta.get('source') or 'unknown'}; license: {meta.get('license') or 'unknown'}.",
         "",
-        "| score | value |",
-        "|---|---|",
-        *(f"| {label} | {value:.4f} |" for label, value in scores.items() if value is not None),
+        "| score | value | better |",
+        "|---|---|---|",
+        *(f"| {score.about} | {value:.4f} | {score.better} |" for score, value in scores),
         "",
-        f"Protocol: `{json.dumps(metrics.get('protocol', {}), sort_keys=True)}`. Choices were made on held-out training labels;"
+        *(
+            [f"k nearest neighbors are of the layer `{near}`, the other scores of `{metrics.layer}`.", ""]
+            if near != metrics.layer
+            else []
+        ),
+        f"Protocol: `{json.dumps(metrics.protocol, sort_keys=True)}`. Choices were made on held-out training labels;"
         " the test split was read once.",
         "",
         "## Intended use",

@@ -15,6 +15,7 @@ from ssl_core.catalogue import METHODS
 from tasks.results import Result, Row
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -92,7 +93,7 @@ def scores(rows: Sequence[Row]) -> bytes:
 def _dot(axes: "Axes", row: Row, column: str, y: float, filled: bool) -> None:
     tint = color(row.method)
     for result in row.results:
-        value, interval = result.get(f"{column}_top1"), result.metrics.get(f"{column}_interval")
+        value, interval = result.get(f"{column}_top1"), result.metrics.interval(column)
         if value is None:
             continue
         if interval:
@@ -146,10 +147,7 @@ def _labels(axes: "Axes", points: Sequence[tuple[float, float, str]]) -> None:
     axes.set(xlim=(x0, x1), ylim=(y0, y1))
 
 
-History = Mapping[str, np.ndarray]
-
-
-def learning_curves(histories: Mapping[str, Sequence[History]]) -> bytes:
+def learning_curves(histories: Mapping[str, Sequence["pd.DataFrame"]]) -> bytes:
     """Training loss per epoch, one panel a method (losses of different methods have no common scale), a line per seed."""
     columns = 5
     lines = -(-len(histories) // columns)
@@ -178,38 +176,49 @@ INDICATORS = {
 }
 
 
-def health_curves(histories: Mapping[str, Sequence[History]], verdicts: Mapping[str, str], best: str | None) -> bytes | None:
-    """The label-free indicators over the epochs: every method in grey, the best in blue, the unhealthy in red; the dashed
-    line is the untrained encoder. None if no history has one."""
-    shown = [name for name in INDICATORS if any(name in h for seeds in histories.values() for h in seeds)]
+def health_curves(
+    histories: Mapping[str, Sequence["pd.DataFrame"]], verdicts: Mapping[str, str], best: str | None
+) -> bytes | None:
+    """The label-free indicators over the epochs, a panel each; None if no history has one.
+
+    Methods are grey, but for the best in blue and the unhealthy in red. The dashed line is the untrained encoder.
+    """
+    tints = {method: RED if verdicts.get(method, "healthy") != "healthy" else GREY for method in histories}
+    tints |= {best: BLUE} if best in histories else {}
+    curves = [
+        (tints[method], history) for method in sorted(histories, key=lambda m: m == best) for history in histories[method]
+    ]
+    shown = [name for name in INDICATORS if any(name in history for _, history in curves)]
     if not shown:
         return None
+    lines = -(-len(shown) // 2)
     with style():
-        figure, axes = _figure(WIDTH, 2.1 * -(-len(shown) // 2) + 0.3, -(-len(shown) // 2), 2)
+        figure, axes = _figure(WIDTH, 2.1 * lines + 0.3, lines, 2)
         for panel, name in zip(axes, shown, strict=False):
-            for method, seeds in sorted(histories.items(), key=lambda item: item[0] == best):
-                tint = BLUE if method == best else RED if verdicts.get(method, "healthy") != "healthy" else GREY
-                look = {"alpha": 0.55, "linewidth": 1.1} if tint == GREY else {"linewidth": 2}
-                for history in [h for h in seeds if name in h]:
-                    panel.plot(history["epoch"], history[name], color=tint, **look)
-            starts = [h[name][0] for seeds in histories.values() for h in seeds if name in h and h["epoch"][0] == 0]
-            if starts:
-                panel.axhline(float(np.median(starts)), color=TEXT, linestyle=(0, (4, 3)), linewidth=1)
-            panel.set_title(INDICATORS[name])
-            panel.locator_params(axis="x", integer=True)
-            panel.set_xlabel("epoch")
+            _indicator(panel, name, [(tint, history) for tint, history in curves if name in history])
         for panel in axes[len(shown) :]:
             panel.set_axis_off()
-        for label, tint, dashes in (
-            (best or "", BLUE, "-"),
-            ("others", GREY, "-"),
-            ("collapsed in part or whole", RED, "-"),
-            ("untrained", TEXT, "--"),
-        ):
-            if label and (tint != RED or any(v != "healthy" for v in verdicts.values())):
-                axes[0].plot([], [], dashes, color=tint, label=label, linewidth=1.2)
+        legend = [(best, BLUE, "-")] if best else []
+        legend.append(("others", GREY, "-"))
+        if any(verdict != "healthy" for verdict in verdicts.values()):
+            legend.append(("collapsed in part or whole", RED, "-"))
+        for label, tint, dashes in [*legend, ("untrained", TEXT, "--")]:
+            axes[0].plot([], [], dashes, color=tint, label=label, linewidth=1.2)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
         return to_svg(figure)
+
+
+def _indicator(panel: "Axes", name: str, curves: Sequence[tuple[str, "pd.DataFrame"]]) -> None:
+    """One indicator of every training, each in its color, and the median of what it was before training."""
+    for tint, history in curves:
+        look = {"alpha": 0.55, "linewidth": 1.1} if tint == GREY else {"linewidth": 2}
+        panel.plot(history["epoch"], history[name], color=tint, **look)
+    starts = [history[name].iloc[0] for _, history in curves if history["epoch"].iloc[0] == 0]
+    if starts:
+        panel.axhline(float(np.median(starts)), color=TEXT, linestyle=(0, (4, 3)), linewidth=1)
+    panel.set_title(INDICATORS[name])
+    panel.locator_params(axis="x", integer=True)
+    panel.set_xlabel("epoch")
 
 
 def few_labels(rows: Sequence[Row], best: str | None) -> bytes | None:
@@ -243,10 +252,9 @@ def few_labels(rows: Sequence[Row], best: str | None) -> bytes | None:
 
 def label_curve(result: Result) -> list[tuple[float, float, float]]:
     """(share of labels, mean, std) in percent, fewest labels first, ending with all of them."""
-    few = {float(share): (v["mean"], v["std"]) for share, v in (result.metrics.get("few_label") or {}).items()}
-    if result.get("linear_top1") is not None:
-        few[1.0] = (result.get("linear_top1"), 0.0)
-    return [(100 * share, 100 * mean, 100 * std) for share, (mean, std) in sorted(few.items())]
+    curve = [(100 * few.share, 100 * few.mean, 100 * few.std) for few in result.metrics.few_labels()]
+    everything = result.get("linear_top1")
+    return curve if everything is None else [*curve, (100.0, 100 * everything, 0.0)]
 
 
 def confusion(matrix: np.ndarray, names: Sequence[str]) -> bytes:

@@ -1,10 +1,9 @@
 """What the report shows, ready for the page: charts, sheets of views, maps and neighbors as data URIs with their texts."""
 
 import base64
-import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +11,9 @@ from ssl_core.catalogue import BASELINES
 from tasks.report import figures, pictures
 from tasks.results import Result, Row
 from tasks.runtime import dataset
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 GALLERY_IMAGES = 5000
 """Images among which neighbors are searched."""
@@ -26,9 +28,8 @@ def uri(data: bytes, kind: str) -> str:
 def charts(root: Path, rows: Sequence[Row], best: Result | None) -> dict[str, str | None]:
     """Data URIs of the charts by name; None where there is nothing to draw."""
     trained = [row for row in rows if row.method not in ("raw_pixels", "random_init")]
-    histories = {
-        row.method: found for row in trained if (found := [h for r in row.results if (h := read_history(root, r.name))])
-    }
+    read = {row.method: [read_history(root, result.name) for result in row.results] for row in trained}
+    histories = {method: found for method, seeds in read.items() if (found := [h for h in seeds if h is not None])}
     losses = {m: found for m, seeds in sorted(histories.items()) if (found := [h for h in seeds if "loss" in h])}
     methods = {m: seeds for m, seeds in histories.items() if m not in BASELINES}
     scored = any(row.mean("linear_top1") is not None for row in rows)
@@ -43,15 +44,15 @@ def charts(root: Path, rows: Sequence[Row], best: Result | None) -> dict[str, st
     return {name: uri(svg, "svg+xml") if svg else None for name, svg in drawn.items()}
 
 
-def read_history(root: Path, name: str) -> dict[str, np.ndarray] | None:
-    """The columns of a training's history that hold numbers, each (epochs,) with NaN where not measured; None if absent."""
+def read_history(root: Path, name: str) -> "pd.DataFrame | None":
+    """A training's history, a line for each epoch, without the columns that hold no number; None if there is nothing."""
+    import pandas as pd
+
     path = root / f"out/history/{name}.csv"
     if not path.exists():
         return None
-    with path.open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    columns = {key: np.array([float(line[key] or "nan") for line in lines]) for key in (lines[0] if lines else ())}
-    return {key: values for key, values in columns.items() if np.isfinite(values).any()} or None
+    history = pd.read_csv(path, float_precision="round_trip").dropna(axis=1, how="all")
+    return None if history.empty else history
 
 
 def sheets(root: Path, rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -104,7 +105,7 @@ def neighbor_rows(root: Path, rows: Sequence[Row], view: pictures.Gallery, class
         features = view.features(root, row.best.name)
         if features is None:
             continue
-        found = pictures.neighbors(features, queries)
+        found = pictures.most_similar(features, queries)
         right = [sum(view.labels[q] == view.labels[i] for i in line) for q, line in zip(queries, found, strict=True)]
         strips = [uri(pictures.strip(view, q, line), "png") for q, line in zip(queries, found, strict=True)]
         texts = [", ".join(names[i] or f"image {i}" for i in line) for line in found]

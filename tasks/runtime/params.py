@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # these import torch, which not every stage needs
     from ssl_core.engine.augment import AugmentConfig
     from ssl_core.engine.encoders import EncoderConfig
     from ssl_core.engine.optim import TrainConfig
-    from ssl_core.evaluation.protocol import EvaluateConfig
+    from ssl_core.evaluation.scores import EvaluateConfig
 
 PARAMS = Path("params.yaml")
 SECTIONS = ("run", "data", "encoder", "train", "augment", "evaluate", "method")
@@ -205,7 +205,7 @@ def evaluate_config(params: Mapping[str, Any]) -> "EvaluateConfig":
     Raises:
         ConfigError: a wrong key or value, or nothing to choose from.
     """
-    from ssl_core.evaluation.protocol import EvaluateConfig
+    from ssl_core.evaluation.scores import EvaluateConfig
 
     config = typed(EvaluateConfig, params["evaluate"], "evaluate")
     for name in ("knn_k", "knn_temperature"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.metrics import Health, Metrics
 from tasks.report.pictures import png
 from tasks.runtime import files
 from tasks.tracking.journal import Journal
@@ -135,6 +136,13 @@ def write_result(root, method, seed, labels, labelled, classes):
         journal.end("FINISHED", cost=cost)
 
 
+def metrics_of(method: str, seed: int = 0, verdict: str = "healthy", **found: object) -> Metrics:
+    """Metrics with the scores in ``found`` and otherwise those of some encoder."""
+    health = Health(feature_std=0.17, effective_rank=11.0, alignment=0.4, uniformity=-2.1)
+    about = {"encoder": "small", "encoder_sha256": "ab" * 32, "layer": "block4", "health": health, "random_health": health}
+    return Metrics(method=method, seed=seed, verdict=verdict, protocol={}, found=found, **about)
+
+
 def write_metrics(root, method, seed, linear, health, verdict, labels, labelled):
     metrics = {
         "method": method,
@@ -142,6 +150,7 @@ def write_metrics(root, method, seed, linear, health, verdict, labels, labelled)
         "encoder": "small",
         "layer": "block4",
         "health": health,
+        "random_health": health | {"effective_rank": 11.0},
         "verdict": verdict,
         "encoder_sha256": "ab" * 32,
         "protocol": {

@@ -63,8 +63,10 @@ def write_encoder(root: Path, method: str, seed: int = 0, weights: int = 0, **me
     directory = root / "out/encoders" / name
     files.write_directory(directory, lambda temp: saved_encoder.save(temp, encoder, facts))
     sha256 = files.sha256(directory / saved_encoder.WEIGHTS)
-    scores = {"holdout_linear_top1": holdout, "linear_top1": test, "verdict": "healthy", "health": {"effective_rank": 9.0}}
-    about = {"method": method, "seed": seed, "layer": layer, "encoder_sha256": sha256, "protocol": {"k": 20}}
+    health = {"feature_std": 0.2, "effective_rank": 9.0, "alignment": 0.4, "uniformity": -2.0}
+    scores = {"holdout_linear_top1": holdout, "linear_top1": test, "verdict": "healthy", "health": health}
+    about = {"method": method, "seed": seed, "encoder": kind, "layer": layer, "encoder_sha256": sha256, "protocol": {"k": 20}}
+    about["random_health"] = health
     files.write_json(root / f"out/metrics/{name}.json", about | scores | metrics)
     with Journal(root / f"out/journal/{name}.jsonl", position=0) as journal:
         fingerprint = files.sha256(directory / files.MANIFEST)

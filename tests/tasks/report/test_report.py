@@ -14,13 +14,12 @@ import pytest
 
 from tasks.report import figures, findings, illustrations, pictures
 from tasks.report.page import build, compare, mistakes, publish
-from tasks.report.tsne import tsne
 from tasks.results import Result, Row, champion, load_results
 from tasks.runtime import dataset, files
 from tasks.runtime.errors import IntegrityError
 from tests.conftest import ROOT
 from tests.support import browser
-from tests.support.example_results import CLASSES, write_project
+from tests.support.example_results import CLASSES, metrics_of, write_project
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +86,7 @@ def test_the_summary_compares_the_best_method_with_every_baseline(page):
 
 def test_words_follow_the_intervals():
     def row(low, high):
-        result = Result("simclr", 0, {"verdict": "healthy", "linear_interval": [low, high]}, {})
-        return Row("simclr", (result,))
+        return Row("simclr", (Result(metrics_of("simclr", linear_interval=[low, high])),))
 
     assert compare(row(0.7, 0.8), row(0.5, 0.6)) == "above"
     assert compare(row(0.5, 0.6), row(0.7, 0.8)) == "below"
@@ -231,7 +229,7 @@ def test_neighbors_are_the_most_similar_images_without_the_query():
     features = np.eye(8, dtype=np.float32)
     features[3] = features[0] * 0.9 + features[1] * 0.1
     features[5] = features[0] * 0.8 + features[1] * 0.2
-    found = pictures.neighbors(features / np.linalg.norm(features, axis=1, keepdims=True), [0])
+    found = pictures.most_similar(features / np.linalg.norm(features, axis=1, keepdims=True), [0])
     assert found.shape == (1, pictures.NEIGHBORS)
     assert found[0, :2].tolist() == [3, 5]
     assert 0 not in found
@@ -275,15 +273,15 @@ def test_tsne_keeps_groups_apart_and_repeats_exactly():
     rng = np.random.default_rng(0)
     groups = np.arange(150) % 3
     x = rng.normal(size=(3, 20))[groups] * 4 + rng.normal(size=(150, 20))
-    y = tsne(x)
-    assert y.shape == (150, 2) and np.array_equal(y, tsne(x))
+    y = pictures.plane(x)
+    assert y.shape == (150, 2) and np.array_equal(y, pictures.plane(x))
     distance = np.linalg.norm(y[:, None] - y, axis=2) + 1e9 * np.eye(150)
     assert (groups[distance.argmin(1)] == groups).mean() > 0.98
 
 
 @pytest.mark.parametrize("x", [np.ones((10, 4)), np.zeros((3, 1)), np.random.default_rng(0).normal(size=(30, 1))])
 def test_tsne_of_collapsed_or_few_features_is_finite(x):
-    y = tsne(x)
+    y = pictures.plane(x)
     assert y.shape == (len(x), 2) and np.isfinite(y).all()
 
 
