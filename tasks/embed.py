@@ -16,9 +16,11 @@ import torch
 
 from ssl_core.evaluation.knn import neighbors
 from tasks.prepare.decoding import Job, decode_all
-from tasks.prepare.folders import ArchiveSource, FolderSource, Source
 from tasks.prepare.intake import ONE_WORKER
 from tasks.prepare.layout import Item, is_image
+from tasks.prepare.source import FileSource
+from tasks.prepare.sources.archive import ArchiveSource
+from tasks.prepare.sources.folder import FolderSource
 from tasks.register import registry
 from tasks.runtime import settings
 from tasks.runtime.errors import DataError, UsageError, run
@@ -29,13 +31,13 @@ SHOWN = 5
 """Images whose neighbors are printed without ``--query``; also the most pairs of near-duplicates."""
 
 
-class _Flat(Source):
+class _Flat(FileSource):
     """Every image, wherever it is: folders mean nothing here."""
 
-    def _arrange(self, names: Sequence[str], folders: Sequence[str], where: str) -> None:
+    def place(self, names: Sequence[str], folders: Sequence[str], where: str) -> None:
         self.items = [Item(name, "train", -1) for name in sorted(names) if is_image(name)]
 
-    def _check_sums(self, text: bytes) -> None:
+    def check_sums(self, text: bytes) -> None:
         pass
 
 

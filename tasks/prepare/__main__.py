@@ -3,18 +3,17 @@
 import shutil
 from pathlib import Path
 
-from tasks.prepare import sources
 from tasks.prepare.preparation import prepare
 from tasks.runtime import files
 from tasks.runtime.dataset import PREPARED
 from tasks.runtime.errors import IntegrityError
-from tasks.runtime.params import data_config, load
+from tasks.runtime.params import data_config, images_path, load
 from tasks.runtime.stage import Stage, main
 
 
 def make() -> Stage:
     """The stage, its parameters checked."""
-    return Stage("prepare", listed=[sources.user_path(data_config(load()))])
+    return Stage("prepare", listed=[images_path(data_config(load()).path)])
 
 
 def body(stage: Stage) -> None:

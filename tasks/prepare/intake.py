@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.prepare import images, sources
+from tasks.prepare import images
 from tasks.prepare.decoding import Done, Job, decode_all
-from tasks.prepare.folders import Source
+from tasks.prepare.source import ArraySource, Source
 from tasks.runtime.dataset import BLOCK, Array
 from tasks.runtime.params import DataConfig
 from tasks.runtime.progress import Progress
@@ -79,7 +79,9 @@ def new_split(directory: Path, name: str, rows: Array, source: Source, config: D
     )
 
 
-def take_in(source: Source, splits: dict[str, Split], config: DataConfig, check: Callable[[], None], file: Path | None) -> Seen:
+def decode_into(
+    source: Source, splits: dict[str, Split], config: DataConfig, check: Callable[[], None], file: Path | None
+) -> Seen:
     """Fill the splits with pixels; rows that cannot be used are dropped and told."""
     place = {int(row): (split, i) for split in splits.values() for i, row in enumerate(split.rows)}
     good = {name: np.zeros(len(split.rows), bool) for name, split in splits.items()}
@@ -103,7 +105,7 @@ def take_in(source: Source, splits: dict[str, Split], config: DataConfig, check:
 def contents(source: Source, rows: list[int], config: DataConfig) -> Iterator[Done]:
     """Every row decoded, in any order."""
     size, channels = config.image_size, config.channels
-    if not isinstance(source, sources.ArraySource):
+    if not isinstance(source, ArraySource):
         jobs = (Job(row, source.items[row].name, content) for row, content in source.read(rows))
         with contextlib.closing(decode_all(jobs, size, channels, workers=1 if len(rows) <= ONE_WORKER else None)) as answers:
             yield from answers

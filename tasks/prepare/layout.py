@@ -59,7 +59,7 @@ def is_image(name: str) -> bool:
     return not hidden and parts[-1] != SUMS and PurePosixPath(name).suffix.lower() not in NOT_IMAGES
 
 
-def understand(names: Iterable[str], folders: Iterable[str], where: str) -> Layout:
+def arrange(names: Iterable[str], folders: Iterable[str], where: str) -> Layout:
     """Sort image names into splits and classes.
 
     Args:
@@ -128,11 +128,11 @@ def _label(placed: Sequence[Placed], where: str) -> Layout:
 
 
 def _class_names(placed: Iterable[Placed]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {"train": set(), "test": set()}
+    classes: dict[str, set[str]] = {"train": set(), "test": set()}
     for split, _, path in placed:
-        if split in found and len(path) > 1:
-            found[split].add(path[0])
-    return found
+        if split in classes and len(path) > 1:
+            classes[split].add(path[0])
+    return classes
 
 
 def _check_folders(placed: Sequence[Placed], folders: Iterable[tuple[str, tuple[str, ...]]], where: str) -> None:

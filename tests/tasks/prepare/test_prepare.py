@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tasks.prepare import images, sources
+from tasks.prepare import images
 from tasks.prepare.preparation import prepare
+from tasks.prepare.sources import sample, torchvision
 from tasks.runtime import files
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.params import DataConfig
@@ -100,7 +101,7 @@ def test_a_damaged_sample_is_refused(tmp_path: Path, root: Path) -> None:
     path = next((tmp_path / "sample").glob("*.xz"))
     path.write_bytes(corpus.flipped(path.read_bytes(), 100_000))
     with pytest.raises(IntegrityError, match="git checkout"):
-        sources.sample(tmp_path / "sample")
+        sample.read_sample(tmp_path / "sample")
 
 
 def test_the_same_images_give_the_same_bytes(tmp_path: Path) -> None:
@@ -204,7 +205,7 @@ def test_the_copy_of_debians_package_is_found_and_checked(tmp_path: Path, monkey
     digests = [(name, hashlib.md5(packed[name], usedforsecurity=False).hexdigest()) for name in order]
     monkeypatch.setattr(FashionMNIST, "resources", digests)
     write(tmp_path / "share" / "fashion-mnist", packed)
-    monkeypatch.setattr(sources, "SYSTEM", tmp_path / "share")
+    monkeypatch.setattr(torchvision, "SYSTEM", tmp_path / "share")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     chosen = config("data/sample", "torchvision", name="FashionMNIST", image_size=32, channels=3)
     assert run(tmp_path, chosen).train_images.shape == (40, 3, 32, 32)
