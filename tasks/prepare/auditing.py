@@ -7,8 +7,9 @@ a trained one. At 0.8 nearly every pair found in CIFAR-10 is the same picture to
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from tasks.runtime.audit import Audit, Conflicts, Examples, Labelled, Leaks, Nea
 from tasks.runtime.dataset import BLOCK, Array, blocks, hashes
 
 EXAMPLES = 10
+NAMED = 10
+"""Classes that the terminal names."""
 SIDE = 16
 """Side of the thumbnails near duplicates are compared by."""
 NEAR = (0.8, 0.98)
@@ -236,3 +239,28 @@ def _copies_in_words(audit: Audit) -> list[str]:
     if audit.conflicts.count:
         sentences.append(f"{audit.conflicts.count} pairs of equal images have different labels")
     return sentences
+
+
+def in_three_lines(meta: Mapping[str, Any], audit: Audit) -> list[str]:
+    """Classes, splits and findings of a prepared data set, for the terminal.
+
+    Args:
+        meta: ``meta.json``.
+    """
+    names = ", ".join(meta["classes"][:NAMED]) + (", ..." if len(meta["classes"]) > NAMED else "")
+    classes = f"{len(meta['classes'])} classes ({names})" if meta["classes"] else "no labels"
+    aside = sum(audit.classes["holdout"].values())
+    kept = [f"{aside:,} of them held out for choices"] if aside else []
+    kept += [f"{audit.unlabelled:,} without a label"] if audit.unlabelled and meta["classes"] else []
+    train = f"{meta['num_train']:,} training images" + (f" ({', '.join(kept)})" if kept else "")
+    lines = [
+        f"{meta['name']}: {classes}",
+        f"split: {train}, {meta['num_test']:,} test images",
+        f"audit: {'; '.join(audit.warnings) or 'nothing odd'}",
+    ]
+    return [printable(line) for line in lines]
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters written as escapes: file and class names go to the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
