@@ -16,6 +16,7 @@ import torch
 
 from ssl_core.evaluation.knn import neighbors
 from tasks.prepare.decoding import Job, decode_all
+from tasks.prepare.images import DEPTH
 from tasks.prepare.intake import ONE_WORKER
 from tasks.prepare.layout import Item, is_image
 from tasks.prepare.source import FileSource
@@ -74,7 +75,8 @@ def embed(path: Path, encoder: registry.Loaded) -> tuple[list[str], torch.Tensor
         batch.clear()
 
     jobs = (Job(row, names[row], content) for row, content in source.read(range(len(names))))
-    with closing(decode_all(jobs, size, channels, workers=1 if len(names) <= ONE_WORKER else None)) as answers:
+    workers, depth = 1 if len(names) <= ONE_WORKER else None, encoder.facts.get("bit_depth", DEPTH)
+    with closing(decode_all(jobs, size, channels, workers, depth)) as answers:
         for done in answers:
             if done.bad:
                 bad.append((names[done.row], done.bad))

@@ -119,6 +119,8 @@ def finish(
         "num_train": len(train.rows),
         "num_test": len(test.rows),
     }
+    if seen.peak:
+        meta["bit_depth"] = seen.bit_depth  # images to embed later must be scaled alike
     files.write_json(directory / "meta.json", meta)
     audit.write(directory, judge(source, splits, holdout, classes, seen, copies, config))
 

@@ -108,6 +108,9 @@ class FileSource(Source):
             DataError: no images, or folders that cannot be understood.
         """
         self.ignored += sorted(n for n in names if not is_image(n) and n != SUMS)
+        if self.bad and not any(map(is_image, names)):
+            first = "; ".join(f"{name!r}: {reason}" for name, reason in sorted(self.bad)[:3])
+            raise DataError(f"{where} holds no images that can be used; {len(self.bad)} refused: {first}")
         arranged = layout.arrange((n for n in names if is_image(n)), folders, where)
         self.items, self.classes = arranged.items, arranged.classes
         self.warnings += arranged.warnings

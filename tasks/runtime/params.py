@@ -57,6 +57,8 @@ class DataConfig:
     path: str
     image_size: Annotated[int, Rule("from 8 to 1024", lambda v: 8 <= v <= 1024)]
     channels: Literal[1, 3]
+    bit_depth: Annotated[int, Rule("from 8 to 16", lambda v: 8 <= v <= 16)] | None
+    follow_links: bool
     max_train: Whole2 | None
     max_test: Whole1 | None
     test_fraction: Part
