@@ -16,9 +16,12 @@ import torch
 
 from ssl_core.evaluation.knn import nearest_neighbors
 from tasks.prepare.decoding import Job, decode_all
-from tasks.prepare.folders import ArchiveSource, FolderSource, Source
+from tasks.prepare.images import DEPTH
 from tasks.prepare.intake import ONE_WORKER
 from tasks.prepare.layout import Item, is_image
+from tasks.prepare.source import FileSource
+from tasks.prepare.sources.archive import ArchiveSource
+from tasks.prepare.sources.folder import FolderSource
 from tasks.register import registry
 from tasks.runtime import settings
 from tasks.runtime.errors import DataError, UsageError, run
@@ -29,13 +32,13 @@ SHOWN = 5
 """Images whose neighbors are printed without ``--query``; also the most pairs of near-duplicates."""
 
 
-class _Flat(Source):
+class _Flat(FileSource):
     """Every image, wherever it is: folders mean nothing here."""
 
-    def _arrange(self, names: Sequence[str], folders: Sequence[str], where: str) -> None:
+    def place(self, names: Sequence[str], folders: Sequence[str], where: str) -> None:
         self.items = [Item(name, "train", -1) for name in sorted(names) if is_image(name)]
 
-    def _check_sums(self, text: bytes) -> None:
+    def check_sums(self, text: bytes) -> None:
         pass
 
 
@@ -72,7 +75,8 @@ def embed(path: Path, encoder: registry.Loaded) -> tuple[list[str], torch.Tensor
         batch.clear()
 
     jobs = (Job(row, names[row], content) for row, content in source.read(range(len(names))))
-    with closing(decode_all(jobs, size, channels, workers=1 if len(names) <= ONE_WORKER else None)) as answers:
+    workers, depth = 1 if len(names) <= ONE_WORKER else None, encoder.facts.get("bit_depth", DEPTH)
+    with closing(decode_all(jobs, size, channels, workers, depth)) as answers:
         for done in answers:
             if done.bad:
                 bad.append((names[done.row], done.bad))

@@ -18,7 +18,7 @@ from tasks.leaderboard import percent
 from tasks.metrics import Health
 from tasks.report import figures, findings, illustrations
 from tasks.results import FULL_SCHEDULE, Result, Row, champion, known, load_results, ranked
-from tasks.runtime import dataset, files
+from tasks.runtime import audit, dataset, files
 from tasks.tracking import journal
 
 PACKAGES = ("torch", "torchvision", "numpy", "dvc", "mlflow", "prefect", "matplotlib")
@@ -92,7 +92,7 @@ def render(root: Path, results: Sequence[Result], missing: Sequence[str]) -> str
         maps=illustrations.maps(root, rows, best, view, data.meta["classes"]),
         gallery=illustrations.neighbor_rows(root, rows, view, data.meta["classes"]),
         mistakes=mistakes(root, best, data.meta["classes"]),
-        audit=findings.findings(root, files.read_json(root / dataset.PREPARED / "audit.json"), data, best),
+        audit=findings.findings(root, audit.load(root / dataset.PREPARED), data, best),
         provenance=provenance(root, results, data),
         load_lines=leaderboard.load_lines(data.meta["name"]),
     )

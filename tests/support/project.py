@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks.runtime import files
+from tasks.runtime import audit, files
 from tests.conftest import ROOT, textured_images
+from tests.support.audits import NOTHING
 
 CODE = ("ssl_core", "tasks", "flows", "data/sample")
 PARTS = (*CODE, "dvc.yaml", "params.yaml", "presets", ".dvc/config", ".dvcignore", ".gitignore")
@@ -82,7 +83,7 @@ def write_prepared(project: Path, n: int = 96, m: int = 32, size: int = 16, chan
         meta = {"name": "blobs", "classes": ["a", "b", "c", "d"], "image_size": size, "channels": channels}
         numbers = {"mean": [0.5] * channels, "std": [0.2] * channels, "num_train": n, "num_test": m}
         files.write_json(directory / "meta.json", meta | numbers | {"source": "test", "license": "none"})
-        files.write_json(directory / "audit.json", {"warnings": []})
+        audit.write(directory, NOTHING)
 
     files.write_directory(project / "data/prepared", fill)
 

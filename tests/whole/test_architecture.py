@@ -133,8 +133,10 @@ def closure(path: Path) -> set[str]:
 
 
 def runs(stage: str) -> set[str]:
-    """The files a stage runs. A method is loaded by its name; the catalogue only finds it."""
+    """The files a stage runs. A method or a source of images is loaded by its name; the catalogue only finds it."""
     needed = closure(ROOT / f"tasks/{stage}/__main__.py")
+    if stage == "prepare":
+        needed |= set().union(*map(closure, (ROOT / "tasks/prepare/sources").glob("[a-z]*.py")))
     if stage == "pretrain":
         for method in (ROOT / "ssl_core/methods").glob("[a-z]*.py"):
             needed |= {f for f in closure(method) if "/methods/" not in f} | {"ssl_core/methods/${item.method}.py"}

@@ -141,7 +141,7 @@ def test_links_pipes_and_sockets_are_named_and_never_opened(tmp_path: Path) -> N
 
 
 def test_a_link_swapped_in_after_the_look_is_not_followed(tmp_path: Path) -> None:
-    from tasks.prepare.folders import FolderSource
+    from tasks.prepare.sources.folder import FolderSource
 
     folder = write(tmp_path / "in", class_folders(2))
     source = FolderSource(folder)

@@ -16,9 +16,10 @@ from tasks.report import figures, findings, illustrations, pictures
 from tasks.report.page import build, compare, mistakes, publish
 from tasks.results import Result, Row, champion, load_results
 from tasks.runtime import dataset, files
+from tasks.runtime.audit import Leaks
 from tasks.runtime.errors import IntegrityError
 from tests.conftest import ROOT
-from tests.support import browser
+from tests.support import audits, browser
 from tests.support.example_results import CLASSES, metrics_of, write_project
 
 
@@ -256,7 +257,7 @@ def test_mistakes_count_what_the_predictions_say(project):
 
 def test_the_effect_of_near_duplicates_is_the_score_without_them(page):
     pairs = [("a", "a"), ("a", "b"), ("b", "b"), ("b", "b")]
-    assert findings.effect(pairs, np.array([0])) == {"images": 1, "all": 0.75, "rest": pytest.approx(2 / 3)}
+    assert findings.effect(pairs, np.array([0])) == findings.Effect(1, 0.75, pytest.approx(2 / 3))
     assert findings.effect(pairs, np.arange(4)) is None
     assert "Without the 2 test images" in text_of(page)
 
@@ -265,8 +266,8 @@ def test_leaks_left_in_training_count_as_suspicious(project):
     data = dataset.load(project / dataset.PREPARED)
     images = np.concatenate([data.train_images[:3], data.test_images[3:]])
     leaky = dataclasses.replace(data, test_images=images)
-    assert findings.suspicious_rows({"leaks": {"count": 3, "dropped": 0}}, leaky).tolist() == [0, 1, 2]
-    assert findings.suspicious_rows({"leaks": {"count": 3, "dropped": 3}}, leaky).tolist() == []
+    assert findings.suspicious_rows(audits.audit(leaks=Leaks(3, 0, 0, ())), leaky).tolist() == [0, 1, 2]
+    assert findings.suspicious_rows(audits.audit(leaks=Leaks(3, 0, 3, ())), leaky).tolist() == []
 
 
 def test_tsne_keeps_groups_apart_and_repeats_exactly():
