@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ssl_core.methods.counting import Counting
+from tests.support.processes import wait_for
 from tests.support.project import command, duplicate, environment, set_params, start, training_project
 
 STAGE = ("tasks.pretrain", "simclr", "0")
@@ -52,13 +53,6 @@ def checkpoints(project: Path) -> list[Path]:
 
 def newest_step(project: Path) -> int:
     return max((int(p.name.removeprefix("step-")) for p in checkpoints(project)), default=0)
-
-
-def wait_for(condition, seconds: float = 60.0) -> None:  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def runs_in_mlflow(project: Path) -> list[tuple[str, str]]:
