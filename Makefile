@@ -53,7 +53,7 @@ check: $(READY) ## formatting, lint, types and the architecture rules
 	@ruff format --check .
 	@ruff check .
 	@mypy
-	@python -m pytest -q tests/whole/test_architecture.py tests/ssl_core/test_catalogue.py
+	@python -m pytest -q -n 0 tests/whole/test_architecture.py tests/ssl_core/test_catalogue.py
 
 bench: $(READY) ## speed against other libraries, side by side
 	@python -m benchmarks
