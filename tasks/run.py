@@ -21,6 +21,7 @@ from tasks.dvc.schedule import FAILED, Schedule, default_parallelism
 from tasks.runtime import params, settings
 from tasks.runtime.errors import Preempted, StageFailed, UsageError, run
 from tasks.runtime.progress import clock
+from tasks.tracking.records import records
 
 NAMES = {"unchanged": "Unchanged", "restored": "Restored", "ran": "Completed"}
 
@@ -63,7 +64,8 @@ def main() -> None:
     if any(stage.stale for stage in plan):
         params.check(params.load())
         codes = bring_up_to_date(schedule, Runner(root), options.jobs or default_parallelism(root))
-        subprocess.run([sys.executable, "-m", "tasks.sync"])
+        if records(root):
+            subprocess.run([sys.executable, "-m", "tasks.sync"])
         print(schedule.summary())
     else:
         print("Nothing has changed.")

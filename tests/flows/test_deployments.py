@@ -19,6 +19,7 @@ from tests.support import prefect_server as server
 from tests.support import tiny_graph as tiny
 from tests.support.processes import wait_for
 
+POLL = 0.3  # seconds between two questions to the server
 POOLS = {"nightly": "cpu", "weekly": "cpu", "method": "cpu", "weekly-gpu": "gpu", "method-gpu": "gpu", "watch": "cpu"}
 
 
@@ -54,7 +55,7 @@ def ended(flow_run_id: str) -> dict[str, object]:
         row = flow_run(flow_run_id)
         return row if row["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
 
-    return dict(wait_for(final, 180))
+    return dict(wait_for(final, 180, POLL))
 
 
 def deployment(name: str) -> dict[str, object]:
@@ -90,7 +91,7 @@ def test_a_method_on_demand_a_schedule_that_fires_overlapping_runs_and_a_cancell
     server.patch(f"deployments/{nightly}", paused=False)
     soon = {"interval": 3600, "anchor_date": server.now(8)}  # once: a second one would still be waiting below
     server.api(f"deployments/{nightly}/schedules", json=[{"schedule": soon, "active": True, "slug": "soon"}])
-    fired = str(wait_for(lambda: scheduled(nightly), 90))
+    fired = str(wait_for(lambda: scheduled(nightly), 90, POLL))
     server.patch(f"deployments/{nightly}", paused=True)
     row = ended(fired)
     assert row["state_type"] == "COMPLETED" and row["auto_scheduled"]
@@ -101,7 +102,7 @@ def test_a_method_on_demand_a_schedule_that_fires_overlapping_runs_and_a_cancell
     cancelled = start_run("nightly", parallelism=1)
     tiny.running_pid(project, "pretrain@simclr-0")
     waiting, ticks = start_run("nightly"), [start_run("watch") for _ in range(2)]
-    wait_for(lambda: flow_run(waiting)["state_name"] == "AwaitingConcurrencySlot")
+    wait_for(lambda: flow_run(waiting)["state_name"] == "AwaitingConcurrencySlot", pause=POLL)
     assert sorted(str(ended(tick)["state_type"]) for tick in ticks) == ["CANCELLED", "COMPLETED"]
     start = time.monotonic()
     server.cli(project, f"flow-run cancel {cancelled}")

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """The value of ``condition``, once it is true."""
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0, pause: float = 0.05) -> Any:
+    """The value of ``condition``, once it is true; asked every ``pause`` seconds."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
+        time.sleep(pause)
     return value
 
 

@@ -65,7 +65,7 @@ def runs_in_mlflow(project: Path) -> list[tuple[str, str]]:
 def test_killed_again_and_again_it_ends_with_the_same_bits_as_one_run(project: Path, unbroken: dict[str, bytes]) -> None:
     def killed_when(condition) -> None:  # type: ignore[no-untyped-def]
         process = start(project, *STAGE, SSL_CHECKPOINT_SECONDS="0")
-        wait_for(lambda: condition() or process.poll() is not None)
+        wait_for(lambda: condition() or process.poll() is not None, pause=0.01)  # the window is short
         assert process.poll() is None, process.communicate()
         process.kill()
         process.communicate()
