@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.workers.base import BaseJobConfiguration
 
 from flows.watch import STATE, listing_digest, verdict
@@ -198,7 +199,8 @@ def test_the_kubernetes_pool_makes_jobs_with_gpus_and_secrets_and_refuses_nonsen
     server.cli(project, create, f"{deploy} --job-variable gpus=2")
     asked = next(row for row in server.api("deployments/filter") if row["work_pool_name"] == "cluster")["job_variables"]
     values = {**asked, "name": "pretrain-byol-0", "command": "prefect flow-run execute"}
-    job = asyncio.run(Job.from_template_and_values(json.loads(template.read_text()), values)).job_manifest
+    with temporary_settings({PREFECT_API_URL: server.prefect_environment()["PREFECT_API_URL"]}):  # else it starts a server
+        job = asyncio.run(Job.from_template_and_values(json.loads(template.read_text()), values)).job_manifest
     container = job["spec"]["template"]["spec"]["containers"][0]
     assert container["image"] == "ssl-pipeline:1" and container["resources"]["limits"]["nvidia.com/gpu"] == "2"
     assert container["envFrom"] == [{"secretRef": {"name": "ssl-pipeline"}}] and container["env"]["DO_NOT_TRACK"] == "true"

@@ -1,6 +1,7 @@
 """The Prefect flow, as a process against a real server (one for all tests), over stages of no work."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -112,6 +113,8 @@ def test_a_killed_stage_is_tried_again_and_a_killed_server_waited_for(project: P
 
 
 def test_one_command_needs_no_server(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    shutil.copyfile(server.migrated(), tmp_path / "home/prefect.db")
     env = environment(PREFECT_HOME=str(tmp_path / "home"), PYTHONPATH=server.prefect_environment()["PYTHONPATH"])
     env.pop("PREFECT_API_URL", None)
     code, log = tiny.finish(project, FLOW, "pretrain@byol-0", env=env)
