@@ -23,6 +23,7 @@ from tasks.dvc.schedule import Schedule, default_parallelism
 from tasks.runtime import params, settings
 from tasks.runtime.errors import Preempted, UsageError, run
 from tasks.runtime.progress import clock
+from tasks.tracking.records import records
 
 
 def main() -> None:
@@ -37,7 +38,8 @@ def main() -> None:
     root, started = Path.cwd(), time.monotonic()
     schedule = bring_up_to_date(root, options.targets, options.jobs)
     if schedule.stale:
-        subprocess.run([sys.executable, "-m", "tasks.sync"])
+        if records(root):  # nothing to send otherwise, and MLflow takes seconds to start
+            subprocess.run([sys.executable, "-m", "tasks.sync"])
         print(schedule.summary())
     else:
         print("Nothing has changed.")

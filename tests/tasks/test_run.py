@@ -16,7 +16,9 @@ from types import SimpleNamespace
 import pytest
 
 from tasks.dvc import runner
+from tests.conftest import ROOT
 from tests.support import tiny_graph as tiny
+from tests.support.processes import wait_for
 from tests.support.project import command, copy_project, environment, set_params
 
 WORK = """
@@ -41,8 +43,8 @@ def test_a_failed_stage_gives_its_exit_code_and_its_message(tmp_path: Path) -> N
 def test_a_signal_ends_all_children_and_starts_nothing_more(tmp_path: Path, number: signal.Signals) -> None:
     project = tiny.make(tmp_path / "p")
     tiny.control(project, pretrain_byol_0={"seconds": 60}, pretrain_simclr_0={"seconds": 60})
-    process = tiny.start(project, "tasks.run", "-j", "1", env=environment(PYTHONPATH=str(tiny.ROOT)))
-    tiny.wait_for(lambda: [n for n in tiny.computed(project) if n.startswith("pretrain")])
+    process = tiny.start(project, "tasks.run", "-j", "1", env=environment(PYTHONPATH=str(ROOT)))
+    wait_for(lambda: [n for n in tiny.computed(project) if n.startswith("pretrain")])
     asked = time.monotonic()
     process.send_signal(number)
     assert process.wait(20) == 75 and time.monotonic() - asked < 10 and not tiny.stages_alive(project)
@@ -77,7 +79,7 @@ def in_terminal(project: Path, program: str) -> list[list[str]]:
     """Run Python code with a terminal of 24 lines and 70 columns; the screen after each redrawing."""
     main, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 70, 0, 0))
-    env = environment(PYTHONPATH=str(tiny.ROOT), TERM="xterm")
+    env = environment(PYTHONPATH=str(ROOT), TERM="xterm")
     process = subprocess.Popen([sys.executable, "-c", program], cwd=project, env=env, stdout=child, stderr=subprocess.DEVNULL)
     os.close(child)
     data = b""

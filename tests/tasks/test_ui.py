@@ -38,7 +38,7 @@ def test_a_port_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
 def test_both_pages_open_on_loopback_and_close_on_a_signal(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "p", git=True)
     ports = {"MLFLOW_PORT": free_port(), "PREFECT_PORT": free_port()}
-    process = start(project, "tasks.ui", PREFECT_HOME=str(tmp_path / "prefect"), **ports)
+    process = start(project, "tasks.ui", forked=False, PREFECT_HOME=str(tmp_path / "prefect"), **ports)
     assert process.stdout
     try:
         pages = []

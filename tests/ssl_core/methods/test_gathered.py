@@ -21,6 +21,7 @@ from tasks.runtime import params
 from tests.conftest import ROOT
 from tests.ssl_core.engine.test_contract import TRAINED, build
 
+pytestmark = pytest.mark.slow
 STEPS = 5  # the second of two epochs has begun: PCL has clustered, SwAV's queue is full
 SETTINGS = {"moco": {"symmetric": True}, "npid": {"proximal": 0.5}}
 

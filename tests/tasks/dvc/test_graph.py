@@ -18,7 +18,8 @@ from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule
 from tasks.runtime.errors import Preempted, UsageError
 from tests.support import tiny_graph as tiny
-from tests.support.project import duplicate
+from tests.support.processes import alive, wait_for
+from tests.support.project import duplicate, environment
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +139,7 @@ def test_after_kill_9_the_same_command_finishes(project: Path, victim: str) -> N
     os.kill(pid if victim == "stage" else os.getpgid(pid), signal.SIGKILL)
     thread.join(60)
     assert outcomes[0].code == (137 if victim == "stage" else 75)
-    assert not tiny.alive(pid)  # nobody would record it: it does not work on beside the next one
+    assert not alive(pid)  # nobody would record it: it does not work on beside the next one
     tiny.control(project)
     assert bring_up(project).summary() == "6 stages: 1 ran, 5 unchanged" and tiny.is_clean(project)
 
@@ -151,7 +152,7 @@ def test_stop_ends_all_children_and_starts_nothing_more(project: Path, stubborn:
     runner, schedule = Runner(project, grace=3.0 if stubborn else 7.0), Schedule(graph.plan(project))
     thread = threading.Thread(target=tiny.run_all, args=(schedule, runner, 1))
     thread.start()
-    tiny.wait_for(lambda: [n for n in tiny.computed(project) if n.startswith("pretrain")])
+    wait_for(lambda: [n for n in tiny.computed(project) if n.startswith("pretrain")])
     time.sleep(0.3)
     start = time.monotonic()
     runner.stop()
@@ -169,7 +170,7 @@ def test_a_stage_that_plain_dvc_is_running_is_waited_for(project: Path) -> None:
     tiny.set_lr(project, "byol", 5)
     tiny.control(project, pretrain_byol_0={"seconds": 4})
     command = [sys.executable, "-m", "dvc", "repro", "-s", "pretrain@byol-0"]
-    other = subprocess.Popen(command, cwd=project, env=tiny.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    other = subprocess.Popen(command, cwd=project, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     tiny.running_pid(project, "pretrain@byol-0")
     assert Runner(project).run("pretrain@byol-0").how == "unchanged"
     assert other.wait(60) == 0 and tiny.computed(project) == ["pretrain@byol-0"]
