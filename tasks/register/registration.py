@@ -9,7 +9,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tasks.register.export import Exporter, model_card
+import torch
+
+from ssl_core.engine.health import health
+from tasks.register.card import model_card
+from tasks.register.export import Exporter
 from tasks.register.registry import CHAMPION, Entry, Registry
 from tasks.results import Result, champion, load_results
 from tasks.runtime import dataset, files
@@ -18,7 +22,7 @@ from tasks.runtime.settings import redact
 from tasks.tracking import journal
 from tasks.tracking.tracker import Tracker
 
-SCORES = ("holdout_linear_top1", "holdout_knn_top1", "linear_top1", "knn_top1", "effective_rank", "feature_std", "verdict")
+SCORES = ("holdout_linear_top1", "holdout_knn_top1", "linear_top1", "knn_top1", "verdict")
 
 
 def entry(root: Path, result: Result, meta: dict[str, Any]) -> Entry:
@@ -33,10 +37,12 @@ def entry(root: Path, result: Result, meta: dict[str, Any]) -> Entry:
     weights = files.sha256(source / "encoder.safetensors")
     if metrics["encoder_sha256"] != weights:
         raise IntegrityError(f"{source} is not the encoder that was evaluated; run dvc repro")
+    delivered = _delivered(root, result)
     tags = {
         "method": result.method,
         "seed": result.seed,
         "layer": metrics["layer"],
+        **{name: delivered[name] for name in ("dim", "effective_rank", "feature_std")},
         "encoder_sha256": weights,
         "data_sha256": result.encoder["data_sha256"],
         "dataset": meta["name"],
@@ -45,8 +51,16 @@ def entry(root: Path, result: Result, meta: dict[str, Any]) -> Entry:
         **{name: result.get(name) for name in SCORES},
     }
     run = next(journal.read(log))["run"]
-    card = model_card(result.name, result.encoder, metrics, meta)
+    card = model_card(result.name, result.encoder, metrics, meta, delivered)
     return Entry(result.name, source, metrics["layer"], run["fingerprint"], card, tags)
+
+
+def _delivered(root: Path, result: Result) -> dict[str, Any]:
+    """Of the features the encoder gives, not of the last block that the training watched: ``dim``, ``images``, health."""
+    path = root / f"out/features/{result.name}.safetensors"
+    features = torch.from_numpy(files.load_tensors(path)["train"])[: result.encoder.get("train", {}).get("health_images")]
+    found = health(features.float()) if len(features) > 1 else {}
+    return {"dim": features.shape[1], "images": len(features)} | {k: found.get(k) for k in ("effective_rank", "feature_std")}
 
 
 def aliases(results: list[Result]) -> dict[str, str]:

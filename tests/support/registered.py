@@ -14,7 +14,7 @@ from ssl_core.engine.encoders import EncoderConfig, build, description, num_para
 from tasks.register.export import Exporter
 from tasks.runtime import files, saved_encoder, settings
 from tasks.tracking.journal import Journal
-from tests.conftest import ROOT
+from tests.conftest import ROOT, textured_images
 from tests.support.example_results import CLASSES, write_data
 
 # method: (kind of encoder, evaluated layer, held-out linear score, test linear score)
@@ -64,6 +64,9 @@ def write_encoder(root: Path, method: str, seed: int = 0, weights: int = 0, **me
     scores = {"holdout_linear_top1": holdout, "linear_top1": test, "verdict": "healthy", "health": {"effective_rank": 9.0}}
     about = {"method": method, "seed": seed, "layer": layer, "encoder_sha256": sha256, "protocol": {"k": 20}}
     files.write_json(root / f"out/metrics/{name}.json", about | scores | metrics)
+    images = torch.from_numpy(textured_images(30, 1, 28))
+    features = {"train": expected(root, name, layer, images).half().numpy()}
+    files.save_tensors(root / f"out/features/{name}.safetensors", features, {"layer": layer})
     with Journal(root / f"out/journal/{name}.jsonl", position=0) as journal:
         fingerprint = files.sha256(directory / files.MANIFEST)
         journal.start(fingerprint=fingerprint, stage=f"pretrain@{name}", name=method, seed=seed, tags={}, params={})
