@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl_core.config import ConfigError, typed
+from ssl_core.config import typed
 from ssl_core.engine import encoders
 from ssl_core.engine.encoders import Encoder, EncoderConfig, build, pool
 from tasks.runtime import files
@@ -97,8 +97,11 @@ def load(folder: Path) -> tuple[ImageEncoder, dict[str, Any]]:
         made = config["encoder"]
         network = build(typed(EncoderConfig, made["config"], "encoder"), made["channels"], made["image_size"], seed=0)
         network.load_state_dict(weights)
-        return ImageEncoder(network, config).eval(), config
-    except (KeyError, TypeError, RuntimeError, ConfigError) as error:
+        encoder = ImageEncoder(network, config).eval()
+        with torch.no_grad():
+            encoder(torch.zeros(1, encoder.channels, 8, 8))  # the layer, the mean and the deviation fit the network too
+        return encoder, config
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise IntegrityError(f"{folder / CONFIG} and {WEIGHTS} do not describe one encoder: {error}") from None
 
 

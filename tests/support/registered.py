@@ -78,6 +78,22 @@ def environment(root: Path) -> dict[str, str]:
     return settings.DEFAULTS | {"MLFLOW_TRACKING_URI": settings.store_uri(root), "PYTHONPATH": str(ROOT)}
 
 
+def enter(root: Path, monkeypatch) -> Path:
+    """Make ``root`` the current project of this process."""
+    for name, value in environment(root).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.chdir(root)
+    return root
+
+
+def stored() -> Path:
+    """The directory of the champion's files in the current project's store."""
+    from mlflow import MlflowClient
+
+    return Path(MlflowClient().get_model_version_by_alias("ssl-example", "champion").source.removeprefix("file://"))
+
+
 @functools.cache
 def registered() -> Path:
     """A registered project; copy it before changing it."""

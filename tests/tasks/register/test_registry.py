@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -67,34 +66,6 @@ for method in methods:
             assert torch.allclose(space["net"].eval()(x), torch.from_numpy(expected), atol=1e-5)
 print("loaded")
 """
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    """A copy of the registered project to work in."""
-    source = made.registered()
-    shutil.copytree(source, tmp_path / "project")
-    store = tmp_path / "project/mlruns/mlflow.db"
-    with contextlib.closing(sqlite3.connect(store)) as connection, connection:
-        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("model_versions", "source")):
-            connection.execute(
-                f"UPDATE {table} SET {column} = replace({column}, ?, ?)", [str(source), str(tmp_path / "project")]
-            )
-    return enter(tmp_path / "project", monkeypatch)
-
-
-@pytest.fixture
-def original(monkeypatch):
-    """The registered project itself, to be left as it is."""
-    return enter(made.registered(), monkeypatch)
-
-
-def enter(root, monkeypatch):
-    for name, value in made.environment(root).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    monkeypatch.chdir(root)
-    return root
 
 
 def state(root):
@@ -274,13 +245,6 @@ def test_two_registrations_at_once_are_one_and_a_refusal(root):
 # ------------------------------------------------------------------ loading
 
 
-def stored(root):
-    """The directory of the champion's files."""
-    from mlflow import MlflowClient
-
-    return Path(MlflowClient().get_model_version_by_alias("ssl-example", "champion").source.removeprefix("file://"))
-
-
 def flip(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -290,7 +254,7 @@ def flip(path):
 @pytest.mark.parametrize("reseal", [False, True])
 def test_a_tampered_package_is_refused_before_anything_in_it_is_read(root, reseal):
     """Also when whoever changed it made the manifest fit."""
-    package = stored(root)
+    package = made.stored()
     flip(package / modeling.WEIGHTS)
     if reseal:
         files.seal(package)
@@ -305,7 +269,7 @@ def test_a_model_that_does_not_exist_is_a_line_that_helps(original, uri):
 
 
 def test_without_a_registered_model_the_way_to_one_is_named(tmp_path, monkeypatch):
-    enter(tmp_path, monkeypatch)
+    made.enter(tmp_path, monkeypatch)
     with pytest.raises(UsageError, match="make run"):
         registry.load()
 
