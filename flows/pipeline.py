@@ -24,7 +24,7 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows import artifacts, runs
+from flows import artifacts, own_server, runs
 from flows.machines import AT_A_TIME, Machines
 from tasks.dvc import graph, lock_files
 from tasks.dvc.outcome import Fate, Outcome
@@ -199,6 +199,7 @@ def main() -> None:
     parser.add_argument("-j", "--parallelism", type=int, metavar="N", help="stages at a time")
     parser.add_argument("--machines", action="store_true", help="train and evaluate on the machines of the pool of that name")
     given = parser.parse_args()
+    own_server.close()
     state = pipeline(
         given.methods,
         given.seeds,

@@ -12,6 +12,7 @@ from prefect import flow, get_run_logger
 from prefect.deployments import run_deployment
 from prefect.states import Completed
 
+from flows import own_server
 from tasks.dvc import graph
 from tasks.runtime import files, params
 
@@ -51,4 +52,5 @@ def watch(folder: str | None = None, deployment: str = "ssl-pipeline/nightly") -
 
 
 if __name__ == "__main__":
+    own_server.close()
     watch()

@@ -60,7 +60,7 @@ def embed(path: Path, encoder: registry.Loaded) -> tuple[list[str], torch.Tensor
     if not path.exists():
         raise UsageError(f"{path} does not exist")
     source = _Folder(path) if path.is_dir() else _Archive(path)
-    made = encoder.facts["encoder"]
+    made = encoder.config["encoder"]
     size, channels = made["image_size"], made["channels"]
     names = [item.name for item in source.items]
     features: dict[int, torch.Tensor] = {}
@@ -70,7 +70,7 @@ def embed(path: Path, encoder: registry.Loaded) -> tuple[list[str], torch.Tensor
     def flush() -> None:
         pixels = np.stack([np.frombuffer(p, np.uint8).reshape(size, size, channels).transpose(2, 0, 1) for _, p in batch])
         with torch.inference_mode():
-            for (row, _), feature in zip(batch, encoder.program(torch.from_numpy(pixels.copy())), strict=True):
+            for (row, _), feature in zip(batch, encoder.module(torch.from_numpy(pixels.copy())), strict=True):
                 features[row] = feature
         batch.clear()
 

@@ -132,10 +132,8 @@ def load_lines(dataset: str) -> tuple[str, str]:
     """The Python that loads the champion, from the tracking server in use or, in the project's root, the default store."""
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
     store = redact(server) if server.startswith("http") else "sqlite:///mlruns/mlflow.db"
-    return (
-        f'import mlflow; mlflow.set_tracking_uri("{store}")',
-        f'encoder = mlflow.pytorch.load_model("models:/{model_name(dataset)}@champion")',
-    )
+    model = f"models:/{model_name(dataset)}@champion"
+    return "from tasks.encoder import load", f'encoder = load("{model}", store="{store}")'
 
 
 def show(root: Path) -> None:

@@ -9,8 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from ssl_core.engine.health import health
 from ssl_core.evaluation.scores import SCORES
-from tasks.register.export import Exporter, model_card
+from tasks.register.card import model_card
+from tasks.register.export import Exporter
 from tasks.register.registry import CHAMPION, Entry, Registry
 from tasks.results import Result, champion, load_results
 from tasks.runtime import dataset, files, saved_encoder
@@ -33,19 +37,30 @@ def entry(root: Path, result: Result, meta: dict[str, Any]) -> Entry:
     if metrics.encoder_sha256 != weights:
         raise IntegrityError(f"{source} is not the encoder that was evaluated; run dvc repro")
     facts = files.read_json(source / saved_encoder.FACTS)
+    delivered = _delivered(root, result.name, facts)
     tags = {
         "method": result.method,
         "seed": result.seed,
+        "layer": metrics.layer,
         "encoder_sha256": weights,
         "data_sha256": facts["data_sha256"],
         "dataset": meta["name"],
         "license": meta.get("license"),
         "protocol": json.dumps(metrics.protocol, sort_keys=True),
         **{score.name: result.get(score.name) for score in SCORES},
+        **{name: delivered[name] for name in ("dim", "effective_rank", "feature_std")},
     }
     run = next(journal.read(log))["run"]
-    card = model_card(result.name, facts, metrics, meta)
+    card = model_card(result.name, facts, metrics, meta, delivered)
     return Entry(result.name, source, metrics.layer, run["fingerprint"], card, tags)
+
+
+def _delivered(root: Path, name: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """Of the features the encoder gives, not of the last block that the training watched: ``dim``, ``images``, health."""
+    path = root / f"out/features/{name}.safetensors"
+    features = torch.from_numpy(files.load_tensors(path)["train"])[: facts.get("train", {}).get("health_images")]
+    found = health(features.float()) if len(features) > 1 else {}
+    return {"dim": features.shape[1], "images": len(features)} | {k: found.get(k) for k in ("effective_rank", "feature_std")}
 
 
 def aliases(results: list[Result]) -> dict[str, str]:

@@ -48,6 +48,7 @@ def prefect_environment() -> dict[str, str]:
         PREFECT_HOME=home,
         PREFECT_API_URL=f"http://127.0.0.1:{port}/api",
         PREFECT_SERVER_ANALYTICS_ENABLED="false",
+        PREFECT_SERVER_UI_ENABLED="false",
         DO_NOT_TRACK="true",
         PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="2",
         PREFECT_WORKER_QUERY_SECONDS="1",
@@ -80,11 +81,16 @@ def migrated() -> Path:
 def start_server(settings: dict[str, str]) -> None:
     """Start the tests' server; after ``end_server`` it is the one that died, with all it knew."""
     port = settings["PREFECT_API_URL"].rpartition(":")[2].removesuffix("/api")
-    command = [sys.executable, "-m", "prefect", "server", "start", "--no-ui", "--host", "127.0.0.1", "--port", port]
+    command = [sys.executable, "-m", "uvicorn", "--factory", "flows.server:create_app", "--host", "127.0.0.1", "--port", port]
     with Path(settings["PREFECT_HOME"], "server.log").open("a") as log:
         server = subprocess.Popen(command, env=settings, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     _server[:] = [server]
     wait_for(lambda: server.poll() is None and answers(f"{settings['PREFECT_API_URL']}/health"), 180)
+
+
+def server_pid() -> int:
+    """The process of the tests' server."""
+    return _server[0].pid
 
 
 def restart_server(number: int) -> None:

@@ -15,7 +15,7 @@ from ssl_core.engine.encoders import build, description, num_parameters
 from tasks.register.export import Exporter
 from tasks.runtime import files, saved_encoder, settings
 from tasks.tracking.journal import Journal
-from tests.conftest import ROOT
+from tests.conftest import ROOT, textured_images
 from tests.support.configs import ENCODER
 from tests.support.example_results import CLASSES, write_data
 
@@ -68,6 +68,9 @@ def write_encoder(root: Path, method: str, seed: int = 0, weights: int = 0, **me
     about = {"method": method, "seed": seed, "encoder": kind, "layer": layer, "encoder_sha256": sha256, "protocol": {"k": 20}}
     about["random_health"] = health
     files.write_json(root / f"out/metrics/{name}.json", about | scores | metrics)
+    images = torch.from_numpy(textured_images(30, 1, 28))
+    features = {"train": expected(root, name, layer, images).half().numpy()}
+    files.save_tensors(root / f"out/features/{name}.safetensors", features, {"layer": layer})
     with Journal(root / f"out/journal/{name}.jsonl", position=0) as journal:
         fingerprint = files.sha256(directory / files.MANIFEST)
         journal.start(fingerprint=fingerprint, stage=f"pretrain@{name}", name=method, seed=seed, tags={}, params={})
@@ -77,6 +80,22 @@ def write_encoder(root: Path, method: str, seed: int = 0, weights: int = 0, **me
 def environment(root: Path) -> dict[str, str]:
     """What a command in ``root`` runs with."""
     return settings.DEFAULTS | {"MLFLOW_TRACKING_URI": settings.store_uri(root), "PYTHONPATH": str(ROOT)}
+
+
+def enter(root: Path, monkeypatch) -> Path:
+    """Make ``root`` the current project of this process."""
+    for name, value in environment(root).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.chdir(root)
+    return root
+
+
+def stored() -> Path:
+    """The directory of the champion's files in the current project's store."""
+    from mlflow import MlflowClient
+
+    return Path(MlflowClient().get_model_version_by_alias("ssl-example", "champion").source.removeprefix("file://"))
 
 
 @functools.cache

@@ -1,6 +1,9 @@
 """The rules of the house (docs/architecture.md), read off the syntax trees."""
 
 import ast
+import contextlib
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -87,16 +90,81 @@ def test_a_method_imports_no_other_method(path: Path) -> None:
     assert not any(name.startswith("ssl_core.methods") for name in imports(path))
 
 
+UNPICKLES = re.compile(
+    r"(pickle|dill|joblib|cloudpickle|shelve|marshal|_pickle|jsonpickle)\..*"
+    r"|torch\.(load|(\w+\.)+load(_\w+)?|hub\..*|package\..*|(\w+\.)*aoti_load_package|(\w+\.)*load_pt2)"
+    r"|mlflow(\.\w+)*\.(load_model|load_state_dict|load_checkpoint)"
+    r"|(pandas|numpy)(\.\w+)*\.read_pickle"
+    r"|yaml\.(unsafe|full)_load(_all)?|runpy\..*|importlib\.util\.spec_from_file_location|exec|eval"
+)
+"""Full names of what executes code that a file holds."""
+NUMPY = ("numpy.load", "numpy.lib.format.read_array")
+UNSAFE_YAML = re.compile(r"yaml\.load(_all)?\(.*\byaml\.(Unsafe|Full|C)?Loader\b")
+
+
+def called(tree: ast.AST) -> list[tuple[str, ast.Call]]:
+    """Every call by the full name of what it calls, whatever the import has made of it (``from torch import export as e``)."""
+    names = {"np": "numpy", "pd": "pandas"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {a.asname: a.name for a in node.names if a.asname}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+    found = []
+    for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call)):
+        first, _, rest = ast.unparse(call.func).partition(".")
+        found.append((names.get(first, first) + (f".{rest}" if rest else ""), call))
+    return found
+
+
+def unpickling(text: str) -> list[str]:
+    """The calls in a file that would execute code which another file holds."""
+    bad = []
+    for name, call in called(ast.parse(textwrap.dedent(text))):
+        allow = {k.arg: k.value for k in call.keywords}.get("allow_pickle")
+        numbers = isinstance(allow, ast.Constant) and allow.value is False
+        if (name in NUMPY and not numbers) or UNPICKLES.fullmatch(name) or UNSAFE_YAML.match(ast.unparse(call)):
+            bad.append(name)
+    return bad
+
+
 @pytest.mark.parametrize("path", FILES, ids=where)
 def test_nothing_is_unpickled(path: Path) -> None:
     assert not tops(path) & {"pickle", "dill", "joblib", "cloudpickle"}
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "load":
-            keywords = {k.arg: k.value for k in node.keywords}
-            owner = ast.unparse(node.func.value)
-            assert owner != "torch", "torch.load unpickles; use safetensors"
-            if owner == "np":
-                assert isinstance(keywords.get("allow_pickle"), ast.Constant) and keywords["allow_pickle"].value is False
+    assert not unpickling(path.read_text()), "use safetensors, JSON, or numpy.load(allow_pickle=False)"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import torch; torch.load(p, weights_only=True)",
+        "import torch; torch.export.load(p)",
+        "from torch import export as e; e.load(p)",
+        "from torch.export import load; load(p)",
+        "import torch; torch.jit.load(p)",
+        "import torch; torch._inductor.aoti_load_package(p)",
+        "from torch.hub import load_state_dict_from_url as get; get(u)",
+        "from torch.package import PackageImporter; PackageImporter(p)",
+        "import mlflow; mlflow.pytorch.load_model(u)",
+        "from mlflow import pyfunc; pyfunc.load_model(u)",
+        "from mlflow.pyfunc import load_model as load; load(u)",
+        "import numpy as np; np.load(p)",
+        "import numpy as np; np.load(p, allow_pickle=True)",
+        "import pandas as pd; pd.read_pickle(p)",
+        "import yaml; yaml.load(t, Loader=yaml.Loader)",
+        "exec(text)",
+    ],
+)
+def test_what_would_unpickle_is_seen(line: str) -> None:
+    assert unpickling(line)
+
+
+@pytest.mark.parametrize("path", sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]), ids=where)
+def test_nobody_is_told_to_unpickle(path: Path) -> None:
+    """In blocks of Python, that is: prose may say what not to do. A fragment that does not parse alone is no advice to load."""
+    for block in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL):
+        with contextlib.suppress(SyntaxError):
+            assert not unpickling(block)
 
 
 def test_the_loop_names_no_method() -> None:

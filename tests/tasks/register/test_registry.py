@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,7 +15,7 @@ import torch
 
 from tasks import leaderboard
 from tasks.prepare.images import fit
-from tasks.register import export, registry
+from tasks.register import export, modeling, registry
 from tasks.register.registration import aliases, register
 from tasks.results import Result, load_results, model_name
 from tasks.runtime import files, saved_encoder
@@ -27,65 +26,47 @@ from tests.support import registered as made
 from tests.support.example_results import metrics_of
 
 LOAD_ANYWHERE = """
-import json, sys
+import json, shutil, sys
 sys.modules["ssl_core"] = sys.modules["tasks"] = None  # importing the project fails
 import mlflow, numpy as np, onnxruntime, torch, torchvision
 from safetensors.torch import load_file
 work, methods = sys.argv[1], json.loads(sys.argv[2])
+sys.path.insert(0, work)
 images = np.load(f"{work}/images.npy")
 unit = (images / 255).astype(np.float32)
 for method in methods:
     uri = f"models:/ssl-example@{method}"
-    module, pyfunc = mlflow.pytorch.load_model(uri), mlflow.pyfunc.load_model(uri)
-    folder = mlflow.artifacts.download_artifacts(uri)
-    session = onnxruntime.InferenceSession(f"{folder}/encoder.onnx")
+    pyfunc, folder = mlflow.pyfunc.load_model(uri), mlflow.artifacts.download_artifacts(uri)
+    shutil.copyfile(f"{folder}/modeling.py", f"{work}/modeling_{method}.py")  # as a user would, into a project
+    module = __import__(f"modeling_{method}").load(folder)
+    session, other = (onnxruntime.InferenceSession(f"{folder}/encoder{kind}.onnx") for kind in ("", "-float"))
     with torch.no_grad():
         found = {
             "module, uint8": module(torch.from_numpy(images)), "module, float": module(torch.from_numpy(unit)),
             "one image": torch.cat([module(torch.from_numpy(images[i:i + 1])) for i in range(len(images))]),
-            "pyfunc, uint8": pyfunc.predict(images), "pyfunc, float": pyfunc.predict(unit),
-            "onnx": session.run(None, {"images": unit})[0],
+            "pyfunc, uint8": pyfunc.predict({"images": images})["features"],
+            "onnx": session.run(None, {"images": images})[0], "onnx, float": other.run(None, {"images": unit})[0],
         }
     expected = np.load(f"{work}/{method}.npy")
     for name, features in found.items():
         error = abs(np.asarray(features) - expected).max() / max(1, abs(expected).max())
         assert error < 1e-5, (method, name, error)
-    assert method in open(f"{folder}/MODEL_CARD.md").read()
-    if method == "moco":
-        net = torchvision.models.resnet18()
-        net.conv1 = torch.nn.Conv2d(1, 64, 3, 1, 1, bias=False)
-        missing, extra = net.load_state_dict(load_file(f"{folder}/encoder.safetensors"), strict=False)
-        assert (sorted(missing), extra) == (["fc.bias", "fc.weight"], [])
+    try:
+        pyfunc.predict({"images": unit})
+        raise AssertionError("pyfunc took floats for uint8")
+    except mlflow.exceptions.MlflowException as error:
+        assert "uint8" in str(error), error
+    card = open(f"{folder}/MODEL_CARD.md").read()
+    assert method in card
+    if method == "moco":  # the card's own lines
+        code = card[card.index("import torch\\n"):]
+        space = {}
+        exec(code[:code.index("```")].replace("FOLDER", folder), space)
+        x = (torch.from_numpy(unit) - torch.tensor(module.mean)) / torch.tensor(module.std)
+        with torch.no_grad():
+            assert torch.allclose(space["net"].eval()(x), torch.from_numpy(expected), atol=1e-5)
 print("loaded")
 """
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    """A copy of the registered project to work in."""
-    source = made.registered()
-    shutil.copytree(source, tmp_path / "project")
-    store = tmp_path / "project/mlruns/mlflow.db"
-    with contextlib.closing(sqlite3.connect(store)) as connection, connection:
-        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("model_versions", "source")):
-            connection.execute(
-                f"UPDATE {table} SET {column} = replace({column}, ?, ?)", [str(source), str(tmp_path / "project")]
-            )
-    return enter(tmp_path / "project", monkeypatch)
-
-
-@pytest.fixture
-def original(monkeypatch):
-    """The registered project itself, to be left as it is."""
-    return enter(made.registered(), monkeypatch)
-
-
-def enter(root, monkeypatch):
-    for name, value in made.environment(root).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    monkeypatch.chdir(root)
-    return root
 
 
 def state(root):
@@ -125,7 +106,7 @@ def test_an_image_of_any_size_is_prepared_as_prepare_would(original):
     (large,) = textured_images(1, 1, 90)
     wide = np.ascontiguousarray(large[:, 10:70])
     small = np.array(fit(Image.fromarray(wide[0]), 28))[None]
-    module = registry.load().program
+    module = registry.load().module
     features = [module(torch.from_numpy(x)[None]) for x in (wide, small)]
     assert torch.nn.functional.cosine_similarity(*features) > 0.9999
 
@@ -260,7 +241,7 @@ def test_what_arrives_damaged_is_not_registered(root, monkeypatch):
 
     def damaged(self, run_id, local_dir, artifact_path=None):
         real(self, run_id, local_dir, artifact_path)
-        stored = Path(self.get_run(run_id).info.artifact_uri.removeprefix("file://")) / artifact_path / export.PROGRAM
+        stored = Path(self.get_run(run_id).info.artifact_uri.removeprefix("file://")) / artifact_path / modeling.WEIGHTS
         flip(stored)
 
     monkeypatch.setattr(MlflowClient, "log_artifacts", damaged)
@@ -289,13 +270,6 @@ def test_two_registrations_at_once_are_one_and_a_refusal(root):
 # ------------------------------------------------------------------ loading
 
 
-def stored(root):
-    """The directory of the champion's files."""
-    from mlflow import MlflowClient
-
-    return Path(MlflowClient().get_model_version_by_alias("ssl-example", "champion").source.removeprefix("file://"))
-
-
 def flip(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -305,8 +279,8 @@ def flip(path):
 @pytest.mark.parametrize("reseal", [False, True])
 def test_a_tampered_package_is_refused_before_anything_in_it_is_read(root, reseal):
     """Also when whoever changed it made the manifest fit."""
-    package = stored(root)
-    flip(package / export.PROGRAM)
+    package = made.stored()
+    flip(package / modeling.WEIGHTS)
     if reseal:
         files.seal(package)
     with pytest.raises(IntegrityError):
@@ -320,7 +294,7 @@ def test_a_model_that_does_not_exist_is_a_line_that_helps(original, uri):
 
 
 def test_without_a_registered_model_the_way_to_one_is_named(tmp_path, monkeypatch):
-    enter(tmp_path, monkeypatch)
+    made.enter(tmp_path, monkeypatch)
     with pytest.raises(UsageError, match="make run"):
         registry.load()
 
