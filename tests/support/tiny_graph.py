@@ -149,7 +149,8 @@ def running_pid(project: Path, name: str) -> int:
     path = project / ".ssl" / f"running-{name}"
     return int(
         wait_for(
-            lambda: path.exists() and path.read_text() and int(path.read_text()) in stages_alive(project) and path.read_text()
+            lambda: path.exists() and path.read_text() and int(path.read_text()) in stages_alive(project) and path.read_text(),
+            seconds=180,
         )
     )
 
