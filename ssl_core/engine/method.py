@@ -60,8 +60,19 @@ Embed = Callable[[nn.Module], Tensor]
 
 
 class Method(nn.Module, ABC):
-    """One self-supervised learning algorithm."""
+    """One self-supervised learning algorithm, or a baseline to compare with.
 
+    A method declares its first four constants as plain literals: ``ssl_core.catalogue`` reads them from the source.
+    """
+
+    title: ClassVar[str]
+    """What people call it."""
+    family: ClassVar[str]
+    """``pretext``, ``contrastive``, ``non-contrastive``, ``clustering``, ``reconstruction``, another word, or ``baseline``."""
+    year: ClassVar[int]
+    """Of its first publication. A baseline has none, and no paper."""
+    paper: ClassVar[str]
+    """Where to find it: ``arXiv 2002.05709``."""
     Config: ClassVar[type]
     """Frozen dataclass of the method's own numbers; every field's value comes from params.yaml, none has a default.
     Under each field: the paper's number, and that for small images or short trainings where it differs."""

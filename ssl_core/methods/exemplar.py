@@ -31,14 +31,7 @@ from torch.nn import functional as F
 
 from ssl_core.config import Count, Positive
 from ssl_core.engine import distributed
-from ssl_core.engine.augment import (
-    AugmentConfig,
-    change_contrast,
-    change_saturation_value,
-    color_jitter,
-    to_unit,
-    warp,
-)
+from ssl_core.engine.augment import AugmentConfig, change_contrast, change_saturation_value, color_jitter, to_unit, warp
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Embed, Method
 from ssl_core.parts.losses import is_top1
@@ -98,6 +91,10 @@ def draw_seeds(energy: Tensor, count: int) -> Tensor:
 class Exemplar(Method):
     """Classification of transformed images among all seed images."""
 
+    title = "Exemplar-CNN"
+    year = 2014
+    family = "pretext"
+    paper = "arXiv 1406.6909"
     Config = ExemplarConfig
     classes: Tensor
 

@@ -61,6 +61,10 @@ class MoCoConfig:
 class MoCo(Method):
     """Contrast queries with the keys of a momentum encoder and a queue of older keys."""
 
+    title = "MoCo v2 (v1 head as an option)"
+    year = 2019
+    family = "contrastive"
+    paper = "arXiv 2003.04297"
     Config = MoCoConfig
 
     def __init__(self, encoder: Encoder, config: MoCoConfig, augment: AugmentConfig, data: DataInfo):

@@ -71,6 +71,10 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int, weight: Tensor) ->
 class SwAV(Method):
     """Predict the balanced cluster assignment of one view from the others."""
 
+    title = "SwAV"
+    year = 2020
+    family = "clustering"
+    paper = "arXiv 2006.09882"
     Config = SwAVConfig
 
     def __init__(self, encoder: Encoder, config: SwAVConfig, augment: AugmentConfig, data: DataInfo):
