@@ -77,7 +77,7 @@ class Method(nn.Module, ABC):
     """Frozen dataclass of the method's own numbers; every field's value comes from params.yaml, none has a default.
     Under each field: the paper's number, and that for small images or short trainings where it differs."""
     alarms: ClassVar[Mapping[str, str]] = {}
-    """Scalars of ``loss`` that are 1 in a step in which the method goes wrong in its own way, else 0, and what that means."""
+    """What it means when a scalar of ``loss``, by its name, is 1: in this step the method goes wrong in a way of its own."""
 
     def __init__(self, encoder: Encoder, config: Any, augment: AugmentConfig, data: DataInfo):
         super().__init__()

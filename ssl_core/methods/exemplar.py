@@ -115,7 +115,10 @@ class Exemplar(Method):
             self.classes.copy_(draw_seeds(embed(GradientEnergy())[:, 0], self.classifier.out_features))
 
     def chosen(self, ids: Tensor) -> Tensor:
-        """(n,) rows of the batch to look at: its seeds first, as many as a batch has on average (each process of its own)."""
+        """Rows (n,) of this process's batch to train on: its seeds, and others if there are too few.
+
+        n is how many seeds a batch has on average, so that every step has the same shape.
+        """
         count = math.ceil(len(ids) * self.classifier.out_features / self.data.num_images)
         return (self.classes[ids] < 0).to(torch.uint8).argsort(stable=True)[:count]
 

@@ -77,7 +77,7 @@ class MoCo(Method):
         self.queue = Queue(config.queue, config.dim)
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """Two augmented images, each (B, C, H, W), and a number per image (B,) that puts the keys into random order."""
+        """Two augmented images, each (B, C, H, W), and a random number per image (B,): sorted by it, the keys are shuffled."""
         return self.view(images, rng), self.view(images, rng), rng.uniform()
 
     def keys(self, x: Tensor, order: Tensor) -> Tensor:

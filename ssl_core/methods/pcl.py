@@ -111,7 +111,7 @@ class PCL(Method):
         self.register_buffer("clustered", torch.zeros((), dtype=torch.bool))
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """Two augmented images, each (B, C, H, W), and a number per image (B,) that puts the keys into random order."""
+        """Two augmented images, each (B, C, H, W), and a random number per image (B,): sorted by it, the keys are shuffled."""
         return self.view(images, rng), self.view(images, rng), rng.uniform()
 
     @torch.no_grad()
