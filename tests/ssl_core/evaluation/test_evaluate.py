@@ -274,17 +274,17 @@ def test_evaluation_finds_the_good_layer_and_reports_everything():
     layers, labels = task()
     found = evaluate(layers, labels, CONFIG, 0)
     assert found.layer == "block2"
-    assert found.scores["linear_top1"] > 0.6 > 0.5 > found.scores["holdout_linear_top1_by_layer"]["block1"]
+    assert found.numbers["linear_top1"] > 0.6 > 0.5 > found.numbers["holdout_linear_top1_by_layer"]["block1"]
     for name in ("knn", "linear"):
-        low, high = found.scores[f"{name}_interval"]
-        assert low < found.scores[f"{name}_top1"] < high
-    assert found.scores["knn_top1"] == found.scores["knn"][f"k={found.protocol['k']},T={found.protocol['temperature']:g}"]
-    assert found.scores["linear_top1"] == pytest.approx(float((found.predicted == labels.test).double().mean()))
-    few = found.scores["few_label"]
+        low, high = found.numbers[f"{name}_interval"]
+        assert low < found.numbers[f"{name}_top1"] < high
+    assert found.numbers["knn_top1"] == found.numbers["knn"][f"k={found.protocol['k']},T={found.protocol['temperature']:g}"]
+    assert found.numbers["linear_top1"] == pytest.approx(float((found.predicted == labels.test).double().mean()))
+    few = found.numbers["few_label"]
     assert few["0.05"]["labels"] == 16 and few["0.2"]["labels"] == 80
-    assert few["0.05"]["mean"] < few["0.2"]["mean"] <= found.scores["linear_top1"] + 0.1
-    assert found.scores["nmi"] > 0.1
-    assert evaluate(layers, labels, CONFIG, 0).scores == found.scores
+    assert few["0.05"]["mean"] < few["0.2"]["mean"] <= found.numbers["linear_top1"] + 0.1
+    assert found.numbers["nmi"] > 0.1
+    assert evaluate(layers, labels, CONFIG, 0).numbers == found.numbers
 
 
 def test_knn_and_linear_probe_choose_each_its_own_layer():
@@ -296,11 +296,11 @@ def test_knn_and_linear_probe_choose_each_its_own_layer():
     found = evaluate({"block1": coarse, "block2": mixed}, labels, CONFIG, 0)
     assert (found.layer, found.protocol["layer"], found.protocol["knn_layer"]) == ("block2", "block2", "block1")
     for name, layer in (("linear", "block2"), ("knn", "block1")):
-        by_layer = found.scores[f"holdout_{name}_top1_by_layer"]
-        assert found.scores[f"holdout_{name}_top1"] == by_layer[layer] == max(by_layer.values()) > min(by_layer.values())
+        by_layer = found.numbers[f"holdout_{name}_top1_by_layer"]
+        assert found.numbers[f"holdout_{name}_top1"] == by_layer[layer] == max(by_layer.values()) > min(by_layer.values())
     k, temperature = found.protocol["k"], found.protocol["temperature"]
     nearest = knn(coarse[0], labels.train, coarse[1], (k,), (temperature,), 4)[k, temperature]
-    assert found.scores["knn_top1"] == pytest.approx(float((nearest == labels.test).double().mean()))
+    assert found.numbers["knn_top1"] == pytest.approx(float((nearest == labels.test).double().mean()))
 
 
 def test_choices_do_not_depend_on_the_test_split():
@@ -308,11 +308,11 @@ def test_choices_do_not_depend_on_the_test_split():
     found = evaluate(layers, labels, CONFIG, 0)
     swapped = {name: (train, -test.flip(0)) for name, (train, test) in layers.items()}
     other = evaluate(swapped, replace(labels, test=(labels.test + 1) % 4), CONFIG, 0)
-    same = [name for name in found.scores if name.startswith("holdout_")]
+    same = [name for name in found.numbers if name.startswith("holdout_")]
     assert len(same) == 4
-    assert [other.scores[k] for k in same] == [found.scores[k] for k in same]
+    assert [other.numbers[k] for k in same] == [found.numbers[k] for k in same]
     assert other.protocol == found.protocol
-    assert other.scores["linear_top1"] != found.scores["linear_top1"]
+    assert other.numbers["linear_top1"] != found.numbers["linear_top1"]
 
 
 def test_the_holdout_is_not_fitted_when_choosing():
@@ -321,9 +321,9 @@ def test_the_holdout_is_not_fitted_when_choosing():
     y = torch.randint(4, (160,), generator=torch.Generator().manual_seed(1))
     labels = Labels(y, torch.arange(160) >= 80, y[:8], 4)
     found = evaluate({"block1": (x, x[:8])}, labels, replace(CONFIG, knn_k=(1,)), 0)
-    assert found.scores["holdout_linear_top1"] < 0.5
-    assert found.scores["holdout_knn_top1"] < 0.5
-    assert found.scores["linear_top1"] == found.scores["knn_top1"] == 1.0  # the final fit does see them
+    assert found.numbers["holdout_linear_top1"] < 0.5
+    assert found.numbers["holdout_knn_top1"] < 0.5
+    assert found.numbers["linear_top1"] == found.numbers["knn_top1"] == 1.0  # the final fit does see them
 
 
 def test_unlabelled_images_count_for_nothing():
@@ -331,14 +331,14 @@ def test_unlabelled_images_count_for_nothing():
     extra = {name: (torch.cat([train, 100 + train]), torch.cat([test, -test])) for name, (train, test) in layers.items()}
     none, more = torch.full_like(labels.train, -1), torch.cat([labels.holdout, labels.holdout])
     padded = Labels(torch.cat([labels.train, none]), more, torch.cat([labels.test, torch.full_like(labels.test, -1)]), 4)
-    assert evaluate(extra, padded, CONFIG, 0).scores == evaluate(layers, labels, CONFIG, 0).scores
+    assert evaluate(extra, padded, CONFIG, 0).numbers == evaluate(layers, labels, CONFIG, 0).numbers
 
 
 def test_without_labels_there_are_no_scores_and_the_protocol_says_so():
     layers, labels = task()
     nothing = replace(labels, train=torch.full_like(labels.train, -1), test=torch.full_like(labels.test, -1), num_classes=0)
     found = evaluate(layers, nothing, CONFIG, 0)
-    assert (found.layer, found.scores, found.predicted) == ("block2", {}, None)
+    assert (found.layer, found.numbers, found.predicted) == ("block2", {}, None)
     assert "none" in found.protocol["labels"]
 
 
@@ -346,14 +346,14 @@ def test_without_a_test_split_the_held_out_numbers_remain():
     layers, labels = task()
     layers = {name: (train, test[:0]) for name, (train, test) in layers.items()}
     found = evaluate(layers, replace(labels, test=labels.test[:0]), CONFIG, 0)
-    assert set(found.scores) == {f"holdout_{name}_top1{part}" for name in ("knn", "linear") for part in ("", "_by_layer")}
+    assert set(found.numbers) == {f"holdout_{name}_top1{part}" for name in ("knn", "linear") for part in ("", "_by_layer")}
     assert "no labelled test images" in found.protocol["test"]
 
 
 def test_without_held_out_labels_nothing_is_chosen():
     layers, labels = task()
     found = evaluate(layers, replace(labels, holdout=torch.zeros_like(labels.holdout)), CONFIG, 0)
-    assert found.scores == {} and "too few" in found.protocol["labels"]
+    assert found.numbers == {} and "too few" in found.protocol["labels"]
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -364,7 +364,7 @@ def test_odd_labels_are_survived(count):
     train[5] = 2
     found = evaluate(layers, replace(labels, train=train, holdout=torch.arange(24) > 20), replace(CONFIG, knn_k=(200,)), 0)
     assert found.protocol["k"] == 24
-    assert 0 <= found.scores["linear_balanced"] <= 1
+    assert 0 <= found.numbers["linear_balanced"] <= 1
 
 
 def test_few_labels_are_balanced_disjoint_and_of_one_size():
@@ -384,4 +384,4 @@ def test_blocks_of_an_untrained_encoder_tell_bright_from_dark_images():
         maps = encoder.blocks(images)
     layers = {f"block{i + 1}": (m.mean((2, 3))[:150], m.mean((2, 3))[150:]) for i, m in enumerate(maps)}
     found = evaluate(layers, Labels(level[:150], torch.arange(150) % 5 == 0, level[150:], 2), CONFIG, 0)
-    assert found.scores["linear_top1"] > 0.9
+    assert found.numbers["linear_top1"] > 0.9
