@@ -60,13 +60,24 @@ Embed = Callable[[nn.Module], Tensor]
 
 
 class Method(nn.Module, ABC):
-    """One self-supervised learning algorithm."""
+    """One self-supervised learning algorithm, or a baseline to compare with.
 
+    A method declares its first four constants as plain literals: ``ssl_core.catalogue`` reads them from the source.
+    """
+
+    title: ClassVar[str]
+    """What people call it."""
+    family: ClassVar[str]
+    """``pretext``, ``contrastive``, ``non-contrastive``, ``clustering``, ``reconstruction``, another word, or ``baseline``."""
+    year: ClassVar[int]
+    """Of its first publication. A baseline has none, and no paper."""
+    paper: ClassVar[str]
+    """Where to find it: ``arXiv 2002.05709``."""
     Config: ClassVar[type]
     """Frozen dataclass of the method's own numbers; every field's value comes from params.yaml, none has a default.
     Under each field: the paper's number, and that for small images or short trainings where it differs."""
     alarms: ClassVar[Mapping[str, str]] = {}
-    """Scalars of ``loss`` that are 1 in a step in which the method goes wrong in its own way, else 0, and what that means."""
+    """What it means when a scalar of ``loss``, by its name, is 1: in this step the method goes wrong in a way of its own."""
 
     def __init__(self, encoder: Encoder, config: Any, augment: AugmentConfig, data: DataInfo):
         super().__init__()

@@ -214,8 +214,8 @@ def _few_label_accuracy(task: _Task, first: Tensor, second: Tensor, config: Eval
 def class_balanced_halves(labels: Tensor, fraction: float, *parts: int) -> tuple[Tensor, Tensor]:
     """Two disjoint class-balanced sets of row numbers, together about ``fraction`` of the rows, at least 2 per class.
 
-    The same number of every class, but for classes that are too small for it; their size depends on the labels and the
-    fraction alone, so sets of different parts can be stacked.
+    Every class gives the same number of rows; one that is too small gives what it has. How many that makes depends on the
+    labels and the fraction alone, so that sets drawn with different parts can be stacked.
     """
     order = permutation(len(labels), *parts, device=labels.device)
     present = torch.unique(labels)

@@ -52,6 +52,10 @@ def terms(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
 class BarlowTwins(Method):
     """Make the cross-correlation matrix of the two views' projections the identity."""
 
+    title = "Barlow Twins"
+    year = 2021
+    family = "non-contrastive"
+    paper = "arXiv 2103.03230"
     Config = BarlowConfig
 
     def __init__(self, encoder: Encoder, config: BarlowConfig, augment: AugmentConfig, data: DataInfo):

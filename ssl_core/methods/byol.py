@@ -49,6 +49,10 @@ class BYOLConfig:
 class BYOL(Method):
     """Predict the target network's projection of the other view."""
 
+    title = "BYOL"
+    year = 2020
+    family = "non-contrastive"
+    paper = "arXiv 2006.07733"
     Config = BYOLConfig
 
     def __init__(self, encoder: Encoder, config: BYOLConfig, augment: AugmentConfig, data: DataInfo):

@@ -82,6 +82,10 @@ def project_colors(x: Tensor) -> Tensor:
 class Context(Method):
     """Eight-way classification of the direction between two tiles."""
 
+    title = "Context prediction"
+    year = 2015
+    family = "pretext"
+    paper = "arXiv 1505.05192"
     Config = ContextConfig
     first: Tensor
     second: Tensor

@@ -74,6 +74,10 @@ def counting_terms(whole: Tensor, parts: Tensor, other: Tensor, margin: float) -
 class Counting(Method):
     """Counts that add up."""
 
+    title = "Learning to count"
+    year = 2017
+    family = "pretext"
+    paper = "arXiv 1708.06734"
     Config = CountingConfig
     alarms = {"zero_solution": "it counts nothing at all, which costs no more than the margin; lower train.lr"}
 

@@ -89,6 +89,10 @@ class CausalBlock(nn.Module):
 class CPC(Method):
     """Find the patch some rows further down among all patches of the batch."""
 
+    title = "Contrastive predictive coding"
+    year = 2018
+    family = "contrastive"
+    paper = "arXiv 1807.03748"
     Config = CPCConfig
 
     def __init__(self, encoder: Encoder, config: CPCConfig, augment: AugmentConfig, data: DataInfo):

@@ -76,6 +76,10 @@ class Head(nn.Module):
 class DINO(Method):
     """Match the teacher's centered and sharpened assignment of another view."""
 
+    title = "DINO"
+    year = 2021
+    family = "non-contrastive"
+    paper = "arXiv 2104.14294"
     Config = DINOConfig
     center: Tensor
 

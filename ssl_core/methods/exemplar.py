@@ -31,14 +31,7 @@ from torch.nn import functional as F
 
 from ssl_core.config import Count, Positive
 from ssl_core.engine import distributed
-from ssl_core.engine.augment import (
-    AugmentConfig,
-    change_contrast,
-    change_saturation_value,
-    color_jitter,
-    to_unit,
-    warp,
-)
+from ssl_core.engine.augment import AugmentConfig, change_contrast, change_saturation_value, color_jitter, to_unit, warp
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Embed, Method
 from ssl_core.parts.losses import is_top1
@@ -98,6 +91,10 @@ def draw_seeds(energy: Tensor, count: int) -> Tensor:
 class Exemplar(Method):
     """Classification of transformed images among all seed images."""
 
+    title = "Exemplar-CNN"
+    year = 2014
+    family = "pretext"
+    paper = "arXiv 1406.6909"
     Config = ExemplarConfig
     classes: Tensor
 
@@ -118,7 +115,10 @@ class Exemplar(Method):
             self.classes.copy_(draw_seeds(embed(GradientEnergy())[:, 0], self.classifier.out_features))
 
     def chosen(self, ids: Tensor) -> Tensor:
-        """(n,) rows of the batch to look at: its seeds first, as many as a batch has on average (each process of its own)."""
+        """Rows (n,) of this process's batch to train on: its seeds, and others if there are too few.
+
+        n is how many seeds a batch has on average, so that every step has the same shape.
+        """
         count = math.ceil(len(ids) * self.classifier.out_features / self.data.num_images)
         return (self.classes[ids] < 0).to(torch.uint8).argsort(stable=True)[:count]
 

@@ -65,6 +65,10 @@ def shift_channels(x: Tensor, rng: Rng, pixels: int) -> Tensor:
 class Jigsaw(Method):
     """Classification of the permutation of an image's tiles."""
 
+    title = "Jigsaw puzzle"
+    year = 2016
+    family = "pretext"
+    paper = "arXiv 1603.09246"
     Config = JigsawConfig
     permutations: Tensor
 

@@ -69,6 +69,10 @@ def sigreg(z: Tensor, slices: Tensor) -> Tensor:
 class LeJEPA(Method):
     """Equal projections of all views, distributed like a standard normal over the images."""
 
+    title = "LeJEPA"
+    year = 2025
+    family = "non-contrastive"
+    paper = "arXiv 2511.08544"
     Config = LeJEPAConfig
 
     def __init__(self, encoder: Encoder, config: LeJEPAConfig, augment: AugmentConfig, data: DataInfo):

@@ -60,6 +60,10 @@ def pick(tokens: Tensor, index: Tensor) -> Tensor:
 class MAE(Method):
     """Reconstruct the hidden patches from the visible ones."""
 
+    title = "Masked autoencoder (ViT)"
+    year = 2021
+    family = "reconstruction"
+    paper = "arXiv 2111.06377"
     Config = MAEConfig
     encoder: VisionTransformer
 

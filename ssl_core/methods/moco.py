@@ -61,6 +61,10 @@ class MoCoConfig:
 class MoCo(Method):
     """Contrast queries with the keys of a momentum encoder and a queue of older keys."""
 
+    title = "MoCo v2 (v1 head as an option)"
+    year = 2019
+    family = "contrastive"
+    paper = "arXiv 2003.04297"
     Config = MoCoConfig
 
     def __init__(self, encoder: Encoder, config: MoCoConfig, augment: AugmentConfig, data: DataInfo):
@@ -73,7 +77,7 @@ class MoCo(Method):
         self.queue = Queue(config.queue, config.dim)
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """Two augmented images, each (B, C, H, W), and a number per image (B,) that puts the keys into random order."""
+        """Two augmented images, each (B, C, H, W), and a random number per image (B,): sorted by it, the keys are shuffled."""
         return self.view(images, rng), self.view(images, rng), rng.uniform()
 
     def keys(self, x: Tensor, order: Tensor) -> Tensor:

@@ -53,6 +53,10 @@ def nearest(z: Tensor, support: Tensor) -> Tensor:
 class NNCLR(Method):
     """Contrast the nearest neighbor of one view with the predictions of the other."""
 
+    title = "NNCLR"
+    year = 2021
+    family = "contrastive"
+    paper = "arXiv 2104.14548"
     Config = NNCLRConfig
 
     def __init__(self, encoder: Encoder, config: NNCLRConfig, augment: AugmentConfig, data: DataInfo):

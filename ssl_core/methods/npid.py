@@ -82,6 +82,10 @@ def estimate_log_z(similarity: Tensor, own: Tensor, noise: Tensor, temperature: 
 class NPID(Method):
     """Classify each image as itself against a memory bank of all images."""
 
+    title = "Instance discrimination (NPID)"
+    year = 2018
+    family = "contrastive"
+    paper = "arXiv 1805.01978"
     Config = NPIDConfig
     log_z: Tensor
     has_z: Tensor

@@ -80,6 +80,10 @@ def bank_loss(logits: Tensor, own: Tensor, form: str) -> Tensor:
 class PIRL(Method):
     """Find an image's memory-bank vector from the image and from its shuffled tiles."""
 
+    title = "PIRL"
+    year = 2019
+    family = "contrastive"
+    paper = "arXiv 1912.01991"
     Config = PIRLConfig
 
     def __init__(self, encoder: Encoder, config: PIRLConfig, augment: AugmentConfig, data: DataInfo):

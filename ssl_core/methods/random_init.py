@@ -14,6 +14,8 @@ class Config:
 
 
 class RandomInit(Method):
+    title = "the untrained encoder"
+    family = "baseline"
     Config = Config
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:

@@ -14,6 +14,8 @@ class Config:
 
 
 class RawPixels(Method):
+    title = "the pixels"
+    family = "baseline"
     Config = Config
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:

@@ -42,6 +42,10 @@ class RotationConfig:
 class Rotation(Method):
     """Four-way classification of the orientation."""
 
+    title = "RotNet"
+    year = 2018
+    family = "pretext"
+    paper = "arXiv 1803.07728"
     Config = RotationConfig
 
     def __init__(self, encoder: Encoder, config: RotationConfig, augment: AugmentConfig, data: DataInfo):

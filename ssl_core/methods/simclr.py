@@ -43,6 +43,10 @@ class SimCLRConfig:
 class SimCLR(Method):
     """Contrast the two views of an image with all other views of the batch."""
 
+    title = "SimCLR"
+    year = 2020
+    family = "contrastive"
+    paper = "arXiv 2002.05709"
     Config = SimCLRConfig
 
     def __init__(self, encoder: Encoder, config: SimCLRConfig, augment: AugmentConfig, data: DataInfo):

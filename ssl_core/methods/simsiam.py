@@ -41,6 +41,10 @@ class SimSiamConfig:
 class SimSiam(Method):
     """Predict the projection of the other view, which gets no gradient."""
 
+    title = "SimSiam"
+    year = 2020
+    family = "non-contrastive"
+    paper = "arXiv 2011.10566"
     Config = SimSiamConfig
 
     def __init__(self, encoder: Encoder, config: SimSiamConfig, augment: AugmentConfig, data: DataInfo):

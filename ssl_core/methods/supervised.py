@@ -24,6 +24,8 @@ class Config:
 
 
 class Supervised(Method):
+    title = "all labels, same budget"
+    family = "baseline"
     Config = Config
     labels: Tensor
 

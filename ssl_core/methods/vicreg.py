@@ -59,6 +59,10 @@ def covariance(z: Tensor) -> Tensor:
 class VICReg(Method):
     """Equal projections of the two views, spread out and decorrelated over the batch."""
 
+    title = "VICReg"
+    year = 2021
+    family = "non-contrastive"
+    paper = "arXiv 2105.04906"
     Config = VICRegConfig
 
     def __init__(self, encoder: Encoder, config: VICRegConfig, augment: AugmentConfig, data: DataInfo):

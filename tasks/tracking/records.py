@@ -174,8 +174,8 @@ def first_tags(record: Record) -> dict[str, str]:
     if seed is not None:
         tags |= {"method": name, "seed": str(seed)}
     if name in METHODS:
-        year, family, paper = METHODS[name]
-        tags |= {"year": str(year), "family": family, "paper": paper}
+        about = METHODS[name]
+        tags |= {"year": str(about.year), "family": about.family, "paper": about.paper}
     elif name in BASELINES:
         tags |= {"family": "baseline"}
     return {k: v for k, v in tags.items() if v}
@@ -189,7 +189,7 @@ def headline(record: Record) -> dict[str, str]:
     from ssl_core.catalogue import METHODS
 
     name = record.tags.get("champion", "").rpartition("-")[0] if record.kind == "report" else record.run["name"]
-    year, family, _ = METHODS.get(name, ("", "baseline", ""))
+    year, family = METHODS[name][:2] if name in METHODS else ("", "baseline")
     return {k: str(v) for k, v in {"Family": family, "Method": name, "Year": year}.items() if v and name}
 
 
