@@ -14,7 +14,6 @@ import logging
 import platform
 import re
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +32,7 @@ from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed
 from tasks.dvc import graph, lock_files
 from tasks.dvc.graph import PlannedStage
 from tasks.dvc.outcome import Fate, Outcome
-from tasks.dvc.runner import Runner
+from tasks.dvc.runner import Runner, dvc
 from tasks.runtime import files, settings
 from tasks.runtime.errors import EnvironmentFault, Preempted, Stop, UsageError
 from tasks.runtime.locks import try_lock
@@ -222,10 +221,9 @@ def _outcome(state: State[None]) -> Outcome:
 
 
 def _dvc(root: Path, *arguments: str) -> None:
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        raise EnvironmentFault(f"dvc {arguments[0]}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
+    fault = dvc(root, *arguments)
+    if fault:
+        raise EnvironmentFault(f"dvc {arguments[0]}: {fault}")
 
 
 def _git(root: Path, *arguments: str) -> str:

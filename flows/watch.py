@@ -19,8 +19,8 @@ from tasks.runtime import files, params
 STATE = Path(".ssl") / "watch.json"
 
 
-def verdict(digest: str, before: dict[str, str]) -> str:
-    """``first`` look, ``same`` as what was last run on, still ``arriving``, or ``changed`` and settled."""
+def news(digest: str, before: dict[str, str]) -> str:
+    """What a look shows: ``first`` look, ``same`` as what was last run on, still ``arriving``, or ``changed`` and settled."""
     if not before:
         return "first"
     if digest == before["run"]:
@@ -42,7 +42,7 @@ def watch(folder: str | None = None, deployment: str = "ssl-pipeline/nightly") -
     path = params.images_path(folder or data["path"])
     digest = files.listing_digest(path)
     before = json.loads(STATE.read_text()) if STATE.exists() else {}
-    seen = verdict(digest, before)
+    seen = news(digest, before)
     if seen == "changed":
         started = run_deployment(deployment, timeout=0, as_subflow=False)
         get_run_logger().info("new images in %s: started %s", path, started.name)

@@ -37,9 +37,9 @@ def main() -> None:
     columns = ("knn_top1", "linear_top1", "holdout_linear_top1")
     print(f"{'method':12}" + "".join(f"{c:>22}" for c in columns) + "   verdict")
     for name in names:
-        found = files.read_json(Path(f"out/metrics/{name}-{options.seed}.json"))
-        cells = "".join(f"{found[c]:22.4f}" if c in found else f"{'-':>22}" for c in columns)
-        print(f"{name:12}{cells}   {found['verdict']}")
+        metrics = files.read_json(Path(f"out/metrics/{name}-{options.seed}.json"))
+        cells = "".join(f"{metrics[c]:22.4f}" if c in metrics else f"{'-':>22}" for c in columns)
+        print(f"{name:12}{cells}   {metrics['verdict']}")
 
 
 if __name__ == "__main__":

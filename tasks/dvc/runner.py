@@ -27,6 +27,7 @@ GRACE_SECONDS = 7.0  # from SIGINT to SIGKILL: a stage saves its checkpoint
 POLL_SECONDS = 0.3
 BUSY_SECONDS = 2.0
 ORPHAN_SECONDS = 6.0
+DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
 FULL = 1 << 20  # a disk with fewer bytes left
 HINTS = (
     "To track the changes with git",
@@ -35,6 +36,12 @@ HINTS = (
     "\tdvc config core.autostage",
     "Use `dvc push`",
 )
+
+
+def dvc(root: Path, *arguments: str) -> str | None:
+    """Run a ``dvc`` command that is none of a stage's; None when it went well, else the last line of what it said."""
+    done = subprocess.run([*DVC, *arguments], cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return (done.stderr.strip().splitlines() or ["no reason given"])[-1] if done.returncode else None
 
 
 class Runner:
@@ -100,7 +107,7 @@ class Runner:
         """One ``dvc repro -s``; None when another process holds what the stage needs."""
         left = self.root / ".ssl" / "exit" / name
         left.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", *self.options, name]
+        command = [*DVC, "repro", "-s", *self.options, name]
         with self._lock:
             if self._stopping.is_set():
                 raise Preempted(f"{name} was not started")

@@ -14,7 +14,7 @@ import yaml
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.workers.base import BaseJobConfiguration
 
-from flows.watch import STATE, verdict
+from flows.watch import STATE, news
 from tasks.runtime.files import listing_digest
 from tests.conftest import ROOT
 from tests.support import prefect_server as server
@@ -182,8 +182,7 @@ def test_the_listing_sees_names_sizes_and_times_but_follows_no_link(tmp_path: Pa
     (tmp_path / "class" / "a.png").rename(tmp_path / "class" / "b.png")
     assert len({first, second, listing_digest(tmp_path)}) == 3
     assert (
-        verdict(second, {"run": first, "seen": second}) == "changed"
-        and verdict(second, {"run": first, "seen": first}) == "arriving"
+        news(second, {"run": first, "seen": second}) == "changed" and news(second, {"run": first, "seen": first}) == "arriving"
     )
 
 
