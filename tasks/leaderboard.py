@@ -55,13 +55,13 @@ def duration(seconds: float | None) -> str:
 
 
 def text(score: Score, row: Row) -> str:
-    """A score of one method for people: the mean over its seeds, of words the worst or else the best seed's."""
+    """A score of one method for people: the mean over its seeds; of verdicts the worst, of other words the best seed's."""
     if score.form == "text":
         return row.verdict if score.name == "verdict" else row.best.get(score.name) or "–"
     mean, spread = row.mean(score.name), row.std(score.name)
     if score.form == "share":
         return percent(mean, spread)
-    return "–" if mean is None else f"{mean:.{score.digits}f}"
+    return "–" if mean is None else f"{mean:,.{score.digits}f}"
 
 
 def cells(row: Row) -> dict[str, str]:
@@ -87,7 +87,7 @@ def table(results: Sequence[Result]) -> "pd.DataFrame":
 def to_markdown(results: Sequence[Result]) -> str:
     """The short table for GitHub and for people."""
     found = table(results)
-    escaped = found.map(lambda text: html.escape(text).replace("|", "\\|").replace("`", "\\`").replace("*", "\\*"))
+    escaped = found.map(lambda cell: html.escape(cell).replace("|", "\\|").replace("`", "\\`").replace("*", "\\*"))
     lines = [list(found), ["---"] * len(found.columns), *escaped.to_numpy()]
     return "# Leaderboard\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{footnote(results)}\n"
 

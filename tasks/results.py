@@ -94,7 +94,7 @@ class Row:
     @property
     def best(self) -> Result:
         """The seed with the best held-out score: the one people take home and pictures show."""
-        return max(self.results, key=lambda r: (score(r), -r.seed))
+        return max(self.results, key=lambda r: (merit(r), -r.seed))
 
     @property
     def verdict(self) -> str:
@@ -116,7 +116,7 @@ class Row:
         return statistics.stdev(values) if len(values) > 1 else None
 
 
-def score(result: Result) -> float:
+def merit(result: Result) -> float:
     """What encoders are chosen by: held-out linear accuracy; without labels the effective rank; never the test split.
 
     A collapsed encoder comes after every other one.
@@ -127,9 +127,9 @@ def score(result: Result) -> float:
 
 
 def champion(results: Iterable[Result]) -> Result | None:
-    """The encoder to take: the best ``score`` among the methods; None if there is none that has not collapsed."""
+    """The encoder to take: the one with the most ``merit`` among the methods; None if there is none that has not collapsed."""
     methods = [r for r in results if not r.is_baseline and not r.is_collapsed]
-    return max(methods, key=lambda r: (score(r), r.method, -r.seed), default=None)
+    return max(methods, key=lambda r: (merit(r), r.method, -r.seed), default=None)
 
 
 def load_results(root: Path) -> tuple[list[Result], list[str]]:
@@ -190,7 +190,7 @@ def ranked(results: Iterable[Result]) -> list[Row]:
     for result in results:
         groups.setdefault(result.method, []).append(result)
     rows = [Row(method, tuple(sorted(group, key=lambda r: r.seed))) for method, group in groups.items()]
-    return sorted(rows, key=lambda row: -statistics.fmean(score(r) for r in row.results))
+    return sorted(rows, key=lambda row: -statistics.fmean(merit(r) for r in row.results))
 
 
 def known(results: Sequence[Result], column: str) -> bool:

@@ -4,6 +4,7 @@ Colors are Okabe and Ito's, which stay apart for color-blind readers (https://jf
 """
 
 import io
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -130,17 +131,20 @@ def _labels(axes: "Axes", points: Sequence[tuple[float, float, str]]) -> None:
     """Names beside their dots, farther away (with a line) where they would cover another name or dot."""
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
     letter, height, gap = (x1 - x0) * 0.0085, (y1 - y0) * 0.042, (x1 - x0) * 0.01
-    boxes = [(x - gap / 2, x + gap / 2, y) for x, y, _ in points]
-    for x, y, name in sorted(points, key=lambda p: -p[1]):
-        for step in range(60):
-            far, side, down = step // 4, 1 if step % 2 == 0 else -1, 1 if step % 4 < 2 else -1
-            near = x + side * gap * (1 + far / 2)
+    taken = [(x - gap / 2, x + gap / 2, y) for x, y, _ in points]
+
+    def is_free(left: float, right: float, at: float) -> bool:
+        inside = x0 < left and right < x1 and y0 < at < y1
+        return inside and all(right < start or end < left or abs(at - level) > height * 0.9 for start, end, level in taken)
+
+    corners = ((1, 1), (-1, 1), (1, -1), (-1, -1))  # right below, left below, right above, left above
+    for x, y, name in sorted(points, key=lambda point: -point[1]):
+        for far, (side, down) in itertools.product(range(15), corners):
+            near, at = x + side * gap * (1 + far / 2), y - down * far * height
             left, right = sorted((near, near + side * letter * len(name)))
-            at = y - down * far * height
-            inside = x0 < left and right < x1 and y0 < at < y1
-            if inside and all(right < start or end < left or abs(at - level) > height * 0.9 for start, end, level in boxes):
+            if is_free(left, right, at):
                 break
-        boxes.append((left, right, at))
+        taken.append((left, right, at))
         if far:
             axes.plot([x, near], [y, at], color=LINES, linewidth=0.8, zorder=0)
         axes.text(near, at, name, ha="left" if side > 0 else "right", va="center_baseline", fontsize=8)
@@ -233,12 +237,11 @@ def few_labels(rows: Sequence[Row], best: str | None) -> bytes | None:
             share, mean, spread = (np.array(v) for v in zip(*line, strict=True))
             if method == "supervised":  # its encoder has seen every label: an upper mark, not a curve
                 axes.plot([100], [mean[-1]], "*", color=GREEN, markersize=12, label="supervised (all labels)")
-                continue
-            if method not in named:
+            elif method in named:
+                axes.plot(share, mean, "o-", color=named[method], markersize=4, label=method, linewidth=2)
+                axes.fill_between(share, mean - spread, mean + spread, color=named[method], alpha=0.15, linewidth=0)
+            else:
                 axes.plot(share, mean, color=GREY, alpha=0.5, linewidth=1)
-                continue
-            axes.plot(share, mean, "o-", color=named[method], markersize=4, label=method, linewidth=2)
-            axes.fill_between(share, mean - spread, mean + spread, color=named[method], alpha=0.15, linewidth=0)
         axes.plot([], [], color=GREY, linewidth=1, label="other methods")
         axes.set_xscale("log")
         shares = sorted({s for line in lines.values() for s, *_ in line})

@@ -2,8 +2,9 @@
 
 import base64
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -68,9 +69,20 @@ def gallery(data: dataset.Dataset) -> pictures.Gallery:
     return pictures.Gallery(images[:GALLERY_IMAGES], np.asarray(labels[:GALLERY_IMAGES]), split)
 
 
-def maps(
-    root: Path, rows: Sequence[Row], best: Result | None, view: pictures.Gallery, classes: Sequence[str]
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Maps:
+    """The features of every encoder in the plane, of the same images."""
+
+    maps: list[tuple[Row, str]]
+    """Each with the data URI of its map."""
+    legend: list[tuple[str, str, str]]
+    """(color, sign, name) of each group of points."""
+    points: int
+    """Images on each map, of the split ``split``."""
+    split: str
+
+
+def maps(root: Path, rows: Sequence[Row], best: Result | None, view: pictures.Gallery, classes: Sequence[str]) -> Maps:
     """Maps of the features by method, with the legend; without labels the colors are clusters of the best features."""
     chosen = pictures.map_points(view)
     labels, names = view.labels[chosen], list(classes)
@@ -84,7 +96,7 @@ def maps(
         if features is not None:
             drawn.append((row, uri(pictures.feature_map(features[chosen], labels), "png")))
     shown = pictures.groups(labels)
-    return {"maps": drawn, "legend": pictures.legend([names[g] for g in shown]), "points": len(chosen), "split": view.split}
+    return Maps(drawn, pictures.legend([names[g] for g in shown]), len(chosen), view.split)
 
 
 def clusters(features: np.ndarray) -> np.ndarray:
@@ -96,7 +108,21 @@ def clusters(features: np.ndarray) -> np.ndarray:
     return np.asarray(kmeans(torch.from_numpy(features), min(CLUSTERS, len(features)), 20)[1])
 
 
-def neighbor_rows(root: Path, rows: Sequence[Row], view: pictures.Gallery, classes: Sequence[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Neighbors:
+    """What each encoder holds for most similar to the same few images."""
+
+    queries: list[tuple[str, str]]
+    """(data URI, name) of each image."""
+    rows: list[tuple[Row, list[tuple[str, str]], int]]
+    """For each encoder (data URI, names) of the neighbors of each query, and how many of them are of the query's class."""
+    labelled: bool
+    """Whether there are classes."""
+    of: int
+    """Neighbors that are shown of each encoder."""
+
+
+def neighbor_rows(root: Path, rows: Sequence[Row], view: pictures.Gallery, classes: Sequence[str]) -> Neighbors:
     """For the same queries, what each encoder holds for most similar."""
     queries = view.queries()
     names = ["" if label < 0 else classes[label] for label in view.labels]
@@ -111,9 +137,4 @@ def neighbor_rows(root: Path, rows: Sequence[Row], view: pictures.Gallery, class
         texts = [", ".join(names[i] or f"image {i}" for i in line) for line in found]
         lines.append((row, list(zip(strips, texts, strict=True)), sum(right)))
     heads = [(uri(pictures.png(pictures.thumbnail(view.images[q])), "png"), names[q] or f"image {q}") for q in queries]
-    return {
-        "queries": heads,
-        "rows": lines,
-        "labelled": bool((view.labels >= 0).any()),
-        "of": len(queries) * pictures.NEIGHBORS,
-    }
+    return Neighbors(heads, lines, bool((view.labels >= 0).any()), len(queries) * pictures.NEIGHBORS)

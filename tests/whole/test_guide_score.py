@@ -19,19 +19,17 @@ SMALL = {
 }
 RUN = """
 import json
+import runpy
+import sys
 from pathlib import Path
 import pytest
-from tasks.evaluate.__main__ import command as evaluate
-from tasks.pretrain.__main__ import command as pretrain
 from tasks.register.registration import entry
-from tasks.report.__main__ import body as report
 from tasks.results import load_results
 from tasks.runtime import files
-from tasks.runtime.stage import Stage, main
 
-pretrain(["simclr", "0"])
-evaluate(["simclr", "0"])
-main(lambda: Stage("report"), report)
+for command in (["tasks.pretrain", "simclr", "0"], ["tasks.evaluate", "simclr", "0"], ["tasks.report"]):
+    sys.argv = command
+    runpy.run_module(command[0], run_name="__main__")
 (result,), _ = load_results(Path())
 made = entry(Path(), result, files.read_json(Path("data/prepared/meta.json")))
 Path("entry.json").write_text(json.dumps({"card": made.card, "tags": dict(made.tags)}))
