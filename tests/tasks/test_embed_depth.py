@@ -1,0 +1,25 @@
+"""An encoder trained on 12-bit images sees the images it embeds scaled from 12 bits, whatever their own largest value."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tasks.embed import embed
+from tasks.register.registry import Loaded
+from tests.support import corpus
+from tests.tasks.prepare.test_prepare import write
+
+
+def test_images_are_scaled_as_those_of_the_training(tmp_path: Path) -> None:
+    values = np.full((16, 16), 500, np.uint16)
+    folder = write(tmp_path / "in", {"dark.png": corpus.encoded(Image.fromarray(values))})
+
+    def program(images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1).float()
+
+    facts = {"encoder": {"image_size": 16, "channels": 1}}
+    for more, expected in (({"bit_depth": 12}, (500 * 255 + 2047) // 4095), ({}, (500 * 255 + 32767) // 65535)):
+        names, features = embed(folder, Loaded(program, facts | more, "models:/x/1"))
+        assert names == ["dark.png"] and (features == expected).all()
