@@ -57,10 +57,8 @@ class FolderSource(FileSource):
                 elif not is_image(name) or self._accept(name, entry, way):
                     names.append(name)
         if self._linked:
-            self.warnings.append(
-                f"{len(self._linked)} linked folders are read, {min(self._linked)!r} first, but DVC does not look into them: when"
-                " their images change, run dvc repro -f prepare"
-            )
+            named = f"{len(self._linked)} linked folders are read, {min(self._linked)!r} first"
+            self.warnings.append(f"{named}, but DVC does not look into them: after a change there run dvc repro -f prepare")
         self.place(names, folders, str(path))
         if SUMS in names:
             text = self._content(SUMS)
