@@ -8,7 +8,8 @@ from PIL import Image
 
 from tasks.embed import embed
 from tasks.register.registry import Loaded
-from tests.support import corpus
+from tasks.runtime import files
+from tests.support import corpus, project
 from tests.tasks.prepare.test_prepare import write
 
 
@@ -23,3 +24,13 @@ def test_images_are_scaled_as_those_of_the_training(tmp_path: Path) -> None:
     for more, expected in (({"bit_depth": 12}, (500 * 255 + 2047) // 4095), ({}, (500 * 255 + 32767) // 65535)):
         names, features = embed(folder, Loaded(program, facts | more, "models:/x/1"))
         assert names == ["dark.png"] and (features == expected).all()
+
+
+def test_an_encoder_remembers_the_depth_of_its_images(tmp_path: Path) -> None:
+    home = project.training_project(tmp_path / "p")
+    prepared = home / "data/prepared"
+    files.write_json(prepared / "meta.json", files.read_json(prepared / "meta.json") | {"bit_depth": 12})
+    files.seal(prepared)
+    done = project.command(home, "tasks.pretrain", "random_init", "0")
+    assert done.returncode == 0, done.stderr
+    assert files.read_json(home / "out/encoders/random_init-0/encoder.json")["bit_depth"] == 12
