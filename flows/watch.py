@@ -37,7 +37,7 @@ def watch(folder: str | None = None, deployment: str = "ssl-pipeline/nightly") -
         deployment: what to start when something changed.
     """
     data = graph.read_params(Path.cwd())["data"]
-    if folder is None and data["source"] not in ("folder", "archive"):
+    if folder is None and data["source"] in ("sample", "torchvision"):
         return Completed(name="Nothing to watch", message=f"no images arrive in data.source: {data['source']}")
     path = params.images_path(folder or data["path"])
     digest = files.listing_digest(path)

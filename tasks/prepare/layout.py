@@ -175,7 +175,7 @@ def _label(placed: Sequence[Placed], where: str) -> Layout:
         return Layout([Item(name, "test" if split == "test" else "train") for split, name, _ in placed], [])
     names = sorted(classes["train"] | classes["test"])
     labels = {name: i for i, name in enumerate(names)}
-    layout = Layout([], names, _alike(names))
+    layout = Layout([], names, [*_alike(names), *_deeper(placed)])
     loose = Counter[str]()
     for split, name, path in placed:
         label = labels[path[0]] if len(path) > 1 and split != "unlabeled" else -1
@@ -211,6 +211,19 @@ def _check_folders(placed: Sequence[Placed], folders: Iterable[tuple[str, tuple[
         for name in sorted(classes["train"] ^ classes["test"]):
             side = "test" if name in classes["train"] else "train"
             raise DataError(f"{where}: class {name!r} has no images in {side}; add some, or remove the class from both splits")
+
+
+def _deeper(placed: Iterable[Placed]) -> list[str]:
+    """A warning where every class has the same folders inside: those may be the classes that were meant."""
+    inside: dict[str, set[str]] = {}
+    for split, _, path in placed:
+        if split != "unlabeled" and len(path) > 1:
+            inside.setdefault(path[0], set()).update(path[1:-1][:1])
+    lower = set.intersection(*inside.values())
+    if len(lower) < 2:
+        return []
+    named = ", ".join(map(repr, sorted(lower)[:3])) + (", ..." if len(lower) > 3 else "")
+    return [f"every class has the same folders inside ({named}): if those are the classes, put them one level up"]
 
 
 def _alike(classes: list[str]) -> list[str]:

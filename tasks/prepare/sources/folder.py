@@ -41,6 +41,7 @@ class FolderSource(FileSource):
         super().__init__(path.resolve().name, path.resolve().name, OWN_LICENSE)
         self._root, self._follow_links = path.resolve(), follow_links
         self._elsewhere: dict[str, Path] = {}
+        self._linked: list[str] = []
         self._pending: list[tuple[str, tuple[Path, ...]]] = [("", (self._root,))]
         names: list[str] = []
         folders: list[str] = []
@@ -55,6 +56,9 @@ class FolderSource(FileSource):
                     self.ignored.append(name + "/")
                 elif not is_image(name) or self._accept(name, entry, way):
                     names.append(name)
+        if self._linked:
+            named = f"{len(self._linked)} linked folders are read, {min(self._linked)!r} first"
+            self.warnings.append(f"{named}, but DVC does not look into them: after a change there run dvc repro -f prepare")
         self.place(names, folders, str(path))
         if SUMS in names:
             text = self._content(SUMS)
@@ -92,6 +96,7 @@ class FolderSource(FileSource):
         elif target.is_dir() and (inside or any(place.is_relative_to(target) for place in way)):
             self.ignored.append(f"{name} (a link to a folder that is read anyway)")
         elif target.is_dir():
+            self._linked.append(name)
             self._pending.append((name, (*way, target)))
         else:
             self._elsewhere[name] = target

@@ -108,6 +108,15 @@ def test_a_labelled_test_that_is_used_leaves_val_out_and_says_so() -> None:
     assert len(layout.items) == 24 and layout.warnings[0].startswith("8 images outside the folders test and train are not used")
 
 
+def test_classes_that_may_lie_one_level_deeper_are_told() -> None:
+    layout = read("part1/cat", "part1/dog", "part2/cat", "part2/dog")
+    assert layout.classes == ["part1", "part2"]
+    assert layout.warnings == [
+        "every class has the same folders inside ('cat', 'dog'): if those are the classes, put them one level up"
+    ]
+    assert not read("cat/front", "cat", "dog/front", "dog/back").warnings
+
+
 # ---------------------------------------------------------------------- as a user sees it
 
 

@@ -44,6 +44,7 @@ def test_linked_class_folders_are_read_when_asked_for_and_loops_end(tmp_path: Pa
     (store / "fish" / "again").symlink_to(store / "fish")
     data = run(tmp_path, config(tmp_path / "in", follow_links=True))
     assert data.meta["classes"] == ["bird", "cat", "fish"]
+    assert "linked folders are read, 'bird' first, but DVC does not look into them" in data.audit["warnings"][0]
     names = data.train_files + data.test_files
     assert {n for n in names if n.count("/") == 1} == set(class_folders(4))
     assert all(n.startswith("cat/up/") for n in names if n.count("/") > 1)  # a class linked below another is read there too
