@@ -2,7 +2,7 @@
 
 ``CLASS/file``, ``train/CLASS/file`` and ``test/CLASS/file`` are labelled; files without a class folder are not. ``val`` stands
 for ``test`` where ``test`` has no labels. Beside labelled images those without a label join the training split, wherever they
-lie (docs/decisions/0010). A top folder called ``train`` or ``test`` among other folders may be a class: ``_may_be_classes``.
+lie (docs/decisions/0011). A top folder called ``train`` or ``test`` among other folders may be a class: ``_may_be_classes``.
 """
 
 import json
