@@ -48,7 +48,10 @@ def refuses_other_sites(pid: int, ports: dict[str, int]) -> None:
             status, headers = foreign.send(port, "POST", path, body, **disguise)
             assert status in (400, 403) and headers.get("access-control-allow-origin") is None, (path, disguise, status)
         own = f"http://localhost:{port}"
-        assert foreign.send(port, "POST", path, {"name": f"own-{len(path)}"}, host=f"localhost:{port}", origin=own)[0] in (200, 201)
+        assert foreign.send(port, "POST", path, {"name": f"own-{len(path)}"}, host=f"localhost:{port}", origin=own)[0] in (
+            200,
+            201,
+        )
 
 
 @pytest.mark.stress
