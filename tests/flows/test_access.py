@@ -65,11 +65,12 @@ def test_a_worker_answers_no_page(project: Path) -> None:
 
 
 def test_a_flow_without_a_server_starts_one_that_answers_it_alone(project: Path, tmp_path: Path) -> None:
-    tiny.control(project, prepare={"seconds": 8})
+    tiny.control(project, prepare={"seconds": 20})
     env = environment(PREFECT_HOME=str(tmp_path / "home"), PYTHONPATH=server.prefect_environment()["PYTHONPATH"])
     env.pop("PREFECT_API_URL", None)
     process = tiny.start(project, "flows.pipeline", "prepare", env=env)
-    tiny.running_pid(project, "prepare")
+    wait_for(lambda: "prepare" in tiny.computed(project) or process.poll() is not None, 180)
+    assert process.poll() is None, (project / ".ssl" / "flow.log").read_text()
     ((address, port),) = foreign.listening(process.pid)
     assert address == "127.0.0.1"
     for disguise in ({}, *foreign.disguises(port)):

@@ -40,7 +40,7 @@ def disguises(port: int) -> list[dict[str, str]]:
         {"origin": f"http://{EVIL}"},
         {"origin": "null"},
         {"origin": f"http://127.0.0.1:{port + 1}"},
-        {"origin": f"http://127.0.0.1:{port}.{EVIL}"},
+        {"origin": f"http://127.0.0.1.{EVIL}:{port}"},
         {"host": f"127.0.0.1.{EVIL}:{port}", "origin": f"http://127.0.0.1.{EVIL}:{port}"},
     ]
 

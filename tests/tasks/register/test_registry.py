@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from ssl_core.engine.health import effective_rank
 from tasks import leaderboard
 from tasks.prepare.images import fit
 from tasks.register import export, modeling, registry
@@ -141,6 +142,29 @@ def test_versions_carry_scores_hashes_license_and_their_run(original):
     assert tags["encoder_sha256"] == files.sha256(original / "out/encoders/simclr-0" / saved_encoder.WEIGHTS)
     assert client.get_run(version.run_id).info.run_name == "simclr-0"
     assert "0.8000" in version.description
+
+
+def test_everything_describes_the_delivered_layer(original):
+    """Not the last block, which has twice as many features and another rank."""
+    from mlflow import MlflowClient
+    from mlflow.models import Model
+
+    version, package = MlflowClient().get_model_version_by_alias("ssl-example", "champion"), made.stored()
+    images = torch.from_numpy(textured_images(30, 1, 28))
+    features = made.expected(original, "simclr-0", "block3", images).half().float()
+    assert registry.load().module(images).shape == features.shape == (30, 16)
+    assert (version.tags["dim"], version.tags["layer"]) == ("16", "block3")
+    rank = effective_rank(features)
+    assert float(version.tags["effective_rank"]) == pytest.approx(rank) and rank != 9.0  # the last block's, in the metrics
+    card = (package / "MODEL_CARD.md").read_text()
+    assert version.description == card and "features (B, 16), the pooled output of `block3`" in card
+    assert f"effective rank of the features, on 30 training images | {rank:.4f}" in card
+    signature = Model.load(package / "MLmodel").signature
+    ((given,), (made_of,)) = signature.inputs.inputs, signature.outputs.inputs
+    assert (given.name, given.type, given.shape) == ("images", np.dtype("uint8"), (-1, 1, -1, -1))
+    assert (made_of.name, made_of.type, made_of.shape) == ("features", np.dtype("float32"), (-1, 16))
+    example = Model.load(package / "MLmodel").load_input_example(str(package))
+    assert example["images"].shape == (1, 1, 28, 28) and example["images"].dtype == np.uint8
 
 
 def test_every_seed_is_a_version_and_a_methods_alias_is_its_best_seed(root):
