@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from multiprocessing import get_context
 from pathlib import Path
 
-LIBRARIES = ["torch", "torch._dynamo", "numpy", "yaml", "PIL.Image", "mlflow.tracking", "mlflow.pyfunc", "sqlalchemy", "pandas"]
+LIBRARIES = ["torch", "torch._dynamo", "numpy", "yaml", "PIL.Image"]
 OURS = ("tests", "tasks", "ssl_core", "flows")
 
 
