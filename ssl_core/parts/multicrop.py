@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from ssl_core.config import Fraction, Share
-from ssl_core.engine.augment import AugmentConfig, view
+from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import Encoder, VisionTransformer
-from ssl_core.engine.method import DataInfo
+from ssl_core.engine.method import Method
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Crops:
     """The small views; the two large ones follow the common recipe (``augment.crop_scale``)."""
 
@@ -29,20 +29,21 @@ class Crops:
 
 
 def multi_crop(
-    images: Tensor, rng: Rng, augment: Sequence[AugmentConfig], data: DataInfo, crops: Crops, encoder: Encoder
+    method: Method, images: Tensor, rng: Rng, crops: Crops, second: AugmentConfig | None = None
 ) -> tuple[Tensor, ...]:
-    """Two large views (B, C, S, S), then ``crops.views`` small ones, of a side the encoder can take.
+    """Two large views (B, C, S, S) by the method's recipe, then ``crops.views`` small ones, of a side its encoder can take.
 
     Args:
         images: (B, C, H, W) uint8.
-        augment: of the two large views; the small ones follow the first, with a crop and a blur of their own.
+        crops: the small views follow the method's recipe, with a crop and a blur of their own.
+        second: another recipe of the second large view.
     """
-    side = augment[0].view_side(images.shape[-2])
-    unit = encoder.patch_size if isinstance(encoder, VisionTransformer) else 1
+    side = method.augment.view_side(images.shape[-2])
+    unit = method.encoder.patch_size if isinstance(method.encoder, VisionTransformer) else 1
     small = max(1, round(side * crops.size / unit)) * unit
-    local = replace(augment[0], crop_scale=crops.scale, blur=crops.blur)
-    large = [view(images, rng, own, data.mean, data.std) for own in augment]
-    return *large, *(view(images, rng, local, data.mean, data.std, size=small) for _ in range(crops.views))
+    local = replace(method.augment, crop_scale=crops.scale, blur=crops.blur)
+    large = [method.view(images, rng), method.view(images, rng, second)]
+    return *large, *(method.view(images, rng, local, small) for _ in range(crops.views))
 
 
 def encode_crops(encoder: Encoder, views: Sequence[Tensor]) -> Tensor:

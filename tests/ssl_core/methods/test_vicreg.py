@@ -7,22 +7,20 @@ import torch
 from lightly.loss import VICRegLoss
 from torch import Tensor, nn
 
-from ssl_core.engine import encoders
-from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.vicreg import VICReg, VICRegConfig, covariance, variance
 from ssl_core.rng import Rng
+from tests.support.configs import AUGMENT, STILL, encoder_of
 
-AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 H = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
 Z = torch.tensor([[1.0, 2], [2, 1], [3, 5], [4, 4]])
 W = torch.tensor([[1.0, 1], [3, 2], [2, 6], [5, 3]])
-CONFIG = VICRegConfig(2, 16, 25.0, 25.0, 1.0, second_blur=0.0, second_solarize=0.0)
+CONFIG = VICRegConfig(layers=2, dim=16, invariance=25.0, variance=25.0, covariance=1.0, second_blur=0.0, second_solarize=0.0)
 
 
 def vicreg(z1: Tensor, z2: Tensor, **changes: float) -> dict[str, Tensor]:
     """The method's loss where encoder and expander hand given vectors through."""
-    encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
+    encoder = encoder_of()
     config = dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
     method = VICReg(encoder, config, AUGMENT, DataInfo(8, 16, 1, (0.5,), (0.25,)))
     method.encoder = method.expander = nn.Identity()  # type: ignore[assignment]
@@ -84,9 +82,8 @@ def test_spread_and_uncorrelated_components_cost_nothing_whatever_their_mean() -
 
 def test_only_the_second_view_is_solarized() -> None:
     """Solarization is the only operation with a chance here, so the first view is the image itself."""
-    still = AugmentConfig(1.0, (1.0, 1.0), 0.0, *[0.0] * 7, (0.1, 2.0), 0.0)  # type: ignore[arg-type]
-    encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
+    encoder = encoder_of()
     config = dataclasses.replace(CONFIG, second_solarize=1.0)
-    method = VICReg(encoder, config, still, DataInfo(8, 16, 1, (0.5,), (0.25,)))
+    method = VICReg(encoder, config, STILL, DataInfo(8, 16, 1, (0.5,), (0.25,)))
     x1, x2 = method.views(torch.full((8, 1, 16, 16), 255, dtype=torch.uint8), Rng(torch.arange(8), 0))
     assert (x1 > 0).all() and (x2 < 0).all()
