@@ -164,7 +164,7 @@ def test_it_stops_when_dvc_above_it_is_killed(project: Path) -> None:
 MISTAKES = [
     ({"method": {"simclr": {"train": {"lr": "1e-3"}}}}, 2, "train.lr is '1e-3'"),
     ({"train": {"learning_rate": 0.1}}, 2, "train.learning_rate is unknown"),
-    ({"method": {"simclr": {"train": {"optimizer": "sdg"}}}}, 2, "must be one of sgd, adamw, lars"),
+    ({"method": {"simclr": {"train": {"optimizer": "sdg"}}}}, 2, "must be one of sgd, adam, adamw, lars"),
     ({"train": {"batch_size": 1000}}, 2, "larger than the 96 training images"),
     ({"method": {"simclr": {"temprature": 0.1}}}, 2, "did you mean 'temperature'"),
     ({"augmnt": {"flip": 0.5}}, 2, "did you mean 'augment'"),
