@@ -13,7 +13,6 @@ import contextlib
 import io
 import json
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_core.engine.encoders import VisionTransformer
 from tasks.register import modeling
 from tasks.register.modeling import ImageEncoder
 from tasks.runtime import files, saved_encoder
@@ -53,6 +53,8 @@ class Exporter:
             IntegrityError: ``source`` is damaged, or what was written does not give the same features.
         """
         encoder, facts = saved_encoder.load(source)
+        if isinstance(encoder, VisionTransformer):
+            encoder.drop_path = None  # of the training alone
         config = describe(encoder, facts, layer)
         module = ImageEncoder(encoder, config).requires_grad_(False).eval()
         key = json.dumps([config[name] for name in ("encoder", "layer", "mean", "std")], sort_keys=True)
@@ -60,7 +62,8 @@ class Exporter:
             if key not in self._traces:
                 self._traces[key] = _trace(module)
             _save_onnx(self._traces[key].clone(), module.state_dict(), config, target)
-        shutil.copyfile(source / saved_encoder.WEIGHTS, target / modeling.WEIGHTS)
+        weights = {name: value.numpy() for name, value in encoder.state_dict().items()}
+        files.save_tensors(target / modeling.WEIGHTS, weights)
         files.write_json(target / modeling.CONFIG, config)
         name = f"{facts['method']}-{facts['seed']}"
         files.write_text(target / modeling.SOURCE, modeling.source(config, f"The image encoder {name}."))
@@ -78,9 +81,10 @@ def describe(encoder: Any, facts: Mapping[str, Any], layer: str) -> dict[str, An
     return {
         "model_type": "ssl-pipeline-encoder",
         "architectures": [ImageEncoder.__name__],
-        "encoder": made,
+        "encoder": {**made, "config": {**made["config"], "drop_path": 0.0}},
         "mean": facts["mean"],
         "std": facts["std"],
+        **{name: facts[name] for name in ("bit_depth",) if name in facts},  # of grey images of more than 8 bits
         "layer": layer,
         "dim": blocks[number].shape[1],
         "layers": {f"block{i}": block.shape[1] for i, block in enumerate(blocks, 1)},

@@ -147,8 +147,8 @@ PIECES: dict[str, tuple[tuple[str, ...], str]] = {
     "resnet34": RESNET,
     "resnet50": RESNET,
     "vit": (
-        ("sincos_positions", "VisionTransformer", "transformer_layer"),
-        f'VisionTransformer({MADE}, made["channels"])',
+        ("sincos_positions", "TransformerLayer", "VisionTransformer"),
+        f"VisionTransformer({MADE}, {SIZES})",
     ),
     "torchvision": (
         ("ConfigError", "_node_shapes", "Torchvision"),
@@ -163,6 +163,7 @@ def source(config: Mapping[str, Any], title: str) -> str:
     names, network = PIECES[config["encoder"]["config"]["name"].split("/")[0]]
     pieces = [Encoder, pool, *(getattr(encoders, name) for name in names), ImageEncoder]
     text = "\n\n".join(inspect.getsource(piece) for piece in pieces) + "\n" + TAIL.format(network=network)
+    text = re.sub(r"self\.drop_path = DropPath.*", "self.drop_path = None", text)  # of the training alone
     text = text.replace(": EncoderConfig", ": SimpleNamespace").replace("Mapping[", "dict[")
     used = [line for line in IMPORTS.splitlines() if not line or re.search(rf"\b{line.split()[-1]}\b", text)]
     return "\n".join([HEAD.format(title=title) + used[0], *used[1:], "", "", text])

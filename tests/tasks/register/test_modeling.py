@@ -26,7 +26,7 @@ KINDS = [
 
 
 def encoder(name="small", norm="batch", layer="block3", channels=3, seed=1):
-    config = EncoderConfig(name, 8 if name == "small" else 32, 1, 4, norm)
+    config = EncoderConfig(name=name, width=8 if name == "small" else 32, depth=1, patch_size=4, norm=norm)
     facts = {"encoder": description(config, channels, 32), "mean": [0.4] * channels, "std": [0.3] * channels}
     network = build(config, channels, 32, seed)
     return modeling.ImageEncoder(network, export.describe(network.eval(), facts, layer)).eval()
@@ -85,7 +85,9 @@ def test_every_block_gives_its_dense_map(name, norm, layer, images):
 def test_its_file_is_self_contained_and_gives_the_same(name, norm, layer, images, tmp_path):
     body = encoder(name, norm, layer)
     facts = {
-        "encoder": description(EncoderConfig(name, 8 if name == "small" else 32, 1, 4, norm), 3, 32),
+        "encoder": description(
+            EncoderConfig(name=name, width=8 if name == "small" else 32, depth=1, patch_size=4, norm=norm), 3, 32
+        ),
         "mean": [0.4] * 3,
         "std": [0.3] * 3,
     }
