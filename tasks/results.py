@@ -13,7 +13,7 @@ from tasks.columns import COLUMNS
 from tasks.metrics import VERDICTS, Metrics
 from tasks.runtime import params, recorded
 from tasks.runtime.errors import IntegrityError
-from tasks.runtime.files import read_sealed_json
+from tasks.runtime.files import MEND, read_sealed_json
 from tasks.tracking import journal
 
 FULL_SCHEDULE = 200
@@ -170,7 +170,7 @@ def _read(root: Path, method: str, seed: int) -> Result | None:
 def read_training(root: Path, name: str) -> Training:
     """How the encoder ``METHOD-SEED`` was made, as far as its files are here."""
     directory = root / f"out/encoders/{name}"
-    facts = read_sealed_json(directory, "encoder.json") if directory.exists() else {}
+    facts = _encoder_facts(directory) if directory.exists() else {}
     cost = read_cost(root, name)
     return Training(
         epochs=facts.get("epochs"),
@@ -182,6 +182,22 @@ def read_training(root: Path, name: str) -> Training:
         images_per_second=cost.get("images_per_second"),
         peak_memory_bytes=cost.get("peak_memory_bytes"),
     )
+
+
+def _encoder_facts(directory: Path) -> dict[str, Any]:
+    """Those facts of a trained encoder that tables show.
+
+    Raises:
+        IntegrityError: ``encoder.json`` is damaged.
+    """
+    kinds = {"epochs": int, "dim": int, "parameters": int, "health": dict, "warnings": list}
+    facts = read_sealed_json(directory, "encoder.json")
+    if not isinstance(facts, dict):
+        raise IntegrityError(f"{directory}/encoder.json holds no mapping; {MEND}")
+    for name, kind in kinds.items():
+        if not isinstance(facts.get(name), (kind, type(None))):
+            raise IntegrityError(f"{directory}/encoder.json: {name} is {facts[name]!r}; {MEND}")
+    return {name: facts[name] for name in kinds if facts.get(name) is not None}
 
 
 def read_cost(root: Path, name: str) -> dict[str, Any]:

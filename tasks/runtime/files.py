@@ -85,12 +85,19 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file.
 
     Raises:
-        IntegrityError: absent, or not JSON.
+        IntegrityError: absent, not JSON, or a key is written twice.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(), object_pairs_hook=_once)
     except (FileNotFoundError, ValueError, RecursionError) as error:
         raise IntegrityError(f"{path}: {error}; run the stage that makes it again (dvc repro)") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError(f"a key of {', '.join(values)} is written twice")
+    return values
 
 
 def sync_directory(path: Path) -> None:
