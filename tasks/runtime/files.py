@@ -89,8 +89,10 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(), object_pairs_hook=_once)
-    except (FileNotFoundError, ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path}: {error}; run the stage that makes it again (dvc repro)") from None
+    except FileNotFoundError:
+        raise IntegrityError(f"{path} is missing; run the stage that makes it (dvc repro)") from None
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{path}: {error}; {MEND}") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

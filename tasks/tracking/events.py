@@ -26,7 +26,7 @@ def parse(line: bytes) -> dict[str, Any]:
         json.dumps(event, ensure_ascii=False).encode()  # half of a pair of surrogates is no text
     except (ValueError, RecursionError):
         raise ValueError("it is not JSON") from None
-    if not isinstance(event, dict) or event.get("event") not in RULES:
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str) or event["event"] not in RULES:
         raise ValueError(f"its event is none of {', '.join(RULES)}")
     _check(event, {"time": _is_index} | RULES[event["event"]])
     return event
@@ -78,7 +78,7 @@ def _is_cost(value: Any) -> bool:
 
 
 def _is_status(value: Any) -> bool:
-    return value in ("FINISHED", "FAILED", "KILLED")
+    return isinstance(value, str) and value in ("FINISHED", "FAILED", "KILLED")
 
 
 def _is_data(value: Any) -> bool:
