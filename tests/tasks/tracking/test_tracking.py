@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import random
 import re
@@ -640,7 +641,7 @@ def test_addresses_are_printed_without_user_and_password():
     assert redact("http://me:secret@host:5000/x failed") == "http://***@host:5000/x failed"
 
 
-def test_a_damaged_line_is_named_by_sync_and_doctor_and_the_rest_is_sent(root, capsys):
+def test_a_damaged_line_is_named_by_sync_and_doctor_and_the_rest_is_sent(root, capsys, monkeypatch):
     for seed in (0, 1):
         finished(root, seed, fingerprint=f"{seed}" * 8)
     damaged = root / "out/journal/simclr-0.jsonl"
@@ -651,6 +652,7 @@ def test_a_damaged_line_is_named_by_sync_and_doctor_and_the_rest_is_sent(root, c
     told = capsys.readouterr()
     assert f"warning: {damaged}: line {at + 1}: time is missing; the line was left out" in told.err
     assert "2 journals are in MLflow" in told.out and "Traceback" not in told.err
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     doctor = Doctor(root)
     doctor.tracking()
     assert any(f"{damaged}: line {at + 1}" in line for line in doctor.fixed) and not doctor.problems
