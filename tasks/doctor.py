@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 
-from tasks.dvc import graph, lock_files
+from tasks.dvc import damage, graph, lock_files
 from tasks.runtime import files, settings
 from tasks.runtime.errors import EnvironmentFault, IntegrityError, Stop, UsageError, run
 from tasks.runtime.locks import try_lock
@@ -30,6 +30,7 @@ class Doctor:
         self.root = root
         self.fixed: list[str] = []
         self.problems: list[Stop] = []
+        self.plan: list[graph.PlannedStage] = []
 
     def examine(self) -> None:
         """Every check, the cheap ones first."""
@@ -39,7 +40,9 @@ class Doctor:
             ("DVC's locks", self.locks),
             ("half-written files", self.leftovers),
             ("stages", self.stages),
+            ("outputs", self.outputs),
             ("sealed directories", self.seals),
+            ("DVC's cache", self.cache),
             ("flow runs", self.flow_runs),
             ("tracking", self.tracking),
         ]
@@ -97,10 +100,21 @@ class Doctor:
         except UsageError as error:
             hint = "; git checkout dvc.lock, then dvc repro: results come back from DVC's cache"
             raise UsageError(f"{error}{hint if 'dvc.lock' in str(error) else ''}") from None
+        self.plan = plan
         stale = {s.name for s in plan if s.stale}
         for directory in sorted((self.root / ".ssl" / "work").glob("*")):
             kept = KEPT_WORK_DIRECTORIES if directory.name in stale else 0
             self.fixed += [f"removed old work {work.relative_to(self.root)}" for work in discard_old(directory, kept)]
+
+    def outputs(self) -> None:
+        """What DVC takes for up to date is what dvc.lock records; damaged outputs are removed, so that dvc repro makes them."""
+        for stage in self.plan:
+            if not stage.stale:
+                self.fixed += damage.discard_damaged(self.root, stage.name)
+
+    def cache(self) -> None:
+        """Every object of DVC's cache is what its name says; a damaged one, which would come back for ever, is removed."""
+        self.fixed += damage.remove_bad_objects(self.root)
 
     def seals(self) -> None:
         """Every sealed directory still has the bytes it was sealed with."""
@@ -108,7 +122,8 @@ class Doctor:
             try:
                 files.verify(manifest.parent)
             except IntegrityError as problem:
-                self.problems.append(problem)
+                what = str(problem).partition(";")[0]
+                self.problems.append(IntegrityError(f"{what}; dvc repro makes it again, unless no stage has made it"))
 
     def _manifests(self) -> Iterable[Path]:
         for top in ("data", "out", "reports"):
@@ -128,6 +143,7 @@ class Doctor:
     def _command(self, module: str) -> None:
         done = subprocess.run([sys.executable, "-m", module], cwd=self.root, capture_output=True, text=True)
         self.fixed += [line for line in done.stdout.splitlines() if line.strip()]
+        self.fixed += [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix("error: ")
             self.problems.append(EnvironmentFault(f"python -m {module}: {reason}"))

@@ -1,6 +1,8 @@
 """The metrics of one encoder, as ``evaluate`` writes them and every table reads them."""
 
 import math
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -119,7 +121,7 @@ def _check(values: Mapping[str, Any]) -> None:
         ConfigError: something is not.
     """
     for score in SCORES:
-        fits = _is_text if score.form == "text" else _is_number
+        fits = {"text": _is_text, "share": _is_share}.get(score.form, _is_number)
         if score.name in values and not fits(values[score.name]):
             raise ConfigError(f"metrics.{score.name} is {values[score.name]!r}; it must be a {score.form}")
         pair = values.get(f"{score.interval}_interval", [0, 0])
@@ -127,7 +129,11 @@ def _check(values: Mapping[str, Any]) -> None:
             raise ConfigError(f"metrics.{score.interval}_interval is {pair!r}; it must be two numbers")
     few = values.get("few_label", {})
     if not isinstance(few, dict) or not all(
-        isinstance(f, dict) and _is_number(f.get("mean")) and _is_number(f.get("std")) for f in few.values()
+        isinstance(f, dict)
+        and _is_share(f.get("mean"))
+        and _is_number(f.get("std"))
+        and re.fullmatch(r"0?\.\d+|1(\.0*)?", share)
+        for share, f in few.items()
     ):
         raise ConfigError(f"metrics.few_label is {few!r}; it must hold mean and std of each share of the labels")
 
@@ -137,4 +143,8 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1

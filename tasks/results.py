@@ -11,9 +11,9 @@ from ssl_core.catalogue import BASELINES
 from tasks import metrics
 from tasks.columns import COLUMNS
 from tasks.metrics import VERDICTS, Metrics
-from tasks.runtime import params
+from tasks.runtime import params, recorded
 from tasks.runtime.errors import IntegrityError
-from tasks.runtime.files import read_json
+from tasks.runtime.files import MEND, read_sealed_json
 from tasks.tracking import journal
 
 FULL_SCHEDULE = 200
@@ -143,6 +143,7 @@ def load_results(root: Path) -> tuple[list[Result], list[str]]:
     """
     run = params.run_config(params.load(root / params.PARAMS))
     names = [(method, seed) for method in run.methods for seed in run.seeds]
+    recorded.check_all((path for method, seed in names for path in _files(root, f"{method}-{seed}")), root)
     results = [r for method, seed in names if (r := _read(root, method, seed))]
     if not results:
         raise IntegrityError("out/metrics holds no results of the methods in params.yaml; run dvc repro first")
@@ -150,9 +151,14 @@ def load_results(root: Path) -> tuple[list[Result], list[str]]:
     return results, [name for method, seed in names if (name := f"{method}-{seed}") not in found]
 
 
+def _files(root: Path, name: str) -> tuple[Path, Path]:
+    """Metrics and journal of ``METHOD-SEED``."""
+    return root / f"out/metrics/{name}.json", root / f"out/journal/{name}.jsonl"
+
+
 def _read(root: Path, method: str, seed: int) -> Result | None:
     name = f"{method}-{seed}"
-    path = root / f"out/metrics/{name}.json"
+    path, _ = _files(root, name)
     if not path.exists():
         return None
     result = Result(metrics.load(path), read_training(root, name))
@@ -163,8 +169,9 @@ def _read(root: Path, method: str, seed: int) -> Result | None:
 
 def read_training(root: Path, name: str) -> Training:
     """How the encoder ``METHOD-SEED`` was made, as far as its files are here."""
-    path = root / f"out/encoders/{name}/encoder.json"
-    facts, cost = read_json(path) if path.exists() else {}, read_cost(root, name)
+    directory = root / f"out/encoders/{name}"
+    facts = _encoder_facts(directory) if directory.exists() else {}
+    cost = read_cost(root, name)
     return Training(
         epochs=facts.get("epochs"),
         dim=facts.get("dim"),
@@ -177,9 +184,25 @@ def read_training(root: Path, name: str) -> Training:
     )
 
 
+def _encoder_facts(directory: Path) -> dict[str, Any]:
+    """Those facts of a trained encoder that tables show.
+
+    Raises:
+        IntegrityError: ``encoder.json`` is damaged.
+    """
+    kinds = {"epochs": int, "dim": int, "parameters": int, "health": dict, "warnings": list}
+    facts = read_sealed_json(directory, "encoder.json")
+    if not isinstance(facts, dict):
+        raise IntegrityError(f"{directory}/encoder.json holds no mapping; {MEND}")
+    for name, kind in kinds.items():
+        if not isinstance(facts.get(name), (kind, type(None))):
+            raise IntegrityError(f"{directory}/encoder.json: {name} is {facts[name]!r}; {MEND}")
+    return {name: facts[name] for name in kinds if facts.get(name) is not None}
+
+
 def read_cost(root: Path, name: str) -> dict[str, Any]:
     """What a training cost, from the last ``end`` of its journal; empty where there is none (a cached result of elsewhere)."""
-    path = root / f"out/journal/{name}.jsonl"
+    _, path = _files(root, name)
     ends = [event for event in journal.read(path) if event["event"] == "end"] if path.exists() else []
     return dict(ends[-1].get("cost") or {}) if ends else {}
 

@@ -36,8 +36,8 @@ def once(root: Path) -> None:
         journal.unlink(missing_ok=True)
     where = {"uri": redact(tracker.uri), "experiment": tracker.experiment, "runs": tracker.published}
     files.write_json(root / SENT, where)
-    for problem in tracker.problems:
-        print(f"warning: MLflow refuses {problem}", file=sys.stderr)
+    for problem in (*tracker.damage, *(f"MLflow refuses {problem}" for problem in tracker.problems)):
+        print(f"warning: {problem}", file=sys.stderr)
     print(f"tracking: {complete} journals are in MLflow at {redact(tracker.uri)}")
 
 

@@ -14,10 +14,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from tasks.dvc.damage import discard_damaged
 from tasks.dvc.lock_files import release_dead_locks
 from tasks.dvc.outcome import Fate, Outcome
 from tasks.runtime.errors import EnvironmentFault, Preempted, no_space
@@ -56,7 +57,7 @@ class Runner:
         self._stopping = threading.Event()
 
     def run(self, name: str, watch: Callable[[list[str]], None] = lambda lines: None) -> Outcome:
-        """Bring one stage up to date; waits while another process works on it.
+        """Bring one stage up to date; waits while another process works on it. What DVC restores damaged is made again.
 
         Args:
             name: the stage.
@@ -65,9 +66,16 @@ class Runner:
         Raises:
             Preempted: ``stop`` was called; nothing was started, or what was started has ended.
         """
+        options = self.options
         while True:
             with self._claimed_log(name) as log:
-                outcome = self._run_once(name, log, watch)
+                outcome = self._run_once(name, log, watch, options)
+            if outcome is not None and outcome.how is Fate.RESTORED:
+                damaged = discard_damaged(self.root, name)
+                if damaged:
+                    watch([f"warning: what came from the cache is not what was recorded: {line}" for line in damaged])
+                    options = []  # not pulled again
+                    continue
             if self._stopping.is_set() and (outcome is None or outcome.code):
                 raise Preempted(f"{name} was stopped; the same command continues")
             if outcome is not None:
@@ -103,11 +111,13 @@ class Runner:
         if self._stopping.wait(seconds):
             raise Preempted(f"{name} was not started")
 
-    def _run_once(self, name: str, log: IO[bytes], watch: Callable[[list[str]], None]) -> Outcome | None:
+    def _run_once(
+        self, name: str, log: IO[bytes], watch: Callable[[list[str]], None], options: Sequence[str]
+    ) -> Outcome | None:
         """One ``dvc repro -s``; None when another process holds what the stage needs."""
         left = self.root / ".ssl" / "exit" / name
         left.unlink(missing_ok=True)
-        command = [*DVC, "repro", "-s", *self.options, name]
+        command = [*DVC, "repro", "-s", *options, name]
         with self._lock:
             if self._stopping.is_set():
                 raise Preempted(f"{name} was not started")

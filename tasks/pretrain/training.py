@@ -62,7 +62,8 @@ class Training:
         self.display = Progress(label, self.trainer.steps, "images", per_step, stage.work / "progress.json", self.trainer.step)
 
     def _resume(self) -> None:
-        found = checkpoint.shared(checkpoint.load(self.checkpoints) if self.leads else None)
+        needed = {f"method.{name}": value for name, value in self.method.state_dict().items()}
+        found = checkpoint.shared(checkpoint.load(self.checkpoints, needed) if self.leads else None)
         position = None
         if found is not None:
             tensors, scalars = found

@@ -50,9 +50,8 @@ def entry(root: Path, result: Result, meta: dict[str, Any]) -> Entry:
         **{score.name: result.get(score.name) for score in SCORES},
         **{name: delivered[name] for name in ("dim", "effective_rank", "feature_std")},
     }
-    run = next(journal.read(log))["run"]
     card = model_card(result.name, facts, metrics, meta, delivered)
-    return Entry(result.name, source, metrics.layer, run["fingerprint"], card, tags)
+    return Entry(result.name, source, metrics.layer, journal.run_of(log)["fingerprint"], card, tags)
 
 
 def _delivered(root: Path, name: str, facts: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from tasks.results import Result
 from tasks.runtime import dataset
 from tasks.runtime.audit import Audit
 from tasks.runtime.dataset import Array
+from tasks.runtime.errors import IntegrityError
+from tasks.runtime.files import MEND
 
 LISTED = 50
 """Entries of a long list that are written out."""
@@ -123,8 +125,14 @@ def read_predictions(root: Path, best: Result | None) -> list[tuple[str, str]]:
     path = root / f"out/predictions/{best.name if best else ''}.csv"
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [(line["actual"], line["predicted"]) for line in csv.DictReader(file)]
+    try:
+        with path.open(newline="") as file:
+            pairs = [(line["actual"], line["predicted"]) for line in csv.DictReader(file)]
+    except (ValueError, KeyError, csv.Error) as error:
+        raise IntegrityError(f"{path}: {error!r}; {MEND}") from None
+    if not all(isinstance(name, str) for pair in pairs for name in pair):
+        raise IntegrityError(f"{path}: a line is cut off; {MEND}")
+    return pairs
 
 
 def effect(pairs: Sequence[tuple[str, str]], suspects: Array) -> Effect | None:

@@ -12,6 +12,8 @@ from ssl_core.catalogue import BASELINES
 from tasks.report import figures, pictures
 from tasks.results import Result, Row
 from tasks.runtime import dataset
+from tasks.runtime.errors import IntegrityError
+from tasks.runtime.files import MEND
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +54,13 @@ def read_history(root: Path, name: str) -> "pd.DataFrame | None":
     path = root / f"out/history/{name}.csv"
     if not path.exists():
         return None
-    history = pd.read_csv(path, float_precision="round_trip").dropna(axis=1, how="all")
+    try:
+        history = pd.read_csv(path, float_precision="round_trip").dropna(axis=1, how="all")
+    except ValueError as error:
+        raise IntegrityError(f"{path}: {error}; {MEND}") from None
+    words = set(history) - set(history.select_dtypes("number"))
+    if words:
+        raise IntegrityError(f"{path}: {', '.join(sorted(words))} are not numbers alone; {MEND}")
     return None if history.empty else history
 
 

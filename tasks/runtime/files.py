@@ -17,6 +17,8 @@ from tasks.runtime.errors import IntegrityError
 
 MANIFEST = "MANIFEST.json"
 SCHEMA = 1
+MEND = "run python -m tasks.doctor, which removes what is damaged, then the same command again"
+"""What a reader of a damaged output is told."""
 
 
 def sha256(path: Path) -> str:
@@ -83,12 +85,21 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file.
 
     Raises:
-        IntegrityError: absent, or not JSON.
+        IntegrityError: absent, not JSON, or a key is written twice.
     """
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError) as error:
-        raise IntegrityError(f"{path}: {error}; run the stage that makes it again (dvc repro)") from None
+        return json.loads(path.read_text(), object_pairs_hook=_once)
+    except FileNotFoundError:
+        raise IntegrityError(f"{path} is missing; run the stage that makes it (dvc repro)") from None
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{path}: {error}; {MEND}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError(f"a key of {', '.join(values)} is written twice")
+    return values
 
 
 def sync_directory(path: Path) -> None:
@@ -115,12 +126,23 @@ def write_directory(path: Path, fill: Callable[[Path], None], **facts: Any) -> N
 
 def seal(directory: Path, **facts: Any) -> None:
     """Flush every file of ``directory`` and write its manifest last."""
+    write_json(directory / MANIFEST, manifest_of(directory, **facts))
+
+
+def manifest_of(directory: Path, **facts: Any) -> dict[str, Any]:
+    """Size and hash of every file of ``directory``, which are flushed; what ``verify`` compares with."""
     files = {}
-    for file in sorted(p for p in directory.rglob("*") if p.is_file() and p.name != MANIFEST):
+    for name, file in _parts(directory).items():
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
-        files[file.relative_to(directory).as_posix()] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
-    write_json(directory / MANIFEST, {"schema": SCHEMA, "files": files, **facts})
+        files[name] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+    return {"schema": SCHEMA, "files": files, **facts}
+
+
+def _parts(directory: Path) -> dict[str, Path]:
+    """The files of a sealed directory by their names in its manifest."""
+    below = sorted(p for p in directory.rglob("*") if p.is_file() and p != directory / MANIFEST)
+    return {p.relative_to(directory).as_posix(): p for p in below}
 
 
 def replace_directory(source: Path, target: Path) -> None:
@@ -135,18 +157,58 @@ def replace_directory(source: Path, target: Path) -> None:
     sync_directory(target.parent)
 
 
-def verify(directory: Path) -> dict[str, Any]:
-    """Check a sealed directory against its manifest and return the manifest.
+def verify(directory: Path, manifest: Path | None = None) -> dict[str, Any]:
+    """Check that a directory holds the files of its manifest and nothing else; returns the manifest.
+
+    Args:
+        manifest: default the one inside.
 
     Raises:
-        IntegrityError: a file is missing, extra, of another size or of another hash.
+        IntegrityError: the manifest is none; or a file is missing, extra, of another size or of another hash.
     """
-    manifest: dict[str, Any] = read_json(directory / MANIFEST)
-    for name, expected in manifest["files"].items():
-        file = directory / name
-        if not file.is_file() or file.stat().st_size != expected["bytes"] or sha256(file) != expected["sha256"]:
-            raise IntegrityError(f"{file} does not match its manifest; delete {directory} and run dvc repro again")
-    return manifest
+    source = manifest or directory / MANIFEST
+    facts, parts = read_manifest(source), _parts(directory)
+    for name in sorted(facts["files"].keys() | parts.keys()):
+        _compare(directory / name, facts["files"].get(name))
+    return facts
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest as ``seal`` writes it, to the byte.
+
+    Raises:
+        IntegrityError: absent, damaged, or it lists no file.
+    """
+    facts: dict[str, Any] = read_json(path)
+    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA or not _lists_files(facts.get("files")):
+        raise IntegrityError(f"{path} is no manifest of this version that lists files; {MEND}")
+    if path.read_bytes() != to_json(facts).encode():
+        raise IntegrityError(f"{path} is damaged; {MEND}")
+    return facts
+
+
+def _lists_files(files: Any) -> bool:
+    def entry(value: Any) -> bool:
+        return isinstance(value, dict) and isinstance(value.get("bytes"), int) and isinstance(value.get("sha256"), str)
+
+    return isinstance(files, dict) and bool(files) and all(map(entry, files.values()))
+
+
+def _compare(file: Path, expected: Mapping[str, Any] | None) -> None:
+    if expected is None:
+        raise IntegrityError(f"{file} is not listed in its manifest; {MEND}")
+    if not file.is_file() or file.stat().st_size != expected["bytes"] or sha256(file) != expected["sha256"]:
+        raise IntegrityError(f"{file} does not match its manifest; {MEND}")
+
+
+def read_sealed_json(directory: Path, name: str) -> Any:
+    """``read_json`` of one file of a sealed directory, compared with the manifest; the other files are not looked at.
+
+    Raises:
+        IntegrityError: the file or the manifest is absent or damaged.
+    """
+    _compare(directory / name, read_manifest(directory / MANIFEST)["files"].get(name))
+    return read_json(directory / name)
 
 
 def remove(path: Path) -> None:
@@ -183,5 +245,5 @@ def load_tensors(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         return safetensors.numpy.load_file(path)
-    except (FileNotFoundError, safetensors.SafetensorError, ValueError) as error:
-        raise IntegrityError(f"{path}: {error}") from None
+    except (FileNotFoundError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{path}: {error}; {MEND}") from None

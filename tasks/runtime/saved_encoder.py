@@ -29,8 +29,13 @@ def load(directory: Path) -> tuple[Encoder, dict[str, Any]]:
     """
     files.verify(directory)
     facts = files.read_json(directory / FACTS)
-    made = facts["encoder"]
-    encoder = build(typed(EncoderConfig, made["config"], "encoder"), made["channels"], made["image_size"], seed=0)
+    try:
+        made = facts["encoder"]
+        encoder = build(typed(EncoderConfig, made["config"], "encoder"), made["channels"], made["image_size"], seed=0)
+        if not isinstance(facts["precision"], str) or not len(facts["mean"]) == len(facts["std"]) == made["channels"]:
+            raise ValueError("precision, mean or std")
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise IntegrityError(f"{directory / FACTS} does not describe an encoder: {error!r}; {files.MEND}") from None
     weights = {k: torch.from_numpy(np.array(v)) for k, v in files.load_tensors(directory / WEIGHTS).items()}
     try:
         encoder.load_state_dict(weights)

@@ -3,7 +3,7 @@
 DVC deletes a stage's outputs before it runs the command, leaves the command running when it is killed itself, and hashes
 the inputs only after the command. So work in progress lives outside the outputs, in ``.ssl/work/STAGE/FINGERPRINT``; one
 process at a time may write there; a command whose ``dvc`` has died stops; outputs are published whole, at the end; and a
-stage whose inputs changed while it ran fails instead of being recorded.
+stage whose inputs are damaged, or changed while it ran, fails instead of being recorded.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -21,11 +22,13 @@ from typing import Any
 
 import yaml
 
-from tasks.runtime import ancestors, files, params
+from tasks.runtime import ancestors, files, params, recorded
 from tasks.runtime.errors import EnvironmentFault, IntegrityError, Preempted, UsageError, explain, run
 from tasks.runtime.locks import try_lock
 from tasks.runtime.stage_name import StageName
 
+DONE = "DONE"
+"""The manifest of a finished work copy of the outputs; written last."""
 ORPHAN_GRACE_SECONDS = 4.0
 LOCK_WAIT_SECONDS = 15.0
 KEPT_WORK_DIRECTORIES = 2
@@ -59,6 +62,7 @@ class Stage:
         declared = [out for kind in ("outs", "metrics", "plots") for out in entry.get(kind, [])]
         self.outs = [Path(next(iter(out)) if isinstance(out, dict) else out) for out in declared]
         self._digests: dict[Path, tuple[tuple[Any, ...], str]] = {}
+        self._recorded = recorded.outputs(Path())
         self.fingerprint = self._fingerprint()
         self.work = state_directory() / "work" / self.full_name / self.fingerprint[:16]
         self._stop = threading.Event()
@@ -94,15 +98,14 @@ class Stage:
             for directory in {out.parent for out in self.outs} | {self.work}:
                 if directory.is_dir():
                     files.remove_leftovers(directory)
-            done = self.work / "DONE"
-            runs = not done.exists()
+            runs = not self._is_done()
             if runs:
                 shutil.rmtree(self.work / "outs", ignore_errors=True)  # half written when it was killed
                 body(self)
                 missing = [str(o) for o in self.outs if not (self.work / "outs" / o).exists()]
                 if missing:
                     raise RuntimeError(f"{self.full_name} did not write {', '.join(missing)}")
-                files.write_json(done, {"stage": self.full_name, "fingerprint": self.fingerprint})
+                files.write_json(self.work / DONE, files.manifest_of(self.work / "outs", stage=self.full_name))
             if self._fingerprint() != self.fingerprint:
                 raise IntegrityError(
                     f"an input of {self.full_name} (code, params.yaml or data) changed while it ran, so its result is not"
@@ -112,6 +115,21 @@ class Stage:
                 _publish(self.work / "outs" / out, out)
             discard_old(self.work.parent, KEPT_WORK_DIRECTORIES - 1, but=self.work)
         return runs
+
+    def _is_done(self) -> bool:
+        """Whether an earlier command has finished the outputs and they are as it left them; damaged ones are made again."""
+        done = self.work / DONE
+        try:
+            if done.exists():
+                files.verify(self.work / "outs", done)
+                return True
+        except IntegrityError as error:
+            print(
+                f"warning: the finished result of {self.full_name} is made again: {str(error).partition(';')[0]}",
+                file=sys.stderr,
+            )
+            done.unlink()
+        return False
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -167,7 +185,7 @@ class Stage:
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
     def _digest(self, path: Path) -> str:
-        """Hash of a file or directory; hashed again only when sizes or times changed. A sealed one is verified."""
+        """Hash of a file or directory; hashed again only when sizes or times changed. What stages have made is verified."""
         if not path.exists():
             raise UsageError(f"{path} is missing; run dvc repro, which makes it first")
         if path in self.listed:
@@ -176,14 +194,27 @@ class Stage:
         parts = [p for p in parts if "__pycache__" not in p.parts]
         stamp = tuple((str(p), s.st_size, s.st_mtime_ns, s.st_ino) for p in parts for s in (p.stat(),))
         if path not in self._digests or self._digests[path][0] != stamp:
-            if (path / files.MANIFEST).exists():
-                files.verify(path)
-                parts = [path / files.MANIFEST]
+            hashes = self._verified(path, parts)
+            parts = [path / files.MANIFEST] if (path / files.MANIFEST).exists() else parts
             digest = hashlib.sha256()
             for part in parts:
-                digest.update(f"{part.relative_to(path)}\0{files.sha256(part)}\0".encode())
+                digest.update(f"{part.relative_to(path)}\0{hashes.get(part) or files.sha256(part)}\0".encode())
             self._digests[path] = (stamp, digest.hexdigest())
         return self._digests[path][1]
+
+    def _verified(self, path: Path, parts: list[Path]) -> dict[Path, str]:
+        """Check what stages have made of ``parts``, the files of the dependency ``path``; the hashes that were found.
+
+        Raises:
+            IntegrityError: a file is damaged.
+        """
+        hashes = {}
+        for sealed in (part.parent for part in parts if part.name == files.MANIFEST):
+            hashes |= {sealed / name: entry["sha256"] for name, entry in files.verify(sealed)["files"].items()}
+        for out, md5 in self._recorded.items():
+            if (out == path or path in out.parents) and out.exists() and not (out / files.MANIFEST).exists():
+                recorded.check(out, md5)
+        return hashes
 
 
 Body = Callable[[Stage], None]

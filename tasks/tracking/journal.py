@@ -26,6 +26,8 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from tasks.runtime import files
+from tasks.runtime.errors import IntegrityError
+from tasks.tracking import events
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -80,9 +82,9 @@ class Journal:
         if self._size == 0:
             self._write("start", run=run)
             return
-        events = list(read(self.path))
-        prefix = f"resume_{1 + sum(e['event'] == 'tags' and 'resumed' in e['tags'] for e in events)}"
-        first, now = ({**flat(r.get("tags", {})), **flat(r.get("params", {}))} for r in (events[0].get("run", {}), run))
+        known = list(read(self.path))
+        prefix = f"resume_{1 + sum(e['event'] == 'tags' and 'resumed' in e['tags'] for e in known)}"
+        first, now = ({**flat(r.get("tags", {})), **flat(r.get("params", {}))} for r in (known[0].get("run", {}), run))
         self.tags({"resumed": prefix, **{f"{prefix}.{k}": v for k, v in now.items() if first.get(k) != v}})
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -141,13 +143,36 @@ class Journal:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete events of a journal, in order; an unfinished or damaged last line is not an event."""
+    """The sound events of a journal, in order; an unfinished or damaged line is none (``faults`` names it)."""
     with path.open("rb") as file:
         for line in file:
-            event = _parse(line)
-            if event is None:
-                return
-            yield event
+            with contextlib.suppress(ValueError):
+                yield events.parse(line)
+
+
+def faults(path: Path) -> list[str]:
+    """What is wrong with lines of a journal, a text each; a last line without an end is one that is being written."""
+    found = []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                events.parse(line)
+            except ValueError as error:
+                found += [f"line {number}: {error}"] if line.endswith(b"\n") else []
+    return found
+
+
+def run_of(path: Path) -> dict[str, Any]:
+    """What a journal says at its start of its run.
+
+    Raises:
+        IntegrityError: it has no sound start.
+    """
+    first = next(read(path), {"event": None})
+    if first["event"] != "start":
+        raise IntegrityError(f"{path} is damaged: it does not say which run it is of; {files.MEND}")
+    run: dict[str, Any] = first["run"]
+    return run
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -189,21 +214,13 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) and "event" in event else None
-
-
 def _complete(path: Path) -> int:
-    size = 0
+    """Bytes up to the end of the last sound line."""
+    size = complete = 0
     with path.open("rb") as file:
         for line in file:
-            if _parse(line) is None:
-                break
             size += len(line)
-    return size
+            with contextlib.suppress(ValueError):
+                events.parse(line)
+                complete = size
+    return complete

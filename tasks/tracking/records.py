@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.runtime import files, recorded
 from tasks.runtime.locks import try_lock
 from tasks.runtime.settings import redact
 from tasks.runtime.stage_name import StageName
@@ -136,14 +137,24 @@ def training(root: Path, name: str) -> Record | None:
     return read_record(path) if path.exists() else None
 
 
-def records(root: Path) -> list[Record]:
+def records(root: Path, damage: list[str] | None = None) -> list[Record]:
     """Every journal of a project, one per fingerprint: the finished one, else the newest, rather the published copy than the
-    work; trainings first, reports last."""
+    work; trainings first, reports last.
+
+    Args:
+        damage: gets a line for each published journal that is not what dvc.lock records, which is passed over, and for each
+            damaged line of another.
+    """
     work = (*root.glob(".ssl/work/*/*/journal.jsonl"), *set_aside(root))
     paths = {*root.glob("out/journal/*.jsonl"), *root.glob("reports/journal.jsonl"), *work}
     best: dict[str, Record] = {}
+    published, damage = recorded.outputs(root), [] if damage is None else damage
     for path in sorted(paths):  # .ssl comes before out and reports
         with contextlib.suppress(FileNotFoundError):  # a work directory just removed
+            if path in published and recorded.digest(path) != published[path]:
+                damage.append(f"{path} is not the one that dvc.lock records and was passed over; {files.MEND}")
+                continue
+            damage += [f"{path}: {fault}; the line was left out" for fault in journal.faults(path)]
             record = read_record(path)
             if record is None:
                 continue

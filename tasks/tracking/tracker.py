@@ -43,7 +43,8 @@ class Tracker:
         settings.apply()
         self.root = root
         self.uri = os.environ["MLFLOW_TRACKING_URI"]
-        self.problems: list[str] = []
+        self.problems: list[str] = []  # what MLflow refuses
+        self.damage: list[str] = []  # what is wrong with journals, as of the last ``sync`` of all
         self._sent: dict[str, set[tuple[str, int]]] = {}  # run id -> (metric, step) that are there
         self._done: dict[str, str] = {}  # fingerprint -> digest of the journal that is there
         self.published: dict[str, str] = {}  # name -> run id of what ``sync`` found in out and reports
@@ -63,11 +64,12 @@ class Tracker:
     def sync(self, only: Path | None = None) -> int:
         """Send what is not there yet, of all journals or of ``only`` one; returns the number of journals that are complete.
 
-        What MLflow refuses for good is listed in ``problems``.
+        What MLflow refuses for good is listed in ``problems``, what is damaged in ``damage``.
         """
         complete = 0
         with self._guard():
-            read = records(self.root) if only is None else list(filter(None, [read_record(only)]))
+            self.damage.clear()
+            read = records(self.root, self.damage) if only is None else list(filter(None, [read_record(only)]))
             for record in read:
                 try:
                     complete += self._send_evaluation(record) if record.kind == "evaluate" else self._send_run(record)

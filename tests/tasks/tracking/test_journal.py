@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.tracking.journal import Journal, flat, read, surroundings
+from tasks.tracking.journal import Journal, faults, flat, read, surroundings
 from tests.conftest import ROOT
 
 RUN = {
@@ -173,3 +173,33 @@ def test_a_run_knows_its_commit_and_whether_the_code_differs_from_it(tmp_path, m
     (tmp_path / "tasks" / "new.py").touch()
     assert len(clean["git_commit"]) == 40
     assert (clean["git_dirty"], surroundings()["git_dirty"]) == ("false", "true")
+
+
+BAD = [
+    ({"time": None}, "time is missing"),
+    ({"time": "now"}, "time is 'now'"),
+    ({"step": 2**70}, "step is"),
+    ({"step": True}, "step is"),
+    ({"metrics": {"loss": "low"}}, "metrics is"),
+    ({"metrics": {"loss": 10**400}}, "metrics is"),
+    ({"metrics": [1]}, "metrics is"),
+    ({"event": "metrjcs"}, "its event is none of start"),
+    ({"event": []}, "its event is none of start"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), BAD)
+def test_a_damaged_line_is_named_and_left_out_and_the_rest_counts(tmp_path, change, words):
+    with begin(tmp_path / "j") as journal:
+        for step in (1, 2, 3):
+            journal.metrics(step, {"loss": 1.0})
+        journal.end("FINISHED")
+    lines = journal.path.read_text().splitlines()
+    line = {k: v for k, v in (json.loads(lines[2]) | change).items() if v is not None}
+    journal.path.write_text("\n".join([*lines[:2], json.dumps(line), *lines[3:], '{"event": "being wri']))
+    assert [e.get("step") for e in read(journal.path)] == [None, 1, 3, None]
+    (fault,) = faults(journal.path)
+    assert fault.startswith(f"line 3: {words}")
+    with Journal(journal.path) as resumed:
+        resumed.metrics(4, {"loss": 1.0})
+    assert [e.get("step") for e in read(journal.path)] == [None, 1, 3, None, 4]

@@ -2,7 +2,9 @@
 
 import contextlib
 import fcntl
+import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -18,7 +20,8 @@ import pytest
 
 from flows import artifacts
 from tasks import sync
-from tasks.runtime import settings, stage
+from tasks.doctor import Doctor
+from tasks.runtime import recorded, settings, stage
 from tasks.runtime.errors import TrackerDown
 from tasks.runtime.settings import redact
 from tasks.tracking.journal import Journal
@@ -26,6 +29,7 @@ from tasks.tracking.mirror import Mirror
 from tasks.tracking.records import clean, read_record, records
 from tasks.tracking.tracker import Tracker
 from tests.conftest import ROOT
+from tests.support.damage import mutated
 
 PYTHON = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
@@ -635,3 +639,58 @@ def _timed(action):
 
 def test_addresses_are_printed_without_user_and_password():
     assert redact("http://me:secret@host:5000/x failed") == "http://***@host:5000/x failed"
+
+
+def test_a_damaged_line_is_named_by_sync_and_doctor_and_the_rest_is_sent(root, capsys, monkeypatch):
+    for seed in (0, 1):
+        finished(root, seed, fingerprint=f"{seed}" * 8)
+    damaged = root / "out/journal/simclr-0.jsonl"
+    lines = damaged.read_text().splitlines(keepends=True)
+    at = next(i for i, line in enumerate(lines) if '"metrics"' in line)
+    damaged.write_text("".join([*lines[:at], lines[at].replace('"time"', '"thme"'), *lines[at + 1 :]]))
+    sync.once(root)
+    told = capsys.readouterr()
+    assert f"warning: {damaged}: line {at + 1}: time is missing; the line was left out" in told.err
+    assert "2 journals are in MLflow" in told.out and "Traceback" not in told.err
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    doctor = Doctor(root)
+    doctor.tracking()
+    assert any(f"{damaged}: line {at + 1}" in line for line in doctor.fixed) and not doctor.problems
+
+
+def test_a_published_journal_that_dvc_records_otherwise_is_passed_over(root):
+    for seed in (0, 1):
+        finished(root, seed, fingerprint=f"{seed}" * 8)
+    paths = [root / f"out/journal/simclr-{seed}.jsonl" for seed in (0, 1)]
+    outs = [{"path": str(p.relative_to(root)), "hash": "md5", "md5": recorded.digest(p)} for p in paths]
+    (root / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"pretrain": {"outs": outs}}}))
+    paths[0].write_text(paths[0].read_text().replace("0.", "9.", 1))
+    found: list[str] = []
+    assert [record.path for record in records(root, found)] == paths[1:]
+    assert len(found) == 1 and found[0].startswith(f"{paths[0]} is not the one that dvc.lock records and was passed over")
+
+
+def mutated_journals(root, count, seed):
+    """``count`` journals with a fault each are sent together with a sound one."""
+    chance = random.Random(seed)
+    finished(root)
+    data = (root / "out/journal/simclr-0.jsonl").read_bytes()
+    for number in range(count):
+        own = data.replace(b"pretrain@simclr-0", b"pretrain@simclr-%d" % (number + 1))
+        own = re.sub(rb'"fingerprint": "', b'"fingerprint": "%d-' % number, own)
+        (root / f"out/journal/simclr-{number + 1}.jsonl").write_bytes(mutated(own, chance))
+    tracker = Tracker(root)
+    assert tracker.sync() >= 1
+    assert (root / "mlruns/mlflow.db").exists() and tracker.run_id(
+        read_record(root / "out/journal/simclr-0.jsonl").run["fingerprint"]
+    )
+
+
+def test_mutated_journals_stop_nothing(root):
+    mutated_journals(root, 25, seed=0)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_hundreds_of_mutated_journals_stop_nothing(root, seed):
+    mutated_journals(root, 200, seed)
