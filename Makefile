@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run flow report ui sync doctor test stress check bench preset clean
+.PHONY: help setup run flow report ui sync doctor test quick stress check bench preset clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,7 +17,7 @@ setup: $(READY) ## make .venv and install the pinned dependencies
 $(READY): requirements.lock
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or newer, or give PYTHON=..."; exit 4; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; make PYTHON=python3.12 ..."; exit 4; }
-	@$(PYTHON) -m venv $(VENV) || { echo "error: no venv module; on Debian and Ubuntu: apt install python3-venv"; exit 4; }
+	@$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) could not make $(VENV), for the reason above"; exit 4; }
 	@echo "Installing the pinned dependencies into $(VENV) (2 to 5 minutes, about 6 GB with the GPU libraries) ..."
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@touch $@
@@ -40,8 +40,11 @@ sync: $(READY) ## bring MLflow up to date with the journals
 doctor: $(READY) ## find and repair what a crash left behind
 	@python -m tasks.doctor
 
-test: $(READY) ## the tests
+test: $(READY) ## the tests, 5 minutes on two cores
 	@python -m pytest -q
+
+quick: $(READY) ## the unit tests of science, parameters and images, a minute: none of them starts a command
+	@python -m pytest -q -n 2 -m 'not slow and not stress' tests/ssl_core tests/tasks/evaluate tests/tasks/prepare tests/tasks/runtime
 
 stress: $(READY) ## minutes of failures and kills
 	@python -m pytest -q -s -n 0 -m stress
@@ -50,7 +53,7 @@ check: $(READY) ## formatting, lint, types and the architecture rules
 	@ruff format --check .
 	@ruff check .
 	@mypy
-	@python -m pytest -q tests/whole/test_architecture.py tests/ssl_core/test_catalogue.py
+	@python -m pytest -q -n 0 tests/whole/test_architecture.py tests/ssl_core/test_catalogue.py
 
 bench: $(READY) ## speed against other libraries, side by side
 	@python -m benchmarks

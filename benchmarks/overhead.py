@@ -144,7 +144,7 @@ def server(home: dict[str, str]) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    command = [sys.executable, "-m", "uvicorn", "--factory", "flows.server:create_app", "--host", HOST, "--port", str(port)]
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(command, env=os.environ | home, stdout=quiet, stderr=quiet)
     try:

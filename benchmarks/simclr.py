@@ -29,7 +29,7 @@ from benchmarks.measure import Contender, Steps, interleave
 from ssl_core.engine.data import Images
 from ssl_core.engine.encoders import Encoder, build
 from ssl_core.engine.method import Batch, DataInfo
-from ssl_core.engine.train import Progress, Trainer, bf16_is_fast
+from ssl_core.engine.train import Position, Trainer, bf16_is_fast
 from ssl_core.methods.simclr import SimCLR
 from ssl_core.rng import Rng
 from tasks.preset import PRESETS, merge
@@ -85,7 +85,7 @@ def our_steps(trainer: Trainer, threads: int) -> Steps:
     """One step of the loop at a time."""
     torch.set_num_threads(threads)
 
-    def pause(_: Progress) -> None:
+    def pause(_: Position) -> None:
         raise _Pause
 
     while True:

@@ -1,6 +1,5 @@
 """What the flow leaves in Prefect's UI: a progress bar per stage, the leaderboard, and where to look further."""
 
-import csv
 import os
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ from prefect.artifacts import (
 )
 
 from tasks import ui
+from tasks.columns import HEADLINES
 from tasks.runtime import files
 from tasks.runtime.progress import Follower
 from tasks.sync import SENT
 
 PARENT = "pipeline"  # the run of the report
-SHOWN = ("method", "seed", "knn_top1", "linear_top1", "verdict", "encoder", "epochs", "seconds")
+SHOWN = ("method", "seed", *(score.name for score in HEADLINES), "encoder", "epochs", "seconds")
 
 
 class ProgressBar:
@@ -60,15 +60,17 @@ def publish(root: Path, summary: str) -> None:
     """The leaderboard as a table, and a page with the summary and the places to look."""
     board = root / "reports" / "leaderboard.csv"
     if board.exists():
-        with board.open(newline="") as file:
-            rows: list[dict[str, Any]] = [{k: _short(row[k]) for k in SHOWN if k in row} or row for row in csv.DictReader(file)]
-        create_table_artifact(table=rows, key="leaderboard", description="One row per method and seed")
+        import pandas as pd
+
+        table = pd.read_csv(board)
+        shown = table[[column for column in SHOWN if column in table]].map(_short)
+        create_table_artifact(table=shown.to_dict("records"), key="leaderboard", description="One row per method and seed")
     create_markdown_artifact(markdown=page(root, summary), key="summary", description="What this run did")
 
 
-def _short(cell: str) -> str:
-    """A number with as many digits as a reader wants."""
-    return f"{float(cell):.4g}" if "." in cell and cell.replace(".", "", 1).isdecimal() else cell
+def _short(cell: Any) -> str:
+    """A number with as many digits as a reader wants; nothing where there is none."""
+    return str(cell) if not isinstance(cell, float) else "" if cell != cell else f"{cell:.4g}"
 
 
 def page(root: Path, summary: str) -> str:

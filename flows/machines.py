@@ -14,7 +14,6 @@ import logging
 import platform
 import re
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,9 +31,10 @@ from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed
 
 from tasks.dvc import graph, lock_files
 from tasks.dvc.graph import PlannedStage
-from tasks.dvc.runner import Outcome, Runner
+from tasks.dvc.outcome import Fate, Outcome
+from tasks.dvc.runner import Runner, dvc
 from tasks.runtime import files, settings
-from tasks.runtime.errors import EnvironmentFault, Preempted, UsageError
+from tasks.runtime.errors import EnvironmentFault, Preempted, Stop, UsageError
 from tasks.runtime.locks import try_lock
 
 DEPLOYMENT = "run-stage/machines"
@@ -75,12 +75,17 @@ def run_stage(stage: str, inputs: list[str], commit: str, params: str, lock: str
             files.write_text(root / "params.yaml", params)
             files.write_text(root / "dvc.lock", lock)
             _dvc(root, "pull", "--force", *inputs)
-            outcome = runner.run(stage, lambda lines: [logger.info("%s", line) for line in lines] and None)
+
+            def watch(lines: list[str]) -> None:
+                for line in lines:
+                    logger.info("%s", line)
+
+            outcome = runner.run(stage, watch)
             if outcome.code:
-                return Failed(message=f"exit {outcome.code}: {outcome.message}")
+                return Failed(message=str(outcome))
             graph.push_run_cache(root)
         except EnvironmentFault as fault:  # the remote may be back the next time
-            return Failed(message=f"exit {fault.code}: {fault}")
+            return Failed(message=str(Outcome(fault.code, Fate.FAILED, str(fault))))
         except BaseException:  # a signal, a cancellation
             runner.stop()
             raise
@@ -113,7 +118,7 @@ class Machines:
 
     def __init__(self, local: Runner, plan: Sequence[PlannedStage]):
         self.local, self.root = local, local.root
-        self.inputs = {stage.name: sorted(stage.after) for stage in plan}
+        self.stages = {stage.name: stage for stage in plan}
         self.commit = _git(self.root, "rev-parse", "HEAD")
         if _git(self.root, "status", "--porcelain", "--", *CODE):
             raise UsageError(f"other machines have only what is committed; commit the changes in {', '.join(CODE)} first")
@@ -124,12 +129,12 @@ class Machines:
 
     def run(self, name: str, watch: Callable[[list[str]], None] = lambda lines: None) -> Outcome:
         """Bring one stage up to date, wherever; see ``Runner.run``."""
-        if "@" not in name:
+        if self.stages[name].parts.method is None:
             return self.local.run(name, watch)
         try:
-            self._push(self.inputs[name])
+            self._push(sorted(self.stages[name].after))
         except EnvironmentFault as fault:
-            return Outcome(fault.code, "failed", str(fault))
+            return Outcome(fault.code, Fate.FAILED, str(fault))
         state = self._elsewhere(name, watch)
         if not state.is_completed():
             return _outcome(state)
@@ -152,12 +157,13 @@ class Machines:
 
     def _elsewhere(self, name: str, watch: Callable[[list[str]], None]) -> State[None]:
         """Have a machine run a stage; how its flow run ended."""
+        inputs = sorted(self.stages[name].after)
         request = {
             "stage": name,
-            "inputs": self.inputs[name],
+            "inputs": inputs,
             "commit": self.commit,
             "params": (self.root / "params.yaml").read_text(),
-            "lock": lock_files.lock_of(self.root, self.inputs[name]),
+            "lock": lock_files.lock_of(self.root, inputs),
             "leader": _here(self.root),
         }
         with get_client(sync_client=True) as client:
@@ -179,15 +185,15 @@ class Machines:
         """The final state of a flow run; that of a machine which fell silent is ``Crashed``."""
         heard, since = None, time.monotonic()
         while True:
-            found = client.read_flow_run(flow_run_id)
-            if found.state is not None and found.state.is_final():
-                return found.state
-            if found.updated != heard:
-                heard, since = found.updated, time.monotonic()
-            elif found.state is not None and time.monotonic() - since > PATIENCE.get(found.state.type, float("inf")):
+            run = client.read_flow_run(flow_run_id)
+            if run.state is not None and run.state.is_final():
+                return run.state
+            if run.updated != heard:
+                heard, since = run.updated, time.monotonic()
+            elif run.state is not None and time.monotonic() - since > PATIENCE.get(run.state.type, float("inf")):
                 client.set_flow_run_state(flow_run_id, Crashed(message="its machine gave no sign of life"), force=True)
             if self._stopping.wait(POLL_SECONDS):
-                raise Preempted(f"{found.name} was cancelled")
+                raise Preempted(f"{run.name} was cancelled")
 
 
 def _cancel(client: SyncPrefectClient, flow_run_id: UUID) -> None:
@@ -208,17 +214,16 @@ def _still_running(client: SyncPrefectClient, request: dict[str, Any]) -> FlowRu
 def _outcome(state: State[None]) -> Outcome:
     """How a stage failed elsewhere; a machine that went away is no fault of the stage."""
     message = state.message or state.name or ""
-    found = re.match(r"exit (\d+): (.*)", message, re.S)
-    if found:
-        return Outcome(int(found[1]), "failed", found[2])
-    return Outcome(70 if state.is_failed() else Preempted.code, "failed", message)
+    said = re.match(r"exit (\d+): (.*)", message, re.S)  # ``str`` of the machine's own Outcome
+    if said:
+        return Outcome(int(said[1]), Fate.FAILED, said[2])
+    return Outcome(Stop.code if state.is_failed() else Preempted.code, Fate.FAILED, message)
 
 
 def _dvc(root: Path, *arguments: str) -> None:
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        raise EnvironmentFault(f"dvc {arguments[0]}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
+    fault = dvc(root, *arguments)
+    if fault:
+        raise EnvironmentFault(f"dvc {arguments[0]}: {fault}")
 
 
 def _git(root: Path, *arguments: str) -> str:

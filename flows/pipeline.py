@@ -24,14 +24,14 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows import artifacts, runs
+from flows import artifacts, own_server, runs
 from flows.machines import AT_A_TIME, Machines
-from ssl_core.config import ConfigError
 from tasks.dvc import graph, lock_files
-from tasks.dvc.runner import Outcome, Runner
+from tasks.dvc.outcome import Fate, Outcome
+from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule, default_parallelism
 from tasks.runtime import params
-from tasks.runtime.errors import StageFailed, Stop, UsageError, run
+from tasks.runtime.errors import MISTAKES, Stop, run
 from tasks.runtime.locks import try_lock
 from tasks.tracking.records import records
 
@@ -53,10 +53,10 @@ def worth_retrying(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
     retry_delay_seconds=RETRY_SECONDS,
     retry_condition_fn=worth_retrying,
 )
-def stage(name: str, stale: bool, runner: Runner | Machines) -> State[None]:
+def stage(name: str, stale: bool, runner: Runner | Machines) -> State[Outcome]:
     """Bring one stage up to date and show what it says meanwhile."""
     if not stale:
-        return Completed(name="Unchanged", message="nothing it depends on changed")
+        return _state(Outcome(0, Fate.UNCHANGED, "nothing it depends on changed"))
     logger = get_run_logger()
     bar = artifacts.ProgressBar(name, runner.root)
 
@@ -65,11 +65,15 @@ def stage(name: str, stale: bool, runner: Runner | Machines) -> State[None]:
             logger.info("%s", line)
         bar.update()
 
-    outcome = runner.run(name, watch)
-    if outcome.code:
-        return Failed(message=f"exit {outcome.code}: {outcome.message}", data=outcome)
-    names = {"unchanged": "Unchanged", "restored": "Restored", "ran": "Completed"}
-    return Completed(name=names[outcome.how], message=outcome.how)
+    return _state(runner.run(name, watch))
+
+
+def _state(outcome: Outcome) -> State[Outcome]:
+    """What Prefect shows: ``Completed``, ``Restored``, ``Unchanged`` or ``Failed``."""
+    if outcome.how is Fate.FAILED:
+        return Failed(message=str(outcome), data=outcome)
+    name = "Completed" if outcome.how is Fate.RAN else outcome.how.name.capitalize()
+    return Completed(name=name, message=outcome.message or outcome.how, data=outcome)
 
 
 @flow(name="ssl-pipeline", persist_result=False, on_completion=[runs.forget], on_failure=[runs.forget])
@@ -98,35 +102,30 @@ def pipeline(
         with workspace(root, wanted):
             for line in lock_files.repair(root):
                 logger.info("%s", line)
-            plan, before = graph.plan(root), lock_files.remember_order(root)
+            plan = graph.plan(root)
             schedule = Schedule(plan, methods, seeds, targets)
-            if any(planned.stale for planned in plan):
+            if schedule.stale:
                 params.check(graph.read_params(root))
             local = Runner(root, environment={"SSL_FLOW_RUN_ID": flow_run.id}, pull=machines)
             runner = Machines(local, plan) if machines else local
-            codes = work(schedule, runner, parallelism or (AT_A_TIME if machines else default_parallelism(root)))
-            lock_files.tidy_lock(root, before, [stage.name for stage in plan], finished=not codes)
-            if set(schedule.fate.values()) != {"Unchanged"} and records(root):
+            work(schedule, runner, parallelism or (AT_A_TIME if machines else default_parallelism(root)))
+            lock_files.put_in_order(root, [planned.name for planned in plan])
+            if any(outcome.how is not Fate.UNCHANGED for outcome in schedule.outcomes.values()) and records(root):
                 subprocess.run([sys.executable, "-m", "tasks.sync"], cwd=root)
             if wanted and not schedule.failed:
                 logger.info("%s", graph.save_experiment(root, flow_run.name, schedule.done()))
             summary = schedule.summary()
             artifacts.publish(root, summary)
-    except (UsageError, ConfigError) as error:  # the user's mistake: a line, where Prefect would log a traceback
+    except MISTAKES as error:  # the user's mistake: a line, where Prefect would log a traceback
         return Failed(message=str(error), data=error)
     logger.info("%s", summary)
-    if codes:
-        return Failed(message=summary, data=StageFailed(codes[0], schedule.first_failure))
+    if schedule.failure:
+        return Failed(message=summary, data=schedule.failure)
     return Completed(message=summary)
 
 
-def work(schedule: Schedule, runner: Runner | Machines, parallelism: int) -> list[int]:
-    """Start what is ready until nothing is left; on a signal stop all and start nothing more.
-
-    Returns:
-        The exit codes of the stages that failed.
-    """
-    codes: list[int] = []
+def work(schedule: Schedule, runner: Runner | Machines, parallelism: int) -> None:
+    """Start what is ready until nothing is left; on a signal stop all and start nothing more."""
     done: queue.Queue[PrefectFuture[Any]] = queue.Queue()
     running: dict[Any, str] = {}
     futures: dict[str, PrefectFuture[Any]] = {}
@@ -140,16 +139,13 @@ def work(schedule: Schedule, runner: Runner | Machines, parallelism: int) -> lis
                 futures[planned.name], running[future.task_run_id] = future, planned.name
                 future.add_done_callback(done.put)
             if not running:
-                return codes
+                return
             future = done.get()
             future.wait()  # takes over the final state, without asking the server
-            state = future.state
-            if not state.is_completed():
-                outcome = state.result(raise_on_failure=False)
-                codes.append(outcome.code if isinstance(outcome, Outcome) else Stop.code)
-            schedule.finished(
-                running.pop(future.task_run_id), state.name if state.is_completed() else "Failed", state.message or ""
-            )
+            outcome = future.state.result(raise_on_failure=False)
+            if not isinstance(outcome, Outcome):  # the task itself broke
+                outcome = Outcome(Stop.code, Fate.FAILED, future.state.message or "")
+            schedule.finished(running.pop(future.task_run_id), outcome)
     except BaseException:  # Ctrl-C, SIGTERM, `prefect flow-run cancel`, an API that went away
         runner.stop()
         raise
@@ -181,12 +177,12 @@ def _wait_for(lock: IO[str], shared: bool) -> None:
 def additions(root: Path, methods: list[str] | None, seeds: list[int] | None) -> list[str]:
     """Overrides that make params.yaml list what was asked for; nothing is ever taken out, so that reports stay comparable."""
     run = graph.read_params(root)["run"]
-    found = []
+    overrides = []
     for key, wanted in (("methods", methods), ("seeds", seeds)):
         new = [w for w in wanted or () if w not in run[key]]
         if new:
-            found.append(f"run.{key}=[{','.join(str(v) for v in [*run[key], *new])}]")
-    return found
+            overrides.append(f"run.{key}=[{','.join(str(v) for v in [*run[key], *new])}]")
+    return overrides
 
 
 def main() -> None:
@@ -203,6 +199,7 @@ def main() -> None:
     parser.add_argument("-j", "--parallelism", type=int, metavar="N", help="stages at a time")
     parser.add_argument("--machines", action="store_true", help="train and evaluate on the machines of the pool of that name")
     given = parser.parse_args()
+    own_server.close()
     state = pipeline(
         given.methods,
         given.seeds,
@@ -215,7 +212,7 @@ def main() -> None:
     if state.is_completed():
         return
     error = state.result(raise_on_failure=False)
-    if isinstance(error, Stop | ConfigError):
+    if isinstance(error, (Stop, *MISTAKES)):
         raise error
     raise Stop(f"{(state.message or 'the flow failed').splitlines()[0]}; see above")
 

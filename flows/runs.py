@@ -15,6 +15,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
+from flows import own_server
 from tasks.runtime.locks import try_lock
 
 GONE = Crashed(message="its process is gone")
@@ -62,5 +63,6 @@ def _close_tasks(client: SyncPrefectClient, flow_run_id: UUID) -> None:
 
 
 if __name__ == "__main__":
+    own_server.close()
     for flow_run in close_dead(Path.cwd()):
         print(f"closed flow run {flow_run}: its process is gone")

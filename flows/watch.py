@@ -12,15 +12,15 @@ from prefect import flow, get_run_logger
 from prefect.deployments import run_deployment
 from prefect.states import Completed
 
+from flows import own_server
 from tasks.dvc import graph
-from tasks.runtime import files
-from tasks.runtime.files import listing_digest
+from tasks.runtime import files, params
 
 STATE = Path(".ssl") / "watch.json"
 
 
-def verdict(digest: str, before: dict[str, str]) -> str:
-    """``first`` look, ``same`` as what was last run on, still ``arriving``, or ``changed`` and settled."""
+def news(digest: str, before: dict[str, str]) -> str:
+    """What a look shows: ``first`` look, ``same`` as what was last run on, still ``arriving``, or ``changed`` and settled."""
     if not before:
         return "first"
     if digest == before["run"]:
@@ -37,14 +37,12 @@ def watch(folder: str | None = None, deployment: str = "ssl-pipeline/nightly") -
         deployment: what to start when something changed.
     """
     data = graph.read_params(Path.cwd())["data"]
-    if folder is None and data["source"] not in ("folder", "archive"):
+    if folder is None and data["source"] in ("sample", "torchvision"):
         return Completed(name="Nothing to watch", message=f"no images arrive in data.source: {data['source']}")
-    path = folder or data["path"]
-    if not Path(path).exists():
-        raise FileNotFoundError(f"{path} does not exist; set data.path in params.yaml")
-    digest = listing_digest(Path(path))
+    path = params.images_path(folder or data["path"])
+    digest = files.listing_digest(path)
     before = json.loads(STATE.read_text()) if STATE.exists() else {}
-    seen = verdict(digest, before)
+    seen = news(digest, before)
     if seen == "changed":
         started = run_deployment(deployment, timeout=0, as_subflow=False)
         get_run_logger().info("new images in %s: started %s", path, started.name)
@@ -54,4 +52,5 @@ def watch(folder: str | None = None, deployment: str = "ssl-pipeline/nightly") -
 
 
 if __name__ == "__main__":
+    own_server.close()
     watch()

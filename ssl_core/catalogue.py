@@ -1,50 +1,62 @@
-"""The methods by name: one line each. A new method adds a line here, a file, a block in params.yaml and a test."""
+"""The methods by name, as their files in ``ssl_core/methods`` declare them. A new file there is a new method.
 
+The declarations are read from the source: importing the files would load torch, which takes seconds, and half of the
+commands need only names.
+"""
+
+import ast
 import importlib
-from typing import TYPE_CHECKING
+from importlib import resources
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from ssl_core.engine.method import Method
 
-# name: (year, family, paper)
-METHODS: dict[str, tuple[int, str, str]] = {
-    "exemplar": (2014, "pretext", "arXiv 1406.6909"),
-    "context": (2015, "pretext", "arXiv 1505.05192"),
-    "jigsaw": (2016, "pretext", "arXiv 1603.09246"),
-    "counting": (2017, "pretext", "arXiv 1708.06734"),
-    "rotation": (2018, "pretext", "arXiv 1803.07728"),
-    "npid": (2018, "contrastive", "arXiv 1805.01978"),
-    "cpc": (2018, "contrastive", "arXiv 1807.03748"),
-    "moco": (2019, "contrastive", "arXiv 2003.04297"),
-    "simclr": (2020, "contrastive", "arXiv 2002.05709"),
-    "pirl": (2019, "contrastive", "arXiv 1912.01991"),
-    "byol": (2020, "non-contrastive", "arXiv 2006.07733"),
-    "pcl": (2020, "clustering", "arXiv 2005.04966"),
-    "simsiam": (2020, "non-contrastive", "arXiv 2011.10566"),
-    "barlow": (2021, "non-contrastive", "arXiv 2103.03230"),
-    "vicreg": (2021, "non-contrastive", "arXiv 2105.04906"),
-    "swav": (2020, "clustering", "arXiv 2006.09882"),
-    "dino": (2021, "non-contrastive", "arXiv 2104.14294"),
-    "nnclr": (2021, "contrastive", "arXiv 2104.14548"),
-    "mae": (2021, "reconstruction", "arXiv 2111.06377"),
-    "lejepa": (2025, "non-contrastive", "arXiv 2511.08544"),
-}
+PACKAGE = "ssl_core.methods"
 
-# The rows to compare with; the same stages run them.
-BASELINES: dict[str, str] = {
-    "raw_pixels": "the pixels themselves as features",
-    "random_init": "the untrained encoder",
-    "supervised": "the same encoder trained with all labels, same budget",
-}
+
+class Entry(NamedTuple):
+    """What the class of a method says of itself (``ssl_core.engine.method.Method``)."""
+
+    year: int
+    family: str
+    paper: str
+    title: str
+
+
+def _declared(source: str) -> dict[str, Any]:
+    """The constants of the first class with a title: ``title``, ``family`` and, of a method, ``year`` and ``paper``."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef):
+            assigned = [a for a in node.body if isinstance(a, ast.Assign) and isinstance(a.value, ast.Constant)]
+            constants = {ast.unparse(a.targets[0]): ast.literal_eval(a.value) for a in assigned}
+            if "title" in constants:
+                return {name: constants[name] for name in Entry._fields if name in constants}
+    return {}
+
+
+def _read() -> dict[str, dict[str, Any]]:
+    files = (f for f in resources.files(PACKAGE).iterdir() if f.name.endswith(".py") and not f.name.startswith("_"))
+    found = {f.name.removesuffix(".py"): _declared(f.read_text(encoding="utf-8")) for f in files}
+    return dict(sorted(found.items(), key=lambda item: (item[1].get("year", 0), item[0])))
+
+
+_DECLARED = _read()
+
+METHODS: dict[str, Entry] = {name: Entry(**about) for name, about in _DECLARED.items() if about.get("family") != "baseline"}
+"""The self-supervised methods, oldest first."""
+
+BASELINES: dict[str, str] = {name: about["title"] for name, about in _DECLARED.items() if name not in METHODS}
+"""The rows to compare with; the same stages run them."""
 
 
 def load_class(name: str) -> "type[Method]":
     """The class of a method or baseline: the only subclass of ``Method`` defined in ``ssl_core/methods/<name>.py``."""
     from ssl_core.engine.method import Method
 
-    module = importlib.import_module(f"ssl_core.methods.{name}")
+    module = importlib.import_module(f"{PACKAGE}.{name}")
     classes = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
-    found = [c for c in classes if issubclass(c, Method)]
-    if len(found) != 1:
-        raise ValueError(f"ssl_core/methods/{name}.py must define exactly one Method, not {len(found)}")
-    return found[0]
+    methods = [c for c in classes if issubclass(c, Method)]
+    if len(methods) != 1:
+        raise ValueError(f"ssl_core/methods/{name}.py must define exactly one Method, not {len(methods)}")
+    return methods[0]

@@ -13,7 +13,7 @@ BLOCK = 8192
 def kmeans(x: Tensor, k: int, iterations: int, *parts: int) -> tuple[Tensor, Tensor]:
     """Lloyd's algorithm from a k-means++ start (Arthur and Vassilvitskii, SODA 2007), a fixed number of iterations.
 
-    A cluster that becomes empty restarts at the point that is farthest from its centroid (several: the next farthest).
+    A cluster that becomes empty restarts at the point that is farthest from its centroid, a second one at the next farthest.
 
     Args:
         x: (N, D) float.

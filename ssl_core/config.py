@@ -83,7 +83,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where} is {value!r}; it must be one of {', '.join(names)}{_suggestion(str(value), names)}")
         return value
     if origin is tuple:
-        return _convert_tuple(hint, value, where)
+        return _convert_tuple(typing.get_args(hint), value, where)
+    if origin is dict:
+        return _convert_dict(typing.get_args(hint)[1], value, where)
+    if isinstance(hint, type) and issubclass(hint, tuple):  # a NamedTuple
+        return hint(*_convert_tuple(tuple(typing.get_type_hints(hint).values()), value, where))
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where} is {value!r}; it must be a mapping")
@@ -91,8 +95,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     return _convert_scalar(hint, AT_LEAST_0, value, where)
 
 
-def _convert_tuple(hint: Any, value: Any, where: str) -> Any:
-    args = typing.get_args(hint)
+def _convert_dict(hint: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} is {value!r}; it must be a mapping")
+    return {_convert(str, key, f"a key of {where}"): _convert(hint, item, f"{where}.{key}") for key, item in value.items()}
+
+
+def _convert_tuple(args: tuple[Any, ...], value: Any, where: str) -> Any:
     if not isinstance(value, (list, tuple)):
         raise ConfigError(f"{where} is {value!r}; it must be a list")
     if len(args) == 2 and args[1] is Ellipsis:

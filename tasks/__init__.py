@@ -1,4 +1,13 @@
-"""The stages: files, processes and tracking around ``ssl_core``."""
+"""All that touches files, processes and other programs, around the science of ``ssl_core``.
+
+- ``prepare``, ``pretrain``, ``evaluate``, ``report``, ``register``: a folder for each stage of dvc.yaml, in the order in which
+  they run. ``python -m tasks.STAGE`` is the stage's command. No stage imports another one; it reads what the other one wrote.
+- ``results`` and ``leaderboard`` read the numbers of all methods. Both last stages use them, and ``make run`` does.
+- ``runtime``, ``tracking`` and ``dvc`` carry the stages: how one runs, what is noted of it, and when it runs.
+- The other modules are what a user starts: ``run``, ``doctor``, ``preset``, ``sync``, ``ui``, ``embed`` and ``standalone``.
+
+``flows`` imports this package. This package imports no flow.
+"""
 
 import os
 

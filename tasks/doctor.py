@@ -16,11 +16,10 @@ from tasks.dvc import graph, lock_files
 from tasks.runtime import files, settings
 from tasks.runtime.errors import EnvironmentFault, IntegrityError, Stop, UsageError, run
 from tasks.runtime.locks import try_lock
-from tasks.runtime.stage import discard
+from tasks.runtime.stage import KEPT_WORK_DIRECTORIES, discard_old
 from tasks.tracking.records import records
 
 NEEDED_BYTES = 2 * 2**30
-KEPT_WORK_DIRECTORIES = 2  # per stage that is out of date: one to go on from, one in case an edit is undone
 WATCHED = ("data", "out", "reports", ".ssl", "mlruns")
 
 
@@ -48,8 +47,8 @@ class Doctor:
             fixed, problems = len(self.fixed), len(self.problems)
             try:
                 check()
-            except Stop as found:
-                self.problems.append(found)
+            except Stop as problem:
+                self.problems.append(problem)
             for line in self.fixed[fixed:]:
                 print(f"{name}: {line}", flush=True)
             for problem in self.problems[problems:]:
@@ -67,11 +66,11 @@ class Doctor:
         for line in tomllib.loads(project.read_text())["project"]["dependencies"]:
             wanted = Requirement(line)
             try:
-                found = metadata.version(wanted.name)
+                version = metadata.version(wanted.name)
             except metadata.PackageNotFoundError:
-                found = "no version"
-            if found == "no version" or not wanted.specifier.contains(found, prereleases=True):
-                self.problems.append(EnvironmentFault(f"{wanted} is needed, {found} is installed; run make setup"))
+                version = "no version"
+            if version == "no version" or not wanted.specifier.contains(version, prereleases=True):
+                self.problems.append(EnvironmentFault(f"{wanted} is needed, {version} is installed; run make setup"))
 
     def disk(self) -> None:
         """There is room for checkpoints and outputs."""
@@ -96,15 +95,12 @@ class Doctor:
         try:
             plan = graph.plan(self.root)
         except UsageError as error:
-            hint = (
-                "git checkout dvc.lock, then dvc repro: results come back from DVC's cache" if "dvc.lock" in str(error) else ""
-            )
-            raise UsageError(f"{error}" + (f"; {hint}" if hint else "")) from None
+            hint = "; git checkout dvc.lock, then dvc repro: results come back from DVC's cache"
+            raise UsageError(f"{error}{hint if 'dvc.lock' in str(error) else ''}") from None
         stale = {s.name for s in plan if s.stale}
         for directory in sorted((self.root / ".ssl" / "work").glob("*")):
             kept = KEPT_WORK_DIRECTORIES if directory.name in stale else 0
-            newest = sorted((d for d in directory.iterdir() if d.is_dir()), key=lambda d: d.stat().st_mtime, reverse=True)
-            self.fixed += [f"removed old work {work.relative_to(self.root)}" for work in newest[kept:] if discard(work)]
+            self.fixed += [f"removed old work {work.relative_to(self.root)}" for work in discard_old(directory, kept)]
 
     def seals(self) -> None:
         """Every sealed directory still has the bytes it was sealed with."""

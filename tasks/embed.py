@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssl_core.evaluation.knn import neighbors
+from ssl_core.evaluation.knn import nearest_neighbors
 from tasks.prepare.decoding import Job, decode_all
-from tasks.prepare.folders import ArchiveSource, FolderSource, Source
+from tasks.prepare.images import DEPTH
 from tasks.prepare.intake import ONE_WORKER
 from tasks.prepare.layout import Item, is_image
+from tasks.prepare.source import FileSource
+from tasks.prepare.sources.archive import ArchiveSource
+from tasks.prepare.sources.folder import FolderSource
 from tasks.register import registry
 from tasks.runtime import settings
 from tasks.runtime.errors import DataError, UsageError, run
@@ -29,13 +32,13 @@ SHOWN = 5
 """Images whose neighbors are printed without ``--query``; also the most pairs of near-duplicates."""
 
 
-class _Flat(Source):
+class _Flat(FileSource):
     """Every image, wherever it is: folders mean nothing here."""
 
-    def _arrange(self, names: Sequence[str], folders: Sequence[str], where: str) -> None:
+    def place(self, names: Sequence[str], folders: Sequence[str], where: str) -> None:
         self.items = [Item(name, "train", -1) for name in sorted(names) if is_image(name)]
 
-    def _check_sums(self, text: bytes) -> None:
+    def check_sums(self, text: bytes) -> None:
         pass
 
 
@@ -57,7 +60,7 @@ def embed(path: Path, encoder: registry.Loaded) -> tuple[list[str], torch.Tensor
     if not path.exists():
         raise UsageError(f"{path} does not exist")
     source = _Folder(path) if path.is_dir() else _Archive(path)
-    made = encoder.facts["encoder"]
+    made = encoder.config["encoder"]
     size, channels = made["image_size"], made["channels"]
     names = [item.name for item in source.items]
     features: dict[int, torch.Tensor] = {}
@@ -67,12 +70,13 @@ def embed(path: Path, encoder: registry.Loaded) -> tuple[list[str], torch.Tensor
     def flush() -> None:
         pixels = np.stack([np.frombuffer(p, np.uint8).reshape(size, size, channels).transpose(2, 0, 1) for _, p in batch])
         with torch.inference_mode():
-            for (row, _), feature in zip(batch, encoder.program(torch.from_numpy(pixels.copy())), strict=True):
+            for (row, _), feature in zip(batch, encoder.module(torch.from_numpy(pixels.copy())), strict=True):
                 features[row] = feature
         batch.clear()
 
     jobs = (Job(row, names[row], content) for row, content in source.read(range(len(names))))
-    with closing(decode_all(jobs, size, channels, workers=1 if len(names) <= ONE_WORKER else None)) as answers:
+    workers, depth = 1 if len(names) <= ONE_WORKER else None, encoder.facts.get("bit_depth", DEPTH)
+    with closing(decode_all(jobs, size, channels, workers, depth)) as answers:
         for done in answers:
             if done.bad:
                 bad.append((names[done.row], done.bad))
@@ -99,7 +103,7 @@ def likeness(features: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Te
     """
     centered = features - features.mean(0) if len(features) > 2 else features
     unit = torch.nn.functional.normalize(centered, dim=1)
-    similarity, index = neighbors(unit, unit, count + 1)
+    similarity, index = nearest_neighbors(unit, unit, count + 1)
     itself = index == torch.arange(len(unit))[:, None]
     itself[:, -1] |= ~itself.any(1)  # among more than ``count`` copies an image may not find itself
     return similarity[~itself].view(len(unit), -1), index[~itself].view(len(unit), -1)

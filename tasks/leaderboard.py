@@ -3,26 +3,22 @@
 ``python -m tasks.leaderboard`` prints it.
 """
 
-import csv
 import html
-import io
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ssl_core.evaluation.scores import Score
+from tasks.columns import COLUMNS, PRETEXT, table_scores
 from tasks.results import Result, Row, champion, known, load_results, model_name, ranked
 from tasks.runtime import errors
 from tasks.runtime.files import read_json
 from tasks.runtime.settings import redact
 
-COLUMNS = (
-    "method", "seed", "encoder", "epochs", "knn_top1", "knn_low", "knn_high", "linear_top1", "linear_low",
-    "linear_high", "holdout_knn_top1", "holdout_linear_top1", "layer", "lambda", "knn_layer", "k", "temperature", "verdict",
-    "feature_std", "effective_rank", "alignment", "uniformity", "nmi", "ari", "pretext_accuracy", "dim", "parameters",
-    "seconds", "images_per_second", "peak_memory_bytes", "full_schedule_seconds",
-)  # fmt: skip
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def safe_cell(value: Any) -> Any:
@@ -35,13 +31,10 @@ def safe_cell(value: Any) -> Any:
 
 def to_csv(results: Sequence[Result]) -> str:
     """One line per method and seed, in rank order, every number in full."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in ranked(results):
-        for result in row.results:
-            writer.writerow([safe_cell(result.get(column)) for column in COLUMNS])
-    return out.getvalue()
+    import pandas as pd
+
+    lines = [[safe_cell(result.get(column)) for column in COLUMNS] for row in ranked(results) for result in row.results]
+    return pd.DataFrame(lines, columns=list(COLUMNS), dtype=object).to_csv(index=False, lineterminator="\n")
 
 
 def percent(value: float | None, spread: float | None = None) -> str:
@@ -61,53 +54,48 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 86400:.1f} d"
 
 
+def text(score: Score, row: Row) -> str:
+    """A score of one method for people: the mean over its seeds; of verdicts the worst, of other words the best seed's."""
+    if score.form == "text":
+        return row.verdict if score.name == "verdict" else row.best.get(score.name) or "–"
+    mean, spread = row.mean(score.name), row.std(score.name)
+    if score.form == "share":
+        return percent(mean, spread)
+    return "–" if mean is None else f"{mean:,.{score.digits}f}"
+
+
 def cells(row: Row) -> dict[str, str]:
     """The texts of one line of the short table; a dash where there is no number."""
-    interval = row.best.metrics.get("linear_interval")
-    scores = {
-        "kNN %": "knn_top1",
-        "linear %": "linear_top1",
-        "held-out %": "holdout_linear_top1",
-        "pretext %": "pretext_accuracy",
-    }
-    texts = {title: percent(row.mean(column), row.std(column)) for title, column in scores.items()}
-    rank, speed = row.mean("effective_rank"), row.mean("images_per_second")
-    return {
-        "method": row.method + (" *" if row.is_baseline else ""),
-        "kNN %": texts.pop("kNN %"),
-        "linear %": texts.pop("linear %"),
-        "95 % interval": f"{percent(interval[0])} to {percent(interval[1])}" if interval else "–",
-        **texts,
-        "rank": "–" if rank is None else f"{rank:.1f}",
-        "verdict": row.verdict,
-        "time": duration(row.mean("seconds")),
-        "images/s": "–" if not speed else f"{speed:,.0f}",
-    }
+    line = {"method": row.method + (" *" if row.is_baseline else "")}
+    for score in table_scores():
+        line[f"{score.short or score.title}{' %' if score.form == 'share' else ''}"] = text(score, row)
+        if score.name == "linear_top1":
+            interval = row.best.metrics.interval("linear")
+            line["95 % interval"] = f"{percent(interval[0])} to {percent(interval[1])}" if interval else "–"
+    speed = row.mean("images_per_second")
+    return line | {"time": duration(row.mean("seconds")), "images/s": f"{speed:,.0f}" if speed else "–"}
 
 
-def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Column titles and lines, without the columns that hold no number at all."""
-    lines = [cells(row) for row in rows]
-    names = [name for name in lines[0] if any(line[name] != "–" for line in lines)]
-    return names, [[line[name] for name in names] for line in lines]
+def table(results: Sequence[Result]) -> "pd.DataFrame":
+    """The short table: a line for each method, best first, without the columns that hold no number at all."""
+    import pandas as pd
+
+    found = pd.DataFrame([cells(row) for row in ranked(results)])
+    return found.loc[:, (found != "–").any()]
 
 
 def to_markdown(results: Sequence[Result]) -> str:
     """The short table for GitHub and for people."""
-    names, lines = _table(ranked(results))
-    escaped = [
-        [html.escape(text).replace("|", "\\|").replace("`", "\\`").replace("*", "\\*") for text in line] for line in lines
-    ]
-    table = ["| " + " | ".join(line) + " |" for line in [names, ["---"] * len(names), *escaped]]
-    return "# Leaderboard\n\n" + "\n".join(table) + f"\n\n{footnote(results)}\n"
+    found = table(results)
+    escaped = found.map(lambda cell: html.escape(cell).replace("|", "\\|").replace("`", "\\`").replace("*", "\\*"))
+    lines = [list(found), ["---"] * len(found.columns), *escaped.to_numpy()]
+    return "# Leaderboard\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{footnote(results)}\n"
 
 
 def to_text(results: Sequence[Result]) -> str:
     """The short table for a terminal."""
-    names, lines = _table(ranked(results))
-    widths = [max(len(line[i]) for line in [names, *lines]) for i in range(len(names))]
-    return "\n".join("  ".join(t.ljust(w) if i == 0 else t.rjust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True)))
-                     for line in [names, *lines]) + f"\n\n{footnote(results)}"  # fmt: skip
+    found = table(results).set_index("method").rename_axis(index=None, columns="method")
+    return found.to_string(col_space=[len(title) + 1 for title in found]) + f"\n\n{footnote(results)}"
 
 
 def footnote(results: Sequence[Result]) -> str:
@@ -119,14 +107,14 @@ def footnote(results: Sequence[Result]) -> str:
         first = f"Sorted by the held-out linear score, which chooses{tested}"
     if seeds > 1:
         notes.append(f"mean ± standard deviation of {seeds} seeds, interval of the best of them")
-    if known(results, "pretext_accuracy"):
+    if known(results, PRETEXT.name):
         notes.append("pretext: share right in the method's own task in the last epoch")
     return "\n".join(line for line in (f"{first}.", "; ".join(notes), supervised_note(results), *warnings(results)) if line)
 
 
 def warnings(results: Sequence[Result]) -> list[str]:
     """The alarms that methods raised in their last epoch, a sentence each."""
-    return [f"{r.name}: {text}." for r in results for text in r.encoder.get("warnings", ())]
+    return [f"{r.name}: {text}." for r in results for text in r.training.warnings]
 
 
 def supervised_note(results: Sequence[Result]) -> str:
@@ -144,10 +132,8 @@ def load_lines(dataset: str) -> tuple[str, str]:
     """The Python that loads the champion, from the tracking server in use or, in the project's root, the default store."""
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
     store = redact(server) if server.startswith("http") else "sqlite:///mlruns/mlflow.db"
-    return (
-        f'import mlflow; mlflow.set_tracking_uri("{store}")',
-        f'encoder = mlflow.pytorch.load_model("models:/{model_name(dataset)}@champion")',
-    )
+    model = f"models:/{model_name(dataset)}@champion"
+    return "from tasks.encoder import load", f'encoder = load("{model}", store="{store}")'
 
 
 def show(root: Path) -> None:

@@ -1,4 +1,4 @@
-"""What was found: one ``Result`` per method and seed, read from the metrics and journals, and what is chosen by them."""
+"""What was found: one ``Result`` for each method and seed, read from metrics and journals, and what is chosen by them."""
 
 import re
 import statistics
@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ssl_core.catalogue import BASELINES
+from tasks import metrics
+from tasks.columns import COLUMNS
+from tasks.metrics import VERDICTS, Metrics
 from tasks.runtime import params
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.files import read_json
@@ -18,14 +21,43 @@ FULL_SCHEDULE = 200
 
 
 @dataclass(frozen=True)
-class Result:
-    """One encoder (method and seed): its metrics, its description and what its training cost."""
+class Training:
+    """How an encoder was made and what that cost. None: not known here, or there was no training."""
 
-    method: str
-    seed: int
-    metrics: dict[str, Any]
-    encoder: dict[str, Any]
-    cost: dict[str, Any] = field(default_factory=dict)
+    epochs: int | None = None
+    dim: int | None = None
+    """Of its features."""
+    parameters: int | None = None
+    pretext_accuracy: float | None = None
+    """Share right in the method's own task in the last epoch."""
+    warnings: tuple[str, ...] = ()
+    """The alarms that were still raised in the last epoch, a sentence each."""
+    seconds: float | None = None
+    images_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+
+    @property
+    def full_schedule_seconds(self) -> float | None:
+        """What ``FULL_SCHEDULE`` epochs would take."""
+        return self.seconds / self.epochs * FULL_SCHEDULE if self.seconds and self.epochs else None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One encoder: what its evaluation found and how it was made."""
+
+    metrics: Metrics
+    training: Training = field(default_factory=Training)
+
+    @property
+    def method(self) -> str:
+        """The method or baseline it was trained by."""
+        return self.metrics.method
+
+    @property
+    def seed(self) -> int:
+        """Of its training."""
+        return self.metrics.seed
 
     @property
     def name(self) -> str:
@@ -37,20 +69,14 @@ class Result:
         """Whether it is a row to compare with and not a method."""
         return self.method in BASELINES
 
+    @property
+    def is_collapsed(self) -> bool:
+        """Whether its features are alike for all images."""
+        return self.metrics.verdict == "collapsed"
+
     def get(self, column: str) -> Any:
         """A number or text by the name of its column in the table, or None where it does not exist (no labels, no training)."""
-        score, _, end = column.rpartition("_")
-        if end in ("low", "high"):
-            return (self.metrics.get(f"{score}_interval") or (None, None))[end == "high"]
-        for source in (*(self.metrics.get(part, {}) for part in ("health", "protocol")), self.metrics, self.cost, self.encoder):
-            if column in source and not isinstance(source[column], dict):
-                return source[column]
-        if column == "pretext_accuracy":  # of the last epoch, on augmented training images
-            return None if self.is_baseline else (self.encoder.get("health") or {}).get("accuracy")
-        if column == "encoder":
-            return (self.encoder.get("encoder") or {}).get("config", {}).get("name")
-        seconds, epochs = self.cost.get("seconds"), self.encoder.get("epochs")
-        return seconds / epochs * FULL_SCHEDULE if column == "full_schedule_seconds" and seconds and epochs else None
+        return COLUMNS[column](self)
 
 
 @dataclass(frozen=True)
@@ -68,13 +94,12 @@ class Row:
     @property
     def best(self) -> Result:
         """The seed with the best held-out score: the one people take home and pictures show."""
-        return max(self.results, key=lambda r: (score(r), -r.seed))
+        return max(self.results, key=lambda r: (merit(r), -r.seed))
 
     @property
     def verdict(self) -> str:
         """The worst verdict of its seeds."""
-        order = ("healthy", "dimensional collapse", "collapsed")
-        return max((r.metrics.get("verdict", "healthy") for r in self.results), key=order.index)
+        return max((r.metrics.verdict for r in self.results), key=VERDICTS.index)
 
     def values(self, column: str) -> list[float]:
         """The column's values over the seeds, without the absent ones."""
@@ -91,20 +116,20 @@ class Row:
         return statistics.stdev(values) if len(values) > 1 else None
 
 
-def score(result: Result) -> float:
+def merit(result: Result) -> float:
     """What encoders are chosen by: held-out linear accuracy; without labels the effective rank; never the test split.
 
     A collapsed encoder comes after every other one.
     """
     value = result.get("holdout_linear_top1")
     value = result.get("effective_rank") if value is None else value
-    return (-1e9 if result.metrics.get("verdict") == "collapsed" else 0.0) + (value or 0.0)
+    return (-1e9 if result.is_collapsed else 0.0) + (value or 0.0)
 
 
 def champion(results: Iterable[Result]) -> Result | None:
-    """The encoder to take: the best ``score`` among the methods; None if there is none that has not collapsed."""
-    methods = [r for r in results if not r.is_baseline and r.metrics.get("verdict") != "collapsed"]
-    return max(methods, key=lambda r: (score(r), r.method, -r.seed), default=None)
+    """The encoder to take: the one with the most ``merit`` among the methods; None if there is none that has not collapsed."""
+    methods = [r for r in results if not r.is_baseline and not r.is_collapsed]
+    return max(methods, key=lambda r: (merit(r), r.method, -r.seed), default=None)
 
 
 def load_results(root: Path) -> tuple[list[Result], list[str]]:
@@ -126,12 +151,29 @@ def load_results(root: Path) -> tuple[list[Result], list[str]]:
 
 
 def _read(root: Path, method: str, seed: int) -> Result | None:
-    metrics = root / f"out/metrics/{method}-{seed}.json"
-    if not metrics.exists():
+    name = f"{method}-{seed}"
+    path = root / f"out/metrics/{name}.json"
+    if not path.exists():
         return None
-    encoder = root / f"out/encoders/{method}-{seed}/encoder.json"
-    return Result(
-        method, seed, read_json(metrics), read_json(encoder) if encoder.exists() else {}, read_cost(root, f"{method}-{seed}")
+    result = Result(metrics.load(path), read_training(root, name))
+    if result.name != name:
+        raise IntegrityError(f"{path} holds the metrics of {result.name}; run dvc repro evaluate@{name}")
+    return result
+
+
+def read_training(root: Path, name: str) -> Training:
+    """How the encoder ``METHOD-SEED`` was made, as far as its files are here."""
+    path = root / f"out/encoders/{name}/encoder.json"
+    facts, cost = read_json(path) if path.exists() else {}, read_cost(root, name)
+    return Training(
+        epochs=facts.get("epochs"),
+        dim=facts.get("dim"),
+        parameters=cost.get("parameters", facts.get("parameters")),
+        pretext_accuracy=(facts.get("health") or {}).get("accuracy"),
+        warnings=tuple(facts.get("warnings", ())),
+        seconds=cost.get("seconds"),
+        images_per_second=cost.get("images_per_second"),
+        peak_memory_bytes=cost.get("peak_memory_bytes"),
     )
 
 
@@ -148,7 +190,7 @@ def ranked(results: Iterable[Result]) -> list[Row]:
     for result in results:
         groups.setdefault(result.method, []).append(result)
     rows = [Row(method, tuple(sorted(group, key=lambda r: r.seed))) for method, group in groups.items()]
-    return sorted(rows, key=lambda row: -statistics.fmean(score(r) for r in row.results))
+    return sorted(rows, key=lambda row: -statistics.fmean(merit(r) for r in row.results))
 
 
 def known(results: Sequence[Result], column: str) -> bool:

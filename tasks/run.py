@@ -1,7 +1,7 @@
 """``make run``: bring every stage up to date with ``dvc repro``, several side by side, and say what came out.
 
 The result is that of plain ``dvc repro``, byte for byte: DVC decides what is stale and records it, each training has its
-fixed number of threads. ``--jobs 1`` is one stage after another.
+fixed number of threads. ``--jobs 1`` is one stage after another. dvc.lock ends in the order of the graph.
 """
 
 import argparse
@@ -9,44 +9,25 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 from tasks import leaderboard
 from tasks.dvc import graph, lock_files
-from tasks.dvc.live import Live
-from tasks.dvc.runner import Outcome, Runner
-from tasks.dvc.schedule import FAILED, Schedule, default_parallelism
+from tasks.dvc.live import Screen
+from tasks.dvc.outcome import Fate, Outcome
+from tasks.dvc.runner import Runner
+from tasks.dvc.schedule import Schedule, default_parallelism
 from tasks.runtime import params, settings
-from tasks.runtime.errors import Preempted, StageFailed, UsageError, run
+from tasks.runtime.errors import Preempted, UsageError, run
 from tasks.runtime.progress import clock
-
-NAMES = {"unchanged": "Unchanged", "restored": "Restored", "ran": "Completed"}
-
-
-def work(schedule: Schedule, runner: Runner, jobs: int, pool: ThreadPoolExecutor) -> list[int]:
-    """Start what is ready until nothing is left; the exit codes of the stages that failed."""
-    codes: list[int] = []
-    live = Live(runner.root, len(schedule.chosen))
-    running: dict[Future[Outcome], str] = {}
-    while not schedule.over():
-        for stage in schedule.ready(jobs - len(running)):
-            if stage.stale:
-                running[pool.submit(runner.run, stage.name, live.start(stage.name))] = stage.name
-            else:
-                schedule.finished(stage.name, "Unchanged")
-                live.finish(stage.name, "unchanged")
-        for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
-            name, outcome = running.pop(future), future.result()
-            codes += [outcome.code] if outcome.code else []
-            schedule.finished(name, FAILED if outcome.code else NAMES[outcome.how], outcome.message)
-            live.finish(name, outcome.how)
-    return codes
+from tasks.tracking.records import records
 
 
 def main() -> None:
-    """Check, plan, work, bring MLflow up to date, show the table."""
+    """The command line: work, bring MLflow up to date, show the table."""
     parser = argparse.ArgumentParser(prog="python -m tasks.run", description=__doc__.splitlines()[0])
     parser.add_argument("targets", nargs="*", help="only these stages and what they need (pretrain, evaluate@byol-0)")
     parser.add_argument("-j", "--jobs", type=int, help="stages at a time; default: cores // train.threads")
@@ -55,27 +36,41 @@ def main() -> None:
         raise UsageError("--jobs must be at least 1")
     settings.apply()
     root, started = Path.cwd(), time.monotonic()
-    for line in lock_files.repair(root):
-        print(line)
-    plan, before = graph.plan(root), lock_files.remember_order(root)
-    schedule = Schedule(plan, targets=options.targets or None)
-    codes: list[int] = []
-    if any(stage.stale for stage in plan):
-        params.check(params.load())
-        codes = bring_up_to_date(schedule, Runner(root), options.jobs or default_parallelism(root))
-        subprocess.run([sys.executable, "-m", "tasks.sync"])
+    schedule = bring_up_to_date(root, options.targets, options.jobs)
+    if schedule.stale:
+        if records(root):  # nothing to send otherwise, and MLflow takes seconds to start
+            subprocess.run([sys.executable, "-m", "tasks.sync"])
         print(schedule.summary())
     else:
         print("Nothing has changed.")
-    lock_files.tidy_lock(root, before, [stage.name for stage in plan], finished=not codes)
-    if not codes or any(Path("out/metrics").glob("*.json")):
+    if not schedule.failed or any(Path("out/metrics").glob("*.json")):
         leaderboard.show(Path())
     print(f"{clock(time.monotonic() - started)} in all")
-    if codes:
-        raise StageFailed(codes[0], schedule.first_failure)
+    if schedule.failure:
+        raise schedule.failure
 
 
-def bring_up_to_date(schedule: Schedule, runner: Runner, jobs: int) -> list[int]:
+def bring_up_to_date(root: Path, targets: Collection[str] = (), jobs: int | None = None) -> Schedule:
+    """Repair what a crash left, then run what is stale of ``targets`` (default: all); what became of each stage.
+
+    Raises:
+        UsageError, ConfigError: the graph, params.yaml or a target is wrong; nothing was started.
+        Preempted: Ctrl-C or SIGTERM came; every stage has ended.
+    """
+    for line in lock_files.repair(root):
+        print(line)
+    plan = graph.plan(root)
+    schedule = Schedule(plan, targets=targets)
+    if schedule.stale:
+        params.check(graph.read_params(root))
+        jobs = jobs or default_parallelism(root)
+        with ThreadPoolExecutor(jobs) as pool:
+            _work_until_stopped(schedule, Runner(root), jobs, pool)
+    lock_files.put_in_order(root, [stage.name for stage in plan])
+    return schedule
+
+
+def _work_until_stopped(schedule: Schedule, runner: Runner, jobs: int, pool: ThreadPoolExecutor) -> None:
     """Work, and stop every stage cleanly on Ctrl-C or SIGTERM."""
 
     def stop(number: int, frame: Any) -> None:
@@ -83,14 +78,30 @@ def bring_up_to_date(schedule: Schedule, runner: Runner, jobs: int) -> list[int]
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    with ThreadPoolExecutor(jobs) as pool:
-        try:
-            return work(schedule, runner, jobs, pool)
-        except BaseException:  # here: leaving the pool waits for its threads, and they for their stages
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)
-            runner.stop()
-            raise
+    try:
+        _work(schedule, runner, jobs, pool)
+    except BaseException:  # here: leaving the pool waits for its threads, and they for their stages
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        runner.stop()
+        raise
+
+
+def _work(schedule: Schedule, runner: Runner, jobs: int, pool: ThreadPoolExecutor) -> None:
+    """Start what is ready until nothing is left."""
+    running: dict[Future[Outcome], str] = {}
+    with Screen(runner.root, len(schedule.chosen)) as screen:
+        while not schedule.over():
+            for stage in schedule.ready(jobs - len(running)):
+                if stage.stale:
+                    running[pool.submit(runner.run, stage.name, screen.start(stage.name))] = stage.name
+                else:
+                    schedule.finished(stage.name, Outcome(0, Fate.UNCHANGED, ""))
+                    screen.finish(stage.name, Fate.UNCHANGED)
+            for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
+                name, outcome = running.pop(future), future.result()
+                schedule.finished(name, outcome)
+                screen.finish(name, outcome.how)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tasks.columns import HEADLINES
 from tasks.runtime import files, params
 from tasks.runtime.errors import run
 
@@ -34,12 +35,12 @@ def main() -> None:
     for name in names:
         stage("pretrain", name, str(options.seed))
         stage("evaluate", name, str(options.seed))
-    columns = ("knn_top1", "linear_top1", "holdout_linear_top1")
+    columns = [score.name for score in HEADLINES if score.form == "share"]
     print(f"{'method':12}" + "".join(f"{c:>22}" for c in columns) + "   verdict")
     for name in names:
-        found = files.read_json(Path(f"out/metrics/{name}-{options.seed}.json"))
-        cells = "".join(f"{found[c]:22.4f}" if c in found else f"{'-':>22}" for c in columns)
-        print(f"{name:12}{cells}   {found['verdict']}")
+        metrics = files.read_json(Path(f"out/metrics/{name}-{options.seed}.json"))
+        cells = "".join(f"{metrics[c]:22.4f}" if c in metrics else f"{'-':>22}" for c in columns)
+        print(f"{name:12}{cells}   {metrics['verdict']}")
 
 
 if __name__ == "__main__":

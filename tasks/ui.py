@@ -1,4 +1,4 @@
-"""``make ui``: MLflow's and Prefect's servers on loopback until Ctrl-C."""
+"""``make ui``: MLflow's and Prefect's servers on loopback until Ctrl-C, for their own pages and this machine's programs."""
 
 import json
 import os
@@ -30,6 +30,15 @@ def _free(port: int, variable: str) -> int:
     return port
 
 
+def _hosts(port: int) -> list[str]:
+    """What a server is called by whom it answers: a page of another site, or with another name for this address, is refused."""
+    return [f"{HOST}:{port}", f"localhost:{port}"]
+
+
+def _origins(port: int) -> list[str]:
+    return [f"http://{host}" for host in _hosts(port)]
+
+
 def main() -> None:
     """Start both, wait until they answer, print their addresses."""
     settings.apply()
@@ -38,13 +47,15 @@ def main() -> None:
     if store.startswith("sqlite"):  # make it here, once: two processes opening a new file at the same time damage it
         subprocess.run([sys.executable, "-m", "tasks.sync"], check=True)
     here, python = ["--host", HOST, "--port"], [sys.executable, "-m"]
+    own = ["--allowed-hosts", ",".join(_hosts(mlflow)), "--cors-allowed-origins", ",".join(_origins(mlflow))]
     commands = [
-        [*python, "mlflow", "server", *here, str(mlflow), "--workers", "1", "--backend-store-uri", store],
-        [*python, "prefect", "server", "start", *here, str(prefect)],
+        [*python, "mlflow", "server", *here, str(mlflow), "--workers", "1", "--backend-store-uri", store, *own],
+        [*python, "uvicorn", "--factory", "flows.server:create_app", *here, str(prefect)],
     ]
     environment = os.environ | {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PREFECT_SERVER_UI_API_URL": f"http://{HOST}:{prefect}/api",  # else the page asks port 4200, or PREFECT_API_URL
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(_origins(prefect)),
     }
     quiet = subprocess.DEVNULL
     servers = [subprocess.Popen(c, env=environment, stdout=quiet, stderr=quiet, start_new_session=True) for c in commands]

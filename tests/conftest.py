@@ -23,6 +23,19 @@ def pytest_unconfigure() -> None:
     logging.raiseExceptions = False
 
 
+COMMANDS = ("tests.support.project", "tests.support.tiny_graph", "tests.support.registered")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose tests start commands are marked ``slow``; they come first, so that no worker is left with one at the end."""
+    for item in items:
+        names = {getattr(value, "__module__", None) or getattr(value, "__name__", None) for value in vars(item.module).values()}  # type: ignore[attr-defined]
+        if names.intersection(COMMANDS):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The project's root."""

@@ -49,7 +49,7 @@ _LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as in Pillow and torchvision
 _CHUNK = 1 << 20  # values of a color pass on a CPU: the handful of arrays of one chunk stay in its shared cache
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
     """The recipe of one random view."""
 

@@ -88,7 +88,7 @@ def any_of(*flags: bool) -> tuple[bool, ...]:
     return tuple(bool(flag) for flag in raised)
 
 
-def share(data: bytes = b"") -> bytes:
+def broadcast_bytes(data: bytes = b"") -> bytes:
     """The first process's ``data``, in every process."""
     if world_size() == 1:
         return data

@@ -18,7 +18,7 @@ from ssl_core.config import ConfigError, Count, unknown_name
 NAMES = ("small", "resnet18", "resnet34", "resnet50", "vit", "pixels")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """Which network to train."""
 
@@ -61,7 +61,8 @@ class GroupNorm(nn.GroupNorm):
     """Group normalization in float32: exacter, and on a CPU, casts included, two and a half times as fast as in bfloat16."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.float()).to(x.dtype)
+        weight, bias = (None if p is None else p.float() for p in (self.weight, self.bias))
+        return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
 
 
 def _norm(kind: str, channels: int) -> nn.Module:

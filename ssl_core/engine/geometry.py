@@ -131,13 +131,13 @@ def _crop_boxes(rng: Rng, height: int, width: int, scale: tuple[float, float], f
     widths, heights = torch.sqrt(area * ratio).round_(), torch.sqrt(area / ratio).round_()
     valid = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
     first = valid.to(torch.uint8).argmax(1, keepdim=True)
-    found = valid.any(1)
+    any_valid = valid.any(1)
     center_width = min(width, round(height * _RATIO[1]))
     center_height = min(height, round(width / _RATIO[0]))
-    crop_width = torch.where(found, widths.gather(1, first)[:, 0], center_width)
-    crop_height = torch.where(found, heights.gather(1, first)[:, 0], center_height)
-    top = torch.where(found, (u[:, -3] * (height - crop_height + 1)).floor(), (height - center_height) // 2)
-    left = torch.where(found, (u[:, -2] * (width - crop_width + 1)).floor(), (width - center_width) // 2)
+    crop_width = torch.where(any_valid, widths.gather(1, first)[:, 0], center_width)
+    crop_height = torch.where(any_valid, heights.gather(1, first)[:, 0], center_height)
+    top = torch.where(any_valid, (u[:, -3] * (height - crop_height + 1)).floor(), (height - center_height) // 2)
+    left = torch.where(any_valid, (u[:, -2] * (width - crop_width + 1)).floor(), (width - center_width) // 2)
     return top, left, crop_height, crop_width, u[:, -1] < flip
 
 

@@ -69,7 +69,7 @@ def alignment(first: Tensor, second: Tensor) -> float:
     return float((F.normalize(first.double()) - F.normalize(second.double())).square().sum(1).mean())
 
 
-def verdict(values: Mapping[str, float], reference: Mapping[str, float]) -> Verdict:
+def judge(values: Mapping[str, float], reference: Mapping[str, float]) -> Verdict:
     """Judge ``health`` values against those of the same encoder before training, on the same images.
 
     An untrained encoder is no zero: rectified and averaged features share a large mean, so that its feature_std is only

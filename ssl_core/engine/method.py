@@ -19,7 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from ssl_core.engine.augment import AugmentConfig
+from ssl_core.engine.augment import AugmentConfig, normalize, view
 from ssl_core.engine.encoders import Encoder
 from ssl_core.rng import Rng
 
@@ -40,14 +40,19 @@ class DataInfo:
     """What a method may know about the data before it sees any."""
 
     num_images: int
+    """Training images, N."""
     image_size: int
+    """Side in pixels."""
     channels: int
+    """1 grey, 3 color."""
     mean: tuple[float, ...]
     """Per channel, of pixels in [0, 1]."""
     std: tuple[float, ...]
+    """Likewise."""
     labels: Tensor | None = None
     """(N,) int64, -1 where unknown. Only the supervised baseline reads it."""
     num_classes: int = 0
+    """Of the labels."""
 
 
 Embed = Callable[[nn.Module], Tensor]
@@ -55,13 +60,24 @@ Embed = Callable[[nn.Module], Tensor]
 
 
 class Method(nn.Module, ABC):
-    """One self-supervised learning algorithm."""
+    """One self-supervised learning algorithm, or a baseline to compare with.
 
+    A method declares its first four constants as plain literals: ``ssl_core.catalogue`` reads them from the source.
+    """
+
+    title: ClassVar[str]
+    """What people call it."""
+    family: ClassVar[str]
+    """``pretext``, ``contrastive``, ``non-contrastive``, ``clustering``, ``reconstruction``, another word, or ``baseline``."""
+    year: ClassVar[int]
+    """Of its first publication. A baseline has none, and no paper."""
+    paper: ClassVar[str]
+    """Where to find it: ``arXiv 2002.05709``."""
     Config: ClassVar[type]
     """Frozen dataclass of the method's own numbers; every field's value comes from params.yaml, none has a default.
     Under each field: the paper's number, and that for small images or short trainings where it differs."""
     alarms: ClassVar[Mapping[str, str]] = {}
-    """Scalars of ``loss`` that are 1 in a step in which the method goes wrong in its own way, else 0, and what that means."""
+    """What it means when a scalar of ``loss``, by its name, is 1: in this step the method goes wrong in a way of its own."""
 
     def __init__(self, encoder: Encoder, config: Any, augment: AugmentConfig, data: DataInfo):
         super().__init__()
@@ -69,6 +85,19 @@ class Method(nn.Module, ABC):
         self.config = config
         self.augment = augment
         self.data = data
+
+    def view(self, images: Tensor, rng: Rng, augment: AugmentConfig | None = None, size: int | None = None) -> Tensor:
+        """One random view of each image (B, C, H, W), normalized: (B, C, S, S) float32.
+
+        Args:
+            augment: another recipe than the method's.
+            size: another side S than the recipe's.
+        """
+        return view(images, rng, augment or self.augment, self.data.mean, self.data.std, size)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Pixels (..., C, H, W), uint8 or in [0, 1], as the encoder takes them: float32, by the data set's mean and spread."""
+        return normalize(x, self.data.mean, self.data.std)
 
     @abstractmethod
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:

@@ -11,7 +11,7 @@ from ssl_core.config import BelowOne, Count, Positive, Share
 from ssl_core.engine.method import Method
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How to train; the comments are in params.yaml."""
 

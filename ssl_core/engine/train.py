@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ssl_core.config import ConfigError
 from ssl_core.engine import distributed
-from ssl_core.engine.augment import normalize, to_unit, view
 from ssl_core.engine.data import Images
+from ssl_core.engine.features import frozen
 from ssl_core.engine.health import health
 from ssl_core.engine.method import Batch, Method
 from ssl_core.engine.optim import TrainConfig, build_optimizer, load_optimizer_tensors, optimizer_tensors, set_lr
@@ -30,7 +30,7 @@ class NonFinite(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Progress:
+class Position:
     """Where the training is."""
 
     step: int
@@ -94,7 +94,7 @@ class Trainer:
     # ------------------------------------------------------------------ running
 
     def run(
-        self, on_step: Callable[[Progress], None] | None = None, on_epoch: Callable[[dict[str, float]], None] | None = None
+        self, on_step: Callable[[Position], None] | None = None, on_epoch: Callable[[dict[str, float]], None] | None = None
     ) -> None:
         """Train from the current step to the end; the callbacks may raise to stop between two steps."""
         if not self.history:
@@ -110,7 +110,7 @@ class Trainer:
                     self._close_epoch(epoch + 1, on_epoch)
                 if on_step is not None:
                     seen = (self.step - first) * self.config.batch_size
-                    on_step(Progress(self.step, self.steps, epoch, self.epochs, seen))
+                    on_step(Position(self.step, self.steps, epoch, self.epochs, seen))
 
     def _rest_of_epoch(self, epoch: int) -> Iterator[Tensor]:
         """This process's share of each batch that is left of the epoch: (B / world,) ids."""
@@ -172,20 +172,16 @@ class Trainer:
         """Label-free indicators on evenly spaced training images and one augmented pair of views of each."""
         count = min(self.config.health_images, len(self.images))
         ids = torch.arange(count, device=self.device) * len(self.images) // count
-        data, views = self.method.data, []
-        for number in (1, 2):
-            rng = Rng(ids, self.seed, HEALTH, number)
-            views.append(view(self.images.batch(ids), rng, self.method.augment, data.mean, data.std))
-        with torch.no_grad():
-            plain = self.features(self.method.exported, ids)
-            pair = [self._forward_all(self.method.exported, v) for v in views]
-        return health(plain, (pair[0], pair[1]))
+        plain = self.features(self.method.exported, ids)
+        rngs = (Rng(ids, self.seed, HEALTH, number) for number in (1, 2))
+        views = (self.method.view(self.images.batch(ids), rng) for rng in rngs)
+        first, second = (frozen(self.method.exported, torch.split(x, EMBED_BATCH), self.precision)[0] for x in views)
+        return health(plain, (first, second))
 
     def features(self, module: nn.Module, ids: Tensor) -> Tensor:
-        """Outputs of ``module`` for the images ``ids``, un-augmented, in evaluation mode (B, D) float32."""
-        data = self.method.data
-        parts = [normalize(to_unit(self.images.batch(chunk)), data.mean, data.std) for chunk in torch.split(ids, EMBED_BATCH)]
-        return self._forward_all(module, torch.cat(parts))
+        """Outputs (B, D) float32 of ``module`` for the images ``ids``, un-augmented, in evaluation mode."""
+        batches = (self.method.normalize(self.images.batch(chunk)) for chunk in torch.split(ids, EMBED_BATCH))
+        return frozen(module, batches, self.precision)[0]
 
     @torch.no_grad()
     def embed(self, module: nn.Module) -> Tensor:
@@ -195,16 +191,6 @@ class Trainer:
         ids = torch.arange(world * share, device=self.device)[distributed.local_rows(share)] % n
         own = torch.cat([self.features(module, chunk) for chunk in torch.split(ids, 10 * EMBED_BATCH)])
         return distributed.gather_keys(own)[:n]
-
-    def _forward_all(self, module: nn.Module, x: Tensor) -> Tensor:
-        was_training = module.training
-        module.eval()
-        with torch.no_grad(), self.autocast():
-            out = torch.cat(
-                [module(chunk.contiguous(memory_format=torch.channels_last)).float() for chunk in torch.split(x, EMBED_BATCH)]
-            )
-        module.train(was_training)
-        return out
 
     # ------------------------------------------------------------------ stopping and going on
 

@@ -13,7 +13,7 @@ from ssl_core.engine.data import Images
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import DataInfo
 from ssl_core.engine.optim import TrainConfig
-from ssl_core.engine.train import Progress, Trainer
+from ssl_core.engine.train import Position, Trainer
 from ssl_core.methods.supervised import Config, Supervised
 
 
@@ -26,7 +26,7 @@ def finetune(
     epochs: int,
     seed: int,
     device: torch.device,
-    on_step: Callable[[Progress], None] | None = None,
+    on_step: Callable[[Position], None] | None = None,
 ) -> tuple[Encoder, nn.Linear]:
     """Train a copy of ``encoder`` and a new linear head, with the recipe and the augmentation of its pretraining.
 

@@ -48,7 +48,7 @@ def knn(
         raise ValueError("kNN needs at least one training image, k >= 1 and temperature > 0")
     train, queries = _fixed_point(train), _fixed_point(queries)
     choices = [(n, t) for n in k for t in temperature]
-    found = {choice: torch.empty(len(queries), dtype=torch.int64, device=train.device) for choice in choices}
+    predictions = {choice: torch.empty(len(queries), dtype=torch.int64, device=train.device) for choice in choices}
     for start in range(0, len(queries), block):
         rows = queries[start : start + block]
         similarity, index = _candidates(train, rows, max(k))
@@ -64,11 +64,11 @@ def knn(
         for scores, (n, t) in zip(votes, choices, strict=True):
             predicted = scores.argmax(1)
             predicted[unproven] = _vote(exact_similarity, labels[exact_index], n, t, num_classes).argmax(1)
-            found[n, t][start : start + block] = predicted
-    return found
+            predictions[n, t][start : start + block] = predicted
+    return predictions
 
 
-def neighbors(train: Tensor, queries: Tensor, k: int, block: int = 256) -> tuple[Tensor, Tensor]:
+def nearest_neighbors(train: Tensor, queries: Tensor, k: int, block: int = 256) -> tuple[Tensor, Tensor]:
     """The min(k, N) most similar rows of ``train`` (N, D) for each of ``queries`` (Q, D), exactly.
 
     Returns:
@@ -105,16 +105,16 @@ def _top(similarity: Tensor, count: int) -> tuple[Tensor, Tensor]:
     n = similarity.shape[1]
     size = math.isqrt(n // count)
     if size < 3:
-        found = torch.topk(similarity, count)
-        return found.values, found.indices
+        largest = torch.topk(similarity, count)
+        return largest.values, largest.indices
     width = n // size
     maxima = similarity[:, : size * width].reshape(-1, size, width).amax(1)
     groups = torch.topk(maxima, count, sorted=False).indices
     offsets = width * torch.arange(size, device=similarity.device)
     rest = torch.arange(size * width, n, device=similarity.device).expand(len(similarity), -1)
     index = torch.cat([(groups[:, None] + offsets[:, None]).flatten(1), rest], 1)
-    found = torch.topk(similarity.gather(1, index), count)
-    return found.values, index.gather(1, found.indices)
+    largest = torch.topk(similarity.gather(1, index), count)
+    return largest.values, index.gather(1, largest.indices)
 
 
 def _vote(similarity: Tensor, near: Tensor, k: int, temperature: float, num_classes: int) -> Tensor:
@@ -124,18 +124,26 @@ def _vote(similarity: Tensor, near: Tensor, k: int, temperature: float, num_clas
 
 
 def _proven(similarity: Tensor, scores: Tensor, k: int, temperature: float, error: float, total: int) -> Tensor:
-    """Whether the best class (Q,) stays the best however the similarities err, each by at most ``error``."""
-    best = torch.topk(F.pad(scores, (0, 1)), 2).values
+    """Whether the best class (Q,) stays the best, however the similarities err, each by at most ``error`` e.
+
+    Errors can do two things. They change weights: a weight is exp(similarity / T), so each class score stays within a share
+    ``slack`` = exp(e / T) - 1 of itself. And they exchange neighbors: let b be the k-th similarity. A candidate beyond the
+    first k can come in only if its similarity is at least b - 2e, and it pushes out a neighbor whose similarity is at most
+    b + 2e. Neither of the two can weigh more than exp((b + 3e) / T), so all exchanges together move a class score by at most
+    that times the number of such candidates, ``exchanged``. The best class is proven if its score at the least is above the
+    second's at the most. Images that are no candidates must have no chance to come in: the last candidate is below b - 2e.
+    """
+    first, second = torch.topk(F.pad(scores, (0, 1)), 2).values.unbind(1)
     slack = math.expm1(error / temperature)
-    bound = similarity[:, k - 1 : k] - 2 * error
-    outside = (similarity[:, k:] >= bound).sum(1)  # may change places with neighbors that are about as far
-    swapped = outside * torch.exp((similarity[:, k - 1] - similarity[:, 0] + 3 * error) / temperature)
-    sure = best[:, 0] * (1 - slack) - swapped > best[:, 1] * (1 + slack) + swapped
-    return sure if similarity.shape[1] == total else sure & (similarity[:, -1:] < bound)[:, 0]
+    nearest, last_in, last = similarity[:, 0], similarity[:, k - 1], similarity[:, -1]
+    reach = last_in - 2 * error
+    exchanged = (similarity[:, k:] >= reach[:, None]).sum(1) * torch.exp((last_in + 3 * error - nearest) / temperature)
+    proven = first * (1 - slack) - exchanged > second * (1 + slack) + exchanged
+    return proven if similarity.shape[1] == total else proven & (last < reach)
 
 
 def _search(train: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """``neighbors`` of fixed-point rows, in one block."""
+    """``nearest_neighbors`` of fixed-point rows, in one block."""
     k = min(k, len(train))
     coarse, candidates = _candidates(train, queries, k)
     candidates = candidates.sort(1).values
@@ -152,13 +160,13 @@ def _search(train: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _products(train: Tensor, queries: Tensor, candidates: Tensor) -> Tensor:
     """Inner products (Q, m) float64 of each query (Q, D) with its own candidates, rows (Q, m) of ``train``."""
     (q, m), d = candidates.shape, train.shape[1]
-    found = train.new_empty(q, m, dtype=torch.float64)
+    products = train.new_empty(q, m, dtype=torch.float64)
     size = max(1, (2**26 if train.is_cuda else 2**17) // (m * d))  # a few queries at a time, to stay in a CPU's cache
     for start in range(0, q, size):
         near = candidates[start : start + size]
         rows = train.index_select(0, near.flatten()).view(-1, m, d).double()
-        found[start : start + size] = torch.linalg.vecdot(rows, queries[start : start + size, None].double())
-    return found
+        products[start : start + size] = torch.linalg.vecdot(rows, queries[start : start + size, None].double())
+    return products
 
 
 def _best(similarity: Tensor, index: Tensor, k: int) -> tuple[Tensor, Tensor]:

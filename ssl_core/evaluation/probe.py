@@ -18,7 +18,7 @@ MEMORY = 10
 MAX_STEPS = 400
 HALVINGS = 10
 MIN_STEPS = 1
-"""Before the first step nothing is known of the curvature, so neither of what is left to gain."""
+"""Steps that are made in any case: before the first, the curvature is unknown, and with it what is left to gain."""
 COARSE = 5
 """At least so many strengths are solved from weights of zero."""
 
@@ -46,7 +46,7 @@ def linear_probe(features: Tensor, labels: Tensor, strengths: Tensor, num_classe
 
     Args:
         features: (P, N, D), P problems side by side; ``labels`` (P, N) int64 in [0, num_classes).
-        strengths: (P, L) > 0; neighbors that are alike help each other.
+        strengths: (P, L) > 0, in order: the solutions for some are where their neighbors start.
         tolerance: a problem ends when its next step can gain less (half of gradient * H * gradient).
 
     Raises:
@@ -109,25 +109,29 @@ class _Solver:
         return result, objective
 
     def _descend(self, result: Tensor, objective: Tensor, active: Tensor, tolerance: float) -> None:
-        """Solve the ``active`` strengths in place, from where ``result`` stands; finished ones drop out."""
-        pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=MEMORY)
+        """Solve the ``active`` strengths (l,) of all problems in place, from where ``result`` stands.
+
+        They walk side by side. A strength whose problems can all gain less than the tolerance is stored and drops out.
+        """
+        pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=MEMORY)  # of each step: its change of the point, of the gradient
         point = result[:, active] / self.scale[:, active]
         value, gradient = self._evaluate(point, active)
         for step in range(MAX_STEPS + 1):
             direction = _direction(gradient, pairs)
             slope = _dot(gradient, direction)
-            done = (slope >= -2 * tolerance).flatten(1).all(0) & (step >= MIN_STEPS) | (step == MAX_STEPS)
-            if done.any():
-                ended, keep = active[done], ~done
-                result[:, ended], objective[:, ended] = (point * self.scale[:, active])[:, done], value[:, done]
-                if not keep.any():
-                    break
-                active = active[keep]
-                point, value, gradient, direction, slope = (t[:, keep] for t in (point, value, gradient, direction, slope))
-                pairs = deque(((s[:, keep], y[:, keep]) for s, y in pairs), maxlen=MEMORY)
-            trial, value, changed = self._search(point, value, direction, slope, active)
-            pairs.append((trial - point, changed - gradient))
-            point, gradient = trial, changed
+            little = slope >= -2 * tolerance  # what a full step along the direction gains is about half of the slope
+            solved = little.flatten(1).all(0) & (step >= MIN_STEPS) | (step == MAX_STEPS)
+            if solved.any():
+                ended, going = active[solved], ~solved
+                result[:, ended], objective[:, ended] = (point * self.scale[:, active])[:, solved], value[:, solved]
+                if not going.any():
+                    return
+                active = active[going]
+                point, value, gradient, direction, slope = (t[:, going] for t in (point, value, gradient, direction, slope))
+                pairs = deque(((s[:, going], y[:, going]) for s, y in pairs), maxlen=MEMORY)
+            new_point, value, new_gradient = self._search(point, value, direction, slope, active)
+            pairs.append((new_point - point, new_gradient - gradient))
+            point, gradient = new_point, new_gradient
 
     def _search(
         self, point: Tensor, value: Tensor, direction: Tensor, slope: Tensor, active: Tensor

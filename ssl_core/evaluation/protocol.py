@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_core.clustering import kmeans
-from ssl_core.config import Count, Fraction, Positive
+from ssl_core.evaluation.intervals import bootstrap_intervals
 from ssl_core.evaluation.knn import knn
 from ssl_core.evaluation.probe import linear_probe
-from ssl_core.evaluation.scores import balanced, bootstrap_intervals, clustering_scores, per_class
+from ssl_core.evaluation.scores import SCORES, EvaluateConfig, Tested, balanced, per_class, top1
 from ssl_core.rng import permutation
 
 # Purposes that keep the streams of random numbers apart.
@@ -25,32 +25,6 @@ FEW_LABELS, CLUSTERING, BOOTSTRAP = 1, 2, 3
 KMEANS_STARTS, KMEANS_ITERATIONS = 5, 20
 CHOICE, FINAL = 1e-5, 1e-6
 """Tolerances of the probes: held-out accuracies move by less than their own noise between the two."""
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """The evaluation protocol."""
-
-    knn_k: tuple[Count, ...]
-    """Candidate numbers of neighbors; a k above the number of training images is clamped to it."""
-    knn_temperature: tuple[Positive, ...]
-    """Candidate temperatures of the neighbors' weights exp(similarity / temperature)."""
-    linear_lambdas: Count
-    """How many regularization strengths the linear probe tries."""
-    linear_lambda_range: tuple[Positive, Positive]
-    """Smallest and largest of them; they are spaced evenly in the logarithm."""
-    layers: Count
-    """Candidate layers: the last this many blocks of the encoder."""
-    label_fractions: tuple[Fraction, ...]
-    """Shares of the training labels the few-label probes see."""
-    label_seeds: Count
-    """Random class-balanced choices of those labels; mean and spread are over them."""
-    bootstrap: Count
-    """Resamples of the test images behind each interval."""
-    batch_size: Count
-    """Images per forward pass when features are extracted; changes speed, not results."""
-    finetune_epochs: int
-    """Epochs of fine-tuning encoder and linear head on the training labels; 0 = none."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +41,12 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Result:
-    """What an evaluation found."""
+class Scores:
+    """What the frozen features of one encoder are worth."""
 
     layer: str
     """The linear probe's layer: its features are kept, its encoder is handed out."""
-    scores: dict[str, Any]
+    numbers: dict[str, Any]
     """Plain numbers by name; without labels empty."""
     protocol: dict[str, Any]
     """The choices made, and what could not be measured."""
@@ -84,7 +58,7 @@ Layers = Mapping[str, tuple[Tensor, Tensor]]
 """Features of the training images (N, D) and test images (M, D) by layer, the last layer last."""
 
 
-def evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) -> Result:
+def evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) -> Scores:
     """Score frozen features.
 
     Args:
@@ -94,9 +68,9 @@ def evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) 
     fit, held = known & ~labels.holdout, known & labels.holdout
     last = list(layers)[-1]
     if not known.any():
-        return Result(last, {}, {"layer": last, "labels": "none: label-free numbers only"}, None)
+        return Scores(last, {}, {"layer": last, "labels": "none: label-free numbers only"}, None)
     if not fit.any() or not held.any():
-        return Result(last, {}, {"layer": last, "labels": "too few to hold some out: label-free numbers only"}, None)
+        return Scores(last, {}, {"layer": last, "labels": "too few to hold some out: label-free numbers only"}, None)
     linear = {name: _choose_linear(train, labels, fit, held, config) for name, (train, _) in layers.items()}
     near = {name: _choose_knn(train, labels, fit, held, config) for name, (train, _) in layers.items()}
     layer = max(reversed(linear), key=lambda name: linear[name].accuracy)
@@ -121,14 +95,14 @@ def evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) 
     seen = labels.test >= 0
     protocol["test_labels"] = int(seen.sum())
     if not seen.any():
-        return Result(layer, scores, protocol | {"test": "no labelled test images: held-out numbers only"}, None)
+        return Scores(layer, scores, protocol | {"test": "no labelled test images: held-out numbers only"}, None)
     task, knn_task = (
         _Task(train[known], labels.train[known], test[seen], labels.test[seen], labels.num_classes)
         for train, test in (layers[layer], layers[knn_layer])
     )
-    found, predicted = _test_scores(task, probe, knn_task, vote, config, seed)
-    few, classes = _few_labels(task, config, seed), _clustering(task, seed)
-    return Result(layer, scores | found | few | classes, protocol, predicted)
+    tested, grid = _tested(task, probe, knn_task, vote, config, seed)
+    scores |= {score.name: score.compute(tested) for score in SCORES if score.compute}
+    return Scores(layer, scores | grid | _spread(tested) | _few_labels(task, config, seed), protocol, tested.predicted)
 
 
 class _Task(NamedTuple):
@@ -160,54 +134,68 @@ def _choose_linear(train: Tensor, labels: Labels, fit: Tensor, held: Tensor, con
     """The strength with the best held-out accuracy; the stronger one on a tie."""
     candidates = strengths(config).to(train.device)
     probe = linear_probe(train[fit][None], labels.train[fit][None], candidates[None], labels.num_classes, CHOICE)
-    accuracy = _accuracy(probe.predict(train[held])[0], labels.train[held])
+    accuracy = top1(probe.predict(train[held])[0], labels.train[held])
     best = len(accuracy) - 1 - int(accuracy.flip(0).argmax())
     return _Linear(float(candidates[best]), float(accuracy[best]))
 
 
 def _choose_knn(train: Tensor, labels: Labels, fit: Tensor, held: Tensor, config: EvaluateConfig) -> _Near:
     """The k and temperature with the best held-out accuracy; the first on a tie."""
-    found = knn(train[fit], labels.train[fit], train[held], config.knn_k, config.knn_temperature, labels.num_classes)
-    choices = [_Near(*choice, float(_accuracy(predicted, labels.train[held]))) for choice, predicted in found.items()]
+    predictions = knn(train[fit], labels.train[fit], train[held], config.knn_k, config.knn_temperature, labels.num_classes)
+    choices = [_Near(*choice, float(top1(predicted, labels.train[held]))) for choice, predicted in predictions.items()]
     return max(choices, key=lambda choice: choice.accuracy)
 
 
-def _accuracy(predicted: Tensor, labels: Tensor) -> Tensor:
-    """Share of (..., Q) predictions that equal (Q,) labels."""
-    return (predicted == labels).double().mean(-1)
-
-
-def _test_scores(
+def _tested(
     task: _Task, probe: _Linear, knn_task: _Task, vote: _Near, config: EvaluateConfig, seed: int
-) -> tuple[dict[str, Any], Tensor]:
-    """Everything read from the test split with all training labels."""
-    neighbors = knn(*knn_task[:3], config.knn_k, config.knn_temperature, task.num_classes)
-    nearest = neighbors[vote.k, vote.temperature]
+) -> tuple[Tested, dict[str, Any]]:
+    """What is read from the test split with all training labels, and kNN's accuracy for every k and temperature."""
+    votes = knn(*knn_task[:3], config.knn_k, config.knn_temperature, task.num_classes)
     one = task.train.new_full((1, 1), probe.strength, dtype=torch.float64)
-    predicted = linear_probe(task.train[None], task.train_labels[None], one, task.num_classes, FINAL).predict(task.test)[0, 0]
-    correct = torch.stack([nearest, predicted]) == task.test_labels
-    intervals = bootstrap_intervals(correct, config.bootstrap, seed, BOOTSTRAP)
-    scores: dict[str, Any] = {
-        "knn": {f"k={k},T={t:g}": float(_accuracy(p, task.test_labels)) for (k, t), p in neighbors.items()}
+    linear = linear_probe(task.train[None], task.train_labels[None], one, task.num_classes, FINAL)
+    grid = {f"k={k},T={t:g}": float(top1(p, task.test_labels)) for (k, t), p in votes.items()}
+    tested = Tested(
+        train=task.train,
+        train_labels=task.train_labels,
+        test=task.test,
+        test_labels=task.test_labels,
+        nearest=votes[vote.k, vote.temperature],
+        predicted=linear.predict(task.test)[0, 0],
+        clusters=_clusters(task, seed),
+        num_classes=task.num_classes,
+        config=config,
+        seed=seed,
+    )
+    return tested, {"knn": grid}
+
+
+def _spread(tested: Tested) -> dict[str, Any]:
+    """How sure the two accuracies are, and how they differ between the classes."""
+    guesses = {"knn": tested.nearest, "linear": tested.predicted}
+    correct = torch.stack(list(guesses.values())) == tested.test_labels
+    intervals = bootstrap_intervals(correct, tested.config.bootstrap, tested.seed, BOOTSTRAP)
+    recalls = {name: per_class(guess, tested.test_labels, tested.num_classes) for name, guess in guesses.items()}
+    return {
+        **{f"{name}_interval": list(interval) for name, interval in zip(guesses, intervals, strict=True)},
+        **{f"{name}_balanced": balanced(shares) for name, shares in recalls.items()},
+        "per_class": recalls["linear"],
     }
-    for name, guess, interval in zip(("knn", "linear"), (nearest, predicted), intervals, strict=True):
-        recalls = per_class(guess, task.test_labels, task.num_classes)
-        scores[f"{name}_top1"] = float(_accuracy(guess, task.test_labels))
-        scores[f"{name}_interval"] = list(interval)
-        scores[f"{name}_balanced"] = balanced(recalls)
-    return scores | {"per_class": recalls}, predicted
 
 
 def _few_labels(task: _Task, config: EvaluateConfig, seed: int) -> dict[str, Any]:
     """Linear probes on a few labels per class; the strength is chosen by two-fold cross-validation among these alone."""
-    found = {}
+    accuracies = {}
     for fraction in config.label_fractions:
         halves = [class_balanced_halves(task.train_labels, fraction, seed, FEW_LABELS, s) for s in range(config.label_seeds)]
         first, second = (torch.stack(half) for half in zip(*halves, strict=True))
         accuracy = _few_label_accuracy(task, first, second, config)
         spread = float(accuracy.std()) if len(accuracy) > 1 else 0.0
-        found[f"{fraction:g}"] = {"mean": float(accuracy.mean()), "std": spread, "labels": first.shape[1] + second.shape[1]}
-    return {"few_label": found}
+        accuracies[f"{fraction:g}"] = {
+            "mean": float(accuracy.mean()),
+            "std": spread,
+            "labels": first.shape[1] + second.shape[1],
+        }
+    return {"few_label": accuracies}
 
 
 def _few_label_accuracy(task: _Task, first: Tensor, second: Tensor, config: EvaluateConfig) -> Tensor:
@@ -215,19 +203,19 @@ def _few_label_accuracy(task: _Task, first: Tensor, second: Tensor, config: Eval
     grid = strengths(config).to(task.train.device)
     fit, check = torch.cat([first, second]), torch.cat([second, first])
     probe = linear_probe(task.train[fit], task.train_labels[fit], grid.expand(len(fit), -1), task.num_classes, CHOICE)
-    right = _accuracy(probe.predict(task.train[check]), task.train_labels[check][:, None])
+    right = top1(probe.predict(task.train[check]), task.train_labels[check][:, None])
     accuracy = right.view(2, len(first), -1).mean(0)
     best = len(grid) - 1 - accuracy.flip(1).argmax(1)
     both = torch.cat([first, second], 1)
     probe = linear_probe(task.train[both], task.train_labels[both], grid[best][:, None], task.num_classes, CHOICE)
-    return _accuracy(probe.predict(task.test)[:, 0], task.test_labels)
+    return top1(probe.predict(task.test)[:, 0], task.test_labels)
 
 
 def class_balanced_halves(labels: Tensor, fraction: float, *parts: int) -> tuple[Tensor, Tensor]:
     """Two disjoint class-balanced sets of row numbers, together about ``fraction`` of the rows, at least 2 per class.
 
-    The same number of every class, but for classes that are too small for it; their size depends on the labels and the
-    fraction alone, so sets of different parts can be stacked.
+    Every class gives the same number of rows; one that is too small gives what it has. How many that makes depends on the
+    labels and the fraction alone, so that sets drawn with different parts can be stacked.
     """
     order = permutation(len(labels), *parts, device=labels.device)
     present = torch.unique(labels)
@@ -241,11 +229,10 @@ def class_balanced_halves(labels: Tensor, fraction: float, *parts: int) -> tuple
     return torch.cat(first), torch.cat(second)
 
 
-def _clustering(task: _Task, seed: int) -> dict[str, float]:
-    """k-means of the l2-normalized test features into as many clusters as classes; the best of some starts by inertia."""
+def _clusters(task: _Task, seed: int) -> Tensor:
+    """(M,) k-means cluster of the l2-normalized test features, as many as classes; the best of some starts by inertia."""
     x = F.normalize(task.test.float())
     k = min(task.num_classes, len(x))
     runs = [kmeans(x, k, KMEANS_ITERATIONS, seed, CLUSTERING, start) for start in range(KMEANS_STARTS)]
     inertia = [float((x - centroids[own]).square().sum(dtype=torch.float64)) for centroids, own in runs]
-    nmi, ari = clustering_scores(runs[inertia.index(min(inertia))][1], task.test_labels)
-    return {"nmi": nmi, "ari": ari}
+    return runs[inertia.index(min(inertia))][1]

@@ -1,21 +1,103 @@
-"""Scores of predictions and clusterings, with intervals."""
+"""The scores of an encoder: what each is called, how it reads, which way is better, and how it is computed.
 
-from collections.abc import Sequence
+``SCORES`` is the one list. Whatever shows numbers (tables, report, MLflow, model card) follows from it. Nothing here imports
+torch when it is loaded, so that a table can be shown without it.
+"""
 
-import torch
-from torch import Tensor
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from ssl_core.rng import Rng
+from ssl_core.config import Count, Fraction, Positive
 
-CONFIDENCE = 0.95
-_DRAWS = 2**22
-"""Random numbers in memory at once."""
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-def per_class(predicted: Tensor, labels: Tensor, num_classes: int) -> list[float | None]:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """The evaluation protocol."""
+
+    knn_k: tuple[Count, ...]
+    """Candidate numbers of neighbors; a k above the number of training images is clamped to it."""
+    knn_temperature: tuple[Positive, ...]
+    """Candidate temperatures of the neighbors' weights exp(similarity / temperature)."""
+    linear_lambdas: Count
+    """How many regularization strengths the linear probe tries."""
+    linear_lambda_range: tuple[Positive, Positive]
+    """Smallest and largest of them; they are spaced evenly in the logarithm."""
+    layers: Count
+    """Candidate layers: the last this many blocks of the encoder."""
+    label_fractions: tuple[Fraction, ...]
+    """Shares of the training labels the few-label probes see."""
+    label_seeds: Count
+    """Random class-balanced choices of those labels; mean and spread are over them."""
+    bootstrap: Count
+    """Resamples of the test images behind each interval."""
+    batch_size: Count
+    """Images per forward pass when features are extracted; changes speed, not results."""
+    finetune_epochs: int
+    """Epochs of fine-tuning encoder and linear head on the training labels; 0 = none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tested:
+    """An encoder on the test images, after everything was chosen: what a score is computed from."""
+
+    train: "Tensor"
+    """(N, D) float32: features of the labelled training images, of the linear probe's layer."""
+    train_labels: "Tensor"
+    """(N,) int64 in [0, num_classes)."""
+    test: "Tensor"
+    """(M, D), of the labelled test images."""
+    test_labels: "Tensor"
+    """(M,)."""
+    nearest: "Tensor"
+    """(M,) the classes that kNN predicts, on the layer it chose."""
+    predicted: "Tensor"
+    """(M,) the classes that the linear probe predicts."""
+    clusters: "Tensor"
+    """(M,) the k-means cluster of each image, of as many as there are classes."""
+    num_classes: int
+    config: EvaluateConfig
+    seed: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number (or word) that tells something about an encoder."""
+
+    name: str
+    """Its key in the metrics, its column in leaderboard.csv, its name in MLflow."""
+    title: str
+    """Its heading in a table."""
+    about: str
+    """The same for a reader who sees no other number."""
+    form: Literal["share", "number", "text"]
+    """A share of 1 is shown in percent."""
+    better: Literal["higher", "lower", ""]
+    """Empty where neither is."""
+    compute: Callable[[Tested], float] | None = None
+    """None where a choice on held-out labels or the training gives it."""
+    short: str = ""
+    """Its heading where there is little room; else the title."""
+    digits: int = 1
+    """After the point."""
+    headline: bool = False
+    """Whether encoders are compared by it at first sight: it then stands in every table and on the model card."""
+    interval: str = ""
+    """``NAME`` of the interval ``NAME_interval`` in the metrics, which gives the columns ``NAME_low`` and ``NAME_high``."""
+
+
+def top1(predicted: "Tensor", labels: "Tensor") -> "Tensor":
+    """Share of (..., Q) predictions that equal (Q,) labels, float64."""
+    return (predicted == labels).double().mean(-1)
+
+
+def per_class(predicted: "Tensor", labels: "Tensor", num_classes: int) -> list[float | None]:
     """Share of each class's images that are predicted right (recall); None for a class without images."""
-    count = torch.bincount(labels, minlength=num_classes)
-    right = torch.bincount(labels[predicted == labels], minlength=num_classes)
+    count = labels.bincount(minlength=num_classes)
+    right = labels[predicted == labels].bincount(minlength=num_classes)
     return [r / n if n else None for r, n in zip(right.tolist(), count.tolist(), strict=True)]
 
 
@@ -25,48 +107,76 @@ def balanced(recalls: Sequence[float | None]) -> float:
     return sum(known) / len(known)
 
 
-def bootstrap_intervals(correct: Tensor, resamples: int, *parts: int) -> list[tuple[float, float]]:
-    """Percentile intervals (95 %) of mean accuracies over resampled images (Efron, 1979).
+def nmi(clusters: "Tensor", labels: "Tensor") -> float:
+    """Normalized mutual information of a clustering (N,) with classes (N,), both int64 >= 0, in [0, 1].
 
-    All rows see the same resamples, so encoders evaluated with the same parts can be compared pairwise.
-
-    Args:
-        correct: (R, M), 1 where row r's prediction of image m is right.
-        parts: integers naming the stream of random numbers.
+    It is divided by the arithmetic mean of the entropies. What the clusters are called does not matter.
     """
-    m, means = correct.shape[1], []
-    for ids in torch.split(torch.arange(resamples, device=correct.device), max(1, _DRAWS // m)):
-        chosen = Rng(ids, *parts).integers(m, m)
-        means.append(torch.stack([row.float()[chosen].mean(1) for row in correct]))
-    edges = torch.tensor([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], device=correct.device)
-    return [(float(low), float(high)) for low, high in torch.quantile(torch.cat(means, 1), edges, dim=1).T]
-
-
-def clustering_scores(clusters: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Agreement of a clustering (N,) with classes (N,), both int64 >= 0, whatever the clusters are called.
-
-    Returns:
-        Normalized mutual information (arithmetic mean of the entropies), in [0, 1], and the adjusted Rand index (Hubert
-        and Arabie, 1985), 0 on average for a random clustering and 1 for the same one.
-    """
-    width = int(labels.max()) + 1
-    table = torch.bincount(clusters * width + labels, minlength=(int(clusters.max()) + 1) * width).view(-1, width).double()
-    return _nmi(table), _ari(table)
-
-
-def _nmi(table: Tensor) -> float:
-    joint = table / table.sum()
+    joint = _contingency(clusters, labels)
+    joint /= joint.sum()
     a, b = joint.sum(1), joint.sum(0)
-    both, first, second = (float(-torch.special.xlogy(p, p).sum()) for p in (joint, a, b))
+    both, first, second = (float(-p.xlogy(p).sum()) for p in (joint, a, b))
     information = first + second - both
     return max(0.0, 2 * information / (first + second)) if first + second > 0 else 1.0
 
 
-def _ari(table: Tensor) -> float:
-    def pairs(counts: Tensor) -> float:
+def ari(clusters: "Tensor", labels: "Tensor") -> float:
+    """Adjusted Rand index (Hubert and Arabie, 1985): 0 on average for a random clustering and 1 for the same one.
+
+    Args:
+        clusters: (N,) int64 >= 0; ``labels`` likewise.
+    """
+
+    def pairs(counts: "Tensor") -> float:
         return float((counts * (counts - 1) / 2).sum())
 
+    table = _contingency(clusters, labels)
     together, first, second, total = pairs(table), pairs(table.sum(1)), pairs(table.sum(0)), pairs(table.sum())
     expected = first * second / total if total else 0.0
     most = (first + second) / 2
     return (together - expected) / (most - expected) if most != expected else 1.0
+
+
+def _contingency(clusters: "Tensor", labels: "Tensor") -> "Tensor":
+    """(clusters, classes) float64: how many images of each class are in each cluster."""
+    width = int(labels.max()) + 1
+    return (clusters * width + labels).bincount(minlength=(int(clusters.max()) + 1) * width).view(-1, width).double()
+
+
+def _knn_top1(tested: Tested) -> float:
+    return float(top1(tested.nearest, tested.test_labels))
+
+
+def _linear_top1(tested: Tested) -> float:
+    return float(top1(tested.predicted, tested.test_labels))
+
+
+def _nmi(tested: Tested) -> float:
+    return nmi(tested.clusters, tested.test_labels)
+
+
+def _ari(tested: Tested) -> float:
+    return ari(tested.clusters, tested.test_labels)
+
+
+SCORES = (
+    Score("knn_top1", "kNN", "test k nearest neighbors", "share", "higher", _knn_top1, headline=True, interval="knn"),
+    Score("linear_top1", "linear", "test linear probe", "share", "higher", _linear_top1, headline=True, interval="linear"),
+    Score("holdout_knn_top1", "held-out kNN", "held-out k nearest neighbors", "share", "higher"),
+    Score("holdout_linear_top1", "held-out linear", "held-out linear probe", "share", "higher", headline=True,
+          short="held-out"),
+    Score("layer", "layer", "layer the linear probe chose", "text", ""),
+    Score("lambda", "lambda", "regularization the linear probe chose", "number", ""),
+    Score("knn_layer", "kNN layer", "layer kNN chose", "text", ""),
+    Score("k", "k", "neighbors kNN chose", "number", "", digits=0),
+    Score("temperature", "temperature", "temperature kNN chose", "number", "", digits=2),
+    Score("verdict", "verdict", "health of the features", "text", "", headline=True),
+    Score("feature_std", "feature std", "spread of the features", "number", "higher", digits=3),
+    Score("effective_rank", "effective rank", "effective rank of the features", "number", "higher", headline=True,
+          short="rank"),
+    Score("alignment", "alignment", "distance of two views of an image", "number", "lower", digits=3),
+    Score("uniformity", "uniformity", "closeness of different images", "number", "lower", digits=3),
+    Score("nmi", "NMI", "mutual information of clusters and classes", "share", "higher", _nmi),
+    Score("ari", "ARI", "adjusted Rand index of clusters and classes", "number", "higher", _ari),
+)  # fmt: skip
+"""In the order of the columns of leaderboard.csv."""

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ssl_core.config import Count
 from ssl_core.engine import distributed
-from ssl_core.engine.augment import AugmentConfig, view
+from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.parts.heads import mlp
@@ -31,7 +31,7 @@ from ssl_core.parts.losses import similarities, wide
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BarlowConfig:
     """The numbers of Barlow Twins."""
 
@@ -52,6 +52,10 @@ def terms(z1: Tensor, z2: Tensor) -> tuple[Tensor, Tensor]:
 class BarlowTwins(Method):
     """Make the cross-correlation matrix of the two views' projections the identity."""
 
+    title = "Barlow Twins"
+    year = 2021
+    family = "non-contrastive"
+    paper = "arXiv 2103.03230"
     Config = BarlowConfig
 
     def __init__(self, encoder: Encoder, config: BarlowConfig, augment: AugmentConfig, data: DataInfo):
@@ -60,8 +64,7 @@ class BarlowTwins(Method):
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Two augmented images, each (B, C, H, W)."""
-        mean, std = self.data.mean, self.data.std
-        return view(images, rng, self.augment, mean, std), view(images, rng, self.augment, mean, std)
+        return self.view(images, rng), self.view(images, rng)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Agreement on the diagonal, redundancy off it."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_core.config import Count, Share
-from ssl_core.engine.augment import AugmentConfig, view
+from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.parts.heads import mlp
@@ -30,7 +30,7 @@ from ssl_core.parts.memory import momentum_at, momentum_copy, update_momentum
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BYOLConfig:
     """The numbers of BYOL."""
 
@@ -49,6 +49,10 @@ class BYOLConfig:
 class BYOL(Method):
     """Predict the target network's projection of the other view."""
 
+    title = "BYOL"
+    year = 2020
+    family = "non-contrastive"
+    paper = "arXiv 2006.07733"
     Config = BYOLConfig
 
     def __init__(self, encoder: Encoder, config: BYOLConfig, augment: AugmentConfig, data: DataInfo):
@@ -60,8 +64,7 @@ class BYOL(Method):
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Two augmented images, each (B, C, H, W), the second with its own blur and solarization."""
-        mean, std = self.data.mean, self.data.std
-        return view(images, rng, self.augment, mean, std), view(images, rng, self.second, mean, std)
+        return self.view(images, rng), self.view(images, rng, self.second)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The two squared distances, added: 0 when every prediction points to its target, at most 8."""

@@ -31,7 +31,7 @@ from ssl_core.engine.augment import AugmentConfig, drop_channels, padded_crop, r
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.parts.heads import mlp
-from ssl_core.parts.losses import found
+from ssl_core.parts.losses import is_top1
 from ssl_core.parts.patches import tiles
 from ssl_core.rng import Rng
 
@@ -39,7 +39,7 @@ OFFSETS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 PIXELATED = 10  # side of a tile of 100 pixels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ContextConfig:
     """The numbers of context prediction."""
 
@@ -57,7 +57,7 @@ class ContextConfig:
     """Width of the hidden layer. Paper: 4096; small images: 256-512."""
 
 
-def neighbors(grid: int) -> tuple[Tensor, Tensor, Tensor]:
+def neighbor_pairs(grid: int) -> tuple[Tensor, Tensor, Tensor]:
     """All ordered pairs of neighboring tiles: (P,) index of the first, of the second, and direction y of the second."""
     at = range(grid)
     pairs = [
@@ -82,6 +82,10 @@ def project_colors(x: Tensor) -> Tensor:
 class Context(Method):
     """Eight-way classification of the direction between two tiles."""
 
+    title = "Context prediction"
+    year = 2015
+    family = "pretext"
+    paper = "arXiv 1505.05192"
     Config = ContextConfig
     first: Tensor
     second: Tensor
@@ -91,7 +95,7 @@ class Context(Method):
         super().__init__(encoder, config, augment, data)
         self.hidden = mlp(2 * encoder.dim, config.hidden, last_norm="plain", last_relu=True)
         self.classifier = nn.Linear(config.hidden, len(OFFSETS))
-        for name, values in zip(("first", "second", "direction"), neighbors(config.grid), strict=True):
+        for name, values in zip(("first", "second", "direction"), neighbor_pairs(config.grid), strict=True):
             self.register_buffer(name, values, persistent=False)
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
@@ -120,4 +124,4 @@ class Context(Method):
         pairs = torch.cat([features[:, self.first], features[:, self.second]], dim=2).flatten(0, 1)
         logits = self.classifier(self.hidden(pairs)).float()
         direction = self.direction.repeat(len(cut))
-        return {"loss": F.cross_entropy(logits, direction), "accuracy": found(logits, direction).mean()}
+        return {"loss": F.cross_entropy(logits, direction), "accuracy": is_top1(logits, direction).mean()}

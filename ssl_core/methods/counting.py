@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ssl_core.config import ConfigError, Count, Share
 from ssl_core.engine import distributed
-from ssl_core.engine.augment import AugmentConfig, Filter, normalize, padded_crop, random_grayscale, resize, to_unit
+from ssl_core.engine.augment import AugmentConfig, Filter, padded_crop, random_grayscale, resize, to_unit
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.parts.heads import mlp
@@ -37,7 +37,7 @@ FILTERS: tuple[Filter, ...] = get_args(Filter)
 ZERO = 1e-3  # pull below this, with a hinge within this of the margin, is the zero solution
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CountingConfig:
     """The numbers of counting."""
 
@@ -74,6 +74,10 @@ def counting_terms(whole: Tensor, parts: Tensor, other: Tensor, margin: float) -
 class Counting(Method):
     """Counts that add up."""
 
+    title = "Learning to count"
+    year = 2017
+    family = "pretext"
+    paper = "arXiv 1708.06734"
     Config = CountingConfig
     alarms = {"zero_solution": "it counts nothing at all, which costs no more than the margin; lower train.lr"}
 
@@ -87,7 +91,7 @@ class Counting(Method):
         x = padded_crop(images, rng, round(self.config.padding * even), self.augment.flip)[..., :even, :even]
         x = random_grayscale(to_unit(x), rng, self.config.grayscale)
         both = torch.cat([halve(x, rng)[:, None], quarters(x)], dim=1)
-        return (normalize(both, self.data.mean, self.data.std),)
+        return (self.normalize(both),)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The two terms, their sum, and whether the counts are all zero."""

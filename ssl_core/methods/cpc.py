@@ -27,17 +27,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssl_core.config import ConfigError, Count
 from ssl_core.engine import distributed
-from ssl_core.engine.augment import AugmentConfig, color_jitter, normalize, padded_crop, random_crop, random_grayscale
+from ssl_core.engine.augment import AugmentConfig, color_jitter, padded_crop, random_crop, random_grayscale
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
-from ssl_core.parts.losses import found, similarities
+from ssl_core.parts.losses import is_top1, similarities
 from ssl_core.parts.patches import overlapping_patches
 from ssl_core.rng import Rng
 
 LOGIT_SCALE = 0.1  # as in version 2's listing: keeps the first softmax soft
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CPCConfig:
     """The numbers of CPC."""
 
@@ -89,6 +89,10 @@ class CausalBlock(nn.Module):
 class CPC(Method):
     """Find the patch some rows further down among all patches of the batch."""
 
+    title = "Contrastive predictive coding"
+    year = 2018
+    family = "contrastive"
+    paper = "arXiv 1807.03748"
     Config = CPCConfig
 
     def __init__(self, encoder: Encoder, config: CPCConfig, augment: AugmentConfig, data: DataInfo):
@@ -109,7 +113,7 @@ class CPC(Method):
         cut = overlapping_patches(random_crop(x, rng, self.crop, 0.0), self.patch, self.stride)
         each = rng.each(self.config.grid**2)
         x = random_grayscale(color_jitter(cut.flatten(0, 2), each, self.augment), each, self.augment.grayscale)
-        return (normalize(x, self.data.mean, self.data.std).reshape(cut.shape),)
+        return (self.normalize(x).reshape(cut.shape),)
 
     def latents(self, patches: Tensor) -> Tensor:
         """(B, rows, columns, C, p, p) -> (B, rows, columns, D), each from its own patch alone."""
@@ -132,5 +136,5 @@ class CPC(Method):
             logits = similarities(LOGIT_SCALE * predictions, candidates)
             labels = index[:, k:].flatten()
             losses.append(F.cross_entropy(logits, labels))
-            hits.append(found(logits, labels).mean())
+            hits.append(is_top1(logits, labels).mean())
         return {"loss": torch.stack(losses).mean(), "accuracy": torch.stack(hits).mean()}

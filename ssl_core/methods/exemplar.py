@@ -31,24 +31,16 @@ from torch.nn import functional as F
 
 from ssl_core.config import Count, Positive
 from ssl_core.engine import distributed
-from ssl_core.engine.augment import (
-    AugmentConfig,
-    change_contrast,
-    change_saturation_value,
-    color_jitter,
-    normalize,
-    to_unit,
-    warp,
-)
+from ssl_core.engine.augment import AugmentConfig, change_contrast, change_saturation_value, color_jitter, to_unit, warp
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Embed, Method
-from ssl_core.parts.losses import found
+from ssl_core.parts.losses import is_top1
 from ssl_core.rng import Rng
 
 SEEDS = 1  # key of the draw of the seeds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExemplarConfig:
     """The numbers of Exemplar-CNN."""
 
@@ -99,6 +91,10 @@ def draw_seeds(energy: Tensor, count: int) -> Tensor:
 class Exemplar(Method):
     """Classification of transformed images among all seed images."""
 
+    title = "Exemplar-CNN"
+    year = 2014
+    family = "pretext"
+    paper = "arXiv 1406.6909"
     Config = ExemplarConfig
     classes: Tensor
 
@@ -119,7 +115,10 @@ class Exemplar(Method):
             self.classes.copy_(draw_seeds(embed(GradientEnergy())[:, 0], self.classifier.out_features))
 
     def chosen(self, ids: Tensor) -> Tensor:
-        """(n,) rows of the batch to look at: its seeds first, as many as a batch has on average (each process of its own)."""
+        """Rows (n,) of this process's batch to train on: its seeds, and others if there are too few.
+
+        n is how many seeds a batch has on average, so that every step has the same shape.
+        """
         count = math.ceil(len(ids) * self.classifier.out_features / self.data.num_images)
         return (self.classes[ids] < 0).to(torch.uint8).argsort(stable=True)[:count]
 
@@ -131,7 +130,7 @@ class Exemplar(Method):
         for _ in range(c.copies):
             copy = change_contrast(warp(x, rng, c.degrees, c.scale, c.translate), rng, c.contrast)
             copy = change_saturation_value(copy, rng, c.power, c.factor, c.offset)
-            copies.append(normalize(color_jitter(copy, rng, self.hue), self.data.mean, self.data.std))
+            copies.append(self.normalize(color_jitter(copy, rng, self.hue)))
         return (torch.stack(copies, dim=1),)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -141,7 +140,7 @@ class Exemplar(Method):
         logits = self.classifier(self.norm(self.encoder(copies.flatten(0, 1)))).float()
         is_seed = (classes >= 0).float()
         each = F.cross_entropy(logits, classes.clamp(min=0), reduction="none")
-        right = found(logits, classes.clamp(min=0))
+        right = is_top1(logits, classes.clamp(min=0))
         return {"loss": distributed.masked_mean(each, is_seed), "accuracy": distributed.masked_mean(right, is_seed)}
 
     def param_groups(self) -> list[dict[str, Any]]:

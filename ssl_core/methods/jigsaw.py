@@ -28,12 +28,12 @@ from ssl_core.engine.augment import AugmentConfig, padded_crop, random_grayscale
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.parts.heads import mlp
-from ssl_core.parts.losses import found
+from ssl_core.parts.losses import is_top1
 from ssl_core.parts.patches import permutation_set, tiles
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JigsawConfig:
     """The numbers of the jigsaw puzzle."""
 
@@ -65,6 +65,10 @@ def shift_channels(x: Tensor, rng: Rng, pixels: int) -> Tensor:
 class Jigsaw(Method):
     """Classification of the permutation of an image's tiles."""
 
+    title = "Jigsaw puzzle"
+    year = 2016
+    family = "pretext"
+    paper = "arXiv 1603.09246"
     Config = JigsawConfig
     permutations: Tensor
 
@@ -97,4 +101,4 @@ class Jigsaw(Method):
         shuffled = tiles_of[rows, self.permutations[index]]  # (B, puzzles, T, tile_dim): slot j holds tile P[p][j]
         logits = self.classifier(shuffled.flatten(2).flatten(0, 1)).float()
         labels = index.flatten()
-        return {"loss": F.cross_entropy(logits, labels), "accuracy": found(logits, labels).mean()}
+        return {"loss": F.cross_entropy(logits, labels), "accuracy": is_top1(logits, labels).mean()}

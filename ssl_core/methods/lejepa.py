@@ -35,7 +35,7 @@ from ssl_core.rng import Rng
 KNOTS, LAST = 17, 3.0  # of the integral, as in the authors' code
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LeJEPAConfig:
     """The numbers of LeJEPA."""
 
@@ -69,6 +69,10 @@ def sigreg(z: Tensor, slices: Tensor) -> Tensor:
 class LeJEPA(Method):
     """Equal projections of all views, distributed like a standard normal over the images."""
 
+    title = "LeJEPA"
+    year = 2025
+    family = "non-contrastive"
+    paper = "arXiv 2511.08544"
     Config = LeJEPAConfig
 
     def __init__(self, encoder: Encoder, config: LeJEPAConfig, augment: AugmentConfig, data: DataInfo):
@@ -77,7 +81,7 @@ class LeJEPA(Method):
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Two large views (B, C, S, S), the small ones, and the slices (S, D), unit vectors."""
-        crops = multi_crop(images, rng, self.augment, self.data, self.config.crops, self.encoder)
+        crops = multi_crop(self, images, rng, self.config.crops)
         return *crops, F.normalize(rng.shared_normal(self.config.slices, self.config.dim))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

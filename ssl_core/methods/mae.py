@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_core.config import ConfigError, Count, Share
-from ssl_core.engine.augment import AugmentConfig, view
+from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import Encoder, VisionTransformer, sincos_positions, transformer_layer
 from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MAEConfig:
     """The numbers of MAE."""
 
@@ -60,6 +60,10 @@ def pick(tokens: Tensor, index: Tensor) -> Tensor:
 class MAE(Method):
     """Reconstruct the hidden patches from the visible ones."""
 
+    title = "Masked autoencoder (ViT)"
+    year = 2021
+    family = "reconstruction"
+    paper = "arXiv 2111.06377"
     Config = MAEConfig
     encoder: VisionTransformer
 
@@ -84,7 +88,7 @@ class MAE(Method):
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """An augmented image (B, C, S, S) and a random order of its patches (B, T): the first are visible."""
-        x = view(images, rng, self.augment, self.data.mean, self.data.std)
+        x = self.view(images, rng)
         return x, rng.permutation(self.tokens)
 
     def predict(self, x: Tensor, order: Tensor) -> Tensor:

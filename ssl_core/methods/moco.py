@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ssl_core.config import Count, Positive, Share
 from ssl_core.engine import distributed
-from ssl_core.engine.augment import AugmentConfig, view
+from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.parts.heads import mlp
@@ -36,7 +36,7 @@ from ssl_core.parts.normalization import split_batch_norm
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MoCoConfig:
     """The numbers of MoCo."""
 
@@ -61,6 +61,10 @@ class MoCoConfig:
 class MoCo(Method):
     """Contrast queries with the keys of a momentum encoder and a queue of older keys."""
 
+    title = "MoCo v2 (v1 head as an option)"
+    year = 2019
+    family = "contrastive"
+    paper = "arXiv 2003.04297"
     Config = MoCoConfig
 
     def __init__(self, encoder: Encoder, config: MoCoConfig, augment: AugmentConfig, data: DataInfo):
@@ -73,13 +77,8 @@ class MoCo(Method):
         self.queue = Queue(config.queue, config.dim)
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """Two augmented images, each (B, C, H, W), and a number per image (B,) that puts the keys into random order."""
-        mean, std = self.data.mean, self.data.std
-        x1, x2 = (
-            view(images, rng, self.augment, mean, std),
-            view(images, rng, self.augment, mean, std),
-        )
-        return x1, x2, rng.uniform()
+        """Two augmented images, each (B, C, H, W), and a random number per image (B,): sorted by it, the keys are shuffled."""
+        return self.view(images, rng), self.view(images, rng), rng.uniform()
 
     def keys(self, x: Tensor, order: Tensor) -> Tensor:
         """Unit keys (B, D) of a view, computed in shuffled order and returned in the order of ``x``."""

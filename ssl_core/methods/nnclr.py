@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ssl_core.config import Count, Positive
-from ssl_core.engine.augment import AugmentConfig, view
+from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.parts.heads import mlp
@@ -30,7 +30,7 @@ from ssl_core.parts.memory import Queue, check_queue
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NNCLRConfig:
     """The numbers of NNCLR."""
 
@@ -53,6 +53,10 @@ def nearest(z: Tensor, support: Tensor) -> Tensor:
 class NNCLR(Method):
     """Contrast the nearest neighbor of one view with the predictions of the other."""
 
+    title = "NNCLR"
+    year = 2021
+    family = "contrastive"
+    paper = "arXiv 2104.14548"
     Config = NNCLRConfig
 
     def __init__(self, encoder: Encoder, config: NNCLRConfig, augment: AugmentConfig, data: DataInfo):
@@ -64,8 +68,7 @@ class NNCLR(Method):
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Two augmented images, each (B, C, H, W)."""
-        mean, std = self.data.mean, self.data.std
-        return view(images, rng, self.augment, mean, std), view(images, rng, self.augment, mean, std)
+        return self.view(images, rng), self.view(images, rng)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Both directions; then the first view's projections enter the queue."""

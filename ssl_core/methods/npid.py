@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from ssl_core.config import Count, Positive, Share
 from ssl_core.engine import distributed
-from ssl_core.engine.augment import AugmentConfig, view
+from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.parts.heads import mlp
@@ -39,7 +39,7 @@ from ssl_core.parts.memory import MemoryBank
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NPIDConfig:
     """The numbers of NPID."""
 
@@ -82,6 +82,10 @@ def estimate_log_z(similarity: Tensor, own: Tensor, noise: Tensor, temperature: 
 class NPID(Method):
     """Classify each image as itself against a memory bank of all images."""
 
+    title = "Instance discrimination (NPID)"
+    year = 2018
+    family = "contrastive"
+    paper = "arXiv 1805.01978"
     Config = NPIDConfig
     log_z: Tensor
     has_z: Tensor
@@ -95,7 +99,7 @@ class NPID(Method):
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """One augmented image (B, C, H, W); for NCE also the noise ids (B, m)."""
-        x = view(images, rng, self.augment, self.data.mean, self.data.std)
+        x = self.view(images, rng)
         return (x, rng.integers(self.data.num_images, self.config.negatives)) if self.config.negatives else (x,)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

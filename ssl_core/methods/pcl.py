@@ -9,8 +9,8 @@ several granularities. M-step: besides MoCo's InfoNCE each query is drawn to the
     phi = sum over the Z members of |v - c| / (Z * log(Z + smoothing)), then scaled to mean T
 
 c_s is the unit centroid of the query's cluster; phi, its concentration, is a temperature per cluster, taken with the
-centroid before normalization; clusters of one take the largest phi, and all are clipped to their 10th to 90th
-percentiles. As in MoCo, BatchNorm statistics are over parts of the batch, with the keys shuffled.
+centroid before normalization; clusters of one take the largest phi, and all are clipped to their 10th to 90th percentiles.
+As in MoCo, BatchNorm statistics are over parts of the batch, with the keys shuffled.
 
 Deviations: all other prototypes are the negatives instead of a sample of 16000, since there are few clusters, so nothing
 is drawn; k-means is this project's own, deterministic one, keyed by the epoch; the prototype term has a weight; AdamW.
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from ssl_core.clustering import cluster_means, kmeans
 from ssl_core.config import ConfigError, Count, Positive, Share
 from ssl_core.engine import distributed
-from ssl_core.engine.augment import AugmentConfig, view
+from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Embed, Method
 from ssl_core.parts.heads import mlp
@@ -35,7 +35,7 @@ from ssl_core.parts.normalization import split_batch_norm
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PCLConfig:
     """The numbers of PCL."""
 
@@ -74,8 +74,7 @@ def concentration(x: Tensor, centroids: Tensor, assignment: Tensor, smoothing: f
 def scaled(phi: Tensor, temperature: float) -> Tensor:
     """phi (K,) clipped to its 10th to 90th percentiles and scaled to mean ``temperature``."""
     phi = phi.clamp(torch.quantile(phi, 0.1), torch.quantile(phi, 0.9))
-    mean = phi.mean()
-    phi = torch.where(mean > 0, phi * (temperature / mean), temperature)  # all members equal: nothing to scale by
+    phi = torch.where(phi.mean() > 0, phi * (temperature / phi.mean()), temperature)  # all members equal: nothing to scale by
     return phi.clamp(min=0.01 * temperature)  # a cluster of duplicates would divide by 0
 
 
@@ -87,6 +86,10 @@ def proto_nce(q: Tensor, prototypes: Tensor, phi: Tensor, own: Tensor) -> Tensor
 class PCL(Method):
     """MoCo's contrast with a queue, and a second one with the centroids of clusters."""
 
+    title = "Prototypical contrastive learning"
+    year = 2020
+    family = "clustering"
+    paper = "arXiv 2005.04966"
     Config = PCLConfig
     prototypes: Tensor
     phi: Tensor
@@ -102,30 +105,25 @@ class PCL(Method):
         self.projector = mlp(encoder.dim, config.hidden, config.dim, norm=False)
         self.momentum_encoder = momentum_copy(nn.Sequential(encoder, self.projector))
         self.queue = Queue(config.queue, config.dim)
-        total = sum(config.clusters)
-        self.register_buffer("prototypes", torch.zeros(total, config.dim))  # of all granularities, one after another
-        self.register_buffer("phi", torch.ones(total))
+        self.register_buffer("prototypes", torch.zeros(sum(config.clusters), config.dim))  # of all granularities
+        self.register_buffer("phi", torch.ones(sum(config.clusters)))
         self.register_buffer("assignment", torch.zeros(len(config.clusters), data.num_images, dtype=torch.int64))
         self.register_buffer("clustered", torch.zeros((), dtype=torch.bool))
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        """Two augmented images, each (B, C, H, W), and a number per image (B,) that puts the keys into random order."""
-        mean, std = self.data.mean, self.data.std
-        x1, x2 = view(images, rng, self.augment, mean, std), view(images, rng, self.augment, mean, std)
-        return x1, x2, rng.uniform()
+        """Two augmented images, each (B, C, H, W), and a random number per image (B,): sorted by it, the keys are shuffled."""
+        return self.view(images, rng), self.view(images, rng), rng.uniform()
 
     @torch.no_grad()
     def before_epoch(self, epoch: int, embed: Embed) -> None:
         """The E-step: cluster the momentum encoder's vectors of all images."""
         if epoch < self.config.warmup_epochs:
             return
-        x = unit(embed(self.momentum_encoder))
-        prototypes, phi = [], []
+        x, prototypes, phi = unit(embed(self.momentum_encoder)), [], []
         for level, k in enumerate(self.config.clusters):
             centroids, assignment = kmeans(x, k, self.config.iterations, epoch, level)
-            raw = concentration(x, centroids, assignment, self.config.smoothing)
             prototypes.append(unit(centroids))
-            phi.append(scaled(raw, self.config.temperature))
+            phi.append(scaled(concentration(x, centroids, assignment, self.config.smoothing), self.config.temperature))
             self.assignment[level].copy_(assignment)
         self.prototypes.copy_(torch.cat(prototypes))
         self.phi.copy_(torch.cat(phi))

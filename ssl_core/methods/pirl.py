@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_core.config import Count, Fraction, Positive, Share
-from ssl_core.engine.augment import AugmentConfig, color_jitter, normalize, random_grayscale, resized_crop, view
+from ssl_core.engine.augment import AugmentConfig, color_jitter, random_grayscale, resized_crop
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.parts.heads import mlp
@@ -38,7 +38,7 @@ from ssl_core.parts.patches import grid_geometry, tiles
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PIRLConfig:
     """The numbers of PIRL."""
 
@@ -80,6 +80,10 @@ def bank_loss(logits: Tensor, own: Tensor, form: str) -> Tensor:
 class PIRL(Method):
     """Find an image's memory-bank vector from the image and from its shuffled tiles."""
 
+    title = "PIRL"
+    year = 2019
+    family = "contrastive"
+    paper = "arXiv 1912.01991"
     Config = PIRLConfig
 
     def __init__(self, encoder: Encoder, config: PIRLConfig, augment: AugmentConfig, data: DataInfo):
@@ -94,10 +98,10 @@ class PIRL(Method):
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """An augmented image (B, C, H, W), shuffled tiles (B, T, C, t, t) and, if drawn, negative ids (B, m)."""
         config, data = self.config, self.data
-        x = view(images, rng, self.augment, data.mean, data.std)
+        x = self.view(images, rng)
         crop = resized_crop(images, rng, config.tile_scale, data.image_size, self.augment.flip)
         crop = random_grayscale(color_jitter(crop, rng, self.augment), rng, self.augment.grayscale)
-        ordered = normalize(tiles(crop, rng, config.grid), data.mean, data.std)
+        ordered = self.normalize(tiles(crop, rng, config.grid))
         rows = torch.arange(len(images), device=images.device)[:, None]
         shuffled = ordered[rows, rng.permutation(config.grid**2)]
         if not config.negatives:

@@ -4,21 +4,22 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ssl_core.engine.augment import view
 from ssl_core.engine.method import Batch, Method
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Nothing to set; params.yaml gives it ``encoder.name: pixels`` and ``train.epochs: 0``."""
 
 
 class RawPixels(Method):
+    title = "the pixels"
+    family = "baseline"
     Config = Config
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        return (view(images, rng, self.augment, self.data.mean, self.data.std),)
+        return (self.view(images, rng),)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         raise RuntimeError("raw_pixels is not trained; set method.raw_pixels.train.epochs to 0")

@@ -24,14 +24,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_core.engine.augment import AugmentConfig, normalize, padded_crop
+from ssl_core.engine.augment import AugmentConfig, padded_crop
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
-from ssl_core.parts.losses import found
+from ssl_core.parts.losses import is_top1
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RotationConfig:
     """The numbers of rotation prediction."""
 
@@ -42,6 +42,10 @@ class RotationConfig:
 class Rotation(Method):
     """Four-way classification of the orientation."""
 
+    title = "RotNet"
+    year = 2018
+    family = "pretext"
+    paper = "arXiv 1803.07728"
     Config = RotationConfig
 
     def __init__(self, encoder: Encoder, config: RotationConfig, augment: AugmentConfig, data: DataInfo):
@@ -51,7 +55,7 @@ class Rotation(Method):
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """(B, 4, C, S, S): the image turned by 0, 90, 180 and 270 degrees."""
         padding = round(self.config.padding * images.shape[-1])
-        x = normalize(padded_crop(images, rng, padding, self.augment.flip), self.data.mean, self.data.std)
+        x = self.normalize(padded_crop(images, rng, padding, self.augment.flip))
         return (torch.stack([torch.rot90(x, turns, (2, 3)) for turns in range(4)], dim=1),)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -59,4 +63,4 @@ class Rotation(Method):
         (turned,) = batch.views
         turns = torch.arange(4, device=turned.device).repeat(len(turned))
         logits = self.classifier(self.encoder(turned.flatten(0, 1))).float()
-        return {"loss": F.cross_entropy(logits, turns), "accuracy": found(logits, turns).mean()}
+        return {"loss": F.cross_entropy(logits, turns), "accuracy": is_top1(logits, turns).mean()}

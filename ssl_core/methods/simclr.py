@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ssl_core.config import Count, Positive
-from ssl_core.engine.augment import AugmentConfig, view
+from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.parts.heads import mlp
@@ -28,7 +28,7 @@ from ssl_core.parts.losses import nt_xent
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SimCLRConfig:
     """The numbers of SimCLR."""
 
@@ -43,6 +43,10 @@ class SimCLRConfig:
 class SimCLR(Method):
     """Contrast the two views of an image with all other views of the batch."""
 
+    title = "SimCLR"
+    year = 2020
+    family = "contrastive"
+    paper = "arXiv 2002.05709"
     Config = SimCLRConfig
 
     def __init__(self, encoder: Encoder, config: SimCLRConfig, augment: AugmentConfig, data: DataInfo):
@@ -51,8 +55,7 @@ class SimCLR(Method):
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Two augmented images, each (B, C, H, W)."""
-        mean, std = self.data.mean, self.data.std
-        return view(images, rng, self.augment, mean, std), view(images, rng, self.augment, mean, std)
+        return self.view(images, rng), self.view(images, rng)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """NT-Xent over the 2B views, which share one forward pass and its batch statistics."""

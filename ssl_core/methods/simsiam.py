@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from ssl_core.config import Count
-from ssl_core.engine.augment import AugmentConfig, view
+from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.parts.heads import mlp
@@ -28,7 +28,7 @@ from ssl_core.parts.losses import negative_cosine
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SimSiamConfig:
     """The numbers of SimSiam."""
 
@@ -41,6 +41,10 @@ class SimSiamConfig:
 class SimSiam(Method):
     """Predict the projection of the other view, which gets no gradient."""
 
+    title = "SimSiam"
+    year = 2020
+    family = "non-contrastive"
+    paper = "arXiv 2011.10566"
     Config = SimSiamConfig
 
     def __init__(self, encoder: Encoder, config: SimSiamConfig, augment: AugmentConfig, data: DataInfo):
@@ -50,8 +54,7 @@ class SimSiam(Method):
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Two augmented images, each (B, C, H, W)."""
-        mean, std = self.data.mean, self.data.std
-        return view(images, rng, self.augment, mean, std), view(images, rng, self.augment, mean, std)
+        return self.view(images, rng), self.view(images, rng)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The mean of the two negative cosines; -1 within a few hundred steps means collapse."""

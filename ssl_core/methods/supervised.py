@@ -11,31 +11,33 @@ from torch.nn import functional as F
 
 from ssl_core.config import BelowOne, ConfigError
 from ssl_core.engine import distributed
-from ssl_core.engine.augment import AugmentConfig, view
+from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     label_smoothing: BelowOne
     """Share of the target spread over all classes."""
 
 
 class Supervised(Method):
+    title = "all labels, same budget"
+    family = "baseline"
     Config = Config
     labels: Tensor
 
     def __init__(self, encoder: Encoder, config: Any, augment: AugmentConfig, data: DataInfo):
         super().__init__(encoder, config, augment, data)
         if data.labels is None:
-            raise ConfigError("the supervised baseline needs labels; remove it from run.baselines")
+            raise ConfigError("the supervised baseline needs labels; remove it from run.methods")
         self.register_buffer("labels", data.labels, persistent=False)
         self.head = nn.Linear(encoder.dim, max(1, data.num_classes))
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
-        return (view(images, rng, self.augment, self.data.mean, self.data.std),)
+        return (self.view(images, rng),)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         target = self.labels[batch.ids]

@@ -33,7 +33,7 @@ from ssl_core.parts.multicrop import Crops, encode_crops, multi_crop
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SwAVConfig:
     """The numbers of SwAV."""
 
@@ -60,7 +60,11 @@ class SwAVConfig:
 
 
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int, weight: Tensor) -> Tensor:
-    """Codes (N, K) of scores (N, K): rows sum to 1, columns to about N / K. Rows of ``weight`` (N,) 0 use no prototype up."""
+    """Codes (N, K) of scores (N, K): each row sums to 1, each column to about the same.
+
+    Args:
+        weight: (N,), 1 for a row that counts when prototypes are shared out evenly. One of 0 gets a code and takes no share.
+    """
     log_q, log_weight = scores / epsilon, weight.log()[:, None]  # logarithms: exp(1 / epsilon) may overflow
     for _ in range(iterations):
         log_q = log_q - torch.logsumexp(log_q + log_weight, 0)
@@ -71,6 +75,10 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int, weight: Tensor) ->
 class SwAV(Method):
     """Predict the balanced cluster assignment of one view from the others."""
 
+    title = "SwAV"
+    year = 2020
+    family = "clustering"
+    paper = "arXiv 2006.09882"
     Config = SwAVConfig
 
     def __init__(self, encoder: Encoder, config: SwAVConfig, augment: AugmentConfig, data: DataInfo):
@@ -85,7 +93,7 @@ class SwAV(Method):
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Two large views (B, C, S, S), then the small ones."""
-        return multi_crop(images, rng, self.augment, self.data, self.config.crops, self.encoder)
+        return multi_crop(self, images, rng, self.config.crops)
 
     @torch.no_grad()
     def codes(self, view: int, z: Tensor, scores: Tensor, progress: float) -> Tensor:

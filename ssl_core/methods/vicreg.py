@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ssl_core.config import Count
 from ssl_core.engine import distributed
-from ssl_core.engine.augment import AugmentConfig, view
+from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.parts.heads import mlp
@@ -29,7 +29,7 @@ from ssl_core.parts.losses import similarities, wide
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VICRegConfig:
     """The numbers of VICReg."""
 
@@ -59,6 +59,10 @@ def covariance(z: Tensor) -> Tensor:
 class VICReg(Method):
     """Equal projections of the two views, spread out and decorrelated over the batch."""
 
+    title = "VICReg"
+    year = 2021
+    family = "non-contrastive"
+    paper = "arXiv 2105.04906"
     Config = VICRegConfig
 
     def __init__(self, encoder: Encoder, config: VICRegConfig, augment: AugmentConfig, data: DataInfo):
@@ -67,8 +71,7 @@ class VICReg(Method):
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Two augmented images, each (B, C, H, W)."""
-        mean, std = self.data.mean, self.data.std
-        return view(images, rng, self.augment, mean, std), view(images, rng, self.augment, mean, std)
+        return self.view(images, rng), self.view(images, rng)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The weighted sum of the three terms, over the batch of all processes."""

@@ -35,5 +35,8 @@ def mlp(
 
 
 def held(parameter: Tensor, hold: bool) -> Tensor:
-    """The parameter, with a gradient of zero while ``hold`` (not of None: DistributedDataParallel wants one of each)."""
+    """The parameter; while ``hold``, a copy that passes on a gradient of zero.
+
+    It is not None, because DistributedDataParallel waits for a gradient of every parameter.
+    """
     return parameter.detach() + 0.0 * parameter if hold else parameter

@@ -29,7 +29,7 @@ def similarities(a: Tensor, b: Tensor) -> Tensor:
         return a @ b.T
 
 
-def found(logits: Tensor, labels: Tensor) -> Tensor:
+def is_top1(logits: Tensor, labels: Tensor) -> Tensor:
     """(N,) 1.0 where the logit of the label (N,) is larger than all others of its row of (N, K), else 0.0; no gradient.
 
     Ten times as fast on a CPU as comparing with the argmax.

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from ssl_core.config import Fraction
-from ssl_core.engine.augment import AugmentConfig, view
 from ssl_core.engine.encoders import Encoder, VisionTransformer
-from ssl_core.engine.method import DataInfo
+from ssl_core.engine.method import Method
 from ssl_core.rng import Rng
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Crops:
     """The small views; the two large ones follow the common recipe (``augment.crop_scale``)."""
 
@@ -26,20 +25,18 @@ class Crops:
     """Side of a small view as a share of a large one's. Papers: 96 / 224; small images: 0.5, which keeps 14 px and more."""
 
 
-def multi_crop(
-    images: Tensor, rng: Rng, augment: AugmentConfig, data: DataInfo, crops: Crops, encoder: Encoder
-) -> tuple[Tensor, ...]:
-    """Two large views (B, C, S, S), then ``crops.views`` small ones, of a side the encoder can take.
+def multi_crop(method: Method, images: Tensor, rng: Rng, crops: Crops) -> tuple[Tensor, ...]:
+    """Two large views (B, C, S, S) by the method's recipe, then ``crops.views`` small ones, of a side its encoder can take.
 
     Args:
         images: (B, C, H, W) uint8.
     """
-    side = augment.view_side(images.shape[-2])
-    unit = encoder.patch_size if isinstance(encoder, VisionTransformer) else 1
+    side = method.augment.view_side(images.shape[-2])
+    unit = method.encoder.patch_size if isinstance(method.encoder, VisionTransformer) else 1
     small = max(1, round(side * crops.size / unit)) * unit
-    local = replace(augment, crop_scale=crops.scale)
-    large = [view(images, rng, augment, data.mean, data.std) for _ in range(2)]
-    return *large, *(view(images, rng, local, data.mean, data.std, size=small) for _ in range(crops.views))
+    local = replace(method.augment, crop_scale=crops.scale)
+    large = [method.view(images, rng) for _ in range(2)]
+    return *large, *(method.view(images, rng, local, small) for _ in range(crops.views))
 
 
 def encode_crops(encoder: Encoder, views: Sequence[Tensor]) -> Tensor:

@@ -4,8 +4,6 @@ Here and in tasks/dvc/lock_files.py alone DVC's Python API is used, which is und
 Stages run as ``dvc`` processes (tasks/dvc/runner.py).
 """
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +12,10 @@ from typing import Any
 
 from tasks.dvc.image_path import check_images
 from tasks.dvc.lock_files import locked, recorded
+from tasks.dvc.runner import dvc
 from tasks.runtime import files, params
 from tasks.runtime.errors import UsageError
+from tasks.runtime.stage_name import StageName
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class PlannedStage:
 
     name: str
     """As ``dvc repro`` takes it: ``pretrain@simclr-0``."""
+    parts: StageName
+    """Its group in dvc.yaml, method and seed."""
     inputs: tuple[tuple[str, ...], ...]
     """For each dependency that stages make: their names. Several when it is a directory that they fill."""
     outs: tuple[Path, ...]
@@ -58,7 +60,8 @@ def plan(root: Path) -> list[PlannedStage]:
                 upstream = [planned[name] for makers in inputs for name in makers]
                 stale = any(s.stale for s in upstream) or _changed(stage)
                 outs = tuple(Path(out.fs_path) for out in stage.outs)
-                planned[_name(stage)] = PlannedStage(_name(stage), inputs, outs, stale)
+                name = _name(stage)
+                planned[name] = PlannedStage(name, StageName.parse(name), inputs, outs, stale)
             return list(planned.values())
     except DvcException as error:
         raise UsageError(f"{_one_line(error)}; see also python -m tasks.doctor") from None
@@ -134,17 +137,12 @@ def save_experiment(root: Path, name: str, stages: Sequence[PlannedStage]) -> st
     names = [stage.name for stage in stages]
     before = recorded(root, names)
     tops = sorted({out.relative_to(root).parts[0] for stage in stages for out in stage.outs if out.exists()})
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "save", "--force", "--name", name]
-    done = subprocess.run(
-        [*command, *(part for top in tops for part in ("--include-untracked", top)), *names],
-        cwd=root,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        return f"not recorded as an experiment: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+    untracked = [part for top in tops for part in ("--include-untracked", top)]
+    fault = dvc(root, "exp", "save", "--force", "--name", name, *untracked, *names)
+    if fault:
+        return f"not recorded as an experiment: {fault}"
     if recorded(root, names, instead=before) != before:
-        subprocess.run([sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "remove", name], cwd=root, capture_output=True)
+        dvc(root, "exp", "remove", name)
         return "not recorded as an experiment: something that the stages depend on was changed meanwhile"
     return f"recorded as experiment {name}: dvc exp show"
 

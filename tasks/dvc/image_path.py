@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.runtime.errors import UsageError
+from tasks.runtime.params import images_path
 
 
 def check_images(root: Path, values: Mapping[str, Any]) -> None:
@@ -22,11 +23,9 @@ def check_images(root: Path, values: Mapping[str, Any]) -> None:
     given = values["data"].get("path")
     if not isinstance(given, str) or not given:
         raise UsageError(f"data.path is {given!r}; give the path of your images (data/sample is the embedded data set)")
-    path = root / given
     if given.startswith("~"):
         raise UsageError(f"data.path: DVC knows no ~; write {Path(given).expanduser()}")
-    if not path.exists():
-        raise UsageError(f"data.path: {given} does not exist; give the path of your images (relative to the project's root)")
+    path = images_path(given, root)
     if (root / "data" / "prepared").resolve().is_relative_to(path.resolve()):
         raise UsageError(f"data.path: {given} holds the project's own results; put your images into a folder of their own")
     for entry in _entries(path) if path.is_dir() else ():
@@ -40,8 +39,8 @@ def check_images(root: Path, values: Mapping[str, Any]) -> None:
 
 def _entries(folder: Path | str) -> Iterator["os.DirEntry[str]"]:
     """All that lies below a folder but the folders themselves; links are not followed."""
-    with os.scandir(folder) as found:
-        for entry in found:
+    with os.scandir(folder) as entries:
+        for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 yield from _entries(entry.path)
             else:

@@ -11,8 +11,6 @@ from typing import Any
 from tasks.runtime import files
 from tasks.runtime.locks import try_lock
 
-NOTED_ORDER = Path(".ssl/order-of-dvc.lock.json")
-
 
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[Any]:
@@ -23,39 +21,22 @@ def locked(root: Path) -> Iterator[Any]:
         yield repo
 
 
-def remember_order(root: Path) -> list[str]:
-    """The stages of dvc.lock as they stood in the file before this run, or before the one that it goes on from.
-
-    They are noted in ``.ssl`` until a run has ended well (``tidy_lock``). DVC only ever appends, so that a file which does
-    not begin with what was noted is another one, from git for example.
-    """
-    note = root / NOTED_ORDER
-    with locked(root):
-        now = list(_read_lock(root)["stages"])
-    with contextlib.suppress(OSError, ValueError):
-        noted = list(json.loads(note.read_text()))
-        if now[: len(noted)] == noted:
-            return noted
-    files.write_json(note, now)
-    return now
-
-
 def lock_of(root: Path, names: Sequence[str]) -> str:
     """The part of dvc.lock that is about these stages; empty before the first run."""
     from dvc.utils.serialize import dumps_yaml
 
-    found = recorded(root, names)
-    return str(dumps_yaml({"schema": "2.0", "stages": found})) if found else ""
+    stages = recorded(root, names)
+    return str(dumps_yaml({"schema": "2.0", "stages": stages})) if stages else ""
 
 
 def recorded(root: Path, names: Sequence[str], instead: dict[str, Any] | None = None) -> dict[str, Any]:
     """What dvc.lock says of these stages; then it says ``instead``."""
     with locked(root):
         content = _read_lock(root)
-        found = {name: entry for name, entry in content["stages"].items() if name in names}
-        if instead is not None and found != instead:
+        entries = {name: entry for name, entry in content["stages"].items() if name in names}
+        if instead is not None and entries != instead:
             _write_lock(root, {**content, "stages": {**content["stages"], **instead}})
-    return found
+    return entries
 
 
 def _read_lock(root: Path) -> dict[str, Any]:
@@ -73,24 +54,20 @@ def _write_lock(root: Path, content: dict[str, Any]) -> None:
     files.write_text(root / "dvc.lock", dumps_yaml(content))
 
 
-def tidy_lock(root: Path, before: Sequence[str], planned: Sequence[str], finished: bool) -> None:
-    """Put dvc.lock into the order that plain ``dvc repro`` leaves: what was there before, then the new stages as planned.
+def put_in_order(root: Path, planned: Sequence[str]) -> None:
+    """Write the stages of dvc.lock in the order of the graph; what is no longer in the graph stands last.
 
-    DVC appends a stage when it ends, so that parallel runs with the same result would differ in the file.
+    DVC appends a stage when it ends, so that two runs with the same result would differ in the file.
 
     Args:
-        before: of ``remember_order``.
         planned: the names of all stages, as ``graph.plan`` has them.
-        finished: nothing is left to do, so that the next run starts from the file as it is now.
     """
     with locked(root):
         content = _read_lock(root)
         stages = content["stages"]
-        order = [name for name in dict.fromkeys([*before, *planned, *stages]) if name in stages]
+        order = [name for name in dict.fromkeys([*planned, *stages]) if name in stages]
         if order != list(stages):
             _write_lock(root, {**content, "stages": {name: stages[name] for name in order}})
-        if finished:
-            (root / NOTED_ORDER).unlink(missing_ok=True)
 
 
 def repair(root: Path) -> list[str]:

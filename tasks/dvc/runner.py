@@ -15,11 +15,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from tasks.dvc.lock_files import release_dead_locks
+from tasks.dvc.outcome import Fate, Outcome
 from tasks.runtime.errors import EnvironmentFault, Preempted, no_space
 from tasks.runtime.locks import try_lock
 
@@ -27,6 +27,7 @@ GRACE_SECONDS = 7.0  # from SIGINT to SIGKILL: a stage saves its checkpoint
 POLL_SECONDS = 0.3
 BUSY_SECONDS = 2.0
 ORPHAN_SECONDS = 6.0
+DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
 FULL = 1 << 20  # a disk with fewer bytes left
 HINTS = (
     "To track the changes with git",
@@ -37,15 +38,10 @@ HINTS = (
 )
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a stage ended."""
-
-    code: int
-    """Exit code of the stage's command, 128 + N when signal N ended it; 0 when DVC recorded the outputs."""
-    how: str
-    """``ran``, ``unchanged``, ``restored`` (from the run cache) or ``failed``."""
-    message: str
+def dvc(root: Path, *arguments: str) -> str | None:
+    """Run a ``dvc`` command that is none of a stage's; None when it went well, else the last line of what it said."""
+    done = subprocess.run([*DVC, *arguments], cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return (done.stderr.strip().splitlines() or ["no reason given"])[-1] if done.returncode else None
 
 
 class Runner:
@@ -72,9 +68,9 @@ class Runner:
         while True:
             with self._claimed_log(name) as log:
                 outcome = self._run_once(name, log, watch)
-            if self._stopping.is_set() and outcome.code:
+            if self._stopping.is_set() and (outcome is None or outcome.code):
                 raise Preempted(f"{name} was stopped; the same command continues")
-            if outcome.how != "busy":
+            if outcome is not None:
                 return outcome
             release_dead_locks(self.root)
             self._pause(name, BUSY_SECONDS)
@@ -107,10 +103,11 @@ class Runner:
         if self._stopping.wait(seconds):
             raise Preempted(f"{name} was not started")
 
-    def _run_once(self, name: str, log: IO[bytes], watch: Callable[[list[str]], None]) -> Outcome:
+    def _run_once(self, name: str, log: IO[bytes], watch: Callable[[list[str]], None]) -> Outcome | None:
+        """One ``dvc repro -s``; None when another process holds what the stage needs."""
         left = self.root / ".ssl" / "exit" / name
         left.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-s", *self.options, name]
+        command = [*DVC, "repro", "-s", *self.options, name]
         with self._lock:
             if self._stopping.is_set():
                 raise Preempted(f"{name} was not started")
@@ -157,14 +154,23 @@ class _Tail:
         return [line for line in lines if line.strip() and not line.startswith(HINTS)]
 
 
-def _outcome(returncode: int, left: Path, text: str) -> Outcome:
-    """Read how a stage ended from what it left, else from DVC's own words: dvc answers 255 to any failure."""
+def _outcome(returncode: int, left: Path, text: str) -> Outcome | None:
+    """How a stage ended: dvc answers 255 to any failure, so what the stage left says it, else DVC's own words.
+
+    Args:
+        returncode: of dvc.
+        left: the file in which a failed stage leaves its exit code and message.
+        text: the log.
+
+    Returns:
+        None when another process holds what the stage needs.
+    """
     if returncode == 0:
-        ran = "restored" if "is cached - skipping run" in text else "unchanged"
-        return Outcome(0, "ran" if re.search(r"^Running stage ", text, re.M) else ran, "")
+        idle = Fate.RESTORED if "is cached - skipping run" in text else Fate.UNCHANGED
+        return Outcome(0, Fate.RAN if re.search(r"^Running stage ", text, re.M) else idle, "")
     with contextlib.suppress(OSError, ValueError, KeyError):
-        found = json.loads(left.read_text())
-        return Outcome(int(found["code"]), "failed", str(found["message"]))
+        said = json.loads(left.read_text())
+        return Outcome(int(said["code"]), Fate.FAILED, str(said["message"]))
     errors = [line.removeprefix("ERROR: ") for line in text.splitlines() if line.startswith("ERROR: ")]
     message = errors[-1] if errors else f"dvc ended with {returncode} and no message"
     root = left.parents[2]
@@ -173,10 +179,10 @@ def _outcome(returncode: int, left: Path, text: str) -> Outcome:
     exited = re.search(r"exited with (-?\d+)", text)
     if exited:
         code = int(exited[1])
-        return Outcome(code if code > 0 else 128 - code, "failed", message)
+        return Outcome(code if code > 0 else 128 - code, Fate.FAILED, message)
     if "is busy, it is being blocked by" in text:
-        return Outcome(EnvironmentFault.code, "busy", message)
-    return Outcome(Preempted.code if returncode < 0 else EnvironmentFault.code, "failed", message)
+        return None
+    return Outcome(Preempted.code if returncode < 0 else EnvironmentFault.code, Fate.FAILED, message)
 
 
 def _group_lives(process: subprocess.Popen[bytes]) -> bool:

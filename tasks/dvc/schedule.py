@@ -1,15 +1,14 @@
 """Which stage may start now, which never will, and what became of each; for ``make run`` and the Prefect flow alike."""
 
-import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from tasks.dvc.graph import PlannedStage, read_params
+from tasks.dvc.outcome import Fate, Outcome
+from tasks.runtime import files
 from tasks.runtime.cores import cores
-from tasks.runtime.errors import UsageError
+from tasks.runtime.errors import StageFailed, UsageError
 
-GOOD = ("Completed", "Unchanged", "Restored")
-SKIPPED, FAILED = "Not run", "Failed"
 NAMED = 3
 """Stages named where more share a reason."""
 
@@ -30,14 +29,13 @@ class Schedule:
     def __init__(
         self,
         stages: Sequence[PlannedStage],
-        methods: Iterable[str] | None = None,
-        seeds: Iterable[int] | None = None,
-        targets: Iterable[str] | None = None,
+        methods: Collection[str] | None = None,
+        seeds: Collection[int] | None = None,
+        targets: Collection[str] | None = None,
     ):
         self.stages = {s.name: s for s in stages}
-        self.chosen = self._choose(methods, None if seeds is None else [str(s) for s in seeds], targets)
-        self.fate: dict[str, str] = {}
-        self.why: dict[str, str] = {}
+        self.chosen = self._choose(methods, seeds, targets)
+        self.outcomes: dict[str, Outcome] = {}
         self._started: set[str] = set()
         self._depth: dict[str, int] = {}
         for s in stages:
@@ -46,11 +44,10 @@ class Schedule:
     def ready(self, limit: int) -> list[PlannedStage]:
         """At most ``limit`` stages to start now; later ones first, so that results show early."""
         for name in self.chosen:  # in the plan's order: a stage after those it depends on
-            if name not in self._started and name not in self.fate and self._settled(name):
-                reason = self._obstacle(self.stages[name])
-                if reason:
-                    self.fate[name], self.why[name] = SKIPPED, reason
-        waiting = [n for n in self.chosen if n not in self._started and n not in self.fate and self._settled(n)]
+            reason = self._obstacle(self.stages[name]) if self._waits(name) else None
+            if reason:
+                self.outcomes[name] = Outcome(0, Fate.NOT_RUN, reason)
+        waiting = [name for name in self.chosen if self._waits(name)]
         chosen = sorted(waiting, key=lambda n: -self._depth[n])[: max(0, limit)]
         for name in chosen:
             self._started.add(name)
@@ -58,83 +55,94 @@ class Schedule:
         return [self.stages[name] for name in chosen]
 
     def over(self) -> bool:
-        """Whether every chosen stage has its fate."""
-        return all(name in self.fate for name in self.chosen)
+        """Whether it is known of every chosen stage what became of it."""
+        return all(name in self.outcomes for name in self.chosen)
 
-    def finished(self, name: str, fate: str, why: str = "") -> None:
-        """Note how a started stage ended: one of ``GOOD``, or ``FAILED``."""
-        self.fate[name], self.why[name] = fate, why
+    def finished(self, name: str, outcome: Outcome) -> None:
+        """Note how a started stage ended."""
+        self.outcomes[name] = outcome
 
     def done(self) -> list[PlannedStage]:
         """The chosen stages that are up to date now."""
-        return [self.stages[n] for n in self.chosen if self.fate.get(n) in GOOD]
+        return [self.stages[name] for name in self.chosen if name in self.outcomes and self.outcomes[name].how.good]
+
+    @property
+    def stale(self) -> bool:
+        """Whether anything in the whole plan is out of date."""
+        return any(stage.stale for stage in self.stages.values())
 
     @property
     def failed(self) -> list[str]:
-        """Stages that failed."""
-        return [n for n, fate in self.fate.items() if fate == FAILED]
+        """Stages that failed, the first one first."""
+        return self._which(Fate.FAILED)
 
     @property
-    def first_failure(self) -> str:
-        """The stage that failed first, and why."""
-        return f"{self.failed[0]} failed: {self.why[self.failed[0]]}"
+    def failure(self) -> StageFailed | None:
+        """What a command ends with when a stage failed: the exit code of the first one, its name and why."""
+        if not self.failed:
+            return None
+        first = self.failed[0]
+        return StageFailed(self.outcomes[first].code, f"{first} failed: {self.outcomes[first]}")
 
     def summary(self) -> str:
         """One line of counts, then one for each reason why stages failed or were not run."""
-        names = {
-            "Completed": "ran",
-            "Restored": "restored from the cache",
-            "Unchanged": "unchanged",
-            FAILED: "failed",
-            SKIPPED: "not run",
-        }
-        counts = {word: sum(f == fate for f in self.fate.values()) for fate, word in names.items()}
-        lines = [f"{len(self.chosen)} stages: " + ", ".join(f"{n} {word}" for word, n in counts.items() if n)]
-        for fate in (FAILED, SKIPPED):
+        counts = {fate: len(self._which(fate)) for fate in Fate}
+        lines = [f"{len(self.chosen)} stages: " + ", ".join(f"{n} {fate}" for fate, n in counts.items() if n)]
+        for fate in (Fate.FAILED, Fate.NOT_RUN):
             groups: dict[str, list[str]] = {}
-            for name in self.chosen:
-                if self.fate.get(name) == fate:
-                    groups.setdefault(self.why[name], []).append(name)
-            lines += [f"{_few(found)} {names[fate]}: {why}" for why, found in groups.items()]
+            for name in sorted(self._which(fate), key=self.chosen.index):
+                groups.setdefault(str(self.outcomes[name]), []).append(name)
+            lines += [f"{_few(names)} {fate}: {why}" for why, names in groups.items()]
         if self.failed:
             lines.append("The same command goes on from here; a method taken out of run.methods is left out of the report.")
         return "\n".join(lines)
 
     # ------------------------------------------------------------------ rules
 
-    def _choose(self, methods: Iterable[str] | None, seeds: Iterable[str] | None, targets: Iterable[str] | None) -> list[str]:
-        groups = {n.partition("@")[0] for n in self.stages}
+    def _choose(
+        self, methods: Collection[str] | None, seeds: Collection[int] | None, targets: Collection[str] | None
+    ) -> list[str]:
+        groups = {stage.parts.group for stage in self.stages.values()}
         for target in targets or ():
             if target not in self.stages and target not in groups:
                 raise UsageError(
                     f"target {target!r}: no such stage; there are {', '.join(sorted(groups))} (and e.g. pretrain@simclr-0)"
                 )
-        named = [n for n in self.stages if not targets or n in targets or n.partition("@")[0] in targets]
+        named = {n: s.parts for n, s in self.stages.items() if not targets or n in targets or s.parts.group in targets}
         if methods is None and seeds is None:
             return self._with_ancestors(named)
-        chosen = []
-        for name in named:
-            method, _, seed = name.partition("@")[2].rpartition("-")
-            if method and (methods is None or method in methods) and (seeds is None or seed in seeds):
-                chosen.append(name)
-        gathering = {n for n in named if "@" not in n}
-        return [n for n in self.stages if n in gathering or n in self._with_ancestors(chosen)]
+        chosen = [
+            name
+            for name, parts in named.items()
+            if parts.method and (methods is None or parts.method in methods) and (seeds is None or parts.seed in seeds)
+        ]
+        gathering = {name for name, parts in named.items() if parts.method is None}
+        needed = self._with_ancestors(chosen)
+        return [name for name in self.stages if name in gathering or name in needed]
 
     def _with_ancestors(self, names: Iterable[str]) -> list[str]:
-        found: set[str] = set()
+        needed: set[str] = set()
         todo = list(names)
         while todo:
             name = todo.pop()
-            if name not in found:
-                found.add(name)
+            if name not in needed:
+                needed.add(name)
                 todo.extend(self.stages[name].after)
-        return [n for n in self.stages if n in found]
+        return [name for name in self.stages if name in needed]
 
-    def _settled(self, name: str) -> bool:
-        return all(n in self.fate for n in self.stages[name].after if n in self.chosen)
+    def _waits(self, name: str) -> bool:
+        """Whether a stage is still to be started or given up, and all it depends on has ended."""
+        over = {*self._started, *self.outcomes}
+        return name not in over and all(n in self.outcomes for n in self.stages[name].after if n in self.chosen)
+
+    def _which(self, fate: Fate) -> list[str]:
+        """The stages of one fate, as they ended."""
+        return [name for name, outcome in self.outcomes.items() if outcome.how is fate]
 
     def _good(self, name: str) -> bool:
-        return self.fate.get(name) in GOOD if name in self.chosen else not self.stages[name].stale
+        if name in self.chosen:
+            return name in self.outcomes and self.outcomes[name].how.good
+        return not self.stages[name].stale
 
     def _obstacle(self, stage: PlannedStage) -> str | None:
         """Why a stage cannot run: an input that nobody made, or one that is out of date and was not asked for.
@@ -152,9 +160,9 @@ class Schedule:
     def _remove_old_rows(self, stage: PlannedStage) -> None:
         """A method that failed now must not appear in a report with the outputs of an earlier run."""
         for name in stage.after:
-            if self.fate.get(name) in (FAILED, SKIPPED):
+            if name in self.outcomes and not self.outcomes[name].how.good:
                 for out in self.stages[name].outs:
-                    shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
+                    files.remove(out)
 
 
 def _few(names: list[str]) -> str:

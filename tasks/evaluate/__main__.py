@@ -7,23 +7,21 @@ import torch
 from tasks.evaluate.evaluation import Evaluation
 from tasks.runtime import params
 from tasks.runtime.device import machine, pick_device
-from tasks.runtime.errors import UsageError
-from tasks.runtime.stage import Stage, main
+from tasks.runtime.stage import Body, Stage, main
+from tasks.runtime.stage_name import StageName, method_and_seed
 
 
 def command(arguments: list[str]) -> None:
     """``METHOD SEED`` from the command line."""
-    if len(arguments) != 2 or not arguments[1].isdigit():
-        raise UsageError("usage: python -m tasks.evaluate METHOD SEED")
-    name, seed = arguments[0], int(arguments[1])
-    state: dict[str, torch.device] = {}
+    main(lambda: make(*method_and_seed("tasks.evaluate", arguments)))
 
-    def make() -> Stage:
-        torch.set_num_threads(params.method_params(params.load(), name).train.threads)
-        state["device"] = pick_device()
-        return Stage("evaluate", {"method": name, "seed": str(seed)}, machine(state["device"]))
 
-    main(make, lambda stage: Evaluation(stage, name, seed, state["device"]).run())
+def make(method: str, seed: int) -> tuple[Stage, Body]:
+    """The stage of one encoder, and its evaluation."""
+    torch.set_num_threads(params.method_params(params.load(), method).train.threads)
+    device = pick_device()
+    name = StageName("evaluate", method, seed)
+    return Stage(name, machine(device)), lambda stage: Evaluation(stage, method, seed, device).run()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import csv
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +12,22 @@ import torch
 from torch import Tensor
 
 from ssl_core.config import typed
-from ssl_core.engine.augment import AugmentConfig, normalize, to_unit
+from ssl_core.engine.augment import AugmentConfig, normalize
 from ssl_core.engine.encoders import Encoder, num_parameters, pool
-from ssl_core.engine.health import verdict
-from ssl_core.engine.method import DataInfo
+from ssl_core.engine.features import frozen
+from ssl_core.engine.health import judge
 from ssl_core.engine.optim import TrainConfig
 from ssl_core.evaluation.finetune import finetune
-from ssl_core.evaluation.protocol import BOOTSTRAP, Labels, Result, evaluate
-from ssl_core.evaluation.scores import bootstrap_intervals
+from ssl_core.evaluation.intervals import bootstrap_intervals
+from ssl_core.evaluation.protocol import BOOTSTRAP, Labels, Scores, evaluate
+from tasks.metrics import Health, Metrics
 from tasks.runtime import dataset, files, params, saved_encoder
 from tasks.runtime.errors import Diverged
 from tasks.runtime.progress import Progress
 from tasks.runtime.stage import Stage
 from tasks.tracking.journal import Journal
 
-INDICATORS = ("feature_std", "effective_rank", "alignment", "uniformity")
 
-
-@torch.no_grad()
 def extract(
     encoder: Encoder,
     images: dataset.Array,
@@ -48,17 +46,16 @@ def extract(
     Returns:
         (N, D_l) float32 on the CPU by layer: ``block1``, ``block2``, ...
     """
-    encoder.eval().to(device)
-    parts = []
-    for start in range(0, len(images), batch):
-        x = normalize(
-            to_unit(torch.from_numpy(np.array(images[start : start + batch])).to(device)), facts["mean"], facts["std"]
-        )
-        with torch.autocast(device.type, torch.bfloat16, enabled=facts["precision"] == "bf16"):
-            maps = encoder.blocks(x.contiguous(memory_format=torch.channels_last))
-        parts.append([pool(m).cpu() for m in maps])
-        each(min(start + batch, len(images)))
-    return {f"block{i + 1}": torch.cat(layer) for i, layer in enumerate(zip(*parts, strict=True))}
+
+    def batches() -> Iterator[Tensor]:
+        for start in range(0, len(images), batch):
+            x = torch.from_numpy(np.array(images[start : start + batch])).to(device)
+            yield normalize(x, facts["mean"], facts["std"])
+            each(min(start + batch, len(images)))
+
+    encoder.to(device)
+    layers = frozen(encoder, batches(), facts["precision"], lambda x: [pool(maps).cpu() for maps in encoder.blocks(x)])
+    return {f"block{number}": layer for number, layer in enumerate(layers, 1)}
 
 
 class Evaluation:
@@ -82,16 +79,16 @@ class Evaluation:
         with Journal(self.stage.work / "journal.jsonl", position=0) as journal:  # nothing is resumed: begin anew
             journal.start(**self._run_facts())
             layers = self._features()
-            result = evaluate(layers, self.labels, self.config, self.seed)
-            tuned = self._finetuned() if self.config.finetune_epochs and result.predicted is not None else {}
-            metrics = self._metrics(result) | tuned
-            self._write(layers[result.layer], metrics, result)
-            few = {f"linear_top1_{100 * float(share):g}pct": v["mean"] for share, v in metrics.get("few_label", {}).items()}
-            numbers = {k: v for k, v in metrics.items() if isinstance(v, float)} | few | metrics["health"]
+            scores = evaluate(layers, self.labels, self.config, self.seed)
+            tuned = self._finetuned() if self.config.finetune_epochs and scores.predicted is not None else {}
+            metrics = self._metrics(scores, tuned)
+            self._write(layers[scores.layer], metrics, scores)
+            few = {f"linear_top1_{100 * probe.share:g}pct": probe.mean for probe in metrics.few_labels()}
+            numbers = {k: v for k, v in metrics.found.items() if isinstance(v, float)} | few | vars(metrics.health)
             journal.metrics(0, numbers)  # MLflow compares numbers of step 0 as bars, others as points along the steps
-            journal.tags({"verdict": metrics["verdict"], "protocol": metrics["protocol"]})
+            journal.tags({"verdict": metrics.verdict, "protocol": metrics.protocol})
             cost = {"evaluation_seconds": time.monotonic() - started}
-            journal.end("FINISHED", cost=cost, encoder_sha256=metrics["encoder_sha256"])
+            journal.end("FINISHED", cost=cost, encoder_sha256=metrics.encoder_sha256)
             journal.publish(self.stage.out(f"out/journal/evaluate-{self.key}.jsonl"))
 
     def _run_facts(self) -> dict[str, Any]:
@@ -135,14 +132,12 @@ class Evaluation:
         """Test accuracy of the encoder fine-tuned with all training labels; nothing for an encoder without weights."""
         if not num_parameters(self.encoder):
             return {}
-        known, facts, meta = self.labels.train >= 0, self.facts, self.data.meta
-        labels = self.labels.train[known]
-        shape = (len(labels), meta["image_size"], meta["channels"], tuple(meta["mean"]), tuple(meta["std"]))
+        known, facts = self.labels.train >= 0, self.facts
         train, augment = typed(TrainConfig, facts["train"], "train"), typed(AugmentConfig, facts["augment"], "augment")
         encoder, head = finetune(
             self.encoder,
             self.data.train_images[known.numpy()],
-            DataInfo(*shape, labels=labels, num_classes=len(self.classes)),
+            self.data.info(self.labels.train[known]),
             augment,
             train,
             self.config.finetune_epochs,
@@ -159,21 +154,22 @@ class Evaluation:
 
     # ------------------------------------------------------------------ the result
 
-    def _metrics(self, result: Result) -> dict[str, Any]:
-        facts, scores = self.facts, dict(result.scores)
-        if "per_class" in scores:
-            scores["per_class"] = dict(zip(self.classes, scores["per_class"], strict=True))
-        return scores | {
-            "method": self.name,
-            "seed": self.seed,
-            "encoder": facts["encoder"]["config"]["name"],
-            "layer": result.layer,
-            "health": {k: facts["health"][k] for k in INDICATORS},
-            "random_health": {k: facts["random_health"][k] for k in INDICATORS},
-            "verdict": verdict(facts["health"], facts["random_health"]),
-            "encoder_sha256": files.sha256(self.directory / saved_encoder.WEIGHTS),
-            "protocol": self._protocol() | result.protocol,
-        }
+    def _metrics(self, scores: Scores, tuned: dict[str, Any]) -> Metrics:
+        facts, numbers = self.facts, dict(scores.numbers)
+        if "per_class" in numbers:
+            numbers["per_class"] = dict(zip(self.classes, numbers["per_class"], strict=True))
+        return Metrics(
+            method=self.name,
+            seed=self.seed,
+            encoder=facts["encoder"]["config"]["name"],
+            encoder_sha256=files.sha256(self.directory / saved_encoder.WEIGHTS),
+            layer=scores.layer,
+            verdict=judge(facts["health"], facts["random_health"]),
+            health=Health.of(facts["health"]),
+            random_health=Health.of(facts["random_health"]),
+            protocol=self._protocol() | scores.protocol,
+            found=numbers | tuned,
+        )
 
     def _protocol(self) -> dict[str, Any]:
         """What the numbers mean, stored with them; the choices come from the result."""
@@ -189,20 +185,20 @@ class Evaluation:
             "data_sha256": self.data.sha256,
         }
 
-    def _write(self, features: tuple[Tensor, Tensor], metrics: dict[str, Any], result: Result) -> None:
+    def _write(self, features: tuple[Tensor, Tensor], metrics: Metrics, scores: Scores) -> None:
         arrays = {name: x.half().numpy() for name, x in zip(("train", "test"), features, strict=True)}
-        files.save_tensors(self.stage.out(f"out/features/{self.key}.safetensors"), arrays, {"layer": result.layer})
-        files.write_json(self.stage.out(f"out/metrics/{self.key}.json"), metrics)
-        files.write_text(self.stage.out(f"out/predictions/{self.key}.csv"), self._predictions(result))
+        files.save_tensors(self.stage.out(f"out/features/{self.key}.safetensors"), arrays, {"layer": scores.layer})
+        files.write_json(self.stage.out(f"out/metrics/{self.key}.json"), metrics.to_json())
+        files.write_text(self.stage.out(f"out/predictions/{self.key}.csv"), self._predictions(scores))
 
-    def _predictions(self, result: Result) -> str:
+    def _predictions(self, scores: Scores) -> str:
         """CSV of actual and predicted class of every labelled test image."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["actual", "predicted"])
-        if result.predicted is not None:
+        if scores.predicted is not None:
             # DVC's plots page shows these names as they are: no markup.
             names = [c.replace("<", "‹").replace(">", "›") for c in self.classes]
             truth = self.labels.test[self.labels.test >= 0]
-            writer.writerows([names[a], names[p]] for a, p in zip(truth.tolist(), result.predicted.tolist(), strict=True))
+            writer.writerows([names[a], names[p]] for a, p in zip(truth.tolist(), scores.predicted.tolist(), strict=True))
         return out.getvalue()

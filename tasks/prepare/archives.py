@@ -71,7 +71,10 @@ class Archive:
         if not (self._zip or self._open or start[257:] == b"ustar"):
             raise DataError(f"{path} is not a tar (plain, gz, xz, bz2) or zip archive; check data.path")
         try:
-            self._check_zip() if self._zip else self._check_tar()
+            if self._zip:
+                self._check_zip()
+            else:
+                self._check_tar()
         except BROKEN as error:
             raise DataError(f"{path} is damaged or cut off ({images.one_line(error)}); copy or download it again") from None
 
@@ -83,7 +86,10 @@ class Archive:
         """
         chosen = sorted((self.members[n] for n in names), key=lambda m: m.position)
         try:
-            yield from self._read_zip(chosen) if self._zip else self._read_tar(chosen)
+            if self._zip:
+                yield from self._read_zip(chosen)
+            else:
+                yield from self._read_tar(chosen)
         except BROKEN as error:
             raise DataError(f"{self.path} cannot be read any more ({images.one_line(error)})") from None
 

@@ -35,8 +35,13 @@ class Done:
     bad: str = ""
 
 
-def decode_all(jobs: Iterator[Job], size: int, channels: int, workers: int | None = None) -> Iterator[Done]:
+def decode_all(
+    jobs: Iterator[Job], size: int, channels: int, workers: int | None = None, depth: int = images.DEPTH
+) -> Iterator[Done]:
     """Decode ``jobs`` in any order; they are pulled as fast as they are decoded, so memory stays bounded.
+
+    Args:
+        depth: bits of the values of grey images that have more than 8.
 
     Raises:
         EnvironmentFault: the workers do not start.
@@ -46,9 +51,8 @@ def decode_all(jobs: Iterator[Job], size: int, channels: int, workers: int | Non
     answers: queue.Queue[list[Done] | BaseException | None] = queue.Queue(maxsize=4)
     stopped = threading.Event()
     count = workers or cores()
-    threads = [
-        threading.Thread(target=_drive, args=(batches, answers, stopped, size, channels), daemon=True) for _ in range(count)
-    ]
+    command = [sys.executable, "-I", images.__file__, *map(str, (size, channels, depth))]
+    threads = [threading.Thread(target=_drive, args=(batches, answers, stopped, command), daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()
     try:
@@ -98,11 +102,10 @@ def _drive(
     batches: _Shared,
     answers: "queue.Queue[list[Done] | BaseException | None]",
     stopped: threading.Event,
-    size: int,
-    channels: int,
+    command: list[str],
 ) -> None:
     """One thread: pass batches to its own child process until there are no more."""
-    worker = _Worker(size, channels)
+    worker = _Worker(command)
     try:
         while not stopped.is_set() and (batch := batches.next()) is not None:
             answers.put([Done(job.row, bad=str(job.data)) for job in batch if not isinstance(job.data, bytes)])
@@ -117,8 +120,8 @@ def _drive(
 class _Worker:
     """A child process, started when first needed and again when it died."""
 
-    def __init__(self, size: int, channels: int):
-        self._command = [sys.executable, "-I", images.__file__, str(size), str(channels)]
+    def __init__(self, command: list[str]):
+        self._command = command
         self._process: subprocess.Popen[bytes] | None = None
 
     def _start(self) -> tuple[IO[bytes], IO[bytes]]:

@@ -5,7 +5,7 @@ stalls a decoder takes nothing but the worker with it (``tasks.prepare.decoding`
 reports a damaged PNG as an exception where torchvision 0.29 can end the process.
 
 Rules: the format is told by content and must be in ``FORMATS``; width x height is checked before any pixel is decoded; the
-first frame or page counts; EXIF orientation is applied; transparent pixels are laid on white; 16 bits are scaled to 8;
+first frame or page counts; EXIF orientation is applied; transparent pixels are laid on white; 10 to 16 bits are scaled to 8;
 palette, 1-bit, CMYK and YCbCr become grey or RGB; the centered square of the short side is resized with antialiasing.
 """
 
@@ -58,6 +58,8 @@ MIN_SIDE = 8
 MAX_ASPECT = 20
 BACKGROUND = 255
 """Grey level under transparent pixels."""
+DEPTH = 16
+"""Bits of a pixel with more than 8, unless the caller knows better: cameras store 10, 12 or 14 bits in 16."""
 DRAFT_FACTOR = 2
 """A JPEG may be decoded at a reduced scale that is still this many times larger than what is stored."""
 SECONDS = 60
@@ -80,14 +82,17 @@ class Facts:
     format: str
     sha256: str
     notes: list[str] = field(default_factory=list)
+    peak: int = 0
+    """Largest value of a grey image with more than 8 bits; 0 of any other."""
 
 
-def decode(data: bytes, name: str, size: int, channels: int) -> tuple[bytes, Facts]:
+def decode(data: bytes, name: str, size: int, channels: int, depth: int = DEPTH) -> tuple[bytes, Facts]:
     """Decode a file to ``size * size * channels`` bytes in H, W, C order.
 
     Args:
         data: the whole file.
         name: its name, only to compare the suffix with the content.
+        depth: bits of the values of a grey image that has more than 8.
 
     Raises:
         BadImage: not usable.
@@ -100,7 +105,7 @@ def decode(data: bytes, name: str, size: int, channels: int) -> tuple[bytes, Fac
             with Image.open(BytesIO(data), formats=FORMATS) as image:
                 facts = _inspect(image, data, name)
                 _read(image, size)
-                picture = flatten(_upright(image, facts), channels)
+                picture = flatten(_plain(_upright(image, facts), depth, facts), channels)
         except UnidentifiedImageError:
             raise BadImage(_what_else(data)) from None
         except Image.DecompressionBombError:
@@ -136,6 +141,9 @@ def _inspect(image: Any, data: bytes, name: str) -> Facts:
         facts.notes.append("several frames or pages, the first is used")
     if kind == "JPEG" and not data.rstrip(b"\0").endswith(b"\xff\xd9"):
         facts.notes.append("bytes after the end of the JPEG")
+    stored = data[24:25] == b"\x10" if kind == "PNG" else kind == "TIFF" and max(image.tag_v2.get(258, (8,))) > 8
+    if stored and not image.mode.startswith("I"):
+        facts.notes.append("16 bits a color, of which only the upper 8 are read; convert dark ones to 8 bits")
     profile = image.info.get("icc_profile") or b""
     if profile and b"sRGB" not in profile and b"s\0R\0G\0B" not in profile:
         facts.notes.append("a color profile other than sRGB is ignored")
@@ -161,25 +169,37 @@ def _upright(image: Any, facts: Facts) -> Any:
     return image
 
 
-def flatten(image: Any, channels: int) -> Any:
-    """An image of mode L (``channels`` 1) or RGB (3): transparency on white, 16 bits scaled to 8."""
+def _plain(image: Any, depth: int, facts: Facts) -> Any:
+    """The image in 8 bits and without transparency."""
     if image.mode.startswith("I"):
-        image = _eight_bits(image)
-    elif image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.new("RGBA", image.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
-        image.alpha_composite(layer)
+        return _eight_bits(image, depth, facts)
+    if not image.has_transparency_data:
+        return image
+    layer = image.convert("RGBA")
+    if layer.getchannel("A").getextrema()[0] < 255:
+        facts.notes.append("partly transparent, laid on white")
+    white = Image.new("RGBA", image.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
+    white.alpha_composite(layer)
+    return white
+
+
+def _eight_bits(image: Any, depth: int, facts: Facts) -> Any:
+    import numpy as np  # only here: a worker starts faster without
+
+    top = 2**depth - 1
+    wide = np.asarray(image).astype(np.int64).clip(0, 65535)
+    facts.peak = int(wide.max())
+    if facts.peak > top:
+        facts.notes.append(f"values above {top} are cut; data.bit_depth is {depth}")
+    return Image.fromarray(((wide.clip(0, top) * 255 + top // 2) // top).astype(np.uint8))
+
+
+def flatten(image: Any, channels: int) -> Any:
+    """An image of mode L (``channels`` 1) or RGB (3)."""
     if image.mode in ("CMYK", "YCbCr", "PA", "P", "La", "RGBa") and channels == 1:
         image = image.convert("RGB")
     mode = "L" if channels == 1 else "RGB"
     return image if image.mode == mode else image.convert(mode)
-
-
-def _eight_bits(image: Any) -> Any:
-    import numpy as np  # only here: a worker starts faster without
-
-    wide = np.asarray(image).astype(np.int64).clip(0, 65535)
-    return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
 
 
 def fit(image: Any, size: int) -> Any:
@@ -250,7 +270,7 @@ def _exactly(stream: IO[bytes], count: int) -> bytes:
     return data
 
 
-def serve(source: IO[bytes], sink: IO[bytes], size: int, channels: int) -> None:
+def serve(source: IO[bytes], sink: IO[bytes], size: int, channels: int, depth: int) -> None:
     """Answer batches ``([[name, length], ...], bytes)`` with one message per image, until the other side closes."""
     send(sink, "ready")
     while True:
@@ -262,7 +282,7 @@ def serve(source: IO[bytes], sink: IO[bytes], size: int, channels: int) -> None:
         for name, length in items:
             signal.alarm(SECONDS)
             try:
-                pixels, facts = decode(blob[start : start + length], name, size, channels)
+                pixels, facts = decode(blob[start : start + length], name, size, channels, depth)
                 send(sink, vars(facts), pixels)
             except BadImage as error:
                 send(sink, {"bad": str(error)})
@@ -281,4 +301,4 @@ def _limit() -> None:
 
 if __name__ == "__main__":
     _limit()
-    serve(sys.stdin.buffer, sys.stdout.buffer, int(sys.argv[1]), int(sys.argv[2]))
+    serve(sys.stdin.buffer, sys.stdout.buffer, *map(int, sys.argv[1:]))

@@ -2,21 +2,24 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from tasks.prepare import images, sources
+from tasks.prepare import images
 from tasks.prepare.decoding import Done, Job, decode_all
-from tasks.prepare.folders import Source
+from tasks.prepare.source import ArraySource, Source
 from tasks.runtime.dataset import BLOCK, Array
+from tasks.runtime.errors import IntegrityError
 from tasks.runtime.params import DataConfig
 from tasks.runtime.progress import Progress
 
 ONE_WORKER = 256
 """Up to this many files one worker is enough: each costs the time to start it."""
+DEPTHS = (8, 10, 12, 14, 16)
+"""Bits that cameras and scanners give; the first that holds the largest value is taken."""
 
 
 @dataclass
@@ -34,6 +37,11 @@ class Split:
     """(N, 2) original width and height."""
     files: Array
     """(N,) first 64 bits of each file's sha256; 0 for images that come decoded."""
+
+    def put(self, at: int, pixels: bytes) -> None:
+        """Store the pixels of row ``at``, given in H, W, C order."""
+        _, channels, height, width = self.images.shape
+        self.images[at] = np.frombuffer(pixels, np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
 
     def drop(self, mask: Array) -> None:
         """Remove the rows where ``mask``, on disk as well."""
@@ -55,6 +63,11 @@ class Seen:
     """What decoding found out."""
 
     bad: list[tuple[str, str]]
+    """(name, reason) of the files that cannot be used."""
+    bit_depth: int = images.DEPTH
+    """Bits that the images with more than 8 are scaled from."""
+    peak: int = 0
+    """Largest value among these images; 0: there are none."""
     formats: Counter[str] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
@@ -79,33 +92,73 @@ def new_split(directory: Path, name: str, rows: Array, source: Source, config: D
     )
 
 
-def take_in(source: Source, splits: dict[str, Split], config: DataConfig, check: Callable[[], None], file: Path | None) -> Seen:
-    """Fill the splits with pixels; rows that cannot be used are dropped and told."""
-    place = {int(row): (split, i) for split in splits.values() for i, row in enumerate(split.rows)}
-    good = {name: np.zeros(len(split.rows), bool) for name, split in splits.items()}
-    seen = Seen(list(source.bad))
-    progress = Progress("prepare: reading images", len(place), "images", file=file)
-    for number, done in enumerate(contents(source, sorted(place), config), 1):
+def decode_into(
+    source: Source, splits: dict[str, Split], config: DataConfig, check: Callable[[], None], file: Path | None
+) -> Seen:
+    """Fill the splits with pixels; rows that cannot be used are dropped and told.
+
+    Args:
+        check: called now and then; may raise to stop.
+        file: where to leave the progress for a watching process.
+    """
+    places = {int(row): (split, i) for split in splits.values() for i, row in enumerate(split.rows)}
+    usable = {name: np.zeros(len(split.rows), bool) for name, split in splits.items()}
+    seen = Seen(list(source.bad), bit_depth=config.bit_depth or images.DEPTH)
+    deep: list[int] = []
+    progress = Progress("prepare: reading images", len(places), "images", file=file)
+    for number, done in enumerate(contents(source, sorted(places), config, seen.bit_depth), 1):
         check()
-        split, at = place[done.row]
+        split, at = places[done.row]
         reason = done.bad or store(split, at, done, source, seen)
         if reason:
             seen.bad.append((source.items[done.row].name, reason))
         else:
-            good["train" if split is splits["train"] else "test"][at] = True
+            usable["train" if split is splits["train"] else "test"][at] = True
+            deep += [done.row] if done.facts and done.facts.peak else []
         progress.update(number)
+    if deep:
+        scale_alike(source, places, sorted(deep), config, seen, check)
     for name, split in splits.items():
-        split.drop(~good[name])
+        split.drop(~usable[name])
     seen.bad.sort()
     return seen
 
 
-def contents(source: Source, rows: list[int], config: DataConfig) -> Iterator[Done]:
+def scale_alike(
+    source: Source,
+    places: Mapping[int, tuple[Split, int]],
+    deep: list[int],
+    config: DataConfig,
+    seen: Seen,
+    check: Callable[[], None],
+) -> None:
+    """Choose one bit depth for all images with more than 8 bits, and decode them again if it is another than the first.
+
+    Args:
+        places: row of the source -> split and row in it.
+        deep: the rows of these images.
+
+    Raises:
+        IntegrityError: a file cannot be read any more.
+    """
+    first = seen.bit_depth
+    seen.bit_depth = config.bit_depth or next(bits for bits in DEPTHS if seen.peak < 2**bits)
+    seen.notes[f"more than 8 bits a pixel, scaled from {seen.bit_depth} bits (the largest value is {seen.peak})"] = len(deep)
+    for done in contents(source, deep, config, seen.bit_depth) if seen.bit_depth != first else ():
+        check()
+        if done.bad:
+            raise IntegrityError(f"{source.items[done.row].name!r} changed while it was read; run the same command again")
+        split, at = places[done.row]
+        split.put(at, done.pixels)
+
+
+def contents(source: Source, rows: list[int], config: DataConfig, depth: int) -> Iterator[Done]:
     """Every row decoded, in any order."""
     size, channels = config.image_size, config.channels
-    if not isinstance(source, sources.ArraySource):
+    if not isinstance(source, ArraySource):
         jobs = (Job(row, source.items[row].name, content) for row, content in source.read(rows))
-        with contextlib.closing(decode_all(jobs, size, channels, workers=1 if len(rows) <= ONE_WORKER else None)) as answers:
+        workers = 1 if len(rows) <= ONE_WORKER else None
+        with contextlib.closing(decode_all(jobs, size, channels, workers, depth)) as answers:
             yield from answers
         return
     for row, pixels in source.read(rows):
@@ -122,11 +175,11 @@ def store(split: Split, at: int, done: Done, source: Source, seen: Seen) -> str:
     expected = source.sums.get(source.items[done.row].name)
     if expected is not None and expected != facts.sha256:
         return "differs from its hash in SHA256SUMS"
-    _, channels, height, width = split.images.shape
-    split.images[at] = np.frombuffer(done.pixels, np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
+    split.put(at, done.pixels)
     split.sizes[at] = facts.width, facts.height
     split.files[at] = int(facts.sha256[:16] or "0", 16)
     seen.formats[facts.format] += 1
     seen.modes[facts.mode] += 1
     seen.notes.update(facts.notes)
+    seen.peak = max(seen.peak, facts.peak)
     return ""

@@ -1,7 +1,8 @@
 """What the names of the files in a folder or archive say: which are images, which split and which class they belong to.
 
 ``CLASS/file``, ``train/CLASS/file`` and ``test/CLASS/file`` are labelled; files without a class folder are not. ``val`` stands
-for ``test`` where there is no ``test``; images in ``unlabeled`` join the training split without a label.
+for ``test`` where ``test`` has no labels. Beside labelled images those without a label join the training split, wherever they
+lie (docs/decisions/0011). A top folder called ``train`` or ``test`` among other folders may be a class: ``_may_be_classes``.
 """
 
 import json
@@ -28,7 +29,8 @@ NOT_IMAGES = set(  # what lies beside images; any other suffix is judged by cont
     ".txt .md .rst .csv .tsv .json .jsonl .xml .yaml .yml .toml .html .htm .css .js .py .ipynb .sh .log .mat .db .sqlite"  # noqa: SIM905
     " .ini .lock .dvc .sha256 .md5 .npy .npz .parquet .xls .xlsx .doc .docx".split()
 )
-Placed = tuple[str, str, tuple[str, ...]]
+Parts = tuple[str, ...]
+Placed = tuple[str, str, Parts]
 """(split, name, path inside the split)"""
 HIDDEN = {"thumbs.db", "desktop.ini", "__macosx"}
 SUMS = "SHA256SUMS"
@@ -59,7 +61,7 @@ def is_image(name: str) -> bool:
     return not hidden and parts[-1] != SUMS and PurePosixPath(name).suffix.lower() not in NOT_IMAGES
 
 
-def understand(names: Iterable[str], folders: Iterable[str], where: str) -> Layout:
+def arrange(names: Iterable[str], folders: Iterable[str], where: str) -> Layout:
     """Sort image names into splits and classes.
 
     Args:
@@ -73,35 +75,95 @@ def understand(names: Iterable[str], folders: Iterable[str], where: str) -> Layo
     names = sorted(names)
     if not names:
         raise DataError(f"{where} holds no images (JPEG, PNG, BMP, GIF, WebP or TIFF); check data.path")
-    present = {SPLITS.get(top.lower()) for top, slash, _ in (n.partition("/") for n in names) if slash}
-    use = {"unlabeled": "unlabeled"}  # what the top folders stand for
-    if "train" in present:
-        use |= {"train": "train", "test": "test"} if "test" in present else {"train": "train", "val": "test"}
-    elif "test" in present:
-        raise DataError(f"{where} has a test but no train folder; name them train and test, or put the classes side by side")
-    placed, skipped = [], []
+    inside: dict[str, list[Parts]] = {}
+    for top, *rest in (PurePosixPath(name).parts for name in names):
+        if rest:
+            inside.setdefault(top, []).append(tuple(rest))
+    use, remarks = _roles(inside, where)
+    placed, unused = [], Counter[str]()
     for name in names:
         split, path = _split_of(name, use)
         if split:
             placed.append((split, name, path))
         else:
-            skipped.append(name.partition("/")[0])
+            unused[name.partition("/")[0]] += 1
     layout = _label(placed, where)
     if layout.classes:
         _check_folders(placed, [_split_of(f, use) for f in folders if is_image(f)], where)
-    if skipped:
-        tops = ", ".join(f"{top!r} ({count})" for top, count in Counter(skipped).most_common(5))
-        layout.warnings.append(f"{len(skipped)} images outside the folders train and test are not used: {tops}")
+    if unused:
+        used = " and ".join(sorted(use))
+        remarks.append(f"{unused.total()} images outside the folders {used} are not used: {_counted(unused)}")
+    layout.warnings[:0] = remarks
     return layout
 
 
-def _split_of(name: str, use: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+def _counted(counts: Mapping[str, int], most: int = 5) -> str:
+    named = [f"{name!r} ({count})" for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+    return ", ".join(named[:most]) + (f" and {len(named) - most} more" if len(named) > most else "")
+
+
+def _roles(inside: Mapping[str, Sequence[Parts]], where: str) -> tuple[dict[str, str], list[str]]:
+    """What the top folders stand for, ``train``, ``test`` or ``unlabeled``, and what to say about it.
+
+    Where one folder stands for ``train``, those without a role are not used. Where none does, those are classes.
+
+    Args:
+        inside: top folder -> path of each image in it.
+    """
+    known = {top: SPLITS[top.lower()] for top in inside if top.lower() in SPLITS}
+    if not {"train", "test"} & set(known.values()) or _may_be_classes(inside, known, where):
+        return {top: role for top, role in known.items() if role == "unlabeled"}, []
+    if "train" not in known.values():
+        raise DataError(f"{where} has a test but no train folder; name them train and test, or put the classes side by side")
+    classes: dict[str, set[str]] = {role: set() for role in SPLITS.values()}
+    for top, role in known.items():
+        classes[role] |= {path[0] for path in inside[top] if len(path) > 1}
+    # One folder that is no class of train, as ``test/unknown``, says nothing about its images.
+    labelled = [role for role in ("test", "val") if len(classes[role]) > 1 or classes[role] & classes["train"]]
+    if not classes["train"]:
+        labelled = ["test" if "test" in known.values() else "val"]
+        known = {top: role for top, role in known.items() if role != "val" or labelled == ["val"]}
+    use, remarks = {}, []
+    for top, role in known.items():
+        if role in ("train", "unlabeled"):
+            use[top] = role
+        elif role in labelled[:1]:
+            use[top] = "test"
+        elif role not in labelled:
+            use[top] = "unlabeled"
+            source = labelled[0] if labelled else "data.test_fraction of each class in train"
+            remarks.append(f"{len(inside[top])} images in {top} have no labels: trained on without them; scores use {source}")
+    return use, remarks
+
+
+def _may_be_classes(inside: Mapping[str, Sequence[Parts]], known: Mapping[str, str], where: str) -> bool:
+    """Whether folders called train or test are classes, because they lie among other folders and look the same.
+
+    Raises:
+        DataError: they may as well be splits.
+    """
+    splits = {top for top, role in known.items() if role != "unlabeled"}
+    others = set(inside) - set(known)
+    nested = {top for top in inside if any(len(path) > 1 for path in inside[top])}
+    if not others:
+        return False
+    if splits & nested and (len(splits) > 1 or others - nested):
+        return False  # splits with class folders
+    if len(splits) == 1 and len(others) > 1 and not nested & (splits | others):
+        return True
+    used, unused = (_counted({top: len(inside[top]) for top in tops}) for tops in (splits, others))
+    raise DataError(
+        f"{where} can be read in two ways. Either only {used} is to be used: then move {unused} out of it. Or each of these"
+        f" folders is a class: then give {', '.join(map(repr, sorted(splits)))} another name"
+    )
+
+
+def _split_of(name: str, use: Mapping[str, str]) -> tuple[str, Parts]:
     """(split, path inside the split); an empty split where splits are folders and this name is in none of them."""
     top, *rest = PurePosixPath(name).parts
-    split = use.get(SPLITS.get(top.lower(), ""), "")
-    if split and rest:
-        return split, tuple(rest)
-    return ("" if "train" in use else "train"), (top, *rest)
+    if top in use and rest:
+        return use[top], tuple(rest)
+    return ("" if "train" in use.values() else "train"), (top, *rest)
 
 
 def _label(placed: Sequence[Placed], where: str) -> Layout:
@@ -113,26 +175,24 @@ def _label(placed: Sequence[Placed], where: str) -> Layout:
         return Layout([Item(name, "test" if split == "test" else "train") for split, name, _ in placed], [])
     names = sorted(classes["train"] | classes["test"])
     labels = {name: i for i, name in enumerate(names)}
-    layout = Layout([], names, _alike(names))
+    layout = Layout([], names, [*_alike(names), *_deeper(placed)])
     loose = Counter[str]()
     for split, name, path in placed:
         label = labels[path[0]] if len(path) > 1 and split != "unlabeled" else -1
         loose[split] += label < 0
-        if split != "test" or label >= 0:
-            layout.items.append(Item(name, "test" if split == "test" else "train", label))
-    if loose["train"]:
-        layout.warnings.append(f"{loose['train']} training images lie in no class folder: used without a label")
-    if loose["test"]:
-        layout.warnings.append(f"{loose['test']} test images lie in no class folder: not used")
+        layout.items.append(Item(name, "test" if split == "test" and label >= 0 else "train", label))
+    for split, title in (("train", "training"), ("test", "test")):
+        if loose[split]:
+            layout.warnings.append(f"{loose[split]} {title} images lie in no class folder: trained on without a label")
     return layout
 
 
 def _class_names(placed: Iterable[Placed]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {"train": set(), "test": set()}
+    classes: dict[str, set[str]] = {"train": set(), "test": set()}
     for split, _, path in placed:
-        if split in found and len(path) > 1:
-            found[split].add(path[0])
-    return found
+        if split in classes and len(path) > 1:
+            classes[split].add(path[0])
+    return classes
 
 
 def _check_folders(placed: Sequence[Placed], folders: Iterable[tuple[str, tuple[str, ...]]], where: str) -> None:
@@ -151,6 +211,19 @@ def _check_folders(placed: Sequence[Placed], folders: Iterable[tuple[str, tuple[
         for name in sorted(classes["train"] ^ classes["test"]):
             side = "test" if name in classes["train"] else "train"
             raise DataError(f"{where}: class {name!r} has no images in {side}; add some, or remove the class from both splits")
+
+
+def _deeper(placed: Iterable[Placed]) -> list[str]:
+    """A warning where every class has the same folders inside: those may be the classes that were meant."""
+    inside: dict[str, set[str]] = {}
+    for split, _, path in placed:
+        if split != "unlabeled" and len(path) > 1:
+            inside.setdefault(path[0], set()).update(path[1:-1][:1])
+    lower = set.intersection(*inside.values())
+    if len(lower) < 2:
+        return []
+    named = ", ".join(map(repr, sorted(lower)[:3])) + (", ..." if len(lower) > 3 else "")
+    return [f"every class has the same folders inside ({named}): if those are the classes, put them one level up"]
 
 
 def _alike(classes: list[str]) -> list[str]:

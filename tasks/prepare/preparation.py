@@ -1,24 +1,25 @@
 """Stage ``prepare``: find the images, check and decode them, split and store them as arrays, and say what is odd about them.
 
-``python -m tasks.prepare``. Writes ``data/prepared``: uint8 arrays, labels, ``meta.json``, ``audit.json`` and the origin of
-every row. Either the whole directory appears or nothing does.
+The stage writes ``data/prepared``: uint8 arrays, labels, ``meta.json``, ``audit.json`` and the origin of every row. Either the
+whole directory appears or nothing does.
 """
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from tasks.prepare import audit, sources
-from tasks.prepare.folders import Source
-from tasks.prepare.intake import Seen, Split, new_split, take_in
+from tasks.prepare import auditing
+from tasks.prepare.intake import Seen, Split, decode_into, new_split
 from tasks.prepare.layout import one_per_line, shown
+from tasks.prepare.source import Source, open_source
 from tasks.prepare.splits import HOLDOUT, split_rows, stratified
-from tasks.runtime import files
-from tasks.runtime.dataset import Array, blocks, hashes
+from tasks.runtime import audit, files
+from tasks.runtime.audit import Audit, Ignored, Quarantined
+from tasks.runtime.dataset import Array, blocks
 from tasks.runtime.errors import DataError, EnvironmentFault
 from tasks.runtime.params import DataConfig
 from tasks.runtime.stage import state_directory
@@ -43,7 +44,7 @@ def prepare(config: DataConfig, target: Path, check: Callable[[], None] = nothin
         DataError: the images are not usable as they are.
         EnvironmentFault: not enough disk space, or no network for a download.
     """
-    source = sources.open_source(config)
+    source = open_source(config)
     chosen = split_rows(source.items, source.classes, config)
     check_space(target, sum(map(len, chosen.values())) * config.channels * config.image_size**2)
     if target.parent.is_dir():
@@ -51,7 +52,7 @@ def prepare(config: DataConfig, target: Path, check: Callable[[], None] = nothin
 
     def fill(directory: Path) -> None:
         splits = {name: new_split(directory, name, rows, source, config) for name, rows in chosen.items()}
-        seen = take_in(source, splits, config, check, progress_file)
+        seen = decode_into(source, splits, config, check, progress_file)
         if len(seen.bad) > config.max_bad:
             raise rejection(source, seen.bad, config.max_bad)
         finish(directory, source, splits, seen, config, check)
@@ -96,25 +97,10 @@ def finish(
     """Judge the images, drop leaks, and write everything beside the pixels."""
     train, test = splits["train"], splits["test"]
     classes = [shown(c) for c in source.classes]
-    report = {
-        "quarantined": [{"file": shown(n), "reason": r} for n, r in seen.bad],
-        "ignored": {"count": len(source.ignored), "files": [shown(n) for n in source.ignored[:100]]},
-        "formats": dict(seen.formats),
-        "modes": dict(seen.modes),
-        "notes": dict(seen.notes),
-    }
-    report |= compare(train, test, classes, config, check)
-    check_classes(train, test, classes, config)
+    copies = auditing.compare(train, test, classes, config.drop_leaks, check)
+    check_classes(train, test, classes)
     holdout = stratified(train.labels, config.holdout_fraction, config.seed, HOLDOUT)
     mean, std = moments(train.images)
-    report["classes"] = {name: audit.per_class(s.labels, classes) for name, s in splits.items()}
-    report["classes"]["holdout"] = audit.per_class(train.labels[holdout], classes)
-    report["unlabelled"] = int((train.labels < 0).sum())
-    everything = np.concatenate([train.sizes, test.sizes])
-    report["sizes"] = audit.describe_sizes(everything)
-    report["enlarged"] = int((everything.min(axis=1) < config.image_size).sum())
-    found = audit.warnings(report, len(train.rows), config.image_size, config.channels)
-    report["warnings"] = [shown(w) for w in (*source.warnings, *found)]
     for name, split in splits.items():
         if isinstance(split.images, np.memmap):
             split.images.flush()
@@ -133,42 +119,43 @@ def finish(
         "num_train": len(train.rows),
         "num_test": len(test.rows),
     }
+    if seen.peak:
+        meta["bit_depth"] = seen.bit_depth  # images to embed later must be scaled alike
     files.write_json(directory / "meta.json", meta)
-    files.write_json(directory / "audit.json", report)
+    audit.write(directory, judge(source, splits, holdout, classes, seen, copies, config))
 
 
-def compare(train: Split, test: Split, classes: list[str], config: DataConfig, check: Callable[[], None]) -> dict[str, Any]:
-    """Duplicates, leaks, conflicts and constant images; drops the leaked training rows when asked to."""
-    keys = {"train": hashes(train.images), "test": hashes(test.images)}
-    names = [shown(n) for n in (*train.names, *test.names)]
-    parts = {"train": names[: len(train.rows)], "test": names[len(train.rows) :]}
-    labels = np.concatenate([train.labels, test.labels])
-    found: dict[str, Any] = {"duplicates": {}, "constant": {}}
-    for name, split in (("train", train), ("test", test)):
-        known = split.files[split.files > 0]
-        same_file = len(known) - len(np.unique(known))
-        found["duplicates"][name] = audit.repeats(keys[name], parts[name]) | {"extra_files": same_file}
-        flat = np.flatnonzero(audit.constant(split.images))
-        found["constant"][name] = {"count": len(flat), "examples": [parts[name][i] for i in flat[: audit.EXAMPLES]]}
-    found["conflicts"] = audit.conflicts(np.concatenate([keys["train"], keys["test"]]), labels, names, classes)
-    leaked = np.isin(keys["train"], keys["test"])
-    rows = np.flatnonzero(leaked)
-    by_file = int((np.isin(train.files, test.files) & (train.files > 0)).sum())
-    examples = [parts["train"][i] for i in rows[: audit.EXAMPLES]]
-    found["leaks"] = {
-        "count": len(rows),
-        "by_file": by_file,
-        "dropped": len(rows) if config.drop_leaks else 0,
-        "examples": examples,
-    }
-    copied = np.isin(keys["test"], keys["train"][~leaked] if config.drop_leaks else keys["train"])
-    if config.drop_leaks:
-        train.drop(leaked)
-    found["near_duplicates"] = audit.near_duplicates(train.images, test.images, copied, check)
-    return found
+def judge(
+    source: Source,
+    splits: dict[str, Split],
+    holdout: Array,
+    classes: Sequence[str],
+    seen: Seen,
+    copies: auditing.Copies,
+    config: DataConfig,
+) -> Audit:
+    """The audit of the finished splits."""
+    train, test = splits["train"], splits["test"]
+    sizes = np.concatenate([train.sizes, test.sizes])
+    labels = {"train": train.labels, "test": test.labels, "holdout": train.labels[holdout]}
+    facts = Audit(
+        **vars(copies),
+        classes={name: auditing.per_class(values, classes) for name, values in labels.items()},
+        unlabelled=int((train.labels < 0).sum()),
+        quarantined=tuple(Quarantined(shown(name), reason) for name, reason in seen.bad),
+        ignored=Ignored(len(source.ignored), tuple(shown(name) for name in source.ignored[:100])),
+        sizes=auditing.describe_sizes(sizes),
+        enlarged=int((sizes.min(axis=1) < config.image_size).sum()),
+        formats=dict(seen.formats),
+        modes=dict(seen.modes),
+        notes=dict(seen.notes),
+        warnings=(),
+    )
+    sentences = auditing.warnings(facts, len(train.rows), config.image_size, config.channels)
+    return replace(facts, warnings=tuple(shown(text) for text in (*source.warnings, *sentences)))
 
 
-def check_classes(train: Split, test: Split, classes: list[str], config: DataConfig) -> None:
+def check_classes(train: Split, test: Split, classes: Sequence[str]) -> None:
     """Refuse a data set on which the scores would mean nothing.
 
     Raises:

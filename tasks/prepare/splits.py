@@ -18,10 +18,10 @@ def ranks(labels: Array, seed: int, purpose: int) -> Array:
     """(N,) the place of each row in a random order of its own class."""
     order = permutation(len(labels), seed, purpose).numpy()
     order = order[np.argsort(labels[order], kind="stable")]
-    found = np.empty(len(labels), np.int64)
+    places = np.empty(len(labels), np.int64)
     _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
-    found[order] = np.arange(len(labels)) - np.repeat(starts, counts)
-    return found
+    places[order] = np.arange(len(labels)) - np.repeat(starts, counts)
+    return places
 
 
 def stratified(labels: Array, fraction: float, seed: int, purpose: int) -> Array:

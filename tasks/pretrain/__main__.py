@@ -5,46 +5,42 @@ With ``train.processes`` above 1 the command starts that many processes, which s
 """
 
 import sys
-from typing import Any
 
 import torch
 
-from ssl_core.config import ConfigError
 from ssl_core.engine.train import NonFinite, precision_of
 from tasks.pretrain.training import Training
 from tasks.runtime import errors, params, processes
 from tasks.runtime.device import machine, pick_device
-from tasks.runtime.errors import Diverged, UsageError
-from tasks.runtime.stage import Stage
+from tasks.runtime.errors import Diverged
+from tasks.runtime.stage import Body, Stage
+from tasks.runtime.stage_name import StageName, method_and_seed
 from tasks.tracking.mirror import Mirror
 
 
 def command(arguments: list[str]) -> None:
     """``METHOD SEED`` from the command line."""
-    if len(arguments) != 2 or not arguments[1].isdigit():
-        raise UsageError("usage: python -m tasks.pretrain METHOD SEED")
-    name, seed = arguments[0], int(arguments[1])
+    method, seed = method_and_seed("tasks.pretrain", arguments)
     try:
-        wanted = num_processes(name)
-    except (ConfigError, UsageError):
+        wanted = num_processes(method)
+    except errors.MISTAKES:
         wanted = 1  # the same error in the stage itself is recorded
     if wanted > 1 and not processes.are_launched():
-        processes.launch(f"pretrain@{name}-{seed}", "tasks.pretrain", arguments, wanted)
-        return
-    state: dict[str, Any] = {}
+        processes.launch(str(StageName("pretrain", method, seed)), "tasks.pretrain", arguments, wanted)
+    else:
+        processes.main(lambda: make(method, seed))
 
-    def make() -> Stage:
-        values = params.load()
-        params.check(values)  # all of it: plain dvc repro reads no more of params.yaml than a stage names
-        chosen = params.method_params(values, name)
-        torch.set_num_threads(chosen.train.threads)
-        state["device"] = pick_device()
-        processes.join(num_processes(name), state["device"])
-        kind = {"method": name, "seed": str(seed)}
-        facts = machine(state["device"]) | {"precision": precision_of(chosen.train, state["device"])}
-        return Stage("pretrain", kind, facts)
 
-    processes.main(make, lambda stage: body(stage, name, seed, state["device"]))
+def make(method: str, seed: int) -> tuple[Stage, Body]:
+    """The stage and its training, once all the processes that share it have met."""
+    values = params.load()
+    params.check(values)  # all of it: plain dvc repro reads no more of params.yaml than a stage names
+    train = params.method_params(values, method).train
+    torch.set_num_threads(train.threads)
+    device = pick_device()
+    processes.join(num_processes(method), device)
+    facts = machine(device) | {"precision": precision_of(train, device)}
+    return Stage(StageName("pretrain", method, seed), facts), lambda stage: body(stage, method, seed, device)
 
 
 def num_processes(name: str) -> int:

@@ -18,13 +18,13 @@ from ssl_core.catalogue import load_class
 from ssl_core.engine import distributed
 from ssl_core.engine import encoders as core_encoders
 from ssl_core.engine.data import Images
-from ssl_core.engine.health import verdict
-from ssl_core.engine.method import DataInfo, Method
-from ssl_core.engine.train import Progress, Trainer
+from ssl_core.engine.health import judge
+from ssl_core.engine.method import Method
+from ssl_core.engine.train import Position, Trainer
 from tasks.pretrain.sheet import view_sheet
 from tasks.runtime import checkpoint, dataset, files, params, saved_encoder
 from tasks.runtime.errors import Diverged
-from tasks.runtime.progress import Progress as Display
+from tasks.runtime.progress import Progress
 from tasks.runtime.stage import Stage
 from tasks.tracking.journal import Journal
 
@@ -36,18 +36,9 @@ def make_method(chosen: params.MethodParams, data: dataset.Dataset, seed: int) -
     meta = data.meta
     encoder = core_encoders.build(chosen.encoder, meta["channels"], meta["image_size"], seed)
     labels = torch.from_numpy(data.train_labels.copy()) if chosen.name == "supervised" else None
-    info = DataInfo(
-        num_images=len(data.train_images),
-        image_size=meta["image_size"],
-        channels=meta["channels"],
-        mean=tuple(meta["mean"]),
-        std=tuple(meta["std"]),
-        labels=labels,
-        num_classes=len(meta["classes"]),
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
-        return load_class(chosen.name)(encoder, chosen.config, chosen.augment, info)
+        return load_class(chosen.name)(encoder, chosen.config, chosen.augment, data.info(labels))
 
 
 class Training:
@@ -68,7 +59,7 @@ class Training:
         self.started = self.saved = time.monotonic()
         label = f"{name} (seed {seed}) on {device.type}"
         per_step = self.params.train.batch_size
-        self.display = Display(label, self.trainer.steps, "images", per_step, stage.work / "progress.json", self.trainer.step)
+        self.display = Progress(label, self.trainer.steps, "images", per_step, stage.work / "progress.json", self.trainer.step)
 
     def _resume(self) -> None:
         found = checkpoint.shared(checkpoint.load(self.checkpoints) if self.leads else None)
@@ -112,13 +103,13 @@ class Training:
 
     # ------------------------------------------------------------------ callbacks of the loop
 
-    def on_step(self, progress: Progress) -> None:
+    def on_step(self, position: Position) -> None:
         """Show, save from time to time, and leave when asked to; several processes do so at the same step."""
         if self.leads:
-            self.display.update(progress.step, f"epoch {progress.epoch + 1}/{progress.epochs}")
+            self.display.update(position.step, f"epoch {position.epoch + 1}/{position.epochs}")
         interval = float(os.environ.get("SSL_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
         due = self.leads and time.monotonic() - self.saved >= interval
-        stop, due = distributed.any_of(self.stage.stop_requested() and progress.step < progress.steps, due)
+        stop, due = distributed.any_of(self.stage.stop_requested() and position.step < position.steps, due)
         if stop or due:
             self.save()
         if stop:
@@ -129,7 +120,7 @@ class Training:
         if self.leads:
             self.journal.metrics(int(row["epoch"]), {k: v for k, v in row.items() if k not in ("epoch", "step")})
             self._warn(row)
-        state = verdict(row, self.trainer.history[0])
+        state = judge(row, self.trainer.history[0])
         if self.leads and state == "collapsed" and row["epoch"] > 0:
             print(f"warning: {self.name} has collapsed at epoch {row['epoch']:.0f} (see the health plots)", file=sys.stderr)
             if self.params.train.stop_on_collapse:
@@ -182,6 +173,7 @@ class Training:
             "parameters": core_encoders.num_parameters(self.method.exported),
             "mean": meta["mean"],
             "std": meta["std"],
+            **{key: meta[key] for key in ("bit_depth",) if key in meta},
             "epochs": self.trainer.epochs,
             "train": vars(p.train),
             "augment": vars(p.augment),

@@ -8,15 +8,16 @@ import torch
 from tasks.register.registration import register
 from tasks.register.registry import CHAMPION
 from tasks.runtime import files
-from tasks.runtime.stage import Stage, main
+from tasks.runtime.stage import Body, Stage, main
+from tasks.runtime.stage_name import StageName
 
 
-def make() -> Stage:
+def make() -> tuple[Stage, Body]:
     """The stage, with its body to be run even if it was run on the same inputs before."""
     torch.set_num_threads(1)
-    stage = Stage("register")
+    stage = Stage(StageName("register"))
     (stage.work / "DONE").unlink(missing_ok=True)
-    return stage
+    return stage, body
 
 
 def body(stage: Stage) -> None:
@@ -30,4 +31,4 @@ def body(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    main(make, body)
+    main(make)

@@ -1,10 +1,12 @@
-"""An encoder to take away: images in, features out, in formats that need none of this project's code.
+"""An encoder to take away, as a folder that is safe to read: numbers, two graphs and text, nothing that unpickles.
 
-- ``data/model.pt2`` (torch.export): what MLflow loads; images (B, C, H, W) of any size, uint8 or float in [0, 1], to
-  features (B, D). The centered square is resized as ``tasks.prepare.images`` does and normalized inside.
-- ``encoder.onnx``: the same for onnxruntime and others; float images in [0, 1] only.
-- ``encoder.safetensors``: the bare weights for fine-tuning; a ResNet's names are torchvision's (without ``fc``).
-- ``encoder.json``, ``MODEL_CARD.md``: what they are.
+- ``model.safetensors``, ``config.json``, ``modeling.py``: a plain trainable module in the Hugging Face layout
+  (``tasks.register.modeling``); a ResNet's weights have torchvision's names.
+- ``encoder.onnx``: uint8 images (batch, C, height, width) of any size to features (batch, D), preprocessing inside.
+  ``encoder-float.onnx``: the same for float32 in 0..1, which the type of an ONNX input cannot leave open.
+- ``MODEL_CARD.md``: what it is, how good, on what.
+
+All describe and give the layer that the evaluation chose.
 """
 
 import contextlib
@@ -19,58 +21,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ssl_core.engine.encoders import Encoder, pool
+from tasks.register import modeling
+from tasks.register.modeling import ImageEncoder
 from tasks.runtime import files, saved_encoder
 from tasks.runtime.errors import IntegrityError
 
-PROGRAM, ONNX, CARD = "data/model.pt2", "encoder.onnx", "MODEL_CARD.md"
+ONNX, ONNX_FLOAT = "encoder.onnx", "encoder-float.onnx"
+CARD = "MODEL_CARD.md"
+OPSET = 18
 TOLERANCE = 1e-5  # of the largest feature
-VERSION = 1  # of this layout; part of what makes a registered version the same
-
-
-class Portable(nn.Module):
-    """Images (B, C, H, W), uint8 in 0..255 or float in 0..1, to the features (B, D) of one block of an encoder."""
-
-    def __init__(self, encoder: Encoder, facts: Mapping[str, Any], layer: str):
-        super().__init__()
-        made = facts["encoder"]
-        self.encoder, self.size = encoder, int(made["image_size"])
-        with torch.no_grad():
-            blocks = len(encoder.blocks(torch.zeros(1, made["channels"], self.size, self.size)))
-        self.layer = layer_index(layer, blocks)
-        self.is_last = self.layer == blocks - 1
-        self.register_buffer("one", torch.ones(()))
-        self.register_buffer("mean", torch.tensor(facts["mean"]).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(facts["std"]).view(-1, 1, 1))
-        self.requires_grad_(False).eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        # What white is follows from the type, in a way a traced graph keeps: 0 - 1 is 255 in uint8 and -1 in float.
-        white = ((images[:1, :1, :1, :1] * 0 - 1) * self.one).abs()
-        height, width = images.shape[-2:]
-        side = torch.sym_min(height, width)
-        x = self._matrix(height, side) @ (images * self.one / white) @ self._matrix(width, side).T
-        return pool(self.encoder.blocks((x - self.mean) / self.std)[self.layer])
-
-    def _matrix(self, length: int, side: int) -> Tensor:
-        """(size, length) weights that resize the centered ``side`` of ``length`` pixels, antialiased as Pillow does."""
-        scale = side / self.size
-        centers = (length - side) / 2 + (torch.arange(self.size, device=self.one.device) + 0.5) * scale
-        distance = (torch.arange(length, device=self.one.device) + 0.5 - centers[:, None]).abs()
-        weights = (1 - distance / torch.sym_max(scale, 1.0)).clamp_min(0)
-        return weights / weights.sum(1, keepdim=True)
+VERSION = 2  # of this layout; part of what makes a registered version the same
+TRAINING = ("method", "seed", "epochs", "precision", "data_sha256", "train", "method_config", "augment", "parameters")
 
 
 class Exporter:
     """Writes packages. Tracing takes seconds, so encoders of one architecture share a trace and differ in the weights."""
 
     def __init__(self) -> None:
-        self._traces: dict[str, tuple[Any, Any]] = {}
+        self._traces: dict[str, Any] = {}
 
     def write(self, source: Path, layer: str, card: str, target: Path) -> dict[str, Any]:
-        """Fill the directory ``target`` with the saved encoder in ``source``; returns its facts.
+        """Fill the directory ``target`` with the saved encoder in ``source``; returns its ``config.json``.
 
         Args:
             layer: the block whose pooled output is the features.
@@ -80,50 +53,71 @@ class Exporter:
             IntegrityError: ``source`` is damaged, or what was written does not give the same features.
         """
         encoder, facts = saved_encoder.load(source)
-        module = Portable(encoder, facts, layer)
-        key = json.dumps([facts["encoder"], layer], sort_keys=True)
+        config = describe(encoder, facts, layer)
+        module = ImageEncoder(encoder, config).requires_grad_(False).eval()
+        key = json.dumps([config[name] for name in ("encoder", "layer", "mean", "std")], sort_keys=True)
         with _quiet(), torch.no_grad():
             if key not in self._traces:
-                self._traces[key] = _trace(module, facts)
-            program, graph = self._traces[key]
-            weights = module.state_dict()
-            for name, value in program.state_dict.items():
-                value.copy_(weights[name])
-            (target / PROGRAM).parent.mkdir(parents=True, exist_ok=True)
-            torch.export.save(program, target / PROGRAM)
-            _save_onnx(graph.clone(), weights, target / ONNX)
-        for name in (saved_encoder.WEIGHTS, saved_encoder.FACTS):
-            shutil.copyfile(source / name, target / name)
+                self._traces[key] = _trace(module)
+            _save_onnx(self._traces[key].clone(), module.state_dict(), config, target)
+        shutil.copyfile(source / saved_encoder.WEIGHTS, target / modeling.WEIGHTS)
+        files.write_json(target / modeling.CONFIG, config)
+        name = f"{facts['method']}-{facts['seed']}"
+        files.write_text(target / modeling.SOURCE, modeling.source(config, f"The image encoder {name}."))
         files.write_text(target / CARD, card)
-        check(target, module, facts)
-        return facts
+        check(target, module)
+        return config
 
 
-def check(package: Path, module: Portable, facts: Mapping[str, Any]) -> None:
-    """Load a package's formats and compare their features with ``module``'s, on images of another size and batch.
+def describe(encoder: Any, facts: Mapping[str, Any], layer: str) -> dict[str, Any]:
+    """What ``config.json`` says: the network, its input, the delivered layer and its features, and the training."""
+    made = facts["encoder"]
+    with torch.no_grad():
+        blocks = encoder.blocks(torch.zeros(1, made["channels"], made["image_size"], made["image_size"]))
+    number = layer_index(layer, len(blocks))
+    return {
+        "model_type": "ssl-pipeline-encoder",
+        "architectures": [ImageEncoder.__name__],
+        "encoder": made,
+        "mean": facts["mean"],
+        "std": facts["std"],
+        "layer": layer,
+        "dim": blocks[number].shape[1],
+        "layers": {f"block{i}": block.shape[1] for i, block in enumerate(blocks, 1)},
+        "training": {name: facts[name] for name in TRAINING if name in facts},
+    }
+
+
+def check(package: Path, module: ImageEncoder) -> None:
+    """Load every format of a package and compare its features with ``module``'s, on several sizes of image and batch.
 
     Raises:
         IntegrityError: they differ by more than ``TOLERANCE``.
     """
     import onnxruntime
 
-    side = facts["encoder"]["image_size"]
-    images = torch.randint(0, 256, (3, facts["encoder"]["channels"], side + 9, side + 5), dtype=torch.uint8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(package / ONNX, options, providers=["CPUExecutionProvider"])
-    with _quiet(), torch.no_grad():
-        expected = module(images)
-        loaded = torch.export.load(package / PROGRAM).module()
-        found = {
-            "pt2, uint8": loaded(images),
-            "pt2, float": loaded(images / 255),
-            "onnx": torch.from_numpy(session.run(None, {"images": (images / 255).numpy()})[0]),
-        }
-    for name, features in found.items():
-        error = float((features - expected).abs().max() / expected.abs().max().clamp_min(1.0))
-        if not error <= TOLERANCE:
-            raise IntegrityError(f"the exported encoder ({name}) differs from the trained one by {error:.1e}; not registered")
+    whole, unit = (
+        onnxruntime.InferenceSession(package / name, options, providers=["CPUExecutionProvider"]) for name in (ONNX, ONNX_FLOAT)
+    )
+    loaded, _ = modeling.load(package)
+    side = module.image_size
+    for batch, height, width in ((3, side + 9, side + 5), (1, side, side), (2, max(side // 2, 1), side)):
+        images = torch.randint(0, 256, (batch, module.channels, height, width), dtype=torch.uint8)
+        with torch.no_grad():
+            expected = module(images)
+            found = {
+                "module": loaded(images),
+                ONNX: torch.from_numpy(whole.run(None, {"images": images.numpy()})[0]),
+                ONNX_FLOAT: torch.from_numpy(unit.run(None, {"images": (images / 255).numpy()})[0]),
+            }
+        for name, features in found.items():
+            error = float((features - expected).abs().max() / expected.abs().max().clamp_min(1.0))
+            if not error <= TOLERANCE:
+                raise IntegrityError(
+                    f"the exported encoder ({name}) differs from the trained one by {error:.1e}; not registered"
+                )
 
 
 def layer_index(layer: str, blocks: int) -> int:
@@ -138,75 +132,49 @@ def layer_index(layer: str, blocks: int) -> int:
     return int(number) - 1
 
 
-def model_card(name: str, facts: Mapping[str, Any], metrics: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
-    """Markdown: what the encoder is, how good, on what, and what it may be used for."""
-    knn_layer = metrics.get("protocol", {}).get("knn_layer", metrics["layer"])
-    scores = {
-        "held-out linear probe": metrics.get("holdout_linear_top1"),
-        "test linear probe": metrics.get("linear_top1"),
-        f"test k nearest neighbors{'' if knn_layer == metrics['layer'] else f', on `{knn_layer}`'}": metrics.get("knn_top1"),
-        "effective rank of the features": metrics.get("health", {}).get("effective_rank"),
-    }
-    made, train = facts["encoder"], facts.get("train", {})
-    lines = [
-        f"# {name}",
-        "",
-        f"An image encoder trained without labels by `{metrics['method']}` (seed {metrics['seed']}) on {meta['name']}.",
-        "",
-        f"- **Input**: images (B, {made['channels']}, H, W), uint8 in 0..255 or float in 0..1, any size; the centered square",
-        f"  is resized to {made['image_size']} px and normalized inside. ONNX: float in 0..1.",
-        f"- **Output**: features (B, D), the pooled output of `{metrics['layer']}`; verdict: {metrics.get('verdict')}.",
-        f"- **Encoder**: {made['config']['name']}, {facts.get('parameters', 0):,} parameters, weights sha256"
-        f" `{metrics['encoder_sha256']}`.",
-        f"- **Training**: {facts.get('epochs')} epochs, batch {train.get('batch_size')}, precision {facts.get('precision')}.",
-        f"- **Data**: {meta['name']}, {meta['num_train']} training images, sha256 `{facts['data_sha256']}`; source:"
-        f" {meta.get('source') or 'unknown'}; license: {meta.get('license') or 'unknown'}.",
-        "",
-        "| score | value |",
-        "|---|---|",
-        *(f"| {label} | {value:.4f} |" for label, value in scores.items() if value is not None),
-        "",
-        f"Protocol: `{json.dumps(metrics.get('protocol', {}), sort_keys=True)}`. Choices were made on held-out training labels;"
-        " the test split was read once.",
-        "",
-        "## Intended use",
-        "",
-        "Features for search, clustering, near-duplicate detection and small classifiers on images like those above; a start",
-        "for fine-tuning. Scores say nothing about other kinds of images. Not for decisions about people. The license of the",
-        "training data applies.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _trace(module: Portable, facts: Mapping[str, Any]) -> tuple[Any, Any]:
-    """(exported program, ONNX graph before optimization) of an architecture, free in batch and image size."""
-    free = torch.export.Dim.DYNAMIC
-    shape = (2, facts["encoder"]["channels"], facts["encoder"]["image_size"] + 7, facts["encoder"]["image_size"] + 3)
+def _trace(module: ImageEncoder) -> Any:
+    """The ONNX graph before optimization, for float32 images, free in batch and image size, of an architecture."""
+    free = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    example = torch.zeros(2, module.channels, module.image_size + 7, module.image_size + 3)
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # an operator that exists only in torch
     try:
-        program = torch.export.export(module, (torch.zeros(shape),), dynamic_shapes={"images": {0: free, 2: free, 3: free}})
-        if not module.is_last:  # functional form (a second): blocks after the evaluated one are then dead code and go
-            program = program.run_decompositions({})
+        program = torch.export.export(module, (example,), dynamic_shapes={"images": free})
+        program = program.run_decompositions({})  # functional form: blocks after the delivered one are then dead code and go
         # Unoptimized: that would fold the weights, and they are put in later.
         names = {"input_names": ["images"], "output_names": ["features"]}
-        graph = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False, **names)
+        graph = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False, opset_version=OPSET, **names)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
     assert graph is not None
-    return program, graph.model
+    return graph.model
 
 
-def _save_onnx(graph: Any, weights: Mapping[str, Tensor], path: Path) -> None:
+def _save_onnx(model: Any, weights: Mapping[str, Tensor], config: Mapping[str, Any], target: Path) -> None:
+    """Put the weights into a traced graph and write it for both types of images."""
     import onnx_ir
     import onnxscript.optimizer
 
-    for name, value in graph.graph.initializers.items():
+    for name, value in model.graph.initializers.items():
         if name in weights:
             value.const_value = onnx_ir.tensor(np.ascontiguousarray(weights[name].numpy()), name=name)
-    onnxscript.optimizer.optimize(graph, num_iterations=1, onnx_shape_inference=False)
-    onnx_ir.save(graph, path)
+    onnxscript.optimizer.optimize(model, num_iterations=1, onnx_shape_inference=False)
+    (images,), (features,) = model.graph.inputs, model.graph.outputs
+    images.shape = onnx_ir.Shape(["batch", config["encoder"]["channels"], "height", "width"])
+    features.shape = onnx_ir.Shape(["batch", config["dim"]])
+    facts = {name: json.dumps(config[name]) for name in ("mean", "std", "layers")}
+    model.metadata_props.update(facts | {"layer": config["layer"], "image_size": str(config["encoder"]["image_size"])})
+    onnx_ir.save(model, target / ONNX_FLOAT)
+
+    whole = onnx_ir.Input("images", images.shape, onnx_ir.TensorType(onnx_ir.DataType.UINT8))
+    cast = onnx_ir.node("Cast", [whole], {"to": onnx_ir.DataType.FLOAT.value})
+    white = onnx_ir.node("Constant", [], {"value": onnx_ir.tensor(np.float32(255))})
+    unit = onnx_ir.node("Div", [cast.outputs[0], white.outputs[0]])
+    images.name = "unit"
+    images.replace_all_uses_with(unit.outputs[0])
+    model.graph.inputs[0] = whole
+    model.graph.insert_before(model.graph[0], [cast, white, unit])
+    onnx_ir.save(model, target / ONNX)
 
 
 @contextlib.contextmanager

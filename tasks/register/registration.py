@@ -9,16 +9,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tasks.register.export import Exporter, model_card
+import torch
+
+from ssl_core.engine.health import health
+from ssl_core.evaluation.scores import SCORES
+from tasks.register.card import model_card
+from tasks.register.export import Exporter
 from tasks.register.registry import CHAMPION, Entry, Registry
 from tasks.results import Result, champion, load_results
-from tasks.runtime import dataset, files
+from tasks.runtime import dataset, files, saved_encoder
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.settings import redact
 from tasks.tracking import journal
 from tasks.tracking.tracker import Tracker
-
-SCORES = ("holdout_linear_top1", "holdout_knn_top1", "linear_top1", "knn_top1", "effective_rank", "feature_std", "verdict")
 
 
 def entry(root: Path, result: Result, meta: dict[str, Any]) -> Entry:
@@ -30,28 +33,39 @@ def entry(root: Path, result: Result, meta: dict[str, Any]) -> Entry:
     log, source, metrics = root / f"out/journal/{result.name}.jsonl", root / f"out/encoders/{result.name}", result.metrics
     if not log.exists():
         raise IntegrityError(f"{log} is missing; run dvc repro -f pretrain@{result.name}")
-    weights = files.sha256(source / "encoder.safetensors")
-    if metrics["encoder_sha256"] != weights:
+    weights = files.sha256(source / saved_encoder.WEIGHTS)
+    if metrics.encoder_sha256 != weights:
         raise IntegrityError(f"{source} is not the encoder that was evaluated; run dvc repro")
+    facts = files.read_json(source / saved_encoder.FACTS)
+    delivered = _delivered(root, result.name, facts)
     tags = {
         "method": result.method,
         "seed": result.seed,
-        "layer": metrics["layer"],
+        "layer": metrics.layer,
         "encoder_sha256": weights,
-        "data_sha256": result.encoder["data_sha256"],
+        "data_sha256": facts["data_sha256"],
         "dataset": meta["name"],
         "license": meta.get("license"),
-        "protocol": json.dumps(metrics.get("protocol", {}), sort_keys=True),
-        **{name: result.get(name) for name in SCORES},
+        "protocol": json.dumps(metrics.protocol, sort_keys=True),
+        **{score.name: result.get(score.name) for score in SCORES},
+        **{name: delivered[name] for name in ("dim", "effective_rank", "feature_std")},
     }
     run = next(journal.read(log))["run"]
-    card = model_card(result.name, result.encoder, metrics, meta)
-    return Entry(result.name, source, metrics["layer"], run["fingerprint"], card, tags)
+    card = model_card(result.name, facts, metrics, meta, delivered)
+    return Entry(result.name, source, metrics.layer, run["fingerprint"], card, tags)
+
+
+def _delivered(root: Path, name: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """Of the features the encoder gives, not of the last block that the training watched: ``dim``, ``images``, health."""
+    path = root / f"out/features/{name}.safetensors"
+    features = torch.from_numpy(files.load_tensors(path)["train"])[: facts.get("train", {}).get("health_images")]
+    found = health(features.float()) if len(features) > 1 else {}
+    return {"dim": features.shape[1], "images": len(features)} | {k: found.get(k) for k in ("effective_rank", "feature_std")}
 
 
 def aliases(results: list[Result]) -> dict[str, str]:
     """Which result each alias names: its best seed for a method, the champion for ``champion``."""
-    sound = [r for r in results if not r.is_baseline and r.metrics.get("verdict") != "collapsed"]
+    sound = [r for r in results if not r.is_baseline and not r.is_collapsed]
     by_method = {r.method: champion([s for s in sound if s.method == r.method]) for r in sound}
     best = champion(sound)
     named = {method: r.name for method, r in by_method.items() if r}

@@ -10,17 +10,19 @@ import hashlib
 import os
 import re
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tasks.register.export import PROGRAM, VERSION, Exporter
+from tasks.register import modeling
+from tasks.register.export import ONNX, VERSION, Exporter
+from tasks.register.modeling import ImageEncoder
 from tasks.results import model_name
 from tasks.runtime import files, settings
 from tasks.runtime.errors import EnvironmentFault, IntegrityError, UsageError
@@ -70,7 +72,6 @@ class Registry:
             current = dict(self.client.get_registered_model(self.model).aliases)
             for alias, name in aliases.items():
                 if str(current.get(alias)) != str(numbers[name]):
-                    _point(f"alias {alias}")
                     self.client.set_registered_model_alias(self.model, alias, str(numbers[name]))
         return numbers
 
@@ -116,20 +117,16 @@ class Registry:
         with tempfile.TemporaryDirectory(prefix=".package-", dir=_state(self.tracker.root)) as place:
             package, copy = Path(place) / "package", Path(place) / "copy"
             package.mkdir()
-            facts = self._exporter.write(entry.source, entry.layer, entry.card, package)
-            _write_mlmodel(package, facts, run_id)
+            config = self._exporter.write(entry.source, entry.layer, entry.card, package)
+            _write_mlmodel(package, config, run_id)
             files.seal(package, package=key)
             folder = f"encoder-{key[:12]}"
-            _point("upload")
             self.client.log_artifacts(run_id, str(package), folder)
-            _point("verify")
             copy.mkdir()
             source = f"{self.client.get_run(run_id).info.artifact_uri}/{folder}"
             files.verify(Path(download_artifacts(artifact_uri=source, dst_path=str(copy))))
-            _point("create")
             tags["ssl.manifest"] = files.sha256(package / files.MANIFEST)
             made = self.client.create_model_version(self.model, source, run_id, tags=tags, description=entry.card)
-        _point("created")
         return int(made.version)
 
 
@@ -144,22 +141,27 @@ def package_key(entry: Entry) -> str:
 class Loaded:
     """A registered encoder, ready to use."""
 
-    program: Any
-    """Callable: images (B, C, H, W) to features (B, D)."""
-    facts: dict[str, Any]
-    """``encoder.json``."""
+    module: ImageEncoder
+    """Images (B, C, H, W) to features (B, D)."""
+    config: dict[str, Any]
+    """``config.json``."""
     uri: str
     """With the version number, so that results can name what made them."""
 
 
-def load(uri: str | None = None) -> Loaded:
+def load(uri: str | None = None, store: str | None = None) -> Loaded:
     """Fetch and verify ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``; None: the champion of the newest registered model.
+
+    Numbers and text alone are read: nothing that lies in the store is unpickled, imported or executed. Another ``store`` than
+    ``MLFLOW_TRACKING_URI`` stays this process's one.
 
     Raises:
         UsageError: there is no such model.
-        IntegrityError: the stored files are not those that were registered.
+        IntegrityError: the stored files are not those that were registered, or were registered in an older layout.
         TrackerDown: the store cannot be used now.
     """
+    if store is not None:
+        os.environ["MLFLOW_TRACKING_URI"] = store
     tracker = Tracker(settings.project_root())
     with tracker.errors():
         version = _resolve(tracker.client, uri)
@@ -170,9 +172,12 @@ def load(uri: str | None = None) -> Loaded:
             files.verify(package)
             if files.sha256(package / files.MANIFEST) != version.tags.get("ssl.manifest"):
                 raise IntegrityError(f"{version.name} version {version.version} does not hold what was registered; not loaded")
-            program = torch.export.load(package / PROGRAM).module()
-            facts = files.read_json(package / "encoder.json")
-    return Loaded(program, facts, f"models:/{version.name}/{version.version}")
+            if not (package / modeling.CONFIG).exists():
+                raise IntegrityError(
+                    f"{version.name} version {version.version} has the layout of an older release; make run registers it again"
+                )
+            module, config = modeling.load(package)
+    return Loaded(module, config, f"models:/{version.name}/{version.version}")
 
 
 def _resolve(client: Any, uri: str | None) -> Any:
@@ -198,26 +203,30 @@ def _resolve(client: Any, uri: str | None) -> Any:
         raise UsageError(f"there is no {uri}; registered: {known or 'nothing yet'}") from None
 
 
-def _write_mlmodel(package: Path, facts: Mapping[str, Any], run_id: str) -> None:
-    """MLflow's description of the package, for ``mlflow.pytorch`` and ``mlflow.pyfunc``.
+def _write_mlmodel(package: Path, config: Mapping[str, Any], run_id: str) -> None:
+    """MLflow's description of the package, for ``mlflow.onnx``, ``mlflow.pyfunc`` and serving.
 
-    The signature names the output only: one for the input would make pyfunc refuse uint8 or float images.
+    MLflow imports the modules that the ``MLmodel`` of a store names: fit for a store whose writers one trusts. What reads
+    less is ``load``, or ``download_artifacts`` and onnxruntime.
     """
     import numpy as np
     from mlflow import pyfunc
     from mlflow.models import Model, ModelSignature
+    from mlflow.models.utils import _save_example
     from mlflow.types import Schema, TensorSpec
 
-    signature = ModelSignature(outputs=Schema([TensorSpec(np.dtype("float32"), (-1, facts["dim"]))]))
-    model = Model(run_id=run_id, signature=signature)
-    model.add_flavor("pytorch", model_data="data", pytorch_version=str(torch.__version__), code=None)
-    pyfunc.add_to_model(
-        model, loader_module="mlflow.pytorch", data="data", python_env="python_env.yaml", model_config={"device": "cpu"}
-    )
+    made = config["encoder"]
+    images = TensorSpec(np.dtype("uint8"), (-1, made["channels"], -1, -1), "images")
+    features = TensorSpec(np.dtype("float32"), (-1, config["dim"]), "features")
+    model = Model(run_id=run_id, signature=ModelSignature(inputs=Schema([images]), outputs=Schema([features])))
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    model.add_flavor("onnx", onnx_version=metadata.version("onnx"), data=ONNX, providers=providers, code=None)
+    pyfunc.add_to_model(model, loader_module="mlflow.onnx", data=ONNX, python_env="python_env.yaml")
+    shape = (1, made["channels"], made["image_size"], made["image_size"])
+    ramp = np.linspace(0, 255, made["image_size"], dtype=np.uint8)
+    _save_example(model, {"images": np.broadcast_to(ramp, shape).copy()}, str(package))
     model.save(str(package / "MLmodel"))
-    import mlflow
-
-    needs = [f"mlflow=={mlflow.__version__}", f"torch=={torch.__version__.split('+')[0]}", f"numpy=={np.__version__}"]
+    needs = [f"{name}=={metadata.version(name)}" for name in ("mlflow", "numpy", "onnx", "onnxruntime")]
     files.write_text(package / "requirements.txt", "\n".join(needs) + "\n")
     python = ".".join(map(str, sys.version_info[:3]))
     files.write_text(package / "python_env.yaml", f"python: {python}\ndependencies:\n- -r requirements.txt\n")
@@ -237,9 +246,3 @@ def _alone(root: Path) -> Iterator[None]:
         for left in _state(root).glob(".package-*"):  # of a killed registration
             shutil.rmtree(left, ignore_errors=True)
         yield
-
-
-def _point(name: str) -> None:
-    """A place where ``SSL_KILL_AT=registry:NAME`` ends the process as a crash would, to test what it leaves behind."""
-    if os.environ.get("SSL_KILL_AT") == f"registry:{name}":
-        os.kill(os.getpid(), signal.SIGKILL)

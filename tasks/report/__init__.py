@@ -1,6 +1,12 @@
-"""Stage ``report``: the page that people read, the table as CSV and Markdown.
+"""Stage ``report``: one page that people read, and the table of results as CSV and Markdown.
 
-``__main__`` is the command. ``page`` gathers what the template ``page.html.j2`` shows: ``findings`` says what the audit and
-the training found, ``figures`` draws charts, ``illustrations`` and ``pictures`` show images, ``tsne`` lays features out in
-the plane. The numbers come from ``tasks.results`` and the table from ``tasks.leaderboard``.
+``__main__`` is the command. It calls ``page``, which gathers what the template ``page.html.j2`` shows:
+
+1. ``tasks.results`` reads what was found, ``tasks.leaderboard`` writes the table; ``tasks.columns`` says which scores have a
+   column.
+2. ``findings`` says what the audit of the data found.
+3. ``illustrations`` reads histories, features and images and has them drawn: ``figures`` draws charts, ``pictures`` makes
+   thumbnails, strips of neighbors and maps.
+
+Nothing else imports this package. pandas, matplotlib, scikit-learn and jinja2 are imported where they are needed.
 """

@@ -4,6 +4,7 @@ Colors are Okabe and Ito's, which stay apart for color-blind readers (https://jf
 """
 
 import io
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,6 +16,7 @@ from ssl_core.catalogue import METHODS
 from tasks.results import Result, Row
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -92,7 +94,7 @@ def scores(rows: Sequence[Row]) -> bytes:
 def _dot(axes: "Axes", row: Row, column: str, y: float, filled: bool) -> None:
     tint = color(row.method)
     for result in row.results:
-        value, interval = result.get(f"{column}_top1"), result.metrics.get(f"{column}_interval")
+        value, interval = result.get(f"{column}_top1"), result.metrics.interval(column)
         if value is None:
             continue
         if interval:
@@ -129,27 +131,27 @@ def _labels(axes: "Axes", points: Sequence[tuple[float, float, str]]) -> None:
     """Names beside their dots, farther away (with a line) where they would cover another name or dot."""
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
     letter, height, gap = (x1 - x0) * 0.0085, (y1 - y0) * 0.042, (x1 - x0) * 0.01
-    boxes = [(x - gap / 2, x + gap / 2, y) for x, y, _ in points]
-    for x, y, name in sorted(points, key=lambda p: -p[1]):
-        for step in range(60):
-            far, side, down = step // 4, 1 if step % 2 == 0 else -1, 1 if step % 4 < 2 else -1
-            near = x + side * gap * (1 + far / 2)
+    taken = [(x - gap / 2, x + gap / 2, y) for x, y, _ in points]
+
+    def is_free(left: float, right: float, at: float) -> bool:
+        inside = x0 < left and right < x1 and y0 < at < y1
+        return inside and all(right < start or end < left or abs(at - level) > height * 0.9 for start, end, level in taken)
+
+    corners = ((1, 1), (-1, 1), (1, -1), (-1, -1))  # right below, left below, right above, left above
+    for x, y, name in sorted(points, key=lambda point: -point[1]):
+        for far, (side, down) in itertools.product(range(15), corners):
+            near, at = x + side * gap * (1 + far / 2), y - down * far * height
             left, right = sorted((near, near + side * letter * len(name)))
-            at = y - down * far * height
-            inside = x0 < left and right < x1 and y0 < at < y1
-            if inside and all(right < start or end < left or abs(at - level) > height * 0.9 for start, end, level in boxes):
+            if is_free(left, right, at):
                 break
-        boxes.append((left, right, at))
+        taken.append((left, right, at))
         if far:
             axes.plot([x, near], [y, at], color=LINES, linewidth=0.8, zorder=0)
         axes.text(near, at, name, ha="left" if side > 0 else "right", va="center_baseline", fontsize=8)
     axes.set(xlim=(x0, x1), ylim=(y0, y1))
 
 
-History = Mapping[str, np.ndarray]
-
-
-def learning_curves(histories: Mapping[str, Sequence[History]]) -> bytes:
+def learning_curves(histories: Mapping[str, Sequence["pd.DataFrame"]]) -> bytes:
     """Training loss per epoch, one panel a method (losses of different methods have no common scale), a line per seed."""
     columns = 5
     lines = -(-len(histories) // columns)
@@ -178,38 +180,49 @@ INDICATORS = {
 }
 
 
-def health_curves(histories: Mapping[str, Sequence[History]], verdicts: Mapping[str, str], best: str | None) -> bytes | None:
-    """The label-free indicators over the epochs: every method in grey, the best in blue, the unhealthy in red; the dashed
-    line is the untrained encoder. None if no history has one."""
-    shown = [name for name in INDICATORS if any(name in h for seeds in histories.values() for h in seeds)]
+def health_curves(
+    histories: Mapping[str, Sequence["pd.DataFrame"]], verdicts: Mapping[str, str], best: str | None
+) -> bytes | None:
+    """The label-free indicators over the epochs, a panel each; None if no history has one.
+
+    Methods are grey, but for the best in blue and the unhealthy in red. The dashed line is the untrained encoder.
+    """
+    tints = {method: RED if verdicts.get(method, "healthy") != "healthy" else GREY for method in histories}
+    tints |= {best: BLUE} if best in histories else {}
+    curves = [
+        (tints[method], history) for method in sorted(histories, key=lambda m: m == best) for history in histories[method]
+    ]
+    shown = [name for name in INDICATORS if any(name in history for _, history in curves)]
     if not shown:
         return None
+    lines = -(-len(shown) // 2)
     with style():
-        figure, axes = _figure(WIDTH, 2.1 * -(-len(shown) // 2) + 0.3, -(-len(shown) // 2), 2)
+        figure, axes = _figure(WIDTH, 2.1 * lines + 0.3, lines, 2)
         for panel, name in zip(axes, shown, strict=False):
-            for method, seeds in sorted(histories.items(), key=lambda item: item[0] == best):
-                tint = BLUE if method == best else RED if verdicts.get(method, "healthy") != "healthy" else GREY
-                look = {"alpha": 0.55, "linewidth": 1.1} if tint == GREY else {"linewidth": 2}
-                for history in [h for h in seeds if name in h]:
-                    panel.plot(history["epoch"], history[name], color=tint, **look)
-            starts = [h[name][0] for seeds in histories.values() for h in seeds if name in h and h["epoch"][0] == 0]
-            if starts:
-                panel.axhline(float(np.median(starts)), color=TEXT, linestyle=(0, (4, 3)), linewidth=1)
-            panel.set_title(INDICATORS[name])
-            panel.locator_params(axis="x", integer=True)
-            panel.set_xlabel("epoch")
+            _indicator(panel, name, [(tint, history) for tint, history in curves if name in history])
         for panel in axes[len(shown) :]:
             panel.set_axis_off()
-        for label, tint, dashes in (
-            (best or "", BLUE, "-"),
-            ("others", GREY, "-"),
-            ("collapsed in part or whole", RED, "-"),
-            ("untrained", TEXT, "--"),
-        ):
-            if label and (tint != RED or any(v != "healthy" for v in verdicts.values())):
-                axes[0].plot([], [], dashes, color=tint, label=label, linewidth=1.2)
+        legend = [(best, BLUE, "-")] if best else []
+        legend.append(("others", GREY, "-"))
+        if any(verdict != "healthy" for verdict in verdicts.values()):
+            legend.append(("collapsed in part or whole", RED, "-"))
+        for label, tint, dashes in [*legend, ("untrained", TEXT, "--")]:
+            axes[0].plot([], [], dashes, color=tint, label=label, linewidth=1.2)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
         return to_svg(figure)
+
+
+def _indicator(panel: "Axes", name: str, curves: Sequence[tuple[str, "pd.DataFrame"]]) -> None:
+    """One indicator of every training, each in its color, and the median of what it was before training."""
+    for tint, history in curves:
+        look = {"alpha": 0.55, "linewidth": 1.1} if tint == GREY else {"linewidth": 2}
+        panel.plot(history["epoch"], history[name], color=tint, **look)
+    starts = [history[name].iloc[0] for _, history in curves if history["epoch"].iloc[0] == 0]
+    if starts:
+        panel.axhline(float(np.median(starts)), color=TEXT, linestyle=(0, (4, 3)), linewidth=1)
+    panel.set_title(INDICATORS[name])
+    panel.locator_params(axis="x", integer=True)
+    panel.set_xlabel("epoch")
 
 
 def few_labels(rows: Sequence[Row], best: str | None) -> bytes | None:
@@ -224,12 +237,11 @@ def few_labels(rows: Sequence[Row], best: str | None) -> bytes | None:
             share, mean, spread = (np.array(v) for v in zip(*line, strict=True))
             if method == "supervised":  # its encoder has seen every label: an upper mark, not a curve
                 axes.plot([100], [mean[-1]], "*", color=GREEN, markersize=12, label="supervised (all labels)")
-                continue
-            if method not in named:
+            elif method in named:
+                axes.plot(share, mean, "o-", color=named[method], markersize=4, label=method, linewidth=2)
+                axes.fill_between(share, mean - spread, mean + spread, color=named[method], alpha=0.15, linewidth=0)
+            else:
                 axes.plot(share, mean, color=GREY, alpha=0.5, linewidth=1)
-                continue
-            axes.plot(share, mean, "o-", color=named[method], markersize=4, label=method, linewidth=2)
-            axes.fill_between(share, mean - spread, mean + spread, color=named[method], alpha=0.15, linewidth=0)
         axes.plot([], [], color=GREY, linewidth=1, label="other methods")
         axes.set_xscale("log")
         shares = sorted({s for line in lines.values() for s, *_ in line})
@@ -243,10 +255,9 @@ def few_labels(rows: Sequence[Row], best: str | None) -> bytes | None:
 
 def label_curve(result: Result) -> list[tuple[float, float, float]]:
     """(share of labels, mean, std) in percent, fewest labels first, ending with all of them."""
-    few = {float(share): (v["mean"], v["std"]) for share, v in (result.metrics.get("few_label") or {}).items()}
-    if result.get("linear_top1") is not None:
-        few[1.0] = (result.get("linear_top1"), 0.0)
-    return [(100 * share, 100 * mean, 100 * std) for share, (mean, std) in sorted(few.items())]
+    curve = [(100 * few.share, 100 * few.mean, 100 * few.std) for few in result.metrics.few_labels()]
+    everything = result.get("linear_top1")
+    return curve if everything is None else [*curve, (100.0, 100 * everything, 0.0)]
 
 
 def confusion(matrix: np.ndarray, names: Sequence[str]) -> bytes:

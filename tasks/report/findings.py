@@ -2,14 +2,16 @@
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tasks.report import pictures
 from tasks.results import Result
 from tasks.runtime import dataset
+from tasks.runtime.audit import Audit
+from tasks.runtime.dataset import Array
 
 LISTED = 50
 """Entries of a long list that are written out."""
@@ -17,38 +19,64 @@ PAIRS = 12
 """Near duplicates that are shown."""
 
 
-def findings(root: Path, found: Mapping[str, Any], data: dataset.Dataset, best: Result | None) -> dict[str, Any]:
-    """Everything the page says about the data.
+@dataclass(frozen=True)
+class NearSheet:
+    """Test images (top) over the training images they look like (bottom)."""
 
-    Args:
-        found: ``audit.json``.
-    """
-    suspects = suspicious_rows(found, data)
-    return {
-        "warnings": found.get("warnings", []),
-        "facts": facts(found),
-        "lists": lists(found),
-        "classes": found.get("classes", {}),
-        "pairs": near_pairs(found, data),
-        "effect": effect(read_predictions(root, best), suspects) if best and len(suspects) else None,
-    }
+    sheet: bytes
+    """A PNG."""
+    shown: int
+    """Pairs on the sheet."""
+    count: int
+    """Pairs that the audit found."""
 
 
-def facts(found: Mapping[str, Any]) -> dict[str, str]:
+@dataclass(frozen=True)
+class Effect:
+    """The share of test images that the best linear probe gets right, with and without the suspicious ones."""
+
+    images: int
+    """Suspicious test images."""
+    all: float
+    rest: float
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything the page says about the data."""
+
+    warnings: Sequence[str]
+    facts: dict[str, str]
+    """The audit in one line each: what, and how many."""
+    lists: list[tuple[str, int, list[str]]]
+    """(title, how many, first entries) of what can be named."""
+    classes: dict[str, dict[str, int]]
+    """Images of each class in each split."""
+    pairs: NearSheet | None
+    effect: Effect | None
+
+
+def findings(root: Path, audit: Audit, data: dataset.Dataset, best: Result | None) -> Findings:
+    """Gather what the page says about the data; ``best`` is the encoder whose scores are judged."""
+    suspects = suspicious_rows(audit, data)
+    changed = effect(read_predictions(root, best), suspects) if best and len(suspects) else None
+    return Findings(audit.warnings, facts(audit), lists(audit), audit.classes, near_sheet(audit, data), changed)
+
+
+def facts(audit: Audit) -> dict[str, str]:
     """The audit in one line each."""
-    duplicates, leaks, near = (found.get(k) or {} for k in ("duplicates", "leaks", "near_duplicates"))
-    sizes = (found.get("sizes") or {}).get("common") or {}
-    dropped = f", {leaks['dropped']:,} dropped from training" if leaks.get("dropped") else ""
+    leaks, near = audit.leaks, audit.near_duplicates
+    dropped = f", {leaks.dropped:,} dropped from training" if leaks.dropped else ""
     lines = {
-        "files left out": f"{len(found.get('quarantined') or ()):,}",
-        "exact copies": ", ".join(f"{v['extra']:,} in {split}" for split, v in duplicates.items()),
-        "in training and test": f"{leaks['count']:,}{dropped}" if leaks else "",
-        "near duplicates": f"{near['count']:,} of {near['checked']:,} test images" if near else "",
-        "same image, other label": f"{(found.get('conflicts') or {}).get('count', 0):,}",
-        "images without labels": f"{found.get('unlabelled') or 0:,}",
-        "sizes in pixels": _counts(sizes),
-        "file formats": _counts(found.get("formats") or {}),
-        "color modes": _counts(found.get("modes") or {}),
+        "files left out": f"{len(audit.quarantined):,}",
+        "exact copies": ", ".join(f"{copies.extra:,} in {split}" for split, copies in audit.duplicates.items()),
+        "in training and test": f"{leaks.count:,}{dropped}",
+        "near duplicates": f"{near.count:,} of {near.checked:,} test images",
+        "same image, other label": f"{audit.conflicts.count:,}",
+        "images without labels": f"{audit.unlabelled:,}",
+        "sizes in pixels": _counts(audit.sizes.common),
+        "file formats": _counts(audit.formats),
+        "color modes": _counts(audit.modes),
     }
     return {name: text for name, text in lines.items() if text}
 
@@ -58,35 +86,33 @@ def _counts(counts: Mapping[str, int], shown: int = 5) -> str:
     return text + (f" and {len(counts) - shown} more" if len(counts) > shown else "")
 
 
-def lists(found: Mapping[str, Any]) -> list[tuple[str, int, list[str]]]:
+def lists(audit: Audit) -> list[tuple[str, int, list[str]]]:
     """(title, how many, first entries) of what can be named."""
-    duplicates, conflicts = found.get("duplicates") or {}, found.get("conflicts") or {}
     named = [
-        ("Files left out", [f"{q['file']}: {q['reason']}" for q in found.get("quarantined") or ()]),
-        ("Training images that are also in the test split", (found.get("leaks") or {}).get("examples") or []),
-        *((f"Exact copies in {s}", [" = ".join(group) for group in v.get("examples", [])]) for s, v in duplicates.items()),
-        ("Same image, other label", [" / ".join(": ".join(p) for p in pair) for pair in conflicts.get("examples") or ()]),
+        ("Files left out", [f"{left_out.file}: {left_out.reason}" for left_out in audit.quarantined]),
+        ("Training images that are also in the test split", list(audit.leaks.examples)),
+        *((f"Exact copies in {s}", [" = ".join(group) for group in r.examples]) for s, r in audit.duplicates.items()),
+        ("Same image, other label", [" / ".join(": ".join(image) for image in pair) for pair in audit.conflicts.examples]),
     ]
     return [(title, len(entries), entries[:LISTED]) for title, entries in named if entries]
 
 
-def near_pairs(found: Mapping[str, Any], data: dataset.Dataset) -> dict[str, Any] | None:
-    """A sheet of test images (top) over the training images they look like (bottom), or None."""
-    pairs = (found.get("near_duplicates") or {}).get("pairs") or []
+def near_sheet(audit: Audit, data: dataset.Dataset) -> NearSheet | None:
+    """The test images that look like a training image, above it; None where there are none."""
+    pairs = audit.near_duplicates.pairs
     if not pairs:
         return None
     columns = [
-        np.concatenate([pictures.thumbnail(data.test_images[a]), pictures.thumbnail(data.train_images[b])])
-        for a, b, *_ in pairs[:PAIRS]
+        np.concatenate([pictures.thumbnail(data.test_images[pair.test]), pictures.thumbnail(data.train_images[pair.train])])
+        for pair in pairs[:PAIRS]
     ]
-    return {"sheet": pictures.png(np.concatenate(columns, axis=1)), "shown": len(columns), "count": len(pairs)}
+    return NearSheet(pictures.png(np.concatenate(columns, axis=1)), len(columns), len(pairs))
 
 
-def suspicious_rows(found: Mapping[str, Any], data: dataset.Dataset) -> np.ndarray:
+def suspicious_rows(audit: Audit, data: dataset.Dataset) -> Array:
     """Test rows that have a copy or near copy among the training images."""
-    rows = {pair[0] for pair in (found.get("near_duplicates") or {}).get("pairs") or ()}
-    leaks = found.get("leaks") or {}
-    if leaks.get("count", 0) > leaks.get("dropped", 0):
+    rows = {pair.test for pair in audit.near_duplicates.pairs}
+    if audit.leaks.count > audit.leaks.dropped:
         copied = np.isin(dataset.hashes(data.test_images), dataset.hashes(data.train_images))
         rows |= set(np.flatnonzero(copied).tolist())
     return np.array(sorted(rows), np.int64)
@@ -101,9 +127,9 @@ def read_predictions(root: Path, best: Result | None) -> list[tuple[str, str]]:
         return [(line["actual"], line["predicted"]) for line in csv.DictReader(file)]
 
 
-def effect(pairs: Sequence[tuple[str, str]], suspects: np.ndarray) -> dict[str, float] | None:
-    """The score with and without the suspicious test images."""
+def effect(pairs: Sequence[tuple[str, str]], suspects: Array) -> Effect | None:
+    """The score with and without the suspicious test images; None where nothing would be left."""
     right = np.array([actual == predicted for actual, predicted in pairs])
     rest = np.ones(len(right), bool)
     rest[suspects[suspects < len(right)]] = False
-    return {"images": len(suspects), "all": right.mean(), "rest": right[rest].mean()} if rest.any() else None
+    return Effect(len(suspects), float(right.mean()), float(right[rest].mean())) if rest.any() else None

@@ -1,10 +1,10 @@
 """What the report shows, ready for the page: charts, sheets of views, maps and neighbors as data URIs with their texts."""
 
 import base64
-import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from ssl_core.catalogue import BASELINES
 from tasks.report import figures, pictures
 from tasks.results import Result, Row
 from tasks.runtime import dataset
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 GALLERY_IMAGES = 5000
 """Images among which neighbors are searched."""
@@ -26,9 +29,8 @@ def uri(data: bytes, kind: str) -> str:
 def charts(root: Path, rows: Sequence[Row], best: Result | None) -> dict[str, str | None]:
     """Data URIs of the charts by name; None where there is nothing to draw."""
     trained = [row for row in rows if row.method not in ("raw_pixels", "random_init")]
-    histories = {
-        row.method: found for row in trained if (found := [h for r in row.results if (h := read_history(root, r.name))])
-    }
+    read = {row.method: [read_history(root, result.name) for result in row.results] for row in trained}
+    histories = {method: found for method, seeds in read.items() if (found := [h for h in seeds if h is not None])}
     losses = {m: found for m, seeds in sorted(histories.items()) if (found := [h for h in seeds if "loss" in h])}
     methods = {m: seeds for m, seeds in histories.items() if m not in BASELINES}
     scored = any(row.mean("linear_top1") is not None for row in rows)
@@ -43,15 +45,15 @@ def charts(root: Path, rows: Sequence[Row], best: Result | None) -> dict[str, st
     return {name: uri(svg, "svg+xml") if svg else None for name, svg in drawn.items()}
 
 
-def read_history(root: Path, name: str) -> dict[str, np.ndarray] | None:
-    """The columns of a training's history that hold numbers, each (epochs,) with NaN where not measured; None if absent."""
+def read_history(root: Path, name: str) -> "pd.DataFrame | None":
+    """A training's history, a line for each epoch, without the columns that hold no number; None if there is nothing."""
+    import pandas as pd
+
     path = root / f"out/history/{name}.csv"
     if not path.exists():
         return None
-    with path.open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    columns = {key: np.array([float(line[key] or "nan") for line in lines]) for key in (lines[0] if lines else ())}
-    return {key: values for key, values in columns.items() if np.isfinite(values).any()} or None
+    history = pd.read_csv(path, float_precision="round_trip").dropna(axis=1, how="all")
+    return None if history.empty else history
 
 
 def sheets(root: Path, rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -67,9 +69,20 @@ def gallery(data: dataset.Dataset) -> pictures.Gallery:
     return pictures.Gallery(images[:GALLERY_IMAGES], np.asarray(labels[:GALLERY_IMAGES]), split)
 
 
-def maps(
-    root: Path, rows: Sequence[Row], best: Result | None, view: pictures.Gallery, classes: Sequence[str]
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Maps:
+    """The features of every encoder in the plane, of the same images."""
+
+    maps: list[tuple[Row, str]]
+    """Each with the data URI of its map."""
+    legend: list[tuple[str, str, str]]
+    """(color, sign, name) of each group of points."""
+    points: int
+    """Images on each map, of the split ``split``."""
+    split: str
+
+
+def maps(root: Path, rows: Sequence[Row], best: Result | None, view: pictures.Gallery, classes: Sequence[str]) -> Maps:
     """Maps of the features by method, with the legend; without labels the colors are clusters of the best features."""
     chosen = pictures.map_points(view)
     labels, names = view.labels[chosen], list(classes)
@@ -83,7 +96,7 @@ def maps(
         if features is not None:
             drawn.append((row, uri(pictures.feature_map(features[chosen], labels), "png")))
     shown = pictures.groups(labels)
-    return {"maps": drawn, "legend": pictures.legend([names[g] for g in shown]), "points": len(chosen), "split": view.split}
+    return Maps(drawn, pictures.legend([names[g] for g in shown]), len(chosen), view.split)
 
 
 def clusters(features: np.ndarray) -> np.ndarray:
@@ -95,7 +108,21 @@ def clusters(features: np.ndarray) -> np.ndarray:
     return np.asarray(kmeans(torch.from_numpy(features), min(CLUSTERS, len(features)), 20)[1])
 
 
-def neighbor_rows(root: Path, rows: Sequence[Row], view: pictures.Gallery, classes: Sequence[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Neighbors:
+    """What each encoder holds for most similar to the same few images."""
+
+    queries: list[tuple[str, str]]
+    """(data URI, name) of each image."""
+    rows: list[tuple[Row, list[tuple[str, str]], int]]
+    """For each encoder (data URI, names) of the neighbors of each query, and how many of them are of the query's class."""
+    labelled: bool
+    """Whether there are classes."""
+    of: int
+    """Neighbors that are shown of each encoder."""
+
+
+def neighbor_rows(root: Path, rows: Sequence[Row], view: pictures.Gallery, classes: Sequence[str]) -> Neighbors:
     """For the same queries, what each encoder holds for most similar."""
     queries = view.queries()
     names = ["" if label < 0 else classes[label] for label in view.labels]
@@ -104,15 +131,10 @@ def neighbor_rows(root: Path, rows: Sequence[Row], view: pictures.Gallery, class
         features = view.features(root, row.best.name)
         if features is None:
             continue
-        found = pictures.neighbors(features, queries)
+        found = pictures.most_similar(features, queries)
         right = [sum(view.labels[q] == view.labels[i] for i in line) for q, line in zip(queries, found, strict=True)]
         strips = [uri(pictures.strip(view, q, line), "png") for q, line in zip(queries, found, strict=True)]
         texts = [", ".join(names[i] or f"image {i}" for i in line) for line in found]
         lines.append((row, list(zip(strips, texts, strict=True)), sum(right)))
     heads = [(uri(pictures.png(pictures.thumbnail(view.images[q])), "png"), names[q] or f"image {q}") for q in queries]
-    return {
-        "queries": heads,
-        "rows": lines,
-        "labelled": bool((view.labels >= 0).any()),
-        "of": len(queries) * pictures.NEIGHBORS,
-    }
+    return Neighbors(heads, lines, bool((view.labels >= 0).any()), len(queries) * pictures.NEIGHBORS)

@@ -6,17 +6,19 @@ The page is one file that needs no network and no script. Every text from data p
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ssl_core.catalogue import BASELINES, METHODS
+from ssl_core.evaluation.scores import SCORES, Score
 from tasks import leaderboard
+from tasks.columns import HEADLINES, PRETEXT
 from tasks.leaderboard import percent
+from tasks.metrics import Health
 from tasks.report import figures, findings, illustrations
 from tasks.results import FULL_SCHEDULE, Result, Row, champion, known, load_results, ranked
-from tasks.runtime import dataset, files
+from tasks.runtime import audit, dataset, files
 from tasks.tracking import journal
 
 PACKAGES = ("torch", "torchvision", "numpy", "dvc", "mlflow", "prefect", "matplotlib")
@@ -66,6 +68,7 @@ def render(root: Path, results: Sequence[Result], missing: Sequence[str]) -> str
         "bytes": _bytes,
         "number": _number,
         "listing": listing,
+        "score": score_text,
         "uri": illustrations.uri,
     }
     environment.globals |= {"full_schedule": FULL_SCHEDULE, "baselines": BASELINES, "catalogue": METHODS}
@@ -77,7 +80,9 @@ def render(root: Path, results: Sequence[Result], missing: Sequence[str]) -> str
         missing=missing,
         labelled=known(results, "linear_top1"),
         held_out=known(results, "holdout_linear_top1"),
-        solved=known(results, "pretext_accuracy"),
+        pretext=PRETEXT,
+        solved=known(results, PRETEXT.name),
+        **columns(results),
         supervised_note=leaderboard.supervised_note(results),
         warnings=leaderboard.warnings(results),
         seeds=sorted({r.seed for r in results}),
@@ -87,10 +92,22 @@ def render(root: Path, results: Sequence[Result], missing: Sequence[str]) -> str
         maps=illustrations.maps(root, rows, best, view, data.meta["classes"]),
         gallery=illustrations.neighbor_rows(root, rows, view, data.meta["classes"]),
         mistakes=mistakes(root, best, data.meta["classes"]),
-        audit=findings.findings(root, files.read_json(root / dataset.PREPARED / "audit.json"), data, best),
+        audit=findings.findings(root, audit.load(root / dataset.PREPARED), data, best),
         provenance=provenance(root, results, data),
         load_lines=leaderboard.load_lines(data.meta["name"]),
     )
+
+
+def columns(results: Sequence[Result]) -> dict[str, list[Score]]:
+    """The scores with a column in the table: shares, other numbers and, without test labels, all label-free indicators."""
+    shown = [score for score in HEADLINES if known(results, score.name)]
+    numbers = [score for score in shown if score.form == "number"]
+    label_free = {field.name for field in fields(Health)} - {score.name for score in numbers}
+    return {
+        "shares": [score for score in shown if score.form == "share"],
+        "numbers": numbers,
+        "indicators": [] if known(results, "linear_top1") else [score for score in SCORES if score.name in label_free],
+    }
 
 
 # ---------------------------------------------------------------------- words
@@ -113,10 +130,15 @@ def summary(rows: Sequence[Row], best: Result | None) -> dict[str, Any]:
 
 def compare(row: Row, other: Row) -> str:
     """``above``, ``below`` or ``within the noise``: whether the linear intervals of the two best runs are apart."""
-    mine, theirs = (r.best.metrics.get("linear_interval") for r in (row, other))
+    mine, theirs = (r.best.metrics.interval("linear") for r in (row, other))
     if not mine or not theirs:
         return "unknown"
     return "above" if mine[0] > theirs[1] else "below" if mine[1] < theirs[0] else "within the noise"
+
+
+def score_text(of: Row | Result, score: Score) -> str:
+    """A score of a method or of one run, as the short table writes it."""
+    return leaderboard.text(score, of if isinstance(of, Row) else Row(of.method, (of,)))
 
 
 def listing(names: Sequence[str]) -> str:
@@ -139,32 +161,33 @@ def _bytes(value: float | None) -> str:
 
 def mistakes(root: Path, best: Result | None, classes: Sequence[str]) -> dict[str, Any] | None:
     """Accuracy by class and the most frequent confusions of the best encoder's linear probe; None without predictions."""
-    pairs = findings.read_predictions(root, best)
-    names = [c for c in classes if any(c in pair for pair in pairs)]
-    names += sorted({name for pair in pairs for name in pair} - set(names))
+    import pandas as pd
+
+    pairs = pd.DataFrame(findings.read_predictions(root, best), columns=["actual", "predicted"])
+    seen = set(pairs.to_numpy().ravel())
+    names = [c for c in classes if c in seen] + sorted(seen - set(classes))
     if len(names) < 2:
         return None
-    position = {name: i for i, name in enumerate(names)}
-    matrix = np.zeros((len(names), len(names)))
-    np.add.at(matrix, tuple(zip(*((position[a], position[p]) for a, p in pairs), strict=True)), 1)
-    totals = matrix.sum(1)
-    shares = matrix / np.maximum(totals[:, None], 1)
+    matrix = pd.crosstab(pairs["actual"], pairs["predicted"]).reindex(index=names, columns=names, fill_value=0)
+    totals = matrix.sum(axis=1)
+    shares = matrix.div(totals.clip(lower=1), axis=0)
     wrong = [
-        (shares[i, j], names[i], names[j], int(matrix[i, j]))
-        for i in range(len(names))
-        for j in range(len(names))
-        if i != j and matrix[i, j]
+        (shares.loc[actual, predicted], actual, predicted, count)
+        for (actual, predicted), count in matrix.stack().items()
+        if actual != predicted and count
     ]
     return {
-        "classes": sorted((shares[i, i], name, int(totals[i])) for i, name in enumerate(names) if totals[i]),
+        "classes": sorted((shares.loc[name, name], name, total) for name, total in totals.items() if total),
         "pairs": sorted(wrong, key=lambda w: (-w[0], w[1], w[2]))[:10],
-        "matrix": illustrations.uri(figures.confusion(matrix, names), "svg+xml") if len(names) <= MATRIX_CLASSES else None,
+        "matrix": illustrations.uri(figures.confusion(matrix.to_numpy(), names), "svg+xml")
+        if len(names) <= MATRIX_CLASSES
+        else None,
     }
 
 
 def provenance(root: Path, results: Sequence[Result], data: dataset.Dataset) -> dict[str, Any]:
     """Protocol, versions and hashes: what somebody needs to get the same numbers."""
-    protocols = {r.name: r.metrics.get("protocol", {}) for r in results}
+    protocols = {r.name: r.metrics.protocol for r in results}
     common = common_facts(list(protocols.values()))
     return {
         "protocol": common,
@@ -172,7 +195,7 @@ def provenance(root: Path, results: Sequence[Result], data: dataset.Dataset) -> 
         "versions": {"Python": platform.python_version()} | {p: v for p in PACKAGES if (v := _version(p))},
         "machines": common_facts([run_tags(root, r.name) for r in results]),
         "data_sha256": data.sha256,
-        "encoders": [(r.name, r.metrics.get("encoder_sha256")) for r in results],
+        "encoders": [(r.name, r.metrics.encoder_sha256) for r in results],
     }
 
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from tasks.report import figures
 from tasks.report.figures import CLASS_COLORS, GREEN, GREY, RED
-from tasks.report.tsne import tsne
 from tasks.runtime.files import load_tensors
 
 THUMBNAIL = 56
@@ -17,6 +16,8 @@ THUMBNAIL = 56
 NEIGHBORS = 5
 QUERIES = 6
 MAP_POINTS = 600
+PERPLEXITY, STEPS = 20.0, 300
+"""Of the maps: about how many neighbors a point has, and how long they settle."""
 MAP_CLASSES = 24
 """Classes a map can tell apart (8 colors, 3 markers); the rest is grey."""
 
@@ -49,7 +50,7 @@ class Gallery:
         return [int(np.flatnonzero(self.labels == label)[0]) for label in chosen]
 
 
-def neighbors(features: np.ndarray, queries: Sequence[int]) -> np.ndarray:
+def most_similar(features: np.ndarray, queries: Sequence[int]) -> np.ndarray:
     """(Q, NEIGHBORS) positions of the images most similar to each query (cosine), the query itself left out."""
     similarity = features[list(queries)] @ features.T
     similarity[np.arange(len(queries)), list(queries)] = -np.inf
@@ -103,9 +104,29 @@ def groups(labels: np.ndarray) -> list[int]:
     return sorted(int(g) for g in found[np.argsort(-counts, kind="stable")][:MAP_CLASSES])
 
 
+def plane(features: np.ndarray) -> np.ndarray:
+    """t-SNE (van der Maaten & Hinton, JMLR 9, 2008): similar rows near one another, the same on every machine of one kind.
+
+    Args:
+        features: (n, D), n of a few hundred.
+
+    Returns:
+        (n, 2) float32; zeros where the features do not vary or are fewer than five.
+    """
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    if len(features) < 5 or not features.std(0).max() > 1e-6:
+        return np.zeros((len(features), 2), np.float32)
+    wide = np.pad(features, ((0, 0), (0, max(0, 2 - features.shape[1]))))
+    perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
+    with threadpool_limits(1):  # several threads add in an order that changes
+        return TSNE(perplexity=perplexity, max_iter=STEPS, init="pca", random_state=0).fit_transform(wide)
+
+
 def feature_map(features: np.ndarray, labels: np.ndarray) -> bytes:
-    """t-SNE of the rows of ``features``, a color and marker per group."""
-    return figures.scatter_map(tsne(features), labels, groups(labels))
+    """The rows of ``features`` in the plane, a color and marker for each group."""
+    return figures.scatter_map(plane(features), labels, groups(labels))
 
 
 def legend(names: Sequence[str]) -> list[tuple[str, str, str]]:

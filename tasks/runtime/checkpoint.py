@@ -43,11 +43,11 @@ def load(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     return None
 
 
-def shared(found: tuple[dict[str, Tensor], dict[str, Any]] | None) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def shared(loaded: tuple[dict[str, Tensor], dict[str, Any]] | None) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """What the first process of a training loaded, in every process, wherever its files are."""
     if distributed.world_size() == 1:
-        return found
-    tensors, scalars = found or ({}, {})
-    told = json.loads(distributed.share(json.dumps(scalars).encode()))
-    data = distributed.share(safetensors.torch.save(tensors))
+        return loaded
+    tensors, scalars = loaded or ({}, {})
+    told = json.loads(distributed.broadcast_bytes(json.dumps(scalars).encode()))
+    data = distributed.broadcast_bytes(safetensors.torch.save(tensors))
     return (safetensors.torch.load(data), told) if told else None

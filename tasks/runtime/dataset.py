@@ -4,12 +4,17 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tasks.runtime import files
 from tasks.runtime.errors import IntegrityError
+
+if TYPE_CHECKING:  # these import torch, which not every stage needs
+    from torch import Tensor
+
+    from ssl_core.engine.method import DataInfo
 
 PREPARED = Path("data/prepared")
 Array = np.ndarray[Any, Any]
@@ -35,6 +40,20 @@ class Dataset:
     def has_labels(self) -> bool:
         """Whether any training image is labelled."""
         return bool((self.train_labels >= 0).any())
+
+    def info(self, labels: "Tensor | None" = None) -> "DataInfo":
+        """What a method is told of the training images; only a supervised one gets ``labels``, of the images it trains on."""
+        from ssl_core.engine.method import DataInfo
+
+        return DataInfo(
+            num_images=len(self.train_images) if labels is None else len(labels),
+            image_size=self.meta["image_size"],
+            channels=self.meta["channels"],
+            mean=tuple(self.meta["mean"]),
+            std=tuple(self.meta["std"]),
+            labels=labels,
+            num_classes=len(self.meta["classes"]),
+        )
 
 
 def load(path: Path = PREPARED) -> Dataset:

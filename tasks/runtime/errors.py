@@ -6,9 +6,11 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from ssl_core.config import ConfigError
 
+T = TypeVar("T")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -66,27 +68,40 @@ class StageFailed(Stop):
         self.code = code
 
 
-def run(main: Callable[[], None]) -> None:
+MISTAKES = (UsageError, ConfigError)
+"""What is wrong with the command line or params.yaml, whoever notices it."""
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """The exit code of a failure and the line that says what is wrong; ``Stop.code`` for what nobody foresaw."""
+    if isinstance(error, Stop):
+        return error.code, str(error)
+    if isinstance(error, ConfigError):
+        return UsageError.code, f"params.yaml: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        return Preempted.code, "interrupted; the same command continues from the last checkpoint"
+    if isinstance(error, MemoryError):
+        return EnvironmentFault.code, "out of memory; use a smaller train.batch_size or data.max_train"
+    if isinstance(error, OSError):
+        return EnvironmentFault.code, _os_message(error)
+    if isinstance(error, ModuleNotFoundError):
+        return EnvironmentFault.code, f"the package {error.name} is not installed; make setup installs all that is needed"
+    if "out of memory" in str(error).lower():
+        return EnvironmentFault.code, "the device is out of memory; use a smaller train.batch_size"
+    return Stop.code, f"internal error: {error}; please report it with the lines above"
+
+
+def run(main: Callable[[], T]) -> T:
     """Run a command; turn every failure into its exit code and one line."""
     try:
-        main()
-    except Stop as stop:
-        _exit(stop.code, str(stop))
-    except ConfigError as error:
-        _exit(UsageError.code, f"params.yaml: {error}")
-    except KeyboardInterrupt:
-        _exit(Preempted.code, "interrupted; the same command continues from the last checkpoint")
-    except MemoryError:
-        _exit(EnvironmentFault.code, "out of memory; use a smaller train.batch_size or data.max_train")
-    except OSError as error:
-        _exit(EnvironmentFault.code, _os_message(error))
-    except ModuleNotFoundError as error:
-        _exit(EnvironmentFault.code, f"the package {error.name} is not installed; make setup installs all that is needed")
-    except Exception as error:
-        if "out of memory" in str(error).lower():
-            _exit(EnvironmentFault.code, "the device is out of memory; use a smaller train.batch_size")
-        traceback.print_exc()
-        _exit(Stop.code, f"internal error: {error}; please report it with the lines above")
+        return main()
+    except (Exception, KeyboardInterrupt) as error:
+        code, message = explain(error)
+        if code == Stop.code and not isinstance(error, Stop):
+            traceback.print_exc()
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        sys.exit(code)
 
 
 def no_space(where: object) -> str:
@@ -105,9 +120,3 @@ def _os_message(error: OSError) -> str:
         return no_space(error.filename or Path.cwd())  # a write knows no name
     where = f" ({error.filename})" if error.filename else ""
     return f"{error.strerror or error}{where}"
-
-
-def _exit(code: int, message: str) -> None:
-    print(f"error: {message}", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    sys.exit(code)

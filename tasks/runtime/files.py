@@ -30,8 +30,8 @@ def listing_digest(path: Path) -> str:
 
     Nothing is opened and no link is followed.
     """
-    found = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-    lines = [f"{p.relative_to(path)}\0{_times(p)}" for p in ([path] if path.is_file() else found)]
+    below = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+    lines = [f"{p.relative_to(path)}\0{_times(p)}" for p in ([path] if path.is_file() else below)]
     return hashlib.sha256("\n".join(sorted(lines)).encode(errors="surrogateescape")).hexdigest()
 
 
@@ -48,10 +48,15 @@ def to_json(value: Any) -> str:
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def beside(path: Path) -> Path:
+    """A name next to ``path`` for what is not whole yet; ``remove_leftovers`` knows it."""
+    return path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write ``path`` so that a crash leaves the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temp = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    temp = beside(path)
     try:
         with temp.open("wb") as file:
             file.write(data)
@@ -98,7 +103,7 @@ def sync_directory(path: Path) -> None:
 def write_directory(path: Path, fill: Callable[[Path], None], **facts: Any) -> None:
     """Replace the directory ``path`` by what ``fill(temp)`` writes, with a manifest of sizes and hashes, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temp = path.parent / f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    temp = beside(path)
     temp.mkdir()
     try:
         fill(temp)
@@ -121,7 +126,7 @@ def seal(directory: Path, **facts: Any) -> None:
 def replace_directory(source: Path, target: Path) -> None:
     """Rename ``source`` over ``target``; a crash in between leaves no target, never a mixed one."""
     if target.exists():
-        old = target.parent / f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+        old = beside(target)
         target.rename(old)
         source.rename(target)
         shutil.rmtree(old)
@@ -144,6 +149,14 @@ def verify(directory: Path) -> dict[str, Any]:
     return manifest
 
 
+def remove(path: Path) -> None:
+    """Delete a file or a directory, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def remove_leftovers(directory: Path) -> list[Path]:
     """Delete temporary files of dead processes in ``directory``; returns what was deleted."""
     removed = []
@@ -151,7 +164,7 @@ def remove_leftovers(directory: Path) -> list[Path]:
         parts = path.name.split(".")
         pid = parts[-3] if len(parts) >= 4 else ""
         if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove(path)
             removed.append(path)
     return removed
 

@@ -15,9 +15,11 @@ if TYPE_CHECKING:  # these import torch, which not every stage needs
     from ssl_core.engine.augment import AugmentConfig
     from ssl_core.engine.encoders import EncoderConfig
     from ssl_core.engine.optim import TrainConfig
-    from ssl_core.evaluation.protocol import EvaluateConfig
+    from ssl_core.evaluation.scores import EvaluateConfig
 
 PARAMS = Path("params.yaml")
+SOURCES = Path(__file__).parents[1] / "prepare" / "sources"
+"""A source of images is a module here. The names are enough: the stage that reads images imports it."""
 SECTIONS = ("run", "data", "encoder", "train", "augment", "evaluate", "method")
 
 
@@ -49,11 +51,14 @@ Whole2 = Annotated[int, Rule("a whole number from 2 to 2147483647", lambda v: 2 
 class DataConfig:
     """Where the images come from and how they are stored; the comments are in params.yaml."""
 
-    source: Literal["sample", "torchvision", "folder", "archive"]
+    source: str
+    """A module of tasks/prepare/sources."""
     name: str | None
     path: str
     image_size: Annotated[int, Rule("from 8 to 1024", lambda v: 8 <= v <= 1024)]
     channels: Literal[1, 3]
+    bit_depth: Annotated[int, Rule("from 8 to 16", lambda v: 8 <= v <= 16)] | None
+    follow_links: bool
     max_train: Whole2 | None
     max_test: Whole1 | None
     test_fraction: Part
@@ -183,8 +188,28 @@ def run_config(params: Mapping[str, Any]) -> RunConfig:
 
 
 def data_config(params: Mapping[str, Any]) -> DataConfig:
-    """The data section."""
-    return typed(DataConfig, params["data"], "data")
+    """The data section.
+
+    Raises:
+        ConfigError: a wrong key or value, or an unknown source.
+    """
+    config = typed(DataConfig, params["data"], "data")
+    sources = sorted(path.stem for path in SOURCES.glob("[a-z]*.py"))
+    if config.source not in sources:
+        raise ConfigError(unknown_name(f"data.source: {config.source!r}", config.source, sources))
+    return config
+
+
+def images_path(given: str, root: Path = Path()) -> Path:
+    """``data.path`` below ``root``.
+
+    Raises:
+        UsageError: nothing is there.
+    """
+    path = root / given
+    if not path.exists():
+        raise UsageError(f"data.path: {given} does not exist; give the path of your images (relative to the project's root)")
+    return path
 
 
 def evaluate_config(params: Mapping[str, Any]) -> "EvaluateConfig":
@@ -193,7 +218,7 @@ def evaluate_config(params: Mapping[str, Any]) -> "EvaluateConfig":
     Raises:
         ConfigError: a wrong key or value, or nothing to choose from.
     """
-    from ssl_core.evaluation.protocol import EvaluateConfig
+    from ssl_core.evaluation.scores import EvaluateConfig
 
     config = typed(EvaluateConfig, params["evaluate"], "evaluate")
     for name in ("knn_k", "knn_temperature"):

@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ssl_core.config import ConfigError
 from ssl_core.engine import distributed
 from tasks.runtime import gpu, stage
-from tasks.runtime.errors import IntegrityError, Preempted, Stop, UsageError, run
-from tasks.runtime.stage import Stage
+from tasks.runtime.errors import MISTAKES, IntegrityError, Preempted, Stop, UsageError, explain, run
+from tasks.runtime.stage import Body, Stage
 
 SHUTDOWN_SECONDS = 5  # from the first signal to SIGKILL: less than whoever stops the stage waits
 LOST_SECONDS = 2.0
@@ -110,43 +109,44 @@ def join(processes: int, device: torch.device) -> None:
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
 
 
-def main(make: Callable[[], Stage], body: Callable[[Stage], None]) -> None:
-    """``stage.main``; of several processes the first runs the stage, the others ``body`` along with it."""
+def main(make: Callable[[], tuple[Stage, Body]]) -> None:
+    """``stage.main``; of several processes the first runs the stage, the others its body along with it."""
     if int(os.environ.get("RANK", "0")):
-        run(lambda: _follow(make, body))
-    else:
-        started: list[str] = []
-
-        def lead(this: Stage) -> None:
-            started.append(this.fingerprint)
-            distributed.share(this.fingerprint.encode())
-            _with_others(this, body)
-
-        stage.main(make, lead)
-        if not started:
-            distributed.share()  # it was done already: no work for the others
+        run(lambda: _follow(make))
+    elif not stage.main(lambda: _leading(*make())):
+        distributed.broadcast_bytes()  # it was done already: no work for the others
     if distributed.world_size() > 1:
         torch.distributed.destroy_process_group()
 
 
-def _follow(make: Callable[[], Stage], body: Callable[[Stage], None]) -> None:
+def _leading(this: Stage, body: Body) -> tuple[Stage, Body]:
+    """The stage, with a body that first tells the others to begin."""
+
+    def lead(this: Stage) -> None:
+        distributed.broadcast_bytes(this.fingerprint.encode())
+        _with_others(this, body)
+
+    return this, lead
+
+
+def _follow(make: Callable[[], tuple[Stage, Body]]) -> None:
     try:
-        this = make()
-        fingerprint = distributed.share().decode()
+        this, body = make()
+        fingerprint = distributed.broadcast_bytes().decode()
         if not fingerprint:
             return
         if fingerprint != this.fingerprint:
             raise IntegrityError("this process has other code, parameters, data or hardware than the first one")
         this.watch_signals()
         _with_others(this, body)
-    except (ConfigError, UsageError) as error:
+    except MISTAKES as error:
         time.sleep(LOST_SECONDS)  # the first process has the same error, and says so
-        sys.exit(error.code if isinstance(error, Stop) else UsageError.code)
+        sys.exit(explain(error)[0])
     except Preempted as stop:
         sys.exit(stop.code)
 
 
-def _with_others(this: Stage, body: Callable[[Stage], None]) -> None:
+def _with_others(this: Stage, body: Body) -> None:
     """Run ``body``; an error in a collective operation because another process ended is no error of this one."""
     try:
         body(this)

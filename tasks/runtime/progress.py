@@ -2,11 +2,12 @@
 
 import contextlib
 import json
-import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from tasks.runtime import files
 
 TERMINAL_SECONDS, LOG_SECONDS, FILE_SECONDS = 0.2, 10.0, 1.0
 
@@ -44,7 +45,10 @@ class Progress:
             self._show(f"{self.label}: {self._status(done, now, note)}", last)
         if self.file is not None and (last or now - self._written >= FILE_SECONDS):
             self._written = now
-            self._write(done, self._status(done, now, note))
+            value = {"label": self.label, "done": done, "total": self.total, "status": self._status(done, now, note)}
+            temp = files.beside(self.file)  # a hint for watchers: no fsync
+            temp.write_text(json.dumps(value))
+            temp.replace(self.file)
 
     def _status(self, done: int, now: float, note: str) -> str:
         elapsed = max(now - self.start, 1e-9)
@@ -59,13 +63,6 @@ class Progress:
             print(f"\r\x1b[K{line}", end="\n" if last else "", file=sys.stderr, flush=True)
         else:
             print(line, file=sys.stderr, flush=True)
-
-    def _write(self, done: int, status: str) -> None:
-        assert self.file is not None
-        value = {"label": self.label, "done": done, "total": self.total, "status": status}
-        temp = self.file.with_name(f".{self.file.name}.{os.getpid()}.tmp")  # a hint for watchers: no fsync
-        temp.write_text(json.dumps(value))
-        temp.replace(self.file)
 
 
 class Follower:
@@ -87,8 +84,8 @@ class Follower:
         return None
 
     def _stamps(self) -> list[tuple[int, Path | None]]:
-        found: list[tuple[int, Path | None]] = []
+        stamps: list[tuple[int, Path | None]] = []
         for path in self.directory.glob("*/progress.json"):
             with contextlib.suppress(OSError):  # a work directory just removed
-                found.append((path.stat().st_mtime_ns, path))
-        return found
+                stamps.append((path.stat().st_mtime_ns, path))
+        return stamps

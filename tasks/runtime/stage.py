@@ -22,12 +22,14 @@ from typing import Any
 import yaml
 
 from tasks.runtime import ancestors, files, params
-from tasks.runtime.errors import EnvironmentFault, IntegrityError, Preempted, Stop, UsageError, run
+from tasks.runtime.errors import EnvironmentFault, IntegrityError, Preempted, UsageError, explain, run
 from tasks.runtime.locks import try_lock
+from tasks.runtime.stage_name import StageName
 
 ORPHAN_GRACE_SECONDS = 4.0
 LOCK_WAIT_SECONDS = 15.0
 KEPT_WORK_DIRECTORIES = 2
+"""Per stage: one to go on from, one in case an edit is undone."""
 
 
 def state_directory() -> Path:
@@ -39,22 +41,19 @@ class Stage:
     """One stage command.
 
     Args:
-        name: the stage in dvc.yaml.
-        item: fills ``${item.KEY}`` there.
+        name: its group is the stage in dvc.yaml; its method and seed fill ``${item.method}`` and ``${item.seed}`` there.
         machine: what else shapes the bits.
         listed: dependencies to compare by names, sizes and times: the user's images, whose content DVC hashes anyway.
     """
 
     def __init__(
         self,
-        name: str,
-        item: Mapping[str, str] | None = None,
+        name: StageName,
         machine: Mapping[str, Any] | None = None,
         listed: Collection[Path] = (),
     ):
-        self.item, self.machine, self.listed = dict(item or {}), dict(machine or {}), listed
-        self.full_name = f"{name}@{'-'.join(self.item.values())}" if self.item else name
-        entry = _dvc_entry(name, self.item)
+        self.full_name, self.machine, self.listed = str(name), dict(machine or {}), listed
+        entry = _dvc_entry(name)
         self.deps = [Path(d) for d in entry.get("deps", [])]
         self.param_keys = list(entry.get("params", []))
         declared = [out for kind in ("outs", "metrics", "plots") for out in entry.get(kind, [])]
@@ -84,15 +83,20 @@ class Stage:
 
     # ------------------------------------------------------------------ running
 
-    def execute(self, body: Callable[["Stage"], None]) -> None:
-        """Run ``body`` or continue it, then check the inputs and publish the outputs."""
+    def execute(self, body: "Body") -> bool:
+        """Run ``body`` or continue it, then check the inputs and publish the outputs.
+
+        Returns:
+            Whether ``body`` ran: not if an earlier command with the same inputs had finished it.
+        """
         self.watch_signals()
         with self._locked():
             for directory in {out.parent for out in self.outs} | {self.work}:
                 if directory.is_dir():
                     files.remove_leftovers(directory)
             done = self.work / "DONE"
-            if not done.exists():
+            runs = not done.exists()
+            if runs:
                 shutil.rmtree(self.work / "outs", ignore_errors=True)  # half written when it was killed
                 body(self)
                 missing = [str(o) for o in self.outs if not (self.work / "outs" / o).exists()]
@@ -106,7 +110,8 @@ class Stage:
                 )
             for out in self.outs:
                 _publish(self.work / "outs" / out, out)
-            self._forget_old_work()
+            discard_old(self.work.parent, KEPT_WORK_DIRECTORIES - 1, but=self.work)
+        return runs
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -180,11 +185,20 @@ class Stage:
             self._digests[path] = (stamp, digest.hexdigest())
         return self._digests[path][1]
 
-    def _forget_old_work(self) -> None:
-        """Remove work directories of other inputs, but for the newest ones that nobody uses."""
-        others = [d for d in self.work.parent.iterdir() if d.is_dir() and d != self.work]
-        for old in sorted(others, key=lambda d: d.stat().st_mtime, reverse=True)[KEPT_WORK_DIRECTORIES - 1 :]:
-            discard(old)
+
+Body = Callable[[Stage], None]
+"""What a stage computes; it writes where ``Stage.out`` says."""
+
+
+def discard_old(directory: Path, kept: int, but: Path | None = None) -> list[Path]:
+    """Remove the work directories of a stage, but for the ``kept`` newest, ``but`` and those in use.
+
+    Returns:
+        What was removed.
+    """
+    others = [work for work in directory.iterdir() if work.is_dir() and work != but]
+    newest = sorted(others, key=lambda work: work.stat().st_mtime, reverse=True)
+    return [work for work in newest[kept:] if discard(work)]
 
 
 def discard(work: Path) -> bool:
@@ -205,23 +219,29 @@ def discard(work: Path) -> bool:
     return True
 
 
-def main(make: Callable[[], Stage], body: Callable[[Stage], None]) -> None:
-    """Run a stage command: exit code, one line for a failure, and the code left for whoever watches the stage."""
-    names: list[str] = []
+def main(make: Callable[[], tuple[Stage, Body]]) -> bool:
+    """Run a stage command: exit code, one line for a failure, and the code left for whoever watches the stage.
 
-    def guarded() -> None:
+    Args:
+        make: gives the stage and what it computes.
+
+    Returns:
+        As ``Stage.execute``.
+    """
+
+    def guarded() -> bool:
+        name = os.environ.get("DVC_STAGE")
         try:
-            stage = make()
-            names.append(stage.full_name)
-            leave_code(stage.full_name, None)
-            stage.execute(body)
+            stage, body = make()
+            name = stage.full_name
+            leave_code(name, None)
+            return stage.execute(body)
         except BaseException as error:
-            name = names[0] if names else os.environ.get("DVC_STAGE")
             if name:
                 leave_code(name, error)
             raise
 
-    run(guarded)
+    return run(guarded)
 
 
 def left_code(name: str) -> int | None:
@@ -240,28 +260,34 @@ def leave_code(name: str, error: BaseException | None) -> None:
     if error is None:
         path.unlink(missing_ok=True)
         return
-    from ssl_core.config import ConfigError
-
-    code = error.code if isinstance(error, Stop) else UsageError.code if isinstance(error, ConfigError) else Stop.code
-    if isinstance(error, (OSError, MemoryError)):
-        code = EnvironmentFault.code
+    code, message = explain(error)
     with contextlib.suppress(OSError):
-        files.write_json(path, {"code": code, "message": str(error)})
+        files.write_json(path, {"code": code, "message": message})
 
 
-def _dvc_entry(name: str, item: Mapping[str, str]) -> dict[str, Any]:
+def _dvc_entry(name: StageName) -> dict[str, Any]:
     """The stage's deps, params and outs from dvc.yaml, with ``${item.KEY}`` and ``${PARAMETER}`` filled in."""
+    entry = groups()[name.group]
+    text = json.dumps({k: v for k, v in entry.items() if k in ("deps", "params", "outs", "metrics", "plots")})
+    values = {**params.load(), "item": {"method": name.method, "seed": name.seed}}
+    filled: dict[str, Any] = json.loads(
+        re.sub(r"\$\{([\w.]+)\}", lambda key: json.dumps(str(_lookup(values, key[1])))[1:-1], text)
+    )
+    return filled
+
+
+def groups() -> dict[str, dict[str, Any]]:
+    """The stages of dvc.yaml as they stand there.
+
+    Raises:
+        UsageError: there is no dvc.yaml here.
+    """
     try:
         text = Path("dvc.yaml").read_text()
     except FileNotFoundError:
         raise UsageError("dvc.yaml is missing; run from the project's root") from None
-    entry = yaml.safe_load(text)["stages"][name]
-    flat = json.dumps({k: v for k, v in entry.items() if k in ("deps", "params", "outs", "metrics", "plots")})
-    values = {**params.load(), "item": item}
-    filled: dict[str, Any] = json.loads(
-        re.sub(r"\$\{([\w.]+)\}", lambda found: json.dumps(str(_lookup(values, found[1])))[1:-1], flat)
-    )
-    return filled
+    stages: dict[str, dict[str, Any]] = yaml.safe_load(text)["stages"]
+    return stages
 
 
 def _lookup(values: Any, dotted: str) -> Any:
@@ -273,7 +299,7 @@ def _lookup(values: Any, dotted: str) -> Any:
 def _publish(source: Path, target: Path) -> None:
     """Put a finished output in its place at once; the work copy stays so that a failing dvc costs no computation."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temp = target.parent / f".{target.name}.{os.getpid()}.{time.monotonic_ns()}.tmp"
+    temp = files.beside(target)
     if source.is_dir():
         shutil.copytree(source, temp, copy_function=_link)
         files.replace_directory(temp, target)

@@ -4,15 +4,22 @@ import contextlib
 import hashlib
 import posixpath
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.runtime.locks import try_lock
 from tasks.runtime.settings import redact
+from tasks.runtime.stage_name import StageName
 from tasks.tracking import journal
 
-PREFIX = {"pretrain": "train", "evaluate": "eval"}  # of metrics whose name has no group
+PREFIX = {"pretrain": "train", "evaluate": "eval"}
+"""Of metrics whose name has no group; that of any other stage is its own name."""
+ORDER = {"evaluate": 1, "report": 2}
+"""An evaluation adds to the run of its training, and a report is the parent of both; any other stage comes first."""
+Row = tuple[int, int, str, float]
+"""(time, step, name, value)."""
 LONGEST_NAME, LONGEST_PARAM, LONGEST_TAG = 240, 5900, 7900
 
 
@@ -25,8 +32,8 @@ class Record:
     run: dict[str, Any]
     started: int
     last: int
-    rows: list[tuple[int, int, str, float]]
-    """(time, step, name, value), the first of each name and step; finite values only."""
+    rows: list[Row]
+    """The first of each name and step; finite values only."""
     tags: dict[str, str]
     artifacts: list[tuple[Path, str]]
     end: dict[str, Any] | None
@@ -35,7 +42,7 @@ class Record:
     @property
     def kind(self) -> str:
         """``pretrain``, ``evaluate``, ``report``, ..."""
-        return str(self.run["stage"]).split("@")[0]
+        return StageName.parse(self.run["stage"]).group
 
     @property
     def name(self) -> str:
@@ -44,15 +51,15 @@ class Record:
 
     def files(self, root: Path) -> tuple[list[tuple[Path, str]], list[Path]]:
         """The artifacts that are there, each with its folder, and the names of those that are not."""
-        found, missing = [], []
+        present, missing = [], []
         for path, folder in self.artifacts:
             # A stage that has just ended has not published yet.
             place = next((p for p in (self.path.parent / "outs" / path, root / path) if p.is_file()), None)
             if place:
-                found.append((place, folder))
+                present.append((place, folder))
             else:
                 missing.append(path)
-        return found, missing
+        return present, missing
 
 
 def read_record(path: Path) -> Record | None:
@@ -62,32 +69,61 @@ def read_record(path: Path) -> Record | None:
     if not events or events[0]["event"] != "start":
         return None
     run = events[0]["run"]
-    kind = run["stage"].split("@")[0]
-    rows: dict[tuple[str, int], tuple[int, int, str, float]] = {}
-    # Where an evaluation was made is not where its training was; both end up on one run.
-    tags = _texts(run["tags"])
-    if kind == "evaluate":
-        tags = _texts(run["tags"], "evaluation.") | _texts(run["params"], "protocol.")
-    artifacts = []
+    kind = StageName.parse(run["stage"]).group
+    end = events[-1] if events[-1]["event"] == "end" else None
+    status = end["status"] if end else "RUNNING" if _held(path.parent / ".lock") else "KILLED"
+    return Record(
+        path=path,
+        digest=hashlib.sha256(data + status.encode()).hexdigest(),
+        run=run,
+        started=events[0]["time"],
+        last=events[-1]["time"],
+        rows=list((_rows(events, kind) | _costs(end)).values()),
+        tags=_tags(events, kind),
+        artifacts=[(Path(e["path"]), e["folder"]) for e in events if e["event"] == "artifact"],
+        end=end,
+        status=status,
+    )
+
+
+def _numbers(events: list[dict[str, Any]], kind: str) -> Iterator[tuple[int, int, str, float | str]]:
+    """(time, step, name, value) as they were written; a value that is not finite is text."""
     for event in events:
         if event["event"] == "metrics":
             for key, value in event["metrics"].items():
-                name, step = clean(key if "/" in key else f"{PREFIX.get(kind, kind)}/{key}"), event["step"]
-                if isinstance(value, str):
-                    tags.setdefault(f"nonfinite.{name}", f"{value} at step {step}")
-                else:
-                    rows.setdefault((name, step), (event["time"], step, name, value))
-        elif event["event"] == "tags":
+                yield event["time"], event["step"], clean(key if "/" in key else f"{PREFIX.get(kind, kind)}/{key}"), value
+
+
+def _rows(events: list[dict[str, Any]], kind: str) -> dict[tuple[str, int], Row]:
+    """The finite numbers, the first of each name and step."""
+    rows: dict[tuple[str, int], Row] = {}
+    for time, step, name, value in _numbers(events, kind):
+        if not isinstance(value, str):
+            rows.setdefault((name, step), (time, step, name, value))
+    return rows
+
+
+def _costs(end: dict[str, Any] | None) -> dict[tuple[str, int], Row]:
+    """The cost of the result: that of an attempt which failed is not shown."""
+    if end is None or end["status"] != "FINISHED":
+        return {}
+    numbers = {clean(f"resources/{k}"): float(v) for k, v in end["cost"].items() if isinstance(v, (int, float))}
+    return {(name, 0): (end["time"], 0, name, value) for name, value in numbers.items()}
+
+
+def _tags(events: list[dict[str, Any]], kind: str) -> dict[str, str]:
+    """What was said of the run, and where its first number that is not finite is."""
+    run = events[0]["run"]
+    tags = _texts(run["tags"])
+    if kind == "evaluate":  # where it was made is not where its training was; both end up on one run
+        tags = _texts(run["tags"], "evaluation.") | _texts(run["params"], "protocol.")
+    for event in events:
+        if event["event"] == "tags":
             tags |= _texts(event["tags"])
-        elif event["event"] == "artifact":
-            artifacts.append((Path(event["path"]), event["folder"]))
-    end = events[-1] if events[-1]["event"] == "end" else None
-    if end and end["status"] == "FINISHED":  # the cost of an attempt that failed is not the cost of the result
-        costs = {clean(f"resources/{k}"): float(v) for k, v in end["cost"].items() if isinstance(v, (int, float))}
-        rows |= {(name, 0): (end["time"], 0, name, value) for name, value in costs.items()}
-    status = end["status"] if end else "RUNNING" if _held(path.parent / ".lock") else "KILLED"
-    digest = hashlib.sha256(data + status.encode()).hexdigest()
-    return Record(path, digest, run, events[0]["time"], events[-1]["time"], list(rows.values()), tags, artifacts, end, status)
+    for _, step, name, value in _numbers(events, kind):
+        if isinstance(value, str):
+            tags.setdefault(f"nonfinite.{name}", f"{value} at step {step}")
+    return tags
 
 
 def _texts(tags: dict[str, Any], prefix: str = "") -> dict[str, str]:
@@ -114,8 +150,7 @@ def records(root: Path) -> list[Record]:
             other = best.get(record.run["fingerprint"])
             if other is None or (record.status == "FINISHED", record.last) >= (other.status == "FINISHED", other.last):
                 best[record.run["fingerprint"]] = record
-    order = {"evaluate": 1, "report": 2}
-    return sorted(best.values(), key=lambda r: (order.get(r.kind, 0), r.started, r.name))
+    return sorted(best.values(), key=lambda r: (ORDER.get(r.kind, 0), r.started, r.name))
 
 
 def set_aside(root: Path) -> list[Path]:
@@ -139,8 +174,8 @@ def first_tags(record: Record) -> dict[str, str]:
     if seed is not None:
         tags |= {"method": name, "seed": str(seed)}
     if name in METHODS:
-        year, family, paper = METHODS[name]
-        tags |= {"year": str(year), "family": family, "paper": paper}
+        about = METHODS[name]
+        tags |= {"year": str(about.year), "family": about.family, "paper": about.paper}
     elif name in BASELINES:
         tags |= {"family": "baseline"}
     return {k: v for k, v in tags.items() if v}
@@ -154,7 +189,7 @@ def headline(record: Record) -> dict[str, str]:
     from ssl_core.catalogue import METHODS
 
     name = record.tags.get("champion", "").rpartition("-")[0] if record.kind == "report" else record.run["name"]
-    year, family, _ = METHODS.get(name, ("", "baseline", ""))
+    year, family = METHODS[name][:2] if name in METHODS else ("", "baseline")
     return {k: str(v) for k, v in {"Family": family, "Method": name, "Year": year}.items() if v and name}
 
 

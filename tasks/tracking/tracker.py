@@ -67,15 +67,15 @@ class Tracker:
         """
         complete = 0
         with self._guard():
-            found = records(self.root) if only is None else list(filter(None, [read_record(only)]))
-            for record in found:
+            read = records(self.root) if only is None else list(filter(None, [read_record(only)]))
+            for record in read:
                 try:
                     complete += self._send_evaluation(record) if record.kind == "evaluate" else self._send_run(record)
                 except self._refusal as error:
                     if error.get_http_status_code() not in (400, 404, 409):
                         raise
                     self.problems.append(redact(f"{record.path}: {str(error).splitlines()[0]}"))
-            reports = [r for r in found if r.kind == "report" and r.status == "FINISHED"]
+            reports = [r for r in read if r.kind == "report" and r.status == "FINISHED"]
             if reports:
                 self._adopt(max(reports, key=lambda r: r.last))
         return complete
@@ -177,11 +177,11 @@ class Tracker:
         """The run of a fingerprint; a second one, left by a request that was answered too late, is deleted."""
         from mlflow.entities import ViewType
 
-        found = self.client.search_runs([self.experiment], f"tags.`ssl.fingerprint` = '{fingerprint}'", ViewType.ALL)
-        active = sorted((r for r in found if r.info.lifecycle_stage == "active"), key=lambda r: r.info.run_id)
+        runs = self.client.search_runs([self.experiment], f"tags.`ssl.fingerprint` = '{fingerprint}'", ViewType.ALL)
+        active = sorted((r for r in runs if r.info.lifecycle_stage == "active"), key=lambda r: r.info.run_id)
         for extra in active[1:]:
             self.client.delete_run(extra.info.run_id)
-        return (active or list(found) or [None])[0]
+        return (active or list(runs) or [None])[0]
 
     def _create(self, record: Record) -> Any:
         # Sent once: a repeated request whose first answer was lost would make a second run.
@@ -242,8 +242,8 @@ class Tracker:
         """Files of an ended run; sending one again replaces it."""
         if record.end is None:
             return
-        found, missing = record.files(self.root)
-        for path, folder in found:
+        present, missing = record.files(self.root)
+        for path, folder in present:
             self.client.log_artifact(run.info.run_id, str(path), folder or None)
         if missing:
             self._set_tags(run, {"ssl.missing_artifacts": ", ".join(map(str, missing))})
@@ -303,4 +303,7 @@ def _environment(name: str, value: str) -> Iterator[None]:
     try:
         yield
     finally:
-        os.environ.pop(name) if old is None else os.environ.update({name: old})
+        if old is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = old

@@ -11,19 +11,18 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.workers.base import BaseJobConfiguration
 
-from flows.watch import STATE, listing_digest, verdict
+from flows.watch import STATE, news
+from tasks.runtime.files import listing_digest
 from tests.conftest import ROOT
+from tests.support import prefect_server as server
 from tests.support import tiny_graph as tiny
+from tests.support.processes import wait_for
 
+POLL = 0.3  # seconds between two questions to the server
 POOLS = {"nightly": "cpu", "weekly": "cpu", "method": "cpu", "weekly-gpu": "gpu", "method-gpu": "gpu", "watch": "cpu"}
-
-
-def prefect(project: Path, *arguments: str) -> str:
-    code, log = tiny.finish(project, "prefect", *arguments)
-    assert code == 0, log
-    return log
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +30,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A deployed project with a worker for the pool ``cpu``."""
     project = tiny.make(tmp_path_factory.mktemp("deployed") / "p")
     (project / "flows").symlink_to(ROOT / "flows")
-    for pool in ("cpu", "gpu", "machines"):
-        prefect(project, "work-pool", "create", pool, "--type", "process", "--overwrite")
-    prefect(project, "--no-prompt", "deploy", "--all")
-    for row in tiny.api("deployments/filter"):  # their own times stay out of the way
-        tiny.patch(f"deployments/{row['id']}", paused=True)
+    pools = [f"work-pool create {pool} --type process --overwrite" for pool in ("cpu", "gpu", "machines")]
+    server.cli(project, *pools, "--no-prompt deploy --all")
+    for row in server.api("deployments/filter"):  # their own times stay out of the way
+        server.patch(f"deployments/{row['id']}", paused=True)
     start_worker(project)
     yield project
     tiny.end_all(project)
@@ -49,7 +47,7 @@ def start_worker(project: Path) -> None:
 
 
 def flow_run(flow_run_id: str) -> dict[str, object]:
-    return dict(tiny.api("flow_runs/filter", flow_runs={"id": {"any_": [flow_run_id]}})[0])
+    return dict(server.api("flow_runs/filter", flow_runs={"id": {"any_": [flow_run_id]}})[0])
 
 
 def ended(flow_run_id: str) -> dict[str, object]:
@@ -59,23 +57,23 @@ def ended(flow_run_id: str) -> dict[str, object]:
         row = flow_run(flow_run_id)
         return row if row["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
 
-    return dict(tiny.wait_for(final, 180))
+    return dict(wait_for(final, 180, POLL))
 
 
 def deployment(name: str) -> dict[str, object]:
-    return next(row for row in tiny.api("deployments/filter") if row["name"] == name)
+    return next(row for row in server.api("deployments/filter") if row["name"] == name)
 
 
 def start_run(name: str, **parameters: object) -> str:
     return str(
-        tiny.api(f"deployments/{deployment(name)['id']}/create_flow_run", parameters=parameters, state={"type": "SCHEDULED"})[
+        server.api(f"deployments/{deployment(name)['id']}/create_flow_run", parameters=parameters, state={"type": "SCHEDULED"})[
             "id"
         ]
     )
 
 
 def test_all_deployments_exist_with_pool_schedule_and_policy(project: Path) -> None:
-    rows = {row["name"]: row for row in tiny.api("deployments/filter")}
+    rows = {row["name"]: row for row in server.api("deployments/filter")}
     machines = rows.pop("machines")
     assert machines["work_pool_name"] == "machines" and str(project) not in str(machines["pull_steps"])
     assert {name: row["work_pool_name"] for name, row in rows.items()} == POOLS
@@ -88,30 +86,30 @@ def test_all_deployments_exist_with_pool_schedule_and_policy(project: Path) -> N
 
 
 def test_a_method_on_demand_a_schedule_that_fires_overlapping_runs_and_a_cancellation(project: Path) -> None:
-    prefect(project, "deployment", "run", "ssl-pipeline/method", "--param", 'methods=["byol"]', "--watch")
+    server.cli(project, """deployment run ssl-pipeline/method --param 'methods=["byol"]' --watch""")
     assert sorted(tiny.computed(project)) == ["evaluate@byol-0", "prepare", "pretrain@byol-0", "report"]
 
     nightly = str(deployment("nightly")["id"])
-    tiny.patch(f"deployments/{nightly}", paused=False)
-    soon = {"interval": 3600, "anchor_date": tiny.now(8)}  # once: a second one would still be waiting below
-    tiny.api(f"deployments/{nightly}/schedules", json=[{"schedule": soon, "active": True, "slug": "soon"}])
-    fired = str(tiny.wait_for(lambda: scheduled(nightly), 90))
-    tiny.patch(f"deployments/{nightly}", paused=True)
+    server.patch(f"deployments/{nightly}", paused=False)
+    soon = {"interval": 3600, "anchor_date": server.now(8)}  # once: a second one would still be waiting below
+    server.api(f"deployments/{nightly}/schedules", json=[{"schedule": soon, "active": True, "slug": "soon"}])
+    fired = str(wait_for(lambda: scheduled(nightly), 90, POLL))
+    server.patch(f"deployments/{nightly}", paused=True)
     row = ended(fired)
     assert row["state_type"] == "COMPLETED" and row["auto_scheduled"]
-    assert tiny.task_states(fired)["pretrain@byol-0"] == "Unchanged" and tiny.is_clean(project)
+    assert server.task_states(fired)["pretrain@byol-0"] == "Unchanged" and tiny.is_clean(project)
 
     tiny.set_lr(project, "simclr", 2)
     tiny.control(project, pretrain_simclr_0={"seconds": 60})
     cancelled = start_run("nightly", parallelism=1)
     tiny.running_pid(project, "pretrain@simclr-0")
     waiting, ticks = start_run("nightly"), [start_run("watch") for _ in range(2)]
-    tiny.wait_for(lambda: flow_run(waiting)["state_name"] == "AwaitingConcurrencySlot")
+    wait_for(lambda: flow_run(waiting)["state_name"] == "AwaitingConcurrencySlot", pause=POLL)
     assert sorted(str(ended(tick)["state_type"]) for tick in ticks) == ["CANCELLED", "COMPLETED"]
     start = time.monotonic()
-    prefect(project, "flow-run", "cancel", cancelled)
+    server.cli(project, f"flow-run cancel {cancelled}")
     asked = time.monotonic()
-    tiny.wait_for(lambda: not tiny.stages_alive(project), 20)
+    wait_for(lambda: not tiny.stages_alive(project), 20)
     assert time.monotonic() - asked < 10, f"{time.monotonic() - start:.1f} s with the command itself"
     assert ended(cancelled)["state_type"] == "CANCELLED"
     tiny.control(project)
@@ -127,10 +125,10 @@ def test_a_run_of_a_killed_worker_crashes_and_the_next_one_goes_on(project: Path
         tiny.set_lr(project, method, 3)
     before = len(tiny.computed(project))
     broken = start_run("nightly", parallelism=1)
-    tiny.wait_for(lambda: [name for name in tiny.computed(project)[before:] if name.startswith("pretrain")])
+    wait_for(lambda: [name for name in tiny.computed(project)[before:] if name.startswith("pretrain")])
     workers[-1].kill()
     assert ended(broken)["state_type"] == "CRASHED"
-    tiny.wait_for(lambda: not tiny.stages_alive(project), 10)
+    wait_for(lambda: not tiny.stages_alive(project), 10)
     assert "evaluate" not in str(tiny.computed(project)[before:])
     tiny.control(project)
     start_worker(project)
@@ -140,7 +138,7 @@ def test_a_run_of_a_killed_worker_crashes_and_the_next_one_goes_on(project: Path
 
 def scheduled(deployment_id: str) -> str | None:
     """The run that the new schedule made, once it is no longer waiting."""
-    rows = tiny.api(
+    rows = server.api(
         "flow_runs/filter",
         deployments={"id": {"any_": [deployment_id]}},
         flow_runs={"state": {"type": {"not_any_": ["SCHEDULED"]}}},
@@ -158,10 +156,15 @@ for look in range(5):
 
 
 def test_the_watcher_waits_until_all_images_arrived_and_starts_one_run(project: Path) -> None:
-    tiny.patch(f"deployments/{deployment('nightly')['id']}", paused=True)
+    server.patch(f"deployments/{deployment('nightly')['id']}", paused=True)
     (project / STATE).unlink(missing_ok=True)
     done = subprocess.run(
-        [sys.executable, "-c", LOOKS], cwd=project, env=tiny.prefect_environment(), capture_output=True, text=True, timeout=180
+        [sys.executable, "-c", LOOKS],
+        cwd=project,
+        env=server.prefect_environment(),
+        capture_output=True,
+        text=True,
+        timeout=180,
     )
     seen = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("saw ")]
     assert seen == ["First", "Arriving", "Arriving", "Changed", "Same"], done.stderr
@@ -179,8 +182,7 @@ def test_the_listing_sees_names_sizes_and_times_but_follows_no_link(tmp_path: Pa
     (tmp_path / "class" / "a.png").rename(tmp_path / "class" / "b.png")
     assert len({first, second, listing_digest(tmp_path)}) == 3
     assert (
-        verdict(second, {"run": first, "seen": second}) == "changed"
-        and verdict(second, {"run": first, "seen": first}) == "arriving"
+        news(second, {"run": first, "seen": second}) == "changed" and news(second, {"run": first, "seen": first}) == "arriving"
     )
 
 
@@ -192,15 +194,16 @@ class Job(BaseJobConfiguration):
 
 def test_the_kubernetes_pool_makes_jobs_with_gpus_and_secrets_and_refuses_nonsense(project: Path) -> None:
     template = ROOT / "deploy/kubernetes-pool.json"
-    prefect(project, "work-pool", "create", "cluster", "--type", "kubernetes", "--base-job-template", str(template))
-    deploy = ["--no-prompt", "deploy", "--name", "machines", "--pool", "cluster", "--job-variable", "image=ssl-pipeline:1"]
-    prefect(project, *deploy, "--job-variable", "gpus=2")
-    asked = next(row for row in tiny.api("deployments/filter") if row["work_pool_name"] == "cluster")["job_variables"]
+    deploy = "--no-prompt deploy --name machines --pool cluster --job-variable image=ssl-pipeline:1"
+    create = f"work-pool create cluster --type kubernetes --base-job-template {template}"
+    server.cli(project, create, f"{deploy} --job-variable gpus=2")
+    asked = next(row for row in server.api("deployments/filter") if row["work_pool_name"] == "cluster")["job_variables"]
     values = {**asked, "name": "pretrain-byol-0", "command": "prefect flow-run execute"}
-    job = asyncio.run(Job.from_template_and_values(json.loads(template.read_text()), values)).job_manifest
+    with temporary_settings({PREFECT_API_URL: server.prefect_environment()["PREFECT_API_URL"]}):  # else it starts a server
+        job = asyncio.run(Job.from_template_and_values(json.loads(template.read_text()), values)).job_manifest
     container = job["spec"]["template"]["spec"]["containers"][0]
     assert container["image"] == "ssl-pipeline:1" and container["resources"]["limits"]["nvidia.com/gpu"] == "2"
     assert container["envFrom"] == [{"secretRef": {"name": "ssl-pipeline"}}] and container["env"]["DO_NOT_TRACK"] == "true"
     assert container["args"] == values["command"] and "{{" not in json.dumps(job)
-    code, log = tiny.finish(project, "prefect", *deploy, "--job-variable", "gpus=many")
+    code, log = tiny.finish(project, "prefect", *deploy.split(), "--job-variable", "gpus=many")
     assert code != 0 and "'many' does not match" in log.replace("\\", ""), log

@@ -1,6 +1,7 @@
 """The Prefect flow, as a process against a real server (one for all tests), over stages of no work."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -10,8 +11,10 @@ import pytest
 from prefect.states import Failed
 
 from flows.pipeline import worth_retrying
-from tasks.dvc.runner import Outcome
+from tasks.dvc.outcome import Fate, Outcome
+from tests.support import prefect_server as server
 from tests.support import tiny_graph as tiny
+from tests.support.processes import wait_for
 from tests.support.project import environment
 
 FLOW = "flows.pipeline"
@@ -24,7 +27,7 @@ def project(tmp_path: Path) -> Iterator[Path]:
 
 
 def artifacts(flow_run_id: str) -> dict[str, str]:
-    rows = tiny.api("artifacts/filter", flow_runs={"id": {"any_": [flow_run_id]}})
+    rows = server.api("artifacts/filter", flow_runs={"id": {"any_": [flow_run_id]}})
     return {row["key"]: str(row["data"]) for row in rows}
 
 
@@ -34,9 +37,9 @@ def test_failures_are_retried_when_it_helps_and_named_at_the_end(project: Path) 
     assert code == 5 and "\nerror: pretrain@byol-0 failed: exit 5" in log and "worked on pretrain@simclr-0" in log
     assert tiny.computed(project).count("prepare") == 2  # 75: preempted, again
     assert tiny.computed(project).count("pretrain@byol-0") == 1  # 5: diverged, it would again
-    flow_run = tiny.newest_run()
+    flow_run = server.newest_run()
     assert flow_run["state_type"] == "FAILED" and "evaluate@byol-0 not run" in flow_run["state"]["message"]
-    states = tiny.task_states(flow_run["id"])
+    states = server.task_states(flow_run["id"])
     assert states["pretrain@byol-0"] == "Failed" and states["report"] == "Completed" and "evaluate@byol-0" not in states
     shown = artifacts(flow_run["id"])
     assert "simclr-0.json" in shown["leaderboard"] and "pretrain@byol-0 failed" in shown["summary"]
@@ -45,7 +48,7 @@ def test_failures_are_retried_when_it_helps_and_named_at_the_end(project: Path) 
     tiny.control(project)
     code, log = tiny.finish(project, FLOW, "-m", "byol", "-S", "method.byol.train.lr=2")
     assert code == 0 and "recorded as experiment" in log
-    states = tiny.task_states(tiny.newest_run()["id"])
+    states = server.task_states(server.newest_run()["id"])
     assert states["prepare"] == "Unchanged" and states["report"] == "Completed" and "pretrain@simclr-0" not in states
     assert "lr: 2" in (project / "params.yaml").read_text() and tiny.is_clean(project)
 
@@ -65,7 +68,7 @@ def test_a_mistake_in_params_is_one_line_before_anything_runs(project: Path) -> 
 
 def test_an_exit_code_says_whether_to_try_again() -> None:
     codes = [1, 2, 3, 4, 5, 6, 70, 75, 128 + signal.SIGKILL, 128 + signal.SIGTERM]
-    again = [c for c in codes if worth_retrying(None, None, Failed(data=Outcome(c, "failed", "")))]  # type: ignore[arg-type]
+    again = [c for c in codes if worth_retrying(None, None, Failed(data=Outcome(c, Fate.FAILED, "")))]  # type: ignore[arg-type]
     assert again == [4, 75, 137, 143]
 
 
@@ -73,13 +76,13 @@ def test_an_exit_code_says_whether_to_try_again() -> None:
 def test_a_signal_ends_all_children_and_starts_nothing_more(project: Path, number: signal.Signals) -> None:
     tiny.control(project, pretrain_byol_0={"seconds": 60}, pretrain_simclr_0={"seconds": 60})
     process = tiny.start(project, FLOW, "-j", "1")
-    tiny.wait_for(lambda: [n for n in tiny.computed(project) if n.startswith("pretrain")])
+    wait_for(lambda: [n for n in tiny.computed(project) if n.startswith("pretrain")])
     start = time.monotonic()
     process.send_signal(number)
     process.wait(60)
-    tiny.wait_for(lambda: not tiny.stages_alive(project), max(0.0, start + 10 - time.monotonic()))
+    wait_for(lambda: not tiny.stages_alive(project), max(0.0, start + 10 - time.monotonic()))
     assert len(tiny.computed(project)) == 2  # prepare and one method
-    assert tiny.newest_run()["state_type"] in ("CRASHED", "CANCELLED")
+    assert server.newest_run()["state_type"] in ("CRASHED", "CANCELLED")
 
 
 def test_after_kill_9_of_the_flow_its_stage_is_recorded_and_its_run_closed(project: Path) -> None:
@@ -87,15 +90,15 @@ def test_after_kill_9_of_the_flow_its_stage_is_recorded_and_its_run_closed(proje
     process = tiny.start(project, FLOW, "-j", "2")
     tiny.running_pid(project, "pretrain@byol-0")
     tiny.running_pid(project, "pretrain@simclr-0")
-    dead = tiny.newest_run()["id"]
+    dead = server.newest_run()["id"]
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     code, log = tiny.finish(project, FLOW, "-j", "2")
     assert code == 0, log
     assert sorted(tiny.computed(project)) == sorted(tiny.NAMES)  # the orphans were waited for, nothing ran twice
     assert tiny.is_clean(project)
-    runs = tiny.api("flow_runs/filter", flow_runs={"id": {"any_": [dead]}})
-    assert runs[0]["state_type"] == "CRASHED" and tiny.task_states(dead)["pretrain@byol-0"] == "Crashed"
+    runs = server.api("flow_runs/filter", flow_runs={"id": {"any_": [dead]}})
+    assert runs[0]["state_type"] == "CRASHED" and server.task_states(dead)["pretrain@byol-0"] == "Crashed"
 
 
 def test_a_killed_stage_is_tried_again_and_a_killed_server_waited_for(project: Path) -> None:
@@ -103,14 +106,16 @@ def test_a_killed_stage_is_tried_again_and_a_killed_server_waited_for(project: P
     process = tiny.start(project, FLOW, "-j", "2")
     os.kill(tiny.running_pid(project, "pretrain@byol-0"), signal.SIGKILL)
     tiny.running_pid(project, "pretrain@simclr-0")
-    tiny.restart_server(signal.SIGKILL)
+    server.restart_server(signal.SIGKILL)
     assert process.wait(120) == 0, (project / ".ssl/flow.log").read_text()
     assert sorted(tiny.computed(project)) == sorted([*tiny.NAMES, "pretrain@byol-0"])
-    assert tiny.newest_run()["state_type"] == "COMPLETED" and tiny.is_clean(project)
+    assert server.newest_run()["state_type"] == "COMPLETED" and tiny.is_clean(project)
 
 
 def test_one_command_needs_no_server(project: Path, tmp_path: Path) -> None:
-    env = environment(PREFECT_HOME=str(tmp_path / "home"), PYTHONPATH=tiny.prefect_environment()["PYTHONPATH"])
+    (tmp_path / "home").mkdir()
+    shutil.copyfile(server.migrated(), tmp_path / "home/prefect.db")
+    env = environment(PREFECT_HOME=str(tmp_path / "home"), PYTHONPATH=server.prefect_environment()["PYTHONPATH"])
     env.pop("PREFECT_API_URL", None)
     code, log = tiny.finish(project, FLOW, "pretrain@byol-0", env=env)
     assert code == 0 and "2 stages: 2 ran" in log, log

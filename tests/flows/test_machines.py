@@ -14,7 +14,10 @@ import psutil
 import pytest
 
 from tests.conftest import ROOT
+from tests.support import prefect_server as server
 from tests.support import tiny_graph as tiny
+from tests.support.processes import wait_for
+from tests.support.project import commit
 
 FLOW = ("flows.pipeline", "--machines")
 ONE_MINUTE = {f"pretrain_{method}_0": {"seconds": 60} for method in ("simclr", "byol")}
@@ -27,11 +30,8 @@ def leader(tmp_path: Path) -> Iterator[Path]:
     (leader / "flows").symlink_to(ROOT / "flows")
     (leader / ".venv").symlink_to(sys.prefix)
     assert tiny.dvc(leader, "remote", "add", "-d", "store", str(tmp_path / "store")).returncode == 0
-    for arguments in (["add", "flows", ".dvc"], [*tiny.IDENTITY, "commit", "-qm", "a remote"]):
-        subprocess.run(["git", *arguments], cwd=leader, check=True)
-    for arguments in ("work-pool create machines --type process --overwrite", "--no-prompt deploy --name machines"):
-        code, log = tiny.finish(leader, "prefect", *arguments.split())
-        assert code == 0, log
+    commit(leader, "a remote", "flows", ".dvc")
+    server.cli(leader, "work-pool create machines --type process --overwrite", "--no-prompt deploy --name machines")
     yield leader
     for worker in tmp_path.glob("leader-workers/*"):
         end(worker)
@@ -45,7 +45,7 @@ def machine(leader: Path, number: int, **control: Any) -> Path:
         subprocess.run(["git", "clone", "-q", str(leader), str(clone)], check=True)
         (clone / ".ssl").mkdir()
     tiny.control(clone, **control)
-    environment = tiny.prefect_environment() | {"SLURM_SUBMIT_DIR": str(leader), "SLURM_ARRAY_TASK_ID": str(number)}
+    environment = server.prefect_environment() | {"SLURM_SUBMIT_DIR": str(leader), "SLURM_ARRAY_TASK_ID": str(number)}
     with (clone / ".ssl" / "worker.log").open("w") as log:
         command = ["bash", str(ROOT / "deploy/slurm-worker.sbatch")]
         script = subprocess.Popen(command, cwd=leader, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -70,7 +70,7 @@ def end(clone: Path) -> None:
 
 def requests() -> list[str]:
     """The states of what machines were asked for so far."""
-    return [row["state_type"] for row in tiny.api("flow_runs/filter", flows={"name": {"any_": ["run-stage"]}})]
+    return [row["state_type"] for row in server.api("flow_runs/filter", flows={"name": {"any_": ["run-stage"]}})]
 
 
 def working(clones: list[Path]) -> list[Path]:
@@ -80,7 +80,7 @@ def working(clones: list[Path]) -> list[Path]:
 def test_two_machines_that_share_only_the_remote_compute_what_one_would(leader: Path, tmp_path: Path) -> None:
     clones = [machine(leader, number) for number in (1, 2)]
     for clone in clones:  # else the first one up may do it all
-        tiny.wait_for(lambda log=clone / ".ssl/worker.log": "started!" in log.read_text(), 120)
+        wait_for(lambda log=clone / ".ssl/worker.log": "started!" in log.read_text(), 120)
     code, log = tiny.finish(leader, *FLOW, "-S", "method.byol.train.lr=2")
     assert code == 0, log
     shares = [tiny.computed(clone) for clone in clones]
@@ -98,13 +98,13 @@ def test_two_machines_that_share_only_the_remote_compute_what_one_would(leader: 
     for method in ("simclr", "byol"):
         tiny.set_lr(leader, method, 3)
     flow = tiny.start(leader, *FLOW)
-    tiny.wait_for(lambda: working(clones) and "SCHEDULED" in requests())
+    wait_for(lambda: working(clones) and "SCHEDULED" in requests(), pause=0.3)
     before, asked = len(tiny.computed(clones[0])), time.monotonic()
     flow.send_signal(signal.SIGINT)
-    tiny.wait_for(lambda: not working([leader, *clones]), 20)
+    wait_for(lambda: not working([leader, *clones]), 20)
     assert time.monotonic() - asked < 10
     flow.wait(30)
-    tiny.wait_for(lambda: set(requests()) == {"COMPLETED", "CANCELLED"})
+    wait_for(lambda: set(requests()) == {"COMPLETED", "CANCELLED"}, pause=0.3)
     assert len(tiny.computed(clones[0])) == before
 
 
@@ -117,7 +117,7 @@ def test_two_machines_that_share_only_the_remote_compute_what_one_would(leader: 
 def test_when_a_machine_goes_in_the_middle_of_a_stage_another_takes_it(leader: Path, die: Callable[[Path], None]) -> None:
     clones = [machine(leader, number, pretrain_simclr_0={"seconds": 20}, pretrain_byol_0={"seconds": 20}) for number in (1, 2)]
     flow = tiny.start(leader, *FLOW)
-    dying = tiny.wait_for(lambda: next((clone for clone in clones if tiny.computed(clone)), None), 150)
+    dying = wait_for(lambda: next((clone for clone in clones if tiny.computed(clone)), None), 150)
     other = clones[1 - clones.index(dying)]
     die(dying)
     assert flow.wait(400) == 0, (leader / ".ssl/flow.log").read_text()
@@ -128,7 +128,7 @@ def test_when_a_machine_goes_in_the_middle_of_a_stage_another_takes_it(leader: P
 def test_after_kill_9_of_the_flow_the_next_one_waits_for_what_the_machines_still_do(leader: Path) -> None:
     clone = machine(leader, 1, pretrain_simclr_0={"seconds": 15}, pretrain_byol_0={"seconds": 15})
     flow = tiny.start(leader, *FLOW)
-    tiny.wait_for(lambda: tiny.computed(clone), 150)
+    wait_for(lambda: tiny.computed(clone), 150)
     flow.kill()
     code, log = tiny.finish(leader, *FLOW)
     assert code == 0, log

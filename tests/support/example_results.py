@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.metrics import Health, Metrics
 from tasks.report.pictures import png
-from tasks.runtime import files
+from tasks.runtime import audit, files
+from tasks.runtime.audit import Conflicts, Labelled, Leaks, NearDuplicates, NearPair, Quarantined, Repeats
 from tasks.tracking.journal import Journal
 from tests.conftest import ROOT
+from tests.support import audits
 
 CLASSES = [
     "T-shirt",
@@ -81,7 +84,7 @@ def write_data(root, labelled, num_test, channels, classes):
             "license": "none",
         }
         files.write_json(directory / "meta.json", meta)
-        files.write_json(directory / "audit.json", audit_of(labelled, num_test, classes))
+        audit.write(directory, audit_of(labelled, num_test, classes))
 
     files.write_directory(root / "data/prepared", fill)
     return np.arange(num_test) % len(classes)
@@ -89,16 +92,18 @@ def write_data(root, labelled, num_test, channels, classes):
 
 def audit_of(labelled, num_test, classes):
     """What the audit would say, with names that try to be HTML."""
-    return {
-        "warnings": ["<b>file & name.png</b> is odd"],
-        "quarantined": [{"file": "<i>bad.png</i>", "reason": "truncated"}],
-        "duplicates": {"train": {"extra": 1, "examples": [["a.png", "b.png"]]}, "test": {"extra": 0, "examples": []}},
-        "leaks": {"count": 2, "dropped": 2, "examples": ["leaked.png"]},
-        "near_duplicates": {"count": 2, "checked": num_test, "pairs": [[0, 10, 0.9, False], [1, 11, 0.9, True]][:num_test]},
-        "conflicts": {"count": 1, "examples": [[["a.png", "Coat"], ["b.png", "Bag"]]]},
-        "classes": {"train": dict.fromkeys(classes, 40), "test": dict.fromkeys(classes, num_test // 10)} if labelled else {},
-        "formats": {"PNG": 700},
-    }
+    counts = {"train": dict.fromkeys(classes, 40), "test": dict.fromkeys(classes, num_test // 10)}
+    pairs = (NearPair(0, 10, 0.9, False), NearPair(1, 11, 0.9, True))[:num_test]
+    return audits.audit(
+        warnings=("<b>file & name.png</b> is odd",),
+        quarantined=(Quarantined("<i>bad.png</i>", "truncated"),),
+        duplicates={"train": Repeats(1, 1, 0, (("a.png", "b.png"),)), "test": Repeats(0, 0, 0, ())},
+        leaks=Leaks(2, 2, 2, ("leaked.png",)),
+        near_duplicates=NearDuplicates(2, num_test, 0.8, 1, pairs),
+        conflicts=Conflicts(1, ((Labelled("a.png", "Coat"), Labelled("b.png", "Bag")),)),
+        classes=counts if labelled else {},
+        formats={"PNG": 700},
+    )
 
 
 def write_result(root, method, seed, labels, labelled, classes):
@@ -135,6 +140,13 @@ def write_result(root, method, seed, labels, labelled, classes):
         journal.end("FINISHED", cost=cost)
 
 
+def metrics_of(method: str, seed: int = 0, verdict: str = "healthy", **found: object) -> Metrics:
+    """Metrics with the scores in ``found`` and otherwise those of some encoder."""
+    health = Health(feature_std=0.17, effective_rank=11.0, alignment=0.4, uniformity=-2.1)
+    about = {"encoder": "small", "encoder_sha256": "ab" * 32, "layer": "block4", "health": health, "random_health": health}
+    return Metrics(method=method, seed=seed, verdict=verdict, protocol={}, found=found, **about)
+
+
 def write_metrics(root, method, seed, linear, health, verdict, labels, labelled):
     metrics = {
         "method": method,
@@ -142,6 +154,7 @@ def write_metrics(root, method, seed, linear, health, verdict, labels, labelled)
         "encoder": "small",
         "layer": "block4",
         "health": health,
+        "random_health": health | {"effective_rank": 11.0},
         "verdict": verdict,
         "encoder_sha256": "ab" * 32,
         "protocol": {

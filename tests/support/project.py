@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from tasks.runtime import files
+from tasks.runtime import audit, files
 from tests.conftest import ROOT, textured_images
+from tests.support.audits import NOTHING
+from tests.support.forked import Forked
 
 CODE = ("ssl_core", "tasks", "flows", "data/sample")
 PARTS = (*CODE, "dvc.yaml", "params.yaml", "presets", ".dvc/config", ".dvcignore", ".gitignore")
@@ -22,16 +24,20 @@ def copy_project(target: Path, git: bool = False) -> Path:
     for part in PARTS:
         source = ROOT / part
         if source.is_dir():
-            shutil.copytree(source, target / part, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, target / part)  # with its bytecode, which is valid for a file of the same time
         else:
             (target / part).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target / part)
     if git:
-        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-        subprocess.run(["git", "init", "-q", "-b", "main"], cwd=target, check=True)
-        subprocess.run(["git", "add", "-A"], cwd=target, check=True)
-        subprocess.run(["git", *identity, "commit", "-q", "-m", "start"], cwd=target, check=True)
+        commit(target, "start")
     return target
+
+
+def commit(project: Path, message: str, *paths: str) -> None:
+    """Commit ``paths`` or everything, in a repository that is made if there is none."""
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    for arguments in (["init", "-q", "-b", "main"], ["add", *(paths or ["-A"])], [*identity, "commit", "-q", "-m", message]):
+        subprocess.run(["git", *arguments], cwd=project, check=True)
 
 
 def set_params(project: Path, values: Mapping[str, Any]) -> None:
@@ -48,25 +54,27 @@ def set_params(project: Path, values: Mapping[str, Any]) -> None:
 
 def environment(**extra: str) -> dict[str, str]:
     """The environment of a stage command: this interpreter first in PATH, its own store, nothing of an outer DVC run."""
-    outer = ("DVC_", "SSL_", "MLFLOW_TRACKING_URI")  # importing flows names the store of the directory the tests run in
+    outer = ("DVC_", "SSL_", "MLFLOW_TRACKING_URI", "PYTHONDONTWRITEBYTECODE")  # importing flows names the tests' own store
     clean = {k: v for k, v in os.environ.items() if not k.startswith(outer)}
     clean["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{clean.get('PATH', '')}"
     return clean | {"OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1"} | extra
 
 
-def command(project: Path, *arguments: str, **extra: str) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m ARGUMENTS`` in the project and wait."""
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=project, env=environment(**extra), capture_output=True, text=True, timeout=300
-    )
-
-
-def start(project: Path, *arguments: str, **extra: str) -> subprocess.Popen[str]:
-    """Start ``python -m ARGUMENTS`` in the project, in a process group of its own."""
+def start(project: Path, *arguments: str, forked: bool = True, **extra: str) -> "Forked | subprocess.Popen[str]":
+    """Start ``python -m ARGUMENTS`` in the project, in a process group of its own; not ``forked``, in a new interpreter."""
+    env = environment(**extra)
+    if forked and arguments[0].startswith("tasks."):
+        return Forked(project, arguments, env)
     pipe = subprocess.PIPE
     full = [sys.executable, "-m", *arguments]
-    env = environment(**extra)
     return subprocess.Popen(full, cwd=project, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+
+
+def command(project: Path, *arguments: str, forked: bool = True, **extra: str) -> "subprocess.CompletedProcess[str]":
+    """Run ``python -m ARGUMENTS`` in the project and wait."""
+    process = start(project, *arguments, forked=forked, **extra)
+    output = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(arguments, process.returncode or 0, *output)
 
 
 def write_prepared(project: Path, n: int = 96, m: int = 32, size: int = 16, channels: int = 1) -> None:
@@ -82,7 +90,7 @@ def write_prepared(project: Path, n: int = 96, m: int = 32, size: int = 16, chan
         meta = {"name": "blobs", "classes": ["a", "b", "c", "d"], "image_size": size, "channels": channels}
         numbers = {"mean": [0.5] * channels, "std": [0.2] * channels, "num_train": n, "num_test": m}
         files.write_json(directory / "meta.json", meta | numbers | {"source": "test", "license": "none"})
-        files.write_json(directory / "audit.json", {"warnings": []})
+        audit.write(directory, NOTHING)
 
     files.write_directory(project / "data/prepared", fill)
 

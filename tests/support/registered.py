@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import dataclasses
 import functools
 import os
 import shutil
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import torch
 
-from ssl_core.engine.encoders import EncoderConfig, build, description, num_parameters
+from ssl_core.engine.encoders import build, description, num_parameters
 from tasks.register.export import Exporter
 from tasks.runtime import files, saved_encoder, settings
 from tasks.tracking.journal import Journal
-from tests.conftest import ROOT
+from tests.conftest import ROOT, textured_images
+from tests.support.configs import ENCODER
 from tests.support.example_results import CLASSES, write_data
 
 # method: (kind of encoder, evaluated layer, held-out linear score, test linear score)
@@ -44,7 +46,7 @@ def write_project(root: Path, methods=METHODS, seeds=(0,)) -> None:
 def write_encoder(root: Path, method: str, seed: int = 0, weights: int = 0, **metrics) -> None:
     """One encoder with its metrics and journal; other ``weights`` make another training."""
     kind, layer, holdout, test = (METHODS | LARGE)[method]
-    name, config = f"{method}-{seed}", EncoderConfig(kind, 4 if kind == "small" else 32, 1, 4, "batch")
+    name, config = f"{method}-{seed}", dataclasses.replace(ENCODER, name=kind, width=4 if kind == "small" else 32)
     encoder = build(config, 1, 28, seed=1 + seed + 10 * weights)
     facts = {
         "method": method,
@@ -61,9 +63,14 @@ def write_encoder(root: Path, method: str, seed: int = 0, weights: int = 0, **me
     directory = root / "out/encoders" / name
     files.write_directory(directory, lambda temp: saved_encoder.save(temp, encoder, facts))
     sha256 = files.sha256(directory / saved_encoder.WEIGHTS)
-    scores = {"holdout_linear_top1": holdout, "linear_top1": test, "verdict": "healthy", "health": {"effective_rank": 9.0}}
-    about = {"method": method, "seed": seed, "layer": layer, "encoder_sha256": sha256, "protocol": {"k": 20}}
+    health = {"feature_std": 0.2, "effective_rank": 9.0, "alignment": 0.4, "uniformity": -2.0}
+    scores = {"holdout_linear_top1": holdout, "linear_top1": test, "verdict": "healthy", "health": health}
+    about = {"method": method, "seed": seed, "encoder": kind, "layer": layer, "encoder_sha256": sha256, "protocol": {"k": 20}}
+    about["random_health"] = health
     files.write_json(root / f"out/metrics/{name}.json", about | scores | metrics)
+    images = torch.from_numpy(textured_images(30, 1, 28))
+    features = {"train": expected(root, name, layer, images).half().numpy()}
+    files.save_tensors(root / f"out/features/{name}.safetensors", features, {"layer": layer})
     with Journal(root / f"out/journal/{name}.jsonl", position=0) as journal:
         fingerprint = files.sha256(directory / files.MANIFEST)
         journal.start(fingerprint=fingerprint, stage=f"pretrain@{name}", name=method, seed=seed, tags={}, params={})
@@ -73,6 +80,22 @@ def write_encoder(root: Path, method: str, seed: int = 0, weights: int = 0, **me
 def environment(root: Path) -> dict[str, str]:
     """What a command in ``root`` runs with."""
     return settings.DEFAULTS | {"MLFLOW_TRACKING_URI": settings.store_uri(root), "PYTHONPATH": str(ROOT)}
+
+
+def enter(root: Path, monkeypatch) -> Path:
+    """Make ``root`` the current project of this process."""
+    for name, value in environment(root).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.chdir(root)
+    return root
+
+
+def stored() -> Path:
+    """The directory of the champion's files in the current project's store."""
+    from mlflow import MlflowClient
+
+    return Path(MlflowClient().get_model_version_by_alias("ssl-example", "champion").source.removeprefix("file://"))
 
 
 @functools.cache

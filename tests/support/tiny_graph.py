@@ -1,30 +1,25 @@
-"""A project with DVC's graph in the shape of the real one and stages of no work, and one Prefect server for all tests."""
+"""A project with DVC's graph in the shape of the real one and stages of no work."""
 
-import atexit
 import contextlib
-import functools
 import json
 import os
 import queue
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import yaml
 
+from tasks.dvc.outcome import Fate, Outcome
 from tasks.runtime.errors import Preempted
 from tests.conftest import ROOT
-from tests.support.project import environment
+from tests.support.prefect_server import prefect_environment
+from tests.support.processes import alive, cmdline, wait_for
+from tests.support.project import commit, environment
 
 STAGE = """
 import json, os, pathlib, shutil, signal, sys, time
@@ -93,7 +88,6 @@ PARAMS = "run:\n  methods: [simclr, byol]   # what to compare\n  seeds: [0]\n" +
     }
 )
 
-IDENTITY = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
 NAMES = ["prepare", "pretrain@simclr-0", "pretrain@byol-0", "evaluate@simclr-0", "evaluate@byol-0", "report"]
 
 
@@ -115,8 +109,7 @@ def make(project: Path) -> Path:
         (project / name).write_text(text)
     (project / ".ssl").mkdir()
     control(project)
-    for arguments in (["init", "-q", "-b", "main"], ["add", "-A"], [*IDENTITY, "commit", "-q", "-m", "start"]):
-        subprocess.run(["git", *arguments], cwd=project, check=True)
+    commit(project, "start")
     return project
 
 
@@ -151,37 +144,15 @@ def is_clean(project: Path) -> bool:
     return sorted(locked) == sorted(NAMES) and "up to date" in dvc(project, "status").stdout
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-    return value
-
-
 def running_pid(project: Path, name: str) -> int:
     """The process of a stage, once it runs in this project (a number from a file alone may be somebody else's)."""
     path = project / ".ssl" / f"running-{name}"
     return int(
         wait_for(
-            lambda: path.exists() and path.read_text() and int(path.read_text()) in stages_alive(project) and path.read_text()
+            lambda: path.exists() and path.read_text() and int(path.read_text()) in stages_alive(project) and path.read_text(),
+            seconds=180,
         )
     )
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def cmdline(pid: int) -> bytes:
-    """The command line of a process; empty when it is gone."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 def stages_alive(project: Path) -> list[int]:
@@ -206,15 +177,13 @@ def computing(project: Path) -> list[int]:
 
 def run_all(schedule: Any, runner: Any, parallelism: int = 3) -> None:
     """What the flow does, without Prefect: run what is ready, several at a time."""
-    done: queue.Queue[tuple[str, str, str]] = queue.Queue()
+    done: queue.Queue[tuple[str, Outcome]] = queue.Queue()
 
     def one(planned: Any) -> None:
         try:
-            outcome = runner.run(planned.name)
-            fates = {"ran": "Completed", "unchanged": "Unchanged", "restored": "Restored", "failed": "Failed"}
-            done.put((planned.name, fates[outcome.how], f"exit {outcome.code}: {outcome.message}"))
+            done.put((planned.name, runner.run(planned.name)))
         except Preempted as stop:
-            done.put((planned.name, "Failed", str(stop)))
+            done.put((planned.name, Outcome(stop.code, Fate.FAILED, str(stop))))
 
     running = 0
     while True:
@@ -227,110 +196,11 @@ def run_all(schedule: Any, runner: Any, parallelism: int = 3) -> None:
         running -= 1
 
 
-# ---------------------------------------------------------------------- Prefect
-
 _started: list[subprocess.Popen[str]] = []
-_server: list[subprocess.Popen[bytes]] = []
-
-
-@functools.cache
-def prefect_environment() -> dict[str, str]:
-    """The environment of a command that talks to the tests' own server, which starts at the first call."""
-    home = tempfile.mkdtemp(prefix="prefect-")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = environment(
-        PREFECT_HOME=home,
-        PREFECT_API_URL=f"http://127.0.0.1:{port}/api",
-        PREFECT_SERVER_ANALYTICS_ENABLED="false",
-        DO_NOT_TRACK="true",
-        PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="2",
-        PREFECT_WORKER_QUERY_SECONDS="1",
-        PYTHONPATH=os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p),
-    )
-    start_server(settings)
-
-    def end() -> None:
-        end_server()
-        shutil.rmtree(home, ignore_errors=True)
-
-    atexit.register(end)
-    return settings
-
-
-def start_server(settings: dict[str, str]) -> None:
-    """Start the tests' server; after ``end_server`` it is the one that died, with all it knew."""
-    port = settings["PREFECT_API_URL"].rpartition(":")[2].removesuffix("/api")
-    command = [sys.executable, "-m", "prefect", "server", "start", "--no-ui", "--host", "127.0.0.1", "--port", port]
-    with Path(settings["PREFECT_HOME"], "server.log").open("a") as log:
-        server = subprocess.Popen(command, env=settings, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-    _server[:] = [server]
-    wait_for(lambda: server.poll() is None and answers(f"{settings['PREFECT_API_URL']}/health"), 180)
-
-
-def restart_server(number: int) -> None:
-    """Kill the server and start it again, as whoever runs one would."""
-    end_server(number)
-    start_server(prefect_environment())
-
-
-def end_server(number: int = signal.SIGKILL) -> None:
-    """Send a signal to all processes of the tests' server."""
-    os.killpg(_server[0].pid, number)
-    _server[0].wait(60)
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=2).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-def api(path: str, json: Any = None, **body: Any) -> Any:
-    """POST to the tests' server: ``json``, or the keywords as an object."""
-    return _request("POST", path, body if json is None else json).json()
-
-
-def patch(path: str, **body: Any) -> None:
-    """PATCH on the tests' server."""
-    _request("PATCH", path, body)
-
-
-def _request(verb: str, path: str, body: Any) -> httpx.Response:
-    """Ask again while the server's database is busy (503), as Prefect's own client does."""
-    url = f"{prefect_environment()['PREFECT_API_URL']}/{path}"
-    answer: httpx.Response = wait_for(lambda: (a := httpx.request(verb, url, json=body, timeout=30)).status_code != 503 and a)
-    if answer.is_error:
-        raise AssertionError(f"{verb} {path}: {answer.status_code} {answer.text}")
-    return answer
-
-
-def now(plus: float = 0.0) -> str:
-    """The time as Prefect takes it, ``plus`` seconds."""
-    return (datetime.now(UTC) + timedelta(seconds=plus)).isoformat()
-
-
-def zombies(since: str) -> list[dict[str, Any]]:
-    """Flow runs that started after ``since`` and have not ended."""
-    unfinished = {"start_time": {"after_": since}, "state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}}
-    return list(api("flow_runs/filter", flow_runs=unfinished))
-
-
-def newest_run(flow: str = "ssl-pipeline") -> dict[str, Any]:
-    runs = api("flow_runs/filter", flows={"name": {"any_": [flow]}}, sort="EXPECTED_START_TIME_DESC", limit=1)
-    return dict(runs[0])
-
-
-def task_states(flow_run_id: str) -> dict[str, str]:
-    """State name of each task run of a flow run."""
-    rows = api("task_runs/filter", flow_runs={"id": {"any_": [flow_run_id]}})
-    return {row["name"]: row["state_name"] for row in rows}
 
 
 def start(project: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    """Start ``python -m ARGUMENTS`` against the server (or with ``env``); its output goes to ``.ssl/flow.log``."""
+    """Start ``python -m ARGUMENTS`` against the server (or in ``env``); its output goes to ``.ssl/flow.log``."""
     with (project / ".ssl" / "flow.log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments],

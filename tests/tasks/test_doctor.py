@@ -11,12 +11,13 @@ import pytest
 from tasks.dvc import lock_files
 from tasks.runtime import files
 from tasks.runtime.locks import try_lock
+from tests.conftest import ROOT
 from tests.support import tiny_graph as tiny
 from tests.support.project import environment
 
 
 def doctor(project: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    env = env or environment(PYTHONPATH=str(tiny.ROOT))
+    env = env or environment(PYTHONPATH=str(ROOT))
     command = [sys.executable, "-m", "tasks.doctor"]
     return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=120)
 

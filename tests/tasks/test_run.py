@@ -16,16 +16,16 @@ from types import SimpleNamespace
 import pytest
 
 from tasks.dvc import runner
+from tests.conftest import ROOT
 from tests.support import tiny_graph as tiny
+from tests.support.processes import wait_for
 from tests.support.project import command, copy_project, environment, set_params
 
 WORK = """
 from pathlib import Path
-from tasks import graph, run
-from tasks.dvc.runner import Runner
-from tasks.dvc.schedule import Schedule
-root = Path.cwd()
-print("codes", run.bring_up_to_date(Schedule(graph.plan(root)), Runner(root), 2))
+from tasks import run
+schedule = run.bring_up_to_date(Path.cwd(), jobs=2)
+print("codes", [schedule.outcomes[name].code for name in schedule.failed])
 """
 
 
@@ -43,8 +43,8 @@ def test_a_failed_stage_gives_its_exit_code_and_its_message(tmp_path: Path) -> N
 def test_a_signal_ends_all_children_and_starts_nothing_more(tmp_path: Path, number: signal.Signals) -> None:
     project = tiny.make(tmp_path / "p")
     tiny.control(project, pretrain_byol_0={"seconds": 60}, pretrain_simclr_0={"seconds": 60})
-    process = tiny.start(project, "tasks.run", "-j", "1", env=environment(PYTHONPATH=str(tiny.ROOT)))
-    tiny.wait_for(lambda: [n for n in tiny.computed(project) if n.startswith("pretrain")])
+    process = tiny.start(project, "tasks.run", "-j", "1", env=environment(PYTHONPATH=str(ROOT)))
+    wait_for(lambda: [n for n in tiny.computed(project) if n.startswith("pretrain")])
     asked = time.monotonic()
     process.send_signal(number)
     assert process.wait(20) == 75 and time.monotonic() - asked < 10 and not tiny.stages_alive(project)
@@ -79,7 +79,7 @@ def in_terminal(project: Path, program: str) -> list[list[str]]:
     """Run Python code with a terminal of 24 lines and 70 columns; the screen after each redrawing."""
     main, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 70, 0, 0))
-    env = environment(PYTHONPATH=str(tiny.ROOT))
+    env = environment(PYTHONPATH=str(ROOT), TERM="xterm")
     process = subprocess.Popen([sys.executable, "-c", program], cwd=project, env=env, stdout=child, stderr=subprocess.DEVNULL)
     os.close(child)
     data = b""
@@ -90,14 +90,24 @@ def in_terminal(project: Path, program: str) -> list[list[str]]:
         pass
     os.close(main)
     assert process.wait(60) == 0, data.decode()
-    screen: list[str] = []
-    screens = []
-    for up, text in re.findall(
-        r"(?:\x1b\[(\d+)F\x1b\[J)?([^\x1b]*)", data.decode().replace("\r\n", "\n").removesuffix("\x1b[0m")
-    ):  # of DVC's colorama
-        screen = screen[: len(screen) - int(up or 0)] + text.splitlines()
-        screens.append(screen)
-    return screens
+    return screens(data.decode().replace("\r\n", "\n"))
+
+
+def screens(written: str) -> list[list[str]]:
+    """What a terminal shows before each redrawing and at the end; the cursor is always in the last line."""
+    lines, shown = [""], []
+    for code, text in re.findall(r"(\r|\x1b\[[\d;?]*[A-Za-z])|([^\r\x1b]+)", written):
+        first, *rest = text.split("\n")
+        lines = [*lines[:-1], lines[-1] + first, *rest]
+        if code == "\r":
+            shown.append(lines)
+        elif code == "\x1b[2K":  # erase the line
+            lines = [*lines[:-1], ""]
+        elif code == "\x1b[1A":  # go up one
+            lines = lines[:-1]
+        else:  # show or hide the cursor; colors
+            assert code in ("", "\x1b[?25l", "\x1b[?25h", "\x1b[0m"), repr(code)
+    return [*shown, lines[:-1] if lines[-1] == "" else lines]
 
 
 def test_a_terminal_shows_a_line_for_each_running_stage_redrawn_in_place(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from tests.support.project import command, copy_project, set_params
 
 ABSENT = (
     "dvc", "fastapi", "httpx", "lightly", "matplotlib", "mlflow", "onnx", "onnxruntime", "onnxscript", "pandas", "prefect",
-    "psutil", "pyarrow", "pytest", "ruamel", "scipy", "sklearn", "sqlalchemy",
+    "psutil", "pyarrow", "pytest", "rich", "ruamel", "scipy", "sklearn", "sqlalchemy",
 )  # fmt: skip
 HIDE = f"""
 from importlib.machinery import PathFinder
@@ -28,7 +28,7 @@ def test_a_method_is_prepared_trained_and_evaluated(tmp_path: Path) -> None:
 
     project, env = small_machine(tmp_path)
     set_params(project, params.read(ROOT / "presets/tiny.yaml"))
-    result = command(project, "tasks.standalone", "simclr", **env)
+    result = command(project, "tasks.standalone", "simclr", forked=False, **env)
     assert result.returncode == 0, result.stderr
     head, row = result.stdout.splitlines()
     assert head.split() == ["method", "knn_top1", "linear_top1", "holdout_linear_top1", "verdict"]
@@ -38,6 +38,6 @@ def test_a_method_is_prepared_trained_and_evaluated(tmp_path: Path) -> None:
 
 def test_a_command_that_needs_more_names_the_package(tmp_path: Path) -> None:
     project, env = small_machine(tmp_path)
-    result = command(project, "tasks.preset", "tiny", **env)
+    result = command(project, "tasks.preset", "tiny", forked=False, **env)
     assert result.returncode == 4 and result.stderr.startswith("error: the package ruamel is not installed; make setup")
     assert len(result.stderr.splitlines()) == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import foreign
 from tests.support.project import command, copy_project, start
 
 
@@ -34,11 +35,33 @@ def test_a_port_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def refuses_other_sites(pid: int, ports: dict[str, int]) -> None:
+    """Both servers listen on loopback alone, answer their own pages and no others, whatever these call themselves."""
+    assert foreign.listening(pid) == {("127.0.0.1", port) for port in ports.values()}
+    for name, path, body in (
+        ("PREFECT_PORT", "/api/flows/", {"name": "planted"}),
+        ("MLFLOW_PORT", "/api/2.0/mlflow/experiments/create", {"name": "planted"}),
+        ("MLFLOW_PORT", "/ajax-api/2.0/mlflow/experiments/create", {"name": "planted"}),
+    ):
+        port = ports[name]
+        neighbor = {"origin": f"http://127.0.0.1:{port + 1}"}  # to MLflow every page of this machine is its own
+        for disguise in foreign.disguises(port):
+            if name == "MLFLOW_PORT" and disguise == neighbor:
+                continue
+            status, headers = foreign.send(port, "POST", path, body, **disguise)
+            assert status in (400, 403) and headers.get("access-control-allow-origin") is None, (path, disguise, status)
+        own = f"http://localhost:{port}"
+        assert foreign.send(port, "POST", path, {"name": f"own-{len(path)}"}, host=f"localhost:{port}", origin=own)[0] in (
+            200,
+            201,
+        )
+
+
 @pytest.mark.stress
 def test_both_pages_open_on_loopback_and_close_on_a_signal(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "p", git=True)
     ports = {"MLFLOW_PORT": free_port(), "PREFECT_PORT": free_port()}
-    process = start(project, "tasks.ui", PREFECT_HOME=str(tmp_path / "prefect"), **ports)
+    process = start(project, "tasks.ui", forked=False, PREFECT_HOME=str(tmp_path / "prefect"), **ports)
     assert process.stdout
     try:
         pages = []
@@ -49,6 +72,7 @@ def test_both_pages_open_on_loopback_and_close_on_a_signal(tmp_path: Path) -> No
             with urllib.request.urlopen(page, timeout=30) as answer:
                 titles += re.findall(r"<title>(\w+)", answer.read().decode())
         assert titles == ["MLflow", "Prefect"]
+        refuses_other_sites(process.pid, {name: int(port) for name, port in ports.items()})
     finally:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
             process.send_signal(number)

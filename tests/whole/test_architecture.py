@@ -1,6 +1,9 @@
 """The rules of the house (docs/architecture.md), read off the syntax trees."""
 
 import ast
+import contextlib
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import yaml
 from tests.conftest import ROOT
 
 FILES = sorted(p for d in ("ssl_core", "tasks", "flows") for p in (ROOT / d).rglob("*.py"))
-STAGES = {"prepare", "pretrain", "evaluate", "report", "register"}
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
 def imports(path: Path) -> set[str]:
@@ -37,6 +40,8 @@ ALLOWED = {
     "dvc": ("tasks/dvc/graph.py", "tasks/dvc/lock_files.py"),
     "yaml": ("tasks/runtime/params.py", "tasks/runtime/stage.py"),
     "matplotlib": ("tasks/report/figures.py",),
+    "pandas": ("tasks/leaderboard.py", "tasks/report/", "flows/artifacts.py"),
+    "sklearn": ("tasks/report/pictures.py",),
     "onnxruntime": ("tasks/register/export.py",),
 }
 
@@ -55,7 +60,7 @@ def test_science_does_no_input_or_output(path: Path) -> None:
     assert not {c.id for c in calls if isinstance(c, ast.Name)} & {"open", "print", "input"}
 
 
-SHARED = {"tasks.runtime", "tasks.results", "tasks.leaderboard"}
+SHARED = {"tasks.runtime", "tasks.results", "tasks.leaderboard", "tasks.columns", "tasks.metrics"}
 MAY_IMPORT = {f"tasks/{stage}": {f"tasks.{stage}", "tasks.tracking"} | SHARED for stage in STAGES} | {
     "tasks/runtime": {"tasks.runtime"},
     "tasks/tracking": {"tasks.tracking", "tasks.runtime"},
@@ -70,21 +75,96 @@ def test_tasks_know_no_flow_and_a_stage_no_other_stage(path: Path) -> None:
     assert seen <= MAY_IMPORT.get(where(path.parent), seen)
 
 
+@pytest.mark.parametrize("path", [p for p in FILES if where(p).startswith("flows")], ids=where)
+def test_flows_know_no_science(path: Path) -> None:
+    assert "ssl_core" not in tops(path)
+
+
+def test_a_stage_has_the_folder_of_its_name() -> None:
+    for stage, entry in STAGES.items():
+        assert entry["cmd"].startswith(f"python -m tasks.{stage}") and f"tasks/{stage}" in entry["deps"]
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "ssl_core/methods").glob("[a-z]*.py")), ids=where)
 def test_a_method_imports_no_other_method(path: Path) -> None:
     assert not any(name.startswith("ssl_core.methods") for name in imports(path))
 
 
+UNPICKLES = re.compile(
+    r"(pickle|dill|joblib|cloudpickle|shelve|marshal|_pickle|jsonpickle)\..*"
+    r"|torch\.(load|(\w+\.)+load(_\w+)?|hub\..*|package\..*|(\w+\.)*aoti_load_package|(\w+\.)*load_pt2)"
+    r"|mlflow(\.\w+)*\.(load_model|load_state_dict|load_checkpoint)"
+    r"|(pandas|numpy)(\.\w+)*\.read_pickle"
+    r"|yaml\.(unsafe|full)_load(_all)?|runpy\..*|importlib\.util\.spec_from_file_location|exec|eval"
+)
+"""Full names of what executes code that a file holds."""
+NUMPY = ("numpy.load", "numpy.lib.format.read_array")
+UNSAFE_YAML = re.compile(r"yaml\.load(_all)?\(.*\byaml\.(Unsafe|Full|C)?Loader\b")
+
+
+def called(tree: ast.AST) -> list[tuple[str, ast.Call]]:
+    """Every call by the full name of what it calls, whatever the import has made of it (``from torch import export as e``)."""
+    names = {"np": "numpy", "pd": "pandas"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {a.asname: a.name for a in node.names if a.asname}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+    found = []
+    for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call)):
+        first, _, rest = ast.unparse(call.func).partition(".")
+        found.append((names.get(first, first) + (f".{rest}" if rest else ""), call))
+    return found
+
+
+def unpickling(text: str) -> list[str]:
+    """The calls in a file that would execute code which another file holds."""
+    bad = []
+    for name, call in called(ast.parse(textwrap.dedent(text))):
+        allow = {k.arg: k.value for k in call.keywords}.get("allow_pickle")
+        numbers = isinstance(allow, ast.Constant) and allow.value is False
+        if (name in NUMPY and not numbers) or UNPICKLES.fullmatch(name) or UNSAFE_YAML.match(ast.unparse(call)):
+            bad.append(name)
+    return bad
+
+
 @pytest.mark.parametrize("path", FILES, ids=where)
 def test_nothing_is_unpickled(path: Path) -> None:
     assert not tops(path) & {"pickle", "dill", "joblib", "cloudpickle"}
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "load":
-            keywords = {k.arg: k.value for k in node.keywords}
-            owner = ast.unparse(node.func.value)
-            assert owner != "torch", "torch.load unpickles; use safetensors"
-            if owner == "np":
-                assert isinstance(keywords.get("allow_pickle"), ast.Constant) and keywords["allow_pickle"].value is False
+    assert not unpickling(path.read_text()), "use safetensors, JSON, or numpy.load(allow_pickle=False)"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import torch; torch.load(p, weights_only=True)",
+        "import torch; torch.export.load(p)",
+        "from torch import export as e; e.load(p)",
+        "from torch.export import load; load(p)",
+        "import torch; torch.jit.load(p)",
+        "import torch; torch._inductor.aoti_load_package(p)",
+        "from torch.hub import load_state_dict_from_url as get; get(u)",
+        "from torch.package import PackageImporter; PackageImporter(p)",
+        "import mlflow; mlflow.pytorch.load_model(u)",
+        "from mlflow import pyfunc; pyfunc.load_model(u)",
+        "from mlflow.pyfunc import load_model as load; load(u)",
+        "import numpy as np; np.load(p)",
+        "import numpy as np; np.load(p, allow_pickle=True)",
+        "import pandas as pd; pd.read_pickle(p)",
+        "import yaml; yaml.load(t, Loader=yaml.Loader)",
+        "exec(text)",
+    ],
+)
+def test_what_would_unpickle_is_seen(line: str) -> None:
+    assert unpickling(line)
+
+
+@pytest.mark.parametrize("path", sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]), ids=where)
+def test_nobody_is_told_to_unpickle(path: Path) -> None:
+    """In blocks of Python, that is: prose may say what not to do. A fragment that does not parse alone is no advice to load."""
+    for block in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL):
+        with contextlib.suppress(SyntaxError):
+            assert not unpickling(block)
 
 
 def test_the_loop_names_no_method() -> None:
@@ -103,7 +183,7 @@ def test_source_files_have_one_subject() -> None:
 CARRIERS = ("tasks/runtime/", "tasks/tracking/", "tasks/dvc/", "ssl_core/config.py")
 """What carries the stages: it runs them, reads and writes their formats. It shapes no result: an edit makes nothing stale."""
 CATALOGUE = "ssl_core/catalogue.py"
-"""Finds a method by its name; what the method is follows from its own file. Only the report shows what stands here."""
+"""Finds a method by its name and reads what its file declares. Only the report shows that."""
 
 
 def closure(path: Path) -> set[str]:
@@ -121,19 +201,21 @@ def closure(path: Path) -> set[str]:
 
 
 def runs(stage: str) -> set[str]:
-    """The files a stage runs. A method is loaded by its name; the catalogue only finds it."""
+    """The files a stage runs. A method or a source of images is loaded by its name; the catalogue only finds it."""
     needed = closure(ROOT / f"tasks/{stage}/__main__.py")
+    if stage == "prepare":
+        needed |= set().union(*map(closure, (ROOT / "tasks/prepare/sources").glob("[a-z]*.py")))
+    methods = [where(path) for path in (ROOT / "ssl_core/methods").glob("[a-z]*.py")]
     if stage == "pretrain":
-        for method in (ROOT / "ssl_core/methods").glob("[a-z]*.py"):
-            needed |= {f for f in closure(method) if "/methods/" not in f} | {"ssl_core/methods/${item.method}.py"}
-    return needed if stage == "report" else needed - {CATALOGUE}
+        for method in methods:
+            needed |= {f for f in closure(ROOT / method) if "/methods/" not in f} | {"ssl_core/methods/${item.method}.py"}
+    return needed | set(methods) if stage == "report" else needed - {CATALOGUE}
 
 
 @pytest.mark.parametrize("stage", sorted(STAGES))
 def test_a_stage_depends_on_the_folders_of_the_code_it_runs(stage: str) -> None:
     """An edit of any file that a stage runs makes it stale; no dependency holds nothing that it runs."""
-    deps = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]["deps"]
-    code, needed = [d for d in deps if d.startswith(("ssl_core/", "tasks/"))], runs(stage)
+    code, needed = [d for d in STAGES[stage]["deps"] if d.startswith(("ssl_core/", "tasks/"))], runs(stage)
     covered = {d: {f for f in needed if f == d or f.startswith(f"{d}/")} for d in code}
     assert needed == set().union(*covered.values())
     assert all(covered.values()), covered

@@ -17,28 +17,14 @@ import pytest
 import yaml
 
 from tasks.dvc import graph
+from tests.conftest import ROOT
+from tests.support import prefect_server as server
 from tests.support import tiny_graph as tiny
+from tests.support.processes import cmdline, wait_for
 from tests.support.project import copy_project, environment, set_params
 from tests.tasks.dvc.test_graph import results
 from tests.tasks.runtime.test_stage import runs_in_mlflow
 from tests.tasks.test_doctor import doctor
-
-MAKE_RUN = """
-from pathlib import Path
-from tasks import dvc_files, graph, run
-from tasks.runtime.errors import run as guarded
-from tasks.dvc.runner import Runner
-from tasks.dvc.schedule import Schedule
-
-def main():
-    root = Path.cwd()
-    dvc_files.repair(root)
-    plan, before = graph.plan(root), dvc_files.remember_order(root)
-    codes = run.bring_up_to_date(Schedule(plan), Runner(root), 3)
-    dvc_files.tidy_lock(root, before, [stage.name for stage in plan], finished=not codes)
-
-guarded(main)
-"""
 
 Hit = tuple[str, signal.Signals]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
@@ -59,16 +45,15 @@ class Command:
     env: dict[str, str]
 
     def start(self, project: Path) -> "subprocess.Popen[str]":
-        (project / "make_run.py").write_text(MAKE_RUN)
         return tiny.start(project, *self.arguments, env=self.env)
 
 
 def make_run() -> Command:
-    return Command(("make_run",), environment(PYTHONPATH=str(tiny.ROOT)))
+    return Command(("tasks.run", "-j", "3"), environment(PYTHONPATH=str(ROOT)))
 
 
 def flow() -> Command:
-    return Command(("flows.pipeline", "-j", "3"), tiny.prefect_environment())
+    return Command(("flows.pipeline", "-j", "3"), server.prefect_environment())
 
 
 def strike(project: Path, running: "subprocess.Popen[str]", hit: Hit, chance: random.Random) -> bool:
@@ -83,7 +68,7 @@ def strike(project: Path, running: "subprocess.Popen[str]", hit: Hit, chance: ra
             time.sleep(chance.uniform(0.0, 0.8))
             with contextlib.suppress(IndexError, ProcessLookupError):  # it has just ended: wait for the next one
                 pid = victims(project, running, who)[0]
-                tiny.restart_server(number) if who == "server" else os.kill(pid, number)
+                server.restart_server(number) if who == "server" else os.kill(pid, number)
                 return True
         time.sleep(0.05)
     return False
@@ -92,7 +77,7 @@ def strike(project: Path, running: "subprocess.Popen[str]", hit: Hit, chance: ra
 def victims(project: Path, running: "subprocess.Popen[str]", who: str) -> list[int]:
     """The processes that ``who`` names; the command and the server only while a stage computes."""
     if who == "dvc":
-        return [pid for pid in tiny.stages_alive(project) if b"repro" in tiny.cmdline(pid)]
+        return [pid for pid in tiny.stages_alive(project) if b"repro" in cmdline(pid)]
     computing = tiny.computing(project)
     return [running.pid] if who == "command" and computing else computing
 
@@ -120,7 +105,7 @@ def chaos(project: Path, command: Command, hits: list[Hit], seed: int) -> Counte
             assert hit or code == 0, (project / ".ssl/flow.log").read_text()
             again = done & set(tiny.computed(project)[started:]) - {"report"}  # its rows come and go with failures
             assert not again, f"computed again after {hit}: {again}"
-        tiny.wait_for(lambda: not tiny.stages_alive(project), 30)
+        wait_for(lambda: not tiny.stages_alive(project), 30)
         assert tiny.is_clean(project), f"after {hits[start : start + 3]}"
     assert doctor(project, command.env).returncode == 0
     assert [line for line in doctor(project, command.env).stdout.splitlines() if not line.endswith(": ok")] == []
@@ -153,21 +138,21 @@ def test_twenty_runs_with_failures_and_kills(project: Path, tmp_path: Path) -> N
 
 @pytest.mark.stress
 def test_the_flow_its_server_and_its_stages_are_hit(project: Path, tmp_path: Path) -> None:
-    started = tiny.now()
+    started = server.now()
     hits = [*HITS, *itertools.product(["server"], SIGNALS), ("command", signal.SIGINT)]
     random.Random(2).shuffle(hits)
     seen = chaos(project, flow(), hits, seed=2)
     print(f"\n{dict(seen)}, {len(tiny.computed(project))} stage commands started")
     assert all(seen[hit] for hit in hits)
-    assert tiny.zombies(started) == []
+    assert server.zombies(started) == []
     same_as_plain(project, tmp_path / "plain")
 
 
 @pytest.mark.stress
 def test_mlflow_has_each_run_once_when_the_flow_was_killed_in_every_kind_of_stage(tmp_path: Path) -> None:
     """The real stages; all processes die at once, as when a machine stops, and in an evaluation the flow alone."""
-    project, started = copy_project(tmp_path / "p", git=True), tiny.now()
-    preset = yaml.safe_load((tiny.ROOT / "presets/tiny.yaml").read_text())
+    project, started = copy_project(tmp_path / "p", git=True), server.now()
+    preset = yaml.safe_load((ROOT / "presets/tiny.yaml").read_text())
     set_params(project, preset | {"run": {"methods": ["simclr", "byol"], "seeds": [0]}})
     (project / ".ssl").mkdir()
 
@@ -178,7 +163,7 @@ def test_mlflow_has_each_run_once_when_the_flow_was_killed_in_every_kind_of_stag
 
     for kind in ("pretrain", "evaluate", "report", "register"):
         before, running = finished(), tiny.start(project, "flows.pipeline", "-j", "1")
-        at_work = tiny.wait_for(functools.partial(at, project, kind), 120)
+        at_work = wait_for(functools.partial(at, project, kind), 120)
         time.sleep(1.5)
         for pid in [] if kind == "evaluate" else [*tiny.stages_alive(project), *at_work]:
             with contextlib.suppress(ProcessLookupError):
@@ -189,11 +174,11 @@ def test_mlflow_has_each_run_once_when_the_flow_was_killed_in_every_kind_of_stag
     before = finished()
     code, log = tiny.finish(project, "flows.pipeline")
     assert code == 0, log
-    assert before == finished() and len(before) > 2 and tiny.zombies(started) == []
+    assert before == finished() and len(before) > 2 and server.zombies(started) == []
     assert sorted(runs_in_mlflow(project)) == [(name, "FINISHED") for name in ("byol-0", "pipeline", "simclr-0")]
     assert yaml.safe_load((project / "out/registry.json").read_text())["versions"] == {"simclr-0": 1, "byol-0": 2}
 
 
 def at(project: Path, kind: str) -> list[int]:
     """Processes of the stages of one kind that work in ``project``."""
-    return [pid for pid in tiny.stages_alive(project) if f"tasks.{kind}\0".encode() in tiny.cmdline(pid) + b"\0"]
+    return [pid for pid in tiny.stages_alive(project) if f"tasks.{kind}\0".encode() in cmdline(pid) + b"\0"]

@@ -24,14 +24,25 @@ def repro(project: Path) -> set[str]:
 
 
 def follow(project: Path) -> str:
-    """Steps 1, 2 and 4; the block of step 3."""
+    """Steps 1 and 3; the block of step 2."""
     guide = (ROOT / "docs/adding-a-method.md").read_text()
-    code, line, block, test = re.findall(r"```(?:python|yaml)\n(.*?)```", guide, re.S)
+    code, block, test = re.findall(r"```(?:python|yaml)\n(.*?)```", guide, re.S)
     (project / "ssl_core/methods/spread.py").write_text(code)
-    catalogue = project / "ssl_core/catalogue.py"
-    catalogue.write_text(catalogue.read_text().replace('    "lejepa"', line + '    "lejepa"'))
     (project / "tests/ssl_core/methods/test_spread.py").write_text(test)
     return str(block)
+
+
+def commit(project: Path) -> None:
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    subprocess.run(["git", "add", "-A"], cwd=project, check=True)
+    subprocess.run(["git", *identity, "commit", "-q", "-m", "as shipped, and run once"], cwd=project, check=True)
+
+
+def changed(project: Path) -> set[str]:
+    """The files of the project that are not as its last commit has them, but for what DVC and the stages write."""
+    arguments = ["git", "status", "--porcelain", "--untracked-files=all"]
+    lines = subprocess.run(arguments, cwd=project, capture_output=True, text=True, check=True).stdout.splitlines()
+    return {line[3:] for line in lines if not line[3:].startswith(("dvc.lock", "out/", "reports/"))}
 
 
 def test_the_worked_example_runs_only_its_own_stages_and_passes_all_that_is_asked_of_a_method(tmp_path: Path) -> None:
@@ -43,6 +54,7 @@ def test_the_worked_example_runs_only_its_own_stages_and_passes_all_that_is_aske
     set_params(project, TINY)
     set_params(project, SMALL)
     assert {"pretrain@random_init-0", "evaluate@random_init-0"} <= repro(project)
+    commit(project)
 
     block = follow(project)
     assert list(re.findall(r"^\w+", params.read_text(), re.M))[-1] == "method"
@@ -54,8 +66,11 @@ def test_the_worked_example_runs_only_its_own_stages_and_passes_all_that_is_aske
     assert "spread" in (project / "reports/leaderboard.csv").read_text()
 
     params.write_text(shipped.replace("  - pcl\n", "  - pcl\n  - spread\n") + block)
+    files = {"ssl_core/methods/spread.py", "tests/ssl_core/methods/test_spread.py", "params.yaml"}
+    assert changed(project) == files, "a method is three files"
     renewed = command(project, "tests.golden", "spread")
     assert renewed.returncode == 0, renewed.stderr
+    assert changed(project) == files | {"tests/golden.json", "README.md"}, "what the command writes"
     tests = [
         "tests/ssl_core/engine/test_contract.py",
         "tests/ssl_core/test_catalogue.py",
@@ -67,6 +82,6 @@ def test_the_worked_example_runs_only_its_own_stages_and_passes_all_that_is_aske
     arguments = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *tests, *wanted]
     result = subprocess.run(arguments, cwd=project, env=environment(), capture_output=True, text=True)
     assert result.returncode == 0 and " passed" in result.stdout, result.stdout + result.stderr
-    files = ["ssl_core/methods/spread.py", "tests/ssl_core/methods/test_spread.py"]
-    style = subprocess.run([shutil.which("ruff", path=environment()["PATH"]) or "ruff", "check", *files], cwd=project)
+    python = sorted(file for file in files if file.endswith(".py"))
+    style = subprocess.run([shutil.which("ruff", path=environment()["PATH"]) or "ruff", "check", *python], cwd=project)
     assert style.returncode == 0

@@ -15,6 +15,7 @@ from tasks.report.__main__ import body as report
 from tasks.results import load_results
 from tasks.runtime.settings import DEFAULTS
 from tasks.runtime.stage import Stage, main
+from tasks.runtime.stage_name import StageName
 from tests.conftest import textured_images
 from tests.support.project import TINY, copy_project, set_params
 
@@ -37,11 +38,11 @@ def project(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    main(preparation.make, preparation.body)
+    main(preparation.make)
     for method in METHODS:
         pretrain([method, "0"])
         evaluate([method, "0"])
-    main(lambda: Stage("report"), report)
+    main(lambda: (Stage(StageName("report")), report))
     for number, handler in handlers.items():
         signal.signal(number, handler)
     return root
@@ -50,8 +51,8 @@ def project(tmp_path, monkeypatch):
 def test_label_free_numbers_alone_make_a_table_a_report_a_champion_and_an_encoder_to_load(project):
     results, missing = load_results(project)
     assert not missing
-    assert not {"knn_top1", "linear_top1", "holdout_linear_top1"} & {k for r in results for k in r.metrics}
-    best = max((r for r in results if not r.is_baseline), key=lambda r: r.metrics["health"]["effective_rank"])
+    assert not {"knn_top1", "linear_top1", "holdout_linear_top1"} & {k for r in results for k in r.metrics.to_json()}
+    best = max((r for r in results if not r.is_baseline), key=lambda r: r.metrics.health.effective_rank)
     table = (project / "reports/leaderboard.md").read_text()
     assert "Without labels: sorted by effective rank" in table and "linear" not in table.split("\n\n")[1]
     assert "There are no labels to score with" in (project / "reports/report.html").read_text()

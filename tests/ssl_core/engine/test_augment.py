@@ -10,7 +10,6 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
 from ssl_core.engine.augment import (
-    AugmentConfig,
     color_jitter,
     drop_channels,
     gaussian_blur,
@@ -27,11 +26,12 @@ from ssl_core.engine.augment import (
     warp,
 )
 from ssl_core.rng import Rng
+from tests.support.configs import AUGMENT, STILL
 
 LEVEL = 1 / 255
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
-NOTHING = AugmentConfig(1.0, (1.0, 1.0), 0, 0, 0, 0, 0, 0, 0, 0, (0.1, 2.0), 0)
-ALL = AugmentConfig(1.0, (0.2, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.5, (0.1, 2.0), 0.2)
+NOTHING = dataclasses.replace(STILL, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
+ALL = dataclasses.replace(AUGMENT, crop_scale=(0.2, 1.0), blur=0.5, solarize=0.2)
 JITTER = dataclasses.replace(NOTHING, jitter=1.0)
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ssl_core.engine import encoders
-from ssl_core.engine.health import alignment, effective_rank, health, uniformity, verdict
+from ssl_core.engine.health import alignment, effective_rank, health, judge, uniformity
+from tests.support.configs import encoder_of
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -76,7 +77,7 @@ def features_of(encoder: encoders.Encoder, x: torch.Tensor) -> torch.Tensor:
 
 
 def small(name: str = "small", width: int = 16, norm: str = "batch", channels: int = 3, seed: int = 0) -> encoders.Encoder:
-    return encoders.build(encoders.EncoderConfig(name, width, 1, 4, norm), channels, 32, seed)
+    return encoder_of(channels, 32, seed, name=name, width=width, norm=norm)
 
 
 REFERENCE = health(features_of(small(), images()))
@@ -88,36 +89,36 @@ REFERENCE = health(features_of(small(), images()))
 @pytest.mark.parametrize("seed", [0, 1])
 def test_an_untrained_encoder_is_never_called_collapsed(name, width, norm, channels, seed):
     other, own = (health(features_of(small(name, width, norm, channels, s), images(channels))) for s in (seed + 10, seed))
-    assert verdict(own, own) == "healthy"
-    assert verdict(own, other) == "healthy"  # another random start as the reference
+    assert judge(own, own) == "healthy"
+    assert judge(own, other) == "healthy"  # another random start as the reference
 
 
 def test_spread_out_features_are_healthy():
-    assert verdict(health(normal(1024, 128)), REFERENCE) == "healthy"
+    assert judge(health(normal(1024, 128)), REFERENCE) == "healthy"
 
 
 def test_raw_pixels_are_healthy_beside_themselves():
     values = health(images().flatten(1))
-    assert verdict(values, values) == "healthy"
+    assert judge(values, values) == "healthy"
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-6, 1e-3])
 def test_equal_features_are_collapsed(noise):
     constant = torch.rand(128, generator=torch.Generator().manual_seed(0)) + noise * normal(1024, 128)
-    assert verdict(health(constant), REFERENCE) == "collapsed"
-    assert verdict(health(torch.zeros(1024, 128)), REFERENCE) == "collapsed"
+    assert judge(health(constant), REFERENCE) == "collapsed"
+    assert judge(health(torch.zeros(1024, 128)), REFERENCE) == "collapsed"
 
 
 def test_a_positive_multiple_of_one_direction_is_collapsed():
     scales = 0.1 + torch.rand(1024, 1, generator=torch.Generator().manual_seed(0))
-    assert verdict(health(scales * normal(1, 128)), REFERENCE) == "collapsed"
+    assert judge(health(scales * normal(1, 128)), REFERENCE) == "collapsed"
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("mean", [0.0, 1.0])
 def test_features_in_few_dimensions_are_dimensional_collapse(rank, mean):
     x = mean + normal(1024, rank) @ normal(rank, 128, seed=1) + 1e-4 * normal(1024, 128, seed=2)
-    assert verdict(health(x), REFERENCE) == "dimensional collapse"
+    assert judge(health(x), REFERENCE) == "dimensional collapse"
 
 
 def test_a_network_forced_to_one_output_is_collapsed():
@@ -126,4 +127,4 @@ def test_a_network_forced_to_one_output_is_collapsed():
         for parameter in encoder.stages[-1].parameters():
             parameter.mul_(0)
         encoder.stages[-1][-1].norm2.bias.fill_(1.0)
-    assert verdict(health(features_of(encoder, images())), REFERENCE) == "collapsed"
+    assert judge(health(features_of(encoder, images())), REFERENCE) == "collapsed"

@@ -15,13 +15,17 @@ from sklearn.metrics import adjusted_rand_score, balanced_accuracy_score, normal
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from ssl_core.engine.encoders import EncoderConfig, build
 from ssl_core.evaluation import scores
-from ssl_core.evaluation.knn import knn, neighbors
+from ssl_core.evaluation.intervals import bootstrap_intervals
+from ssl_core.evaluation.knn import knn, nearest_neighbors
 from ssl_core.evaluation.probe import linear_probe
-from ssl_core.evaluation.protocol import EvaluateConfig, Labels, class_balanced_halves, evaluate
+from ssl_core.evaluation.protocol import Labels, class_balanced_halves, evaluate
+from tasks.runtime import params
+from tests.conftest import ROOT
+from tests.support.configs import encoder_of
 
-CONFIG = EvaluateConfig(
+CONFIG = replace(
+    params.evaluate_config(params.load(ROOT / params.PARAMS)),
     knn_k=(5, 20),
     knn_temperature=(0.07, 1.0),
     linear_lambdas=8,
@@ -52,7 +56,7 @@ QUERY = torch.tensor([[0.96, 0.28]])
 
 
 def test_knn_has_the_worked_similarities_and_votes():
-    similarity, index = neighbors(BANK, 7 * QUERY, 4)
+    similarity, index = nearest_neighbors(BANK, 7 * QUERY, 4)
     assert index.tolist() == [[0, 1, 2, 3]]
     assert similarity[0].tolist() == pytest.approx([0.96, 0.936, 0.28, -0.96], abs=1e-6)
     found = knn(BANK, BANK_LABELS, QUERY, (1, 2, 3), (0.07, 1.0), 2)
@@ -92,16 +96,16 @@ def test_neighbors_are_exact_with_ties_for_any_block_size(n, d, k, block, seed):
     generator = torch.Generator().manual_seed(seed)
     train = torch.randint(-1, 2, (n, d), generator=generator).float()  # few distinct directions: many exact ties
     queries = torch.randint(-1, 2, (7, d), generator=generator).float()
-    similarity, index = neighbors(train, queries, k, block)
+    similarity, index = nearest_neighbors(train, queries, k, block)
     assert index.tolist() == brute_force(train, queries, min(k, n))
-    assert torch.equal(similarity, neighbors(train, queries, k, 7)[0])
+    assert torch.equal(similarity, nearest_neighbors(train, queries, k, 7)[0])
 
 
 def test_nearly_equal_features_are_ranked_exactly_though_float32_cannot_tell_them_apart():
     x = torch.nn.functional.normalize(
         torch.ones(300, 64) + 1e-6 * torch.randn(300, 64, generator=torch.Generator().manual_seed(0))
     )
-    assert neighbors(x, x[:3], 5)[1].tolist() == brute_force(x, x[:3], 5)
+    assert nearest_neighbors(x, x[:3], 5)[1].tolist() == brute_force(x, x[:3], 5)
 
 
 @settings(deadline=None, max_examples=20)
@@ -110,7 +114,7 @@ def test_predictions_are_those_of_exact_similarities_for_any_block_size(n, d, k,
     generator = torch.Generator().manual_seed(seed)
     train = torch.randint(-2, 3, (n, d), generator=generator) + 1e-7 * torch.randn(n, d, generator=generator)
     queries, labels = torch.randint(-2, 3, (40, d), generator=generator).float(), torch.randint(3, (n,), generator=generator)
-    similarity, index = neighbors(train, queries, k)
+    similarity, index = nearest_neighbors(train, queries, k)
     weight = torch.exp(similarity / 0.07 - similarity[:, :1] / 0.07)
     votes = (weight[..., None] * torch.nn.functional.one_hot(labels[index], 3)).sum(1)
     margin = votes.topk(2).values.diff().abs()[:, 0] > 1e-9 * votes.sum(1)  # a tie may be summed in another order here
@@ -120,7 +124,7 @@ def test_predictions_are_those_of_exact_similarities_for_any_block_size(n, d, k,
 
 
 def test_equal_features_go_to_the_lowest_indices():
-    similarity, index = neighbors(torch.ones(500, 8), torch.ones(3, 8), 4, block=2)
+    similarity, index = nearest_neighbors(torch.ones(500, 8), torch.ones(3, 8), 4, block=2)
     assert index.tolist() == [[0, 1, 2, 3]] * 3
     assert len(similarity.unique()) == 1
 
@@ -235,7 +239,7 @@ def test_features_that_are_not_finite_are_refused():
 def test_clustering_scores_equal_scikit_learn(n, clusters, classes, seed):
     generator = torch.Generator().manual_seed(seed)
     a, b = torch.randint(clusters, (n,), generator=generator), torch.randint(classes, (n,), generator=generator)
-    nmi, ari = scores.clustering_scores(a, b)
+    nmi, ari = scores.nmi(a, b), scores.ari(a, b)
     assert nmi == pytest.approx(normalized_mutual_info_score(b, a), abs=1e-9)
     assert ari == pytest.approx(adjusted_rand_score(b, a), abs=1e-9)
 
@@ -250,14 +254,14 @@ def test_balanced_accuracy_equals_scikit_learn_under_imbalance():
 
 def test_bootstrap_interval_is_the_binomial_one_and_repeats():
     correct = torch.arange(400)[None] < torch.tensor([[300], [100]])
-    (low, high), other = scores.bootstrap_intervals(correct, 4000, 7, 3)
+    (low, high), other = bootstrap_intervals(correct, 4000, 7, 3)
     half = 1.96 * (0.75 * 0.25 / 400) ** 0.5
     assert low == pytest.approx(0.75 - half, abs=0.008)
     assert high == pytest.approx(0.75 + half, abs=0.008)
     assert other[1] < low
-    assert scores.bootstrap_intervals(correct, 4000, 7, 3)[0] == (low, high)
-    assert scores.bootstrap_intervals(correct[:1], 4000, 8, 3)[0] != (low, high)
-    assert scores.bootstrap_intervals(torch.ones(1, 5), 50, 0) == [(1.0, 1.0)]
+    assert bootstrap_intervals(correct, 4000, 7, 3)[0] == (low, high)
+    assert bootstrap_intervals(correct[:1], 4000, 8, 3)[0] != (low, high)
+    assert bootstrap_intervals(torch.ones(1, 5), 50, 0) == [(1.0, 1.0)]
 
 
 # ------------------------------------------------------------------ the protocol
@@ -274,17 +278,17 @@ def test_evaluation_finds_the_good_layer_and_reports_everything():
     layers, labels = task()
     found = evaluate(layers, labels, CONFIG, 0)
     assert found.layer == "block2"
-    assert found.scores["linear_top1"] > 0.6 > 0.5 > found.scores["holdout_linear_top1_by_layer"]["block1"]
+    assert found.numbers["linear_top1"] > 0.6 > 0.5 > found.numbers["holdout_linear_top1_by_layer"]["block1"]
     for name in ("knn", "linear"):
-        low, high = found.scores[f"{name}_interval"]
-        assert low < found.scores[f"{name}_top1"] < high
-    assert found.scores["knn_top1"] == found.scores["knn"][f"k={found.protocol['k']},T={found.protocol['temperature']:g}"]
-    assert found.scores["linear_top1"] == pytest.approx(float((found.predicted == labels.test).double().mean()))
-    few = found.scores["few_label"]
+        low, high = found.numbers[f"{name}_interval"]
+        assert low < found.numbers[f"{name}_top1"] < high
+    assert found.numbers["knn_top1"] == found.numbers["knn"][f"k={found.protocol['k']},T={found.protocol['temperature']:g}"]
+    assert found.numbers["linear_top1"] == pytest.approx(float((found.predicted == labels.test).double().mean()))
+    few = found.numbers["few_label"]
     assert few["0.05"]["labels"] == 16 and few["0.2"]["labels"] == 80
-    assert few["0.05"]["mean"] < few["0.2"]["mean"] <= found.scores["linear_top1"] + 0.1
-    assert found.scores["nmi"] > 0.1
-    assert evaluate(layers, labels, CONFIG, 0).scores == found.scores
+    assert few["0.05"]["mean"] < few["0.2"]["mean"] <= found.numbers["linear_top1"] + 0.1
+    assert found.numbers["nmi"] > 0.1
+    assert evaluate(layers, labels, CONFIG, 0).numbers == found.numbers
 
 
 def test_knn_and_linear_probe_choose_each_its_own_layer():
@@ -296,11 +300,11 @@ def test_knn_and_linear_probe_choose_each_its_own_layer():
     found = evaluate({"block1": coarse, "block2": mixed}, labels, CONFIG, 0)
     assert (found.layer, found.protocol["layer"], found.protocol["knn_layer"]) == ("block2", "block2", "block1")
     for name, layer in (("linear", "block2"), ("knn", "block1")):
-        by_layer = found.scores[f"holdout_{name}_top1_by_layer"]
-        assert found.scores[f"holdout_{name}_top1"] == by_layer[layer] == max(by_layer.values()) > min(by_layer.values())
+        by_layer = found.numbers[f"holdout_{name}_top1_by_layer"]
+        assert found.numbers[f"holdout_{name}_top1"] == by_layer[layer] == max(by_layer.values()) > min(by_layer.values())
     k, temperature = found.protocol["k"], found.protocol["temperature"]
     nearest = knn(coarse[0], labels.train, coarse[1], (k,), (temperature,), 4)[k, temperature]
-    assert found.scores["knn_top1"] == pytest.approx(float((nearest == labels.test).double().mean()))
+    assert found.numbers["knn_top1"] == pytest.approx(float((nearest == labels.test).double().mean()))
 
 
 def test_choices_do_not_depend_on_the_test_split():
@@ -308,11 +312,11 @@ def test_choices_do_not_depend_on_the_test_split():
     found = evaluate(layers, labels, CONFIG, 0)
     swapped = {name: (train, -test.flip(0)) for name, (train, test) in layers.items()}
     other = evaluate(swapped, replace(labels, test=(labels.test + 1) % 4), CONFIG, 0)
-    same = [name for name in found.scores if name.startswith("holdout_")]
+    same = [name for name in found.numbers if name.startswith("holdout_")]
     assert len(same) == 4
-    assert [other.scores[k] for k in same] == [found.scores[k] for k in same]
+    assert [other.numbers[k] for k in same] == [found.numbers[k] for k in same]
     assert other.protocol == found.protocol
-    assert other.scores["linear_top1"] != found.scores["linear_top1"]
+    assert other.numbers["linear_top1"] != found.numbers["linear_top1"]
 
 
 def test_the_holdout_is_not_fitted_when_choosing():
@@ -321,9 +325,9 @@ def test_the_holdout_is_not_fitted_when_choosing():
     y = torch.randint(4, (160,), generator=torch.Generator().manual_seed(1))
     labels = Labels(y, torch.arange(160) >= 80, y[:8], 4)
     found = evaluate({"block1": (x, x[:8])}, labels, replace(CONFIG, knn_k=(1,)), 0)
-    assert found.scores["holdout_linear_top1"] < 0.5
-    assert found.scores["holdout_knn_top1"] < 0.5
-    assert found.scores["linear_top1"] == found.scores["knn_top1"] == 1.0  # the final fit does see them
+    assert found.numbers["holdout_linear_top1"] < 0.5
+    assert found.numbers["holdout_knn_top1"] < 0.5
+    assert found.numbers["linear_top1"] == found.numbers["knn_top1"] == 1.0  # the final fit does see them
 
 
 def test_unlabelled_images_count_for_nothing():
@@ -331,14 +335,14 @@ def test_unlabelled_images_count_for_nothing():
     extra = {name: (torch.cat([train, 100 + train]), torch.cat([test, -test])) for name, (train, test) in layers.items()}
     none, more = torch.full_like(labels.train, -1), torch.cat([labels.holdout, labels.holdout])
     padded = Labels(torch.cat([labels.train, none]), more, torch.cat([labels.test, torch.full_like(labels.test, -1)]), 4)
-    assert evaluate(extra, padded, CONFIG, 0).scores == evaluate(layers, labels, CONFIG, 0).scores
+    assert evaluate(extra, padded, CONFIG, 0).numbers == evaluate(layers, labels, CONFIG, 0).numbers
 
 
 def test_without_labels_there_are_no_scores_and_the_protocol_says_so():
     layers, labels = task()
     nothing = replace(labels, train=torch.full_like(labels.train, -1), test=torch.full_like(labels.test, -1), num_classes=0)
     found = evaluate(layers, nothing, CONFIG, 0)
-    assert (found.layer, found.scores, found.predicted) == ("block2", {}, None)
+    assert (found.layer, found.numbers, found.predicted) == ("block2", {}, None)
     assert "none" in found.protocol["labels"]
 
 
@@ -346,14 +350,14 @@ def test_without_a_test_split_the_held_out_numbers_remain():
     layers, labels = task()
     layers = {name: (train, test[:0]) for name, (train, test) in layers.items()}
     found = evaluate(layers, replace(labels, test=labels.test[:0]), CONFIG, 0)
-    assert set(found.scores) == {f"holdout_{name}_top1{part}" for name in ("knn", "linear") for part in ("", "_by_layer")}
+    assert set(found.numbers) == {f"holdout_{name}_top1{part}" for name in ("knn", "linear") for part in ("", "_by_layer")}
     assert "no labelled test images" in found.protocol["test"]
 
 
 def test_without_held_out_labels_nothing_is_chosen():
     layers, labels = task()
     found = evaluate(layers, replace(labels, holdout=torch.zeros_like(labels.holdout)), CONFIG, 0)
-    assert found.scores == {} and "too few" in found.protocol["labels"]
+    assert found.numbers == {} and "too few" in found.protocol["labels"]
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -364,7 +368,7 @@ def test_odd_labels_are_survived(count):
     train[5] = 2
     found = evaluate(layers, replace(labels, train=train, holdout=torch.arange(24) > 20), replace(CONFIG, knn_k=(200,)), 0)
     assert found.protocol["k"] == 24
-    assert 0 <= found.scores["linear_balanced"] <= 1
+    assert 0 <= found.numbers["linear_balanced"] <= 1
 
 
 def test_few_labels_are_balanced_disjoint_and_of_one_size():
@@ -377,11 +381,11 @@ def test_few_labels_are_balanced_disjoint_and_of_one_size():
 
 
 def test_blocks_of_an_untrained_encoder_tell_bright_from_dark_images():
-    encoder = build(EncoderConfig("small", 8, 1, 4, "batch"), 1, 16, 0).eval()
+    encoder = encoder_of(width=8).eval()
     level = torch.arange(200) % 2
     images = torch.randn(200, 1, 16, 16, generator=torch.Generator().manual_seed(0)) + level.view(-1, 1, 1, 1).float()
     with torch.no_grad():
         maps = encoder.blocks(images)
     layers = {f"block{i + 1}": (m.mean((2, 3))[:150], m.mean((2, 3))[150:]) for i, m in enumerate(maps)}
     found = evaluate(layers, Labels(level[:150], torch.arange(150) % 5 == 0, level[150:], 2), CONFIG, 0)
-    assert found.scores["linear_top1"] > 0.9
+    assert found.numbers["linear_top1"] > 0.9

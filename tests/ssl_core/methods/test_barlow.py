@@ -5,13 +5,11 @@ import torch
 from lightly.loss import BarlowTwinsLoss
 from torch import Tensor
 
-from ssl_core.engine import encoders
-from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.barlow import BarlowConfig, BarlowTwins, terms
 from ssl_core.rng import Rng
+from tests.support.configs import AUGMENT, encoder_of
 
-AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 H = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=torch.float64)
 Z = torch.tensor([[1.0, 2], [2, 1], [3, 5], [4, 4]], dtype=torch.float64)
 W = torch.tensor([[1.0, 1], [3, 2], [2, 6], [5, 3]], dtype=torch.float64)
@@ -69,7 +67,7 @@ def test_the_loss_ignores_the_names_of_the_views_the_order_and_scales_of_compone
 
 def test_the_method_adds_the_weighted_terms_of_its_projections() -> None:
     torch.manual_seed(0)
-    encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
+    encoder = encoder_of()
     method = BarlowTwins(encoder, BarlowConfig(dim=16, weight=0.01), AUGMENT, DataInfo(8, 16, 1, (0.5,), (0.25,))).eval()
     images, ids = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8), torch.arange(8)
     x1, x2 = views = method.views(images, Rng(ids, 0))

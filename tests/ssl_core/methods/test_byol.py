@@ -7,14 +7,12 @@ import torch
 from lightly.loss import NegativeCosineSimilarity
 from torch import nn
 
-from ssl_core.engine import encoders
-from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.byol import BYOL, BYOLConfig
 from ssl_core.parts.memory import momentum_at
 from ssl_core.rng import Rng
+from tests.support.configs import AUGMENT, STILL, encoder_of
 
-AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = BYOLConfig(hidden=16, dim=8, momentum=0.9, second_blur=0.0, second_solarize=0.0)
 IDS = torch.arange(8)
 IMAGES = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -22,7 +20,7 @@ IMAGES = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torc
 
 def make(**changes: object) -> BYOL:
     torch.manual_seed(0)
-    encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
+    encoder = encoder_of()
     config = dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
     return BYOL(encoder, config, AUGMENT, DataInfo(8, 16, 1, (0.5,), (0.25,)))
 
@@ -112,8 +110,7 @@ def test_the_target_is_in_train_mode_and_gets_no_gradient() -> None:
 def test_only_the_second_view_is_solarized() -> None:
     """Solarization is the only operation with a chance here, so the first view is the image itself."""
     method = make(second_solarize=1.0)
-    still = AugmentConfig(1.0, (1.0, 1.0), 0.0, *[0.0] * 7, (0.1, 2.0), 0.0)  # type: ignore[arg-type]
-    method = BYOL(method.encoder, dataclasses.replace(CONFIG, second_solarize=1.0), still, method.data)
+    method = BYOL(method.encoder, dataclasses.replace(CONFIG, second_solarize=1.0), STILL, method.data)
     square = torch.full((8, 1, 16, 16), 255, dtype=torch.uint8)
     x1, x2 = method.views(square, Rng(IDS, 0))
     assert (x1 > 0).all() and (x2 < 0).all()

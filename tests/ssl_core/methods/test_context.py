@@ -6,20 +6,18 @@ import itertools
 import pytest
 import torch
 
-from ssl_core.engine.augment import AugmentConfig
-from ssl_core.engine.encoders import EncoderConfig, build
 from ssl_core.engine.method import Batch, DataInfo
-from ssl_core.methods.context import OFFSETS, Context, ContextConfig, neighbors, project_colors
+from ssl_core.methods.context import OFFSETS, Context, ContextConfig, neighbor_pairs, project_colors
 from ssl_core.rng import Rng
+from tests.support.configs import AUGMENT, encoder_of
 
-AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = ContextConfig(grid=3, tile_size=0, color="drop", color_noise=0.01, pixelate=0.5, hidden=16)
 IDS = torch.arange(6)
 
 
 def make(side: int = 28, channels: int = 1, flip: float = 0.5, **changes: object) -> Context:
     torch.manual_seed(0)
-    encoder = build(EncoderConfig("small", 4, 1, 4, "batch"), channels, side, 0)
+    encoder = encoder_of(channels, side)
     data = DataInfo(64, side, channels, (0.5,) * channels, (0.25,) * channels)
     return Context(encoder, dataclasses.replace(CONFIG, **changes), dataclasses.replace(AUGMENT, flip=flip), data)
 
@@ -32,20 +30,20 @@ def images(side: int = 28, channels: int = 1) -> torch.Tensor:
 
 @pytest.mark.parametrize(("grid", "count"), [(2, 12), (3, 40)])
 def test_pairs_are_all_neighbors_and_nothing_else(grid: int, count: int) -> None:
-    first, second, direction = neighbors(grid)
+    first, second, direction = neighbor_pairs(grid)
     assert len(first) == count == len(set(zip(first.tolist(), second.tolist(), strict=True)))
     for a, b, y in zip(first.tolist(), second.tolist(), direction.tolist(), strict=True):
         assert (b // grid - a // grid, b % grid - a % grid) == OFFSETS[y]
 
 
 def test_the_center_of_nine_has_each_direction_once() -> None:
-    first, second, direction = neighbors(3)
+    first, second, direction = neighbor_pairs(3)
     assert direction[first == 4].tolist() == list(range(8))
     assert second[first == 4].tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
 
 
 def test_swapping_the_two_tiles_turns_direction_y_into_7_minus_y() -> None:
-    known = {(a, b): y for a, b, y in torch.stack(neighbors(3), 1).tolist()}
+    known = {(a, b): y for a, b, y in torch.stack(neighbor_pairs(3), 1).tolist()}
     assert all(known[b, a] == 7 - y for (a, b), y in known.items())
 
 
@@ -62,7 +60,7 @@ def test_labels_agree_with_where_the_tiles_come_from(flip: float) -> None:
     for image in (rows, columns):
         cut = _raw_tiles(method, image, Rng(IDS, 3))
         seen.append(cut.mean((2, 3, 4)) * 255 / 8)
-    first, second, direction = neighbors(3)
+    first, second, direction = neighbor_pairs(3)
     for k, (dr, dc) in enumerate(OFFSETS):
         pairs = direction == k
         for means, sign in zip(seen, (dr, -dc if flip else dc), strict=True):

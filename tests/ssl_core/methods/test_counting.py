@@ -5,20 +5,18 @@ import dataclasses
 import pytest
 import torch
 
-from ssl_core.engine.augment import AugmentConfig
-from ssl_core.engine.encoders import EncoderConfig, build
 from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.counting import FILTERS, Counting, CountingConfig, counting_terms, halve, quarters
 from ssl_core.rng import Rng
+from tests.support.configs import AUGMENT, encoder_of
 
-AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = CountingConfig(hidden=16, dim=8, margin=10.0, grayscale=0.5, padding=0.125)
 IDS = torch.arange(6)
 
 
 def make(side: int = 28, channels: int = 1, norm: str = "group", **changes: object) -> Counting:
     torch.manual_seed(0)
-    encoder = build(EncoderConfig("small", 4, 1, 4, norm), channels, side, 0)
+    encoder = encoder_of(channels, side, norm=norm)
     data = DataInfo(64, side, channels, (0.5,) * channels, (0.25,) * channels)
     return Counting(encoder, dataclasses.replace(CONFIG, **changes), AUGMENT, data)
 

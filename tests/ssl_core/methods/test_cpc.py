@@ -7,14 +7,13 @@ import torch
 from torch import nn
 
 from ssl_core.engine.augment import AugmentConfig
-from ssl_core.engine.encoders import EncoderConfig, build
 from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.cpc import CPC, CPCConfig, patch_geometry
 from ssl_core.parts.patches import overlapping_patches
 from ssl_core.rng import Rng
 from tasks.runtime import params
+from tests.support.configs import AUGMENT, encoder_of
 
-AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 PLAIN = dataclasses.replace(AUGMENT, jitter=0.0, grayscale=0.0)
 CONFIG = CPCConfig(grid=7, padding=0.125, first_step=2, steps=3, context_blocks=5, context_hidden=8, dim=6)
 IDS = torch.arange(2)
@@ -22,7 +21,7 @@ IDS = torch.arange(2)
 
 def make(side: int = 32, channels: int = 1, augment: AugmentConfig = AUGMENT, **changes: object) -> CPC:
     torch.manual_seed(0)
-    encoder = build(EncoderConfig("small", 4, 1, 4, "group"), channels, side, 0)
+    encoder = encoder_of(channels, side, norm="group")
     data = DataInfo(64, side, channels, (0.5,) * channels, (0.25,) * channels)
     return CPC(encoder, dataclasses.replace(CONFIG, **changes), augment, data)
 
@@ -191,4 +190,4 @@ def test_the_networks_have_no_batch_norm() -> None:
 def test_an_encoder_with_batch_norm_is_refused() -> None:
     data = DataInfo(64, 32, 1, (0.5,), (0.25,))
     with pytest.raises(ValueError, match=r"leaks the answer: encoder\.norm group"):
-        CPC(build(EncoderConfig("small", 4, 1, 4, "batch"), 1, 32, 0), CONFIG, AUGMENT, data)
+        CPC(encoder_of(1, 32), CONFIG, AUGMENT, data)

@@ -8,24 +8,33 @@ import torch
 from lightly.loss import DINOLoss
 from torch import Tensor, nn
 
-from ssl_core.engine import encoders
-from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.dino import DINO, DINOConfig
 from ssl_core.parts.losses import unit
 from ssl_core.parts.memory import momentum_at
 from ssl_core.parts.multicrop import Crops, encode_crops
 from ssl_core.rng import Rng
+from tests.support.configs import AUGMENT, encoder_of
 
-AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
-CONFIG = DINOConfig(16, 8, 6, 0.1, (0.04, 0.07), 0.3, 0.9, 0.9, freeze=0.1, crops=Crops(2, (0.1, 0.4), 0.5))
+CONFIG = DINOConfig(
+    hidden=16,
+    dim=8,
+    prototypes=6,
+    student_temperature=0.1,
+    teacher_temperature=(0.04, 0.07),
+    warmup=0.3,
+    momentum=0.9,
+    center_momentum=0.9,
+    freeze=0.1,
+    crops=Crops(views=2, scale=(0.1, 0.4), size=0.5),
+)
 IDS = torch.arange(8)
 IMAGES = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def make(**changes: object) -> DINO:
     torch.manual_seed(0)
-    encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
+    encoder = encoder_of()
     config = dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
     return DINO(encoder, config, AUGMENT, DataInfo(64, 16, 1, (0.5,), (0.25,)))
 

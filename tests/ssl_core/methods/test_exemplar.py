@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssl_core.engine.augment import AugmentConfig, change_contrast, change_saturation_value, color_jitter, normalize, to_unit
-from ssl_core.engine.encoders import EncoderConfig, build
+from ssl_core.engine.augment import change_contrast, change_saturation_value, color_jitter, normalize, to_unit
 from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.exemplar import (
     Exemplar,
@@ -16,8 +15,8 @@ from ssl_core.methods.exemplar import (
     draw_seeds,
 )
 from ssl_core.rng import Rng
+from tests.support.configs import AUGMENT, encoder_of
 
-AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = ExemplarConfig(
     seeds=100, copies=2, translate=0.2, scale=(0.7, 1.4), degrees=20.0, contrast=(0.5, 2.0), power=(0.25, 4.0),
     factor=(0.7, 1.4), offset=0.1, hue=0.1, classifier_lr=1.0,
@@ -38,7 +37,7 @@ IDS = torch.arange(8)
 
 def make(config: ExemplarConfig = CONFIG, side: int = 28, channels: int = 1, n: int = 8) -> Exemplar:
     torch.manual_seed(0)
-    encoder = build(EncoderConfig("small", 4, 1, 4, "batch"), channels, side, 0)
+    encoder = encoder_of(channels, side)
     return Exemplar(encoder, config, AUGMENT, DataInfo(n, side, channels, (0.5,) * channels, (0.25,) * channels))
 
 

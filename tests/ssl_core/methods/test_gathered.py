@@ -21,6 +21,7 @@ from tasks.runtime import params
 from tests.conftest import ROOT
 from tests.ssl_core.engine.test_contract import TRAINED, build
 
+pytestmark = pytest.mark.slow
 STEPS = 5  # the second of two epochs has begun: PCL has clustered, SwAV's queue is full
 SETTINGS = {"moco": {"symmetric": True}, "npid": {"proximal": 0.5}}
 
@@ -102,8 +103,8 @@ def bits_of_collectives() -> list[int]:
     own = distributed.rank()
     return [
         *distributed.any_of(own == 1, False),
-        *distributed.share(b"\x07\x00\xff" if own == 0 else b""),
-        *distributed.share(),
+        *distributed.broadcast_bytes(b"\x07\x00\xff" if own == 0 else b""),
+        *distributed.broadcast_bytes(),
     ]
 
 

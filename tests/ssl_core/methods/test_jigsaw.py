@@ -6,20 +6,18 @@ import math
 import pytest
 import torch
 
-from ssl_core.engine.augment import AugmentConfig
-from ssl_core.engine.encoders import EncoderConfig, build
 from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.jigsaw import Jigsaw, JigsawConfig, shift_channels
 from ssl_core.rng import Rng
+from tests.support.configs import AUGMENT, encoder_of
 
-AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = JigsawConfig(grid=2, tile_size=0, permutations=24, puzzles=2, grayscale=0.5, channel_shift=1, tile_dim=8, hidden=16)
 IDS = torch.arange(6)
 
 
 def make(side: int = 28, channels: int = 1, **changes: object) -> Jigsaw:
     torch.manual_seed(0)
-    encoder = build(EncoderConfig("small", 4, 1, 4, "batch"), channels, side, 0)
+    encoder = encoder_of(channels, side)
     data = DataInfo(64, side, channels, (0.5,) * channels, (0.25,) * channels)
     return Jigsaw(encoder, dataclasses.replace(CONFIG, **changes), AUGMENT, data)
 

@@ -7,14 +7,12 @@ import torch
 from lightly.loss.lejepa_loss import LeJEPALoss
 from torch import Tensor, nn
 
-from ssl_core.engine import encoders
-from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.lejepa import LeJEPA, LeJEPAConfig, sigreg
 from ssl_core.parts.multicrop import Crops, encode_crops
 from ssl_core.rng import Rng
+from tests.support.configs import AUGMENT, encoder_of
 
-AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 IDS = torch.arange(8)
 IMAGES = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 H = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
@@ -23,8 +21,8 @@ ONE = torch.ones(1, 1)
 
 def make(views: int = 2, weight: float = 0.05) -> LeJEPA:
     torch.manual_seed(0)
-    encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
-    config = LeJEPAConfig(hidden=16, dim=8, weight=weight, slices=12, crops=Crops(views, (0.1, 0.4), 0.5))
+    encoder = encoder_of()
+    config = LeJEPAConfig(hidden=16, dim=8, weight=weight, slices=12, crops=Crops(views=views, scale=(0.1, 0.4), size=0.5))
     return LeJEPA(encoder, config, AUGMENT, DataInfo(8, 16, 1, (0.5,), (0.25,)))
 
 

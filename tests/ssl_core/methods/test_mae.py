@@ -11,23 +11,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_core.config import ConfigError
-from ssl_core.engine import encoders
 from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import sincos_positions
 from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.mae import MAE, MAEConfig, normalized, patchify, pick
 from ssl_core.rng import Rng
 from tests.conftest import ROOT
+from tests.support.configs import AUGMENT, encoder_of
 
-AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.0, 0.4, 0.4, 0.4, 0.1, 0.0, 0.0, (0.1, 2.0), 0.0)
+GENTLE = dataclasses.replace(AUGMENT, jitter=0.0, grayscale=0.0)
 CONFIG = MAEConfig(mask=0.75, width=16, depth=1, normalize=True)
 IDS = torch.arange(8)
 IMAGES = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def make(name: str = "vit", augment: AugmentConfig = AUGMENT, patch: int = 4, **changes: object) -> MAE:
+def make(name: str = "vit", augment: AugmentConfig = GENTLE, patch: int = 4, **changes: object) -> MAE:
     torch.manual_seed(0)
-    encoder = encoders.build(encoders.EncoderConfig(name, 32, 1, patch, "batch"), 3, 32, 0)
+    encoder = encoder_of(3, 32, name=name, width=32, patch_size=patch)
     config = dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
     return MAE(encoder, config, augment, DataInfo(8, 32, 3, (0.5,) * 3, (0.25,) * 3))
 
@@ -125,10 +125,13 @@ def test_unseen_images_are_predicted_better_than_by_the_mean_of_each_patch(
     images = pictures()
     (n, channels, side), ids = images.shape[:3], torch.arange(64)
     torch.manual_seed(0)
-    encoder = encoders.build(encoders.EncoderConfig("vit", 32, 1, 4, "batch"), channels, side, 0)
-    still = dataclasses.replace(AUGMENT, crop_scale=(1.0, 1.0))
+    encoder = encoder_of(channels, side, name="vit", width=32)
+    still = dataclasses.replace(GENTLE, crop_scale=(1.0, 1.0))
     method = MAE(
-        encoder, MAEConfig(0.75, 32, 1, True), still, DataInfo(n, side, channels, (0.3,) * channels, (0.3,) * channels)
+        encoder,
+        MAEConfig(mask=0.75, width=32, depth=1, normalize=True),
+        still,
+        DataInfo(n, side, channels, (0.3,) * channels, (0.3,) * channels),
     )
     optimizer = torch.optim.AdamW(method.parameters())
     for step in range(steps):
@@ -153,6 +156,6 @@ def test_what_cannot_work_is_refused_with_what_to_change() -> None:
     with pytest.raises(ConfigError, match=r"encoder\.name vit"):
         make(name="small")
     with pytest.raises(ConfigError, match=r"20 px .* must be a multiple of encoder\.patch_size 8"):
-        make(patch=8, augment=dataclasses.replace(AUGMENT, view_share=0.6))
+        make(patch=8, augment=dataclasses.replace(GENTLE, view_share=0.6))
     with pytest.raises(ConfigError, match=r"method\.mae\.mask is 1\.0"):
         make(mask=1.0)

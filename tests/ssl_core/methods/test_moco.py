@@ -7,15 +7,13 @@ import torch
 from torch.nn import functional as F
 
 from ssl_core.config import ConfigError
-from ssl_core.engine import encoders
-from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.moco import MoCo, MoCoConfig
 from ssl_core.parts.losses import info_nce, unit
 from ssl_core.parts.normalization import SplitBatchNorm2d
 from ssl_core.rng import Rng
+from tests.support.configs import AUGMENT, encoder_of
 
-AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = MoCoConfig(head="mlp", hidden=16, dim=8, temperature=0.2, momentum=0.9, queue=32, splits=2, symmetric=False)
 IDS = torch.arange(8)
 Q, K = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.6, 0.8], [-0.8, 0.6]])
@@ -25,7 +23,7 @@ IMAGES = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torc
 
 def make(**changes: object) -> MoCo:
     torch.manual_seed(0)
-    encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
+    encoder = encoder_of()
     config = dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
     return MoCo(encoder, config, AUGMENT, DataInfo(64, 16, 1, (0.5,), (0.25,)))
 
@@ -91,7 +89,7 @@ def test_the_momentum_encoder_keeps_batch_statistics_of_its_own() -> None:
 
 
 def test_the_exported_encoder_has_the_state_of_a_plain_one() -> None:
-    plain = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
+    plain = encoder_of()
     method = make().eval()
     plain.load_state_dict(method.exported.state_dict())
     x = torch.randn(3, 1, 16, 16)

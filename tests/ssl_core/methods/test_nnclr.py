@@ -9,14 +9,12 @@ from lightly.models.modules import NNMemoryBankModule
 from torch import nn
 
 from ssl_core.config import ConfigError
-from ssl_core.engine import encoders
-from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.nnclr import NNCLR, NNCLRConfig, nearest
 from ssl_core.parts.losses import info_nce, unit
 from ssl_core.rng import Rng
+from tests.support.configs import AUGMENT, encoder_of
 
-AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = NNCLRConfig(hidden=16, dim=8, temperature=0.2, queue=32)
 IDS = torch.arange(8)
 IMAGES = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -24,7 +22,7 @@ IMAGES = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torc
 
 def make(**changes: object) -> NNCLR:
     torch.manual_seed(0)
-    encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
+    encoder = encoder_of()
     config = dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
     return NNCLR(encoder, config, AUGMENT, DataInfo(64, 16, 1, (0.5,), (0.25,)))
 

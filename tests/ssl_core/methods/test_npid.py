@@ -7,14 +7,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ssl_core.engine import encoders
-from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.npid import NPID, NPIDConfig, estimate_log_z, nce
 from ssl_core.parts.losses import unit
 from ssl_core.rng import Rng
+from tests.support.configs import AUGMENT, encoder_of
 
-AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = NPIDConfig(dim=8, temperature=0.5, negatives=0, norm=True, bank_momentum=0.5, proximal=0.0)
 IDS = torch.tensor([3, 1, 20, 7, 11, 2, 30, 9])
 IMAGES = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -26,7 +24,7 @@ OWN, NOISE = torch.tensor([1]), torch.tensor([[0, 3]])
 
 def make(**changes: object) -> NPID:
     torch.manual_seed(0)
-    encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
+    encoder = encoder_of()
     config = dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
     return NPID(encoder, config, AUGMENT, DataInfo(32, 16, 1, (0.5,), (0.25,)))
 

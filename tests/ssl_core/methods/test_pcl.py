@@ -10,15 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_core.config import ConfigError
-from ssl_core.engine import encoders
-from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.moco import MoCo, MoCoConfig
 from ssl_core.methods.pcl import PCL, PCLConfig, concentration, proto_nce, scaled
 from ssl_core.parts.losses import info_nce, unit
 from ssl_core.rng import Rng
+from tests.support.configs import AUGMENT, encoder_of
 
-AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = PCLConfig(
     hidden=16,
     dim=8,
@@ -39,7 +37,7 @@ BLOBS = torch.arange(60) % 3
 
 def make(**changes: object) -> PCL:
     torch.manual_seed(0)
-    encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
+    encoder = encoder_of()
     config = dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
     return PCL(encoder, config, AUGMENT, DataInfo(60, 16, 1, (0.5,), (0.25,)))
 
@@ -157,7 +155,7 @@ def test_with_weight_zero_it_is_moco() -> None:
     numbers = {f.name: getattr(CONFIG, f.name, None) for f in dataclasses.fields(MoCoConfig)}
     config = MoCoConfig(**numbers | {"head": "mlp", "symmetric": False})  # type: ignore[arg-type]
     torch.manual_seed(0)
-    encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
+    encoder = encoder_of()
     moco = MoCo(encoder, config, AUGMENT, weighted.data)
     moco.queue.load_state_dict(weighted.queue.state_dict())
     for step in range(2):

@@ -7,14 +7,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ssl_core.engine import encoders
-from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.pirl import PIRL, PIRLConfig, bank_loss
 from ssl_core.parts.patches import grid_geometry
 from ssl_core.rng import Rng
+from tests.support.configs import AUGMENT, STILL, encoder_of
 
-AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 CONFIG = PIRLConfig(
     grid=2, tile_scale=(0.6, 1.0), dim=8, temperature=0.5, weight=0.5, form="ce", negatives=0, norm=True, bank_momentum=0.5
 )
@@ -27,7 +25,7 @@ A_TILES, A_IMAGE = (torch.tensor([row], dtype=torch.float64) for row in ([0.28, 
 
 def make(**changes: object) -> PIRL:
     torch.manual_seed(0)
-    encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
+    encoder = encoder_of()
     config = dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
     return PIRL(encoder, config, AUGMENT, DataInfo(32, 16, 1, (0.5,), (0.25,)))
 
@@ -95,10 +93,9 @@ def test_without_drawing_every_other_image_is_a_negative() -> None:
 
 @pytest.mark.parametrize(("size", "grid"), [(16, 2), (28, 2), (32, 3), (64, 3), (96, 3), (224, 3)])
 def test_tiles_have_the_shape_of_the_geometry_and_come_shuffled_per_image(size: int, grid: int) -> None:
-    encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, size, 0)
+    encoder = encoder_of(1, size)
     config = dataclasses.replace(CONFIG, grid=grid, tile_scale=(1.0, 1.0))
-    still = AugmentConfig(1.0, (1.0, 1.0), 0.0, *[0.0] * 7, (0.1, 2.0), 0.0)  # type: ignore[arg-type]
-    method = PIRL(encoder, config, still, DataInfo(32, size, 1, (0.0,), (1 / 255,)))
+    method = PIRL(encoder, config, STILL, DataInfo(32, size, 1, (0.0,), (1 / 255,)))
     cell = grid_geometry(size, grid).cell
     cells = torch.arange(grid * grid).reshape(grid, grid).repeat_interleave(cell, 0).repeat_interleave(cell, 1)
     picture = torch.zeros(size, size, dtype=torch.uint8)  # every pixel says which cell it is in

@@ -1,26 +1,25 @@
 """Rotation: the algebra of quarter turns, the labels and the loss."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from ssl_core.engine.augment import AugmentConfig
-from ssl_core.engine.encoders import EncoderConfig, build
 from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.rotation import Rotation, RotationConfig
 from ssl_core.rng import Rng
+from tests.support.configs import AUGMENT, STILL, encoder_of
 
-AUGMENT = AugmentConfig(1.0, (0.2, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 IDS = torch.arange(5)
 
 
 def make(side: int = 28, channels: int = 1, padding: float = 0.125) -> Rotation:
     torch.manual_seed(0)
-    encoder = build(EncoderConfig("small", 4, 1, 4, "batch"), channels, side, 0)
+    encoder = encoder_of(channels, side)
     data = DataInfo(64, side, channels, (0.5,) * channels, (0.25,) * channels)
-    return Rotation(encoder, RotationConfig(padding), AUGMENT, data)
+    return Rotation(encoder, RotationConfig(padding=padding), AUGMENT, data)
 
 
 def images(side: int = 28, channels: int = 1) -> torch.Tensor:
@@ -40,7 +39,7 @@ def test_each_view_is_an_exact_quarter_turn_of_the_one_before(side: int, channel
 
 def test_the_second_view_is_turned_counter_clockwise() -> None:
     method = make(padding=0.0)
-    method.augment = AugmentConfig(1.0, (1.0, 1.0), 0.0, *[0.0] * 7, (0.1, 2.0), 0.0)
+    method.augment = STILL
     method.data = DataInfo(1, 2, 1, (0.0,), (1 / 255,))
     square = torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8).reshape(1, 1, 2, 2)
     (turned,) = method.views(square, Rng(torch.zeros(1, dtype=torch.int64), 0))
@@ -50,8 +49,8 @@ def test_the_second_view_is_turned_counter_clockwise() -> None:
 def test_flip_comes_before_the_turn() -> None:
     """A flipped image turned by k is the turn by 4 - k flipped; drawn the other way round the labels would be wrong."""
     plain, flipped = make(padding=0.0), make(padding=0.0)
-    plain.augment = AugmentConfig(1.0, (1.0, 1.0), 0.0, *[0.0] * 7, (0.1, 2.0), 0.0)
-    flipped.augment = AugmentConfig(1.0, (1.0, 1.0), 1.0, *[0.0] * 7, (0.1, 2.0), 0.0)
+    plain.augment = STILL
+    flipped.augment = dataclasses.replace(STILL, flip=1.0)
     a, b = (m.views(images(), Rng(IDS, 0))[0] for m in (plain, flipped))
     for k in range(4):
         assert torch.equal(b[:, k], a[:, (4 - k) % 4].flip(3))

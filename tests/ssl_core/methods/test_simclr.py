@@ -5,22 +5,20 @@ from dataclasses import replace
 
 import torch
 
-from ssl_core.engine import encoders
-from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.simclr import SimCLR, SimCLRConfig
 from ssl_core.parts.losses import nt_xent
 from ssl_core.rng import Rng
 from tests.conftest import textured_images
+from tests.support.configs import AUGMENT, encoder_of
 
-AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 IDS = torch.arange(8)
 IMAGES = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def make() -> SimCLR:
     torch.manual_seed(0)
-    encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
+    encoder = encoder_of()
     return SimCLR(encoder, SimCLRConfig(hidden=16, dim=8, temperature=0.5), AUGMENT, DataInfo(8, 16, 1, (0.5,), (0.25,)))
 
 

@@ -9,16 +9,25 @@ from lightly.loss import SwaVLoss
 from lightly.loss.swav_loss import sinkhorn as lightly_sinkhorn
 from torch import Tensor, nn
 
-from ssl_core.engine import encoders
-from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.swav import SwAV, SwAVConfig, sinkhorn
 from ssl_core.parts.losses import cross_view_entropy, unit
 from ssl_core.parts.multicrop import Crops, encode_crops
 from ssl_core.rng import Rng
+from tests.support.configs import AUGMENT, encoder_of
 
-AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
-CONFIG = SwAVConfig(16, 8, 6, 0.05, 3, 0.1, queue=16, queue_start=0.5, freeze=0.1, crops=Crops(2, (0.1, 0.4), 0.5))
+CONFIG = SwAVConfig(
+    hidden=16,
+    dim=8,
+    prototypes=6,
+    epsilon=0.05,
+    iterations=3,
+    temperature=0.1,
+    queue=16,
+    queue_start=0.5,
+    freeze=0.1,
+    crops=Crops(views=2, scale=(0.1, 0.4), size=0.5),
+)
 IDS = torch.arange(8)
 IMAGES = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 A = torch.tensor([[0.5, 0.1, 0], [0.4, 0.2, 0.1], [0.1, 0.5, 0.3], [0.2, 0.1, 0.6]])
@@ -28,7 +37,7 @@ ONES = torch.ones(4)
 
 def make(**changes: object) -> SwAV:
     torch.manual_seed(0)
-    encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
+    encoder = encoder_of()
     config = dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
     return SwAV(encoder, config, AUGMENT, DataInfo(64, 16, 1, (0.5,), (0.25,)))
 

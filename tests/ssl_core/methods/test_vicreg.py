@@ -7,12 +7,10 @@ import torch
 from lightly.loss import VICRegLoss
 from torch import Tensor, nn
 
-from ssl_core.engine import encoders
-from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.method import Batch, DataInfo
 from ssl_core.methods.vicreg import VICReg, VICRegConfig, covariance, variance
+from tests.support.configs import AUGMENT, encoder_of
 
-AUGMENT = AugmentConfig(1.0, (0.4, 1.0), 0.5, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, (0.1, 2.0), 0.0)
 H = torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
 Z = torch.tensor([[1.0, 2], [2, 1], [3, 5], [4, 4]])
 W = torch.tensor([[1.0, 1], [3, 2], [2, 6], [5, 3]])
@@ -21,7 +19,7 @@ CONFIG = VICRegConfig(dim=16, invariance=25.0, variance=25.0, covariance=1.0)
 
 def vicreg(z1: Tensor, z2: Tensor, **changes: float) -> dict[str, Tensor]:
     """The method's loss where encoder and expander hand given vectors through."""
-    encoder = encoders.build(encoders.EncoderConfig("small", 4, 1, 4, "batch"), 1, 16, 0)
+    encoder = encoder_of()
     config = dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
     method = VICReg(encoder, config, AUGMENT, DataInfo(8, 16, 1, (0.5,), (0.25,)))
     method.encoder = method.expander = nn.Identity()  # type: ignore[assignment]

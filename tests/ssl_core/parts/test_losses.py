@@ -7,7 +7,7 @@ import torch
 from lightly.loss import NegativeCosineSimilarity, NTXentLoss
 from torch import Tensor
 
-from ssl_core.parts.losses import found, info_nce, negative_cosine, nt_xent, unit
+from ssl_core.parts.losses import info_nce, is_top1, negative_cosine, nt_xent, unit
 
 Z1 = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
 Z2 = torch.tensor([[0.6, 0.8], [-0.8, 0.6]], dtype=torch.float64)
@@ -140,7 +140,7 @@ def test_gradients_agree_with_finite_differences(loss) -> None:  # type: ignore[
     assert torch.isfinite(info_nce(a, b, 0.2, unit(negatives)))
 
 
-def test_found_is_the_argmax_and_a_tie_is_not_found() -> None:
+def test_top1_is_the_argmax_and_a_tie_is_none() -> None:
     logits, labels = randn(200, 7), torch.arange(200) % 7
-    assert torch.equal(found(logits, labels), (logits.argmax(1) == labels).float())
-    assert not found(torch.zeros(3, 4), torch.tensor([0, 1, 3])).any()
+    assert torch.equal(is_top1(logits, labels), (logits.argmax(1) == labels).float())
+    assert not is_top1(torch.zeros(3, 4), torch.tensor([0, 1, 3])).any()

@@ -111,9 +111,9 @@ def test_permutation_set_follows_its_definition_step_by_step():
 
 
 def test_a_set_of_a_hundred_is_quick():
-    start = time.perf_counter()
+    start = time.process_time()
     permutation_set(9, 100)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(("n", "size"), [(3, 7), (3, 0), (16, 24)])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import tiny_graph as tiny
+from tests.support.project import commit
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +24,6 @@ def dvc(project: Path, *arguments: str) -> str:
     done = tiny.dvc(project, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def commit(project: Path, message: str) -> None:
-    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-    for arguments in (["add", "-A"], [*identity, "commit", "-q", "-m", message]):
-        subprocess.run(["git", *arguments], cwd=project, check=True)
 
 
 def test_pushed_results_are_pulled_into_another_clone_without_computing(project: Path) -> None:

@@ -18,7 +18,8 @@ from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule
 from tasks.runtime.errors import Preempted, UsageError
 from tests.support import tiny_graph as tiny
-from tests.support.project import duplicate
+from tests.support.processes import alive, wait_for
+from tests.support.project import duplicate, environment
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +52,10 @@ def stale(project: Path) -> set[str]:
 
 
 def bring_up(project: Path, **choice: list[str]) -> Schedule:
-    plan, before = graph.plan(project), lock_files.remember_order(project)
+    plan = graph.plan(project)
     schedule = Schedule(plan, **choice)
     tiny.run_all(schedule, Runner(project))
-    lock_files.tidy_lock(project, before, [stage.name for stage in plan], finished=not schedule.failed)
+    lock_files.put_in_order(project, [stage.name for stage in plan])
     return schedule
 
 
@@ -100,13 +101,17 @@ def test_parallel_runs_give_the_bytes_of_plain_dvc_repro(fresh: Path, bare: Path
     assert results(bare) == results(fresh) and tiny.computed(bare) == computed
 
 
-def test_a_method_added_to_a_recorded_project_stands_where_plain_dvc_repro_puts_it(project: Path, tmp_path: Path) -> None:
+def test_a_method_added_to_a_recorded_project_stands_where_the_graph_has_it(project: Path, tmp_path: Path) -> None:
     assert graph.override(project, ["run.methods=[moco,simclr,byol]", "+method.moco={train: {lr: 1}}"])
     plain = duplicate(project, tmp_path / "plain")
     assert bring_up(project).summary() == "8 stages: 3 ran, 5 unchanged"
     assert tiny.dvc(plain, "repro").returncode == 0
+    recorded = yaml.safe_load((plain / "dvc.lock").read_text())
+    assert list(recorded["stages"])[-1] == "evaluate@moco-0"  # DVC appends
+    assert recorded == yaml.safe_load((project / "dvc.lock").read_text())
+    assert bring_up(plain).summary() == "8 stages: 8 unchanged"  # the next run of ours puts it in order
     assert results(project) == results(plain)
-    assert list(yaml.safe_load((project / "dvc.lock").read_text())["stages"])[-1] == "evaluate@moco-0"
+    assert list(yaml.safe_load((project / "dvc.lock").read_text())["stages"]) == [s.name for s in graph.plan(project)]
 
 
 def test_one_method_fails_and_the_others_go_on(project: Path) -> None:
@@ -114,7 +119,7 @@ def test_one_method_fails_and_the_others_go_on(project: Path) -> None:
         tiny.set_lr(project, method, 3)
     tiny.control(project, pretrain_byol_0={"code": 5})
     schedule = bring_up(project)
-    assert schedule.failed == ["pretrain@byol-0"] and "exit 5" in schedule.why["pretrain@byol-0"]
+    assert schedule.failed == ["pretrain@byol-0"] and "exit 5" in str(schedule.outcomes["pretrain@byol-0"])
     assert "evaluate@byol-0 not run: needs pretrain@byol-0" in schedule.summary()
     assert (project / "reports/leaderboard.csv").read_text() == "method,seed\nsimclr-0.json,0\n"  # no row of an earlier run
     tiny.control(project)
@@ -134,7 +139,7 @@ def test_after_kill_9_the_same_command_finishes(project: Path, victim: str) -> N
     os.kill(pid if victim == "stage" else os.getpgid(pid), signal.SIGKILL)
     thread.join(60)
     assert outcomes[0].code == (137 if victim == "stage" else 75)
-    assert not tiny.alive(pid)  # nobody would record it: it does not work on beside the next one
+    assert not alive(pid)  # nobody would record it: it does not work on beside the next one
     tiny.control(project)
     assert bring_up(project).summary() == "6 stages: 1 ran, 5 unchanged" and tiny.is_clean(project)
 
@@ -147,7 +152,7 @@ def test_stop_ends_all_children_and_starts_nothing_more(project: Path, stubborn:
     runner, schedule = Runner(project, grace=3.0 if stubborn else 7.0), Schedule(graph.plan(project))
     thread = threading.Thread(target=tiny.run_all, args=(schedule, runner, 1))
     thread.start()
-    tiny.wait_for(lambda: [n for n in tiny.computed(project) if n.startswith("pretrain")])
+    wait_for(lambda: [n for n in tiny.computed(project) if n.startswith("pretrain")])
     time.sleep(0.3)
     start = time.monotonic()
     runner.stop()
@@ -165,7 +170,7 @@ def test_a_stage_that_plain_dvc_is_running_is_waited_for(project: Path) -> None:
     tiny.set_lr(project, "byol", 5)
     tiny.control(project, pretrain_byol_0={"seconds": 4})
     command = [sys.executable, "-m", "dvc", "repro", "-s", "pretrain@byol-0"]
-    other = subprocess.Popen(command, cwd=project, env=tiny.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    other = subprocess.Popen(command, cwd=project, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     tiny.running_pid(project, "pretrain@byol-0")
     assert Runner(project).run("pretrain@byol-0").how == "unchanged"
     assert other.wait(60) == 0 and tiny.computed(project) == ["pretrain@byol-0"]
@@ -239,5 +244,7 @@ def test_what_is_chosen_is_what_runs(project: Path) -> None:
     for method in ("simclr", "byol"):
         tiny.set_lr(project, method, 7)
     asked = bring_up(project, methods=["byol"])
-    assert asked.why["report"].endswith("is out of date and was not asked for")  # rows of two settings are not mixed
+    assert asked.outcomes["report"].message.endswith(
+        "is out of date and was not asked for"
+    )  # rows of two settings are not mixed
     assert sorted(tiny.computed(project)) == ["pretrain@byol-0"]  # its encoder has the same bytes: no evaluation

@@ -1,6 +1,7 @@
 """The evaluate stage on a tiny project: its files, and data without labels or without a test split."""
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,14 +11,15 @@ import pytest
 import torch
 
 from ssl_core.engine import encoders as core_encoders
-from ssl_core.engine.encoders import EncoderConfig
 from tasks.evaluate import evaluation
 from tasks.register.export import layer_index
 from tasks.runtime import dataset, files, saved_encoder
 from tasks.runtime.errors import Diverged
 from tasks.runtime.stage import Stage
+from tasks.runtime.stage_name import StageName
 from tasks.tracking import journal
 from tests.conftest import ROOT
+from tests.support.configs import ENCODER, encoder_of
 from tests.support.project import TINY, set_params, write_prepared
 
 CPU = torch.device("cpu")
@@ -41,7 +43,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write_encoder(project: Path, method: str, name: str = "small", poison: bool = False, **facts: object) -> None:
     """An untrained encoder as ``pretrain`` would leave it."""
-    config = EncoderConfig(name, 8, 1, 4, "batch")
+    config = dataclasses.replace(ENCODER, name=name, width=8)
     encoder = core_encoders.build(config, 1, 16, 3)
     if poison:
         with torch.no_grad():
@@ -77,20 +79,20 @@ def rewrite(project: Path, **arrays: np.ndarray) -> None:
 
 def run(method: str = "simclr") -> dict:
     """The stage, in this process; its metrics."""
-    stage = Stage("evaluate", {"method": method, "seed": "0"}, {"device": "cpu"})
+    stage = Stage(StageName("evaluate", method, 0), {"device": "cpu"})
     evaluation.Evaluation(stage, method, 0, CPU).run()
     return json.loads(stage.out(f"out/metrics/{method}-0.json").read_text())
 
 
 def outs(method: str = "simclr") -> Path:
     """Where the stage leaves its outputs until they are published."""
-    return Stage("evaluate", {"method": method, "seed": "0"}, {"device": "cpu"}).work / "outs/out"
+    return Stage(StageName("evaluate", method, 0), {"device": "cpu"}).work / "outs/out"
 
 
 def test_the_stage_writes_every_output_and_they_agree(project):
     metrics, out = run(), outs()
     features = files.load_tensors(out / "features/simclr-0.safetensors")
-    blocks = core_encoders.build(EncoderConfig("small", 8, 1, 4, "batch"), 1, 16, 3).eval().blocks(torch.zeros(1, 1, 16, 16))
+    blocks = encoder_of(seed=3, width=8).eval().blocks(torch.zeros(1, 1, 16, 16))
     index = layer_index(metrics["layer"], len(blocks))
     assert index >= len(blocks) - 2
     assert features["train"].shape == (96, blocks[index].shape[1]) and features["test"].shape == (32, blocks[index].shape[1])
@@ -133,7 +135,10 @@ def test_features_of_an_image_do_not_depend_on_its_batch_and_leave_the_encoder_a
     whole, single = (evaluation.extract(encoder.train(), images, facts, batch, CPU) for batch in (96, 1))
     assert all(torch.allclose(whole[name], single[name], atol=1e-5) for name in whole)
     assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
-    assert torch.allclose(whole["block4"], encoder((torch.from_numpy(images.copy()).float() / 255 - 0.5) / 0.2), atol=1e-5)
+    assert encoder.training
+    assert torch.allclose(
+        whole["block4"], encoder.eval()((torch.from_numpy(images.copy()).float() / 255 - 0.5) / 0.2), atol=1e-5
+    )
 
 
 def test_raw_pixels_have_one_layer(project):

@@ -86,3 +86,24 @@ def test_the_decoding_worker_needs_nothing_but_pillow() -> None:
         [sys.executable, "-I", "-c", code, images.__file__], capture_output=True, text=True, check=True, timeout=60
     )
     assert not {"torch", "numpy", "tasks"} & set(done.stdout.split())
+
+
+def sixteen_bits(values: np.ndarray[Any, Any]) -> bytes:
+    """Values as a 16-bit PNG."""
+    return corpus.encoded(Image.fromarray(values.astype(np.uint16)))
+
+
+def test_a_depth_that_is_given_scales_and_what_lies_above_is_told() -> None:
+    ramp = np.linspace(0, 4095, corpus.SIDE**2).reshape(corpus.SIDE, -1)
+    pixels, facts = images.decode(sixteen_bits(ramp), "x.png", corpus.SIDE, 1, depth=12)
+    expected = (ramp.astype(np.int64) * 255 + 2047) // 4095
+    assert pixels == expected.astype(np.uint8).tobytes() and facts.peak == 4095 and not facts.notes
+    pixels, facts = images.decode(sixteen_bits(ramp), "x.png", corpus.SIDE, 1, depth=10)
+    assert pixels[-1] == 255 and facts.notes == ["values above 1023 are cut; data.bit_depth is 10"]
+
+
+def test_sixteen_bits_a_color_are_told() -> None:
+    _, facts = images.decode(corpus.sixteen_bit_rgb(0x0FFF), "x.png", corpus.SIDE, 3)
+    assert "only the upper 8" in facts.notes[0]
+    _, facts = images.decode(corpus.encoded(corpus.picture()), "x.png", corpus.SIDE, 3)
+    assert not facts.notes

@@ -18,14 +18,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tasks.prepare import images, sources
+from tasks.prepare import images
 from tasks.prepare.preparation import prepare
+from tasks.prepare.sources import sample, torchvision
 from tasks.runtime import files
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.params import DataConfig
 from tests.support import corpus
 
-CONFIG = DataConfig("folder", None, "", 16, 3, None, None, 0.25, 0.1, 0, True, 0)
+CONFIG = DataConfig("folder", None, "", 16, 3, None, False, None, None, 0.25, 0.1, 0, True, 0)
 CLASSES = ("bird", "cat", "fish")
 
 
@@ -100,7 +101,7 @@ def test_a_damaged_sample_is_refused(tmp_path: Path, root: Path) -> None:
     path = next((tmp_path / "sample").glob("*.xz"))
     path.write_bytes(corpus.flipped(path.read_bytes(), 100_000))
     with pytest.raises(IntegrityError, match="git checkout"):
-        sources.sample(tmp_path / "sample")
+        sample.read_sample(tmp_path / "sample")
 
 
 def test_the_same_images_give_the_same_bytes(tmp_path: Path) -> None:
@@ -204,7 +205,7 @@ def test_the_copy_of_debians_package_is_found_and_checked(tmp_path: Path, monkey
     digests = [(name, hashlib.md5(packed[name], usedforsecurity=False).hexdigest()) for name in order]
     monkeypatch.setattr(FashionMNIST, "resources", digests)
     write(tmp_path / "share" / "fashion-mnist", packed)
-    monkeypatch.setattr(sources, "SYSTEM", tmp_path / "share")
+    monkeypatch.setattr(torchvision, "SYSTEM", tmp_path / "share")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     chosen = config("data/sample", "torchvision", name="FashionMNIST", image_size=32, channels=3)
     assert run(tmp_path, chosen).train_images.shape == (40, 3, 32, 32)
@@ -354,3 +355,37 @@ def test_sizes_modes_and_oddities_are_counted(tmp_path: Path) -> None:
     assert audit["sizes"]["smallest"] == [10, 10] and audit["sizes"]["common"]["24x24"] > 40
     assert audit["classes"]["train"]["cat"] == 6 + len(corpus.usable()) and audit["quarantined"] == []
     assert any("unbalanced" in w or "only" in w for w in audit["warnings"])
+
+
+@pytest.mark.parametrize(("bits", "peak"), [(8, 200), (10, 1000), (12, 4095), (14, 5000), (16, 40000)])
+def test_camera_values_keep_the_grey_levels_of_their_own_depth(tmp_path: Path, bits: int, peak: int) -> None:
+    """All images with more than 8 bits are scaled alike, from the depth that holds the largest value among them."""
+    ramp = np.arange(corpus.SIDE**2).reshape(corpus.SIDE, -1) / (corpus.SIDE**2 - 1)
+    grey = {f"{i}.png": (ramp * peak * (i + 1) / 4).astype(np.uint16) for i in range(4)}
+    pictures = {name: corpus.encoded(Image.fromarray(values)) for name, values in grey.items()}
+    folder = write(tmp_path / "in", pictures | {"plain.png": corpus.encoded(corpus.picture(3))})
+    data = run(tmp_path, config(folder, image_size=corpus.SIDE, channels=1))
+    top = 2**bits - 1
+    stored = dict(zip(data.train_files, data.train_images[:, 0], strict=True))
+    for name, values in grey.items():
+        assert (stored[name] == (values.astype(np.int64) * 255 + top // 2) // top).all()
+    text = f"4 images: more than 8 bits a pixel, scaled from {bits} bits (the largest value is {peak})"
+    assert text in data.audit["warnings"] and data.meta["bit_depth"] == bits
+    assert (stored["plain.png"] == np.asarray(corpus.picture(3).convert("L"))).all()
+
+
+def test_a_declared_depth_is_taken(tmp_path: Path) -> None:
+    values = np.full((corpus.SIDE, corpus.SIDE), 1000, np.uint16)
+    values[0, 0] = 0
+    folder = write(tmp_path / "in", {f"{i}.png": corpus.encoded(Image.fromarray(values + i)) for i in range(3)})
+    data = run(tmp_path, config(folder, image_size=corpus.SIDE, channels=1, bit_depth=12))
+    assert data.train_images[0, 0, 1, 1] == (1000 * 255 + 2047) // 4095 and data.meta["bit_depth"] == 12
+
+
+def test_a_fourth_band_is_told(tmp_path: Path) -> None:
+    alpha = np.dstack([np.asarray(corpus.picture(5)), np.full((corpus.SIDE, corpus.SIDE), 90, np.uint8)])
+    pictures = {f"{i}.png": corpus.encoded(corpus.picture(i)) for i in range(3)} | {
+        "nir.png": corpus.encoded(Image.fromarray(alpha))
+    }
+    data = run(tmp_path, config(write(tmp_path / "in", pictures)))
+    assert "1 images: partly transparent, laid on white" in data.audit["warnings"] and "bit_depth" not in data.meta

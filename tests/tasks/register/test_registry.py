@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -14,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from ssl_core.engine.health import effective_rank
 from tasks import leaderboard
 from tasks.prepare.images import fit
-from tasks.register import export, registry
+from tasks.register import export, modeling, registry
 from tasks.register.registration import aliases, register
 from tasks.results import Result, load_results, model_name
 from tasks.runtime import files, saved_encoder
@@ -24,67 +24,50 @@ from tasks.runtime.errors import EnvironmentFault, IntegrityError, UsageError
 from tasks.runtime.locks import try_lock
 from tests.conftest import textured_images
 from tests.support import registered as made
+from tests.support.example_results import metrics_of
 
 LOAD_ANYWHERE = """
-import json, sys
+import json, shutil, sys
 sys.modules["ssl_core"] = sys.modules["tasks"] = None  # importing the project fails
 import mlflow, numpy as np, onnxruntime, torch, torchvision
 from safetensors.torch import load_file
 work, methods = sys.argv[1], json.loads(sys.argv[2])
+sys.path.insert(0, work)
 images = np.load(f"{work}/images.npy")
 unit = (images / 255).astype(np.float32)
 for method in methods:
     uri = f"models:/ssl-example@{method}"
-    module, pyfunc = mlflow.pytorch.load_model(uri), mlflow.pyfunc.load_model(uri)
-    folder = mlflow.artifacts.download_artifacts(uri)
-    session = onnxruntime.InferenceSession(f"{folder}/encoder.onnx")
+    pyfunc, folder = mlflow.pyfunc.load_model(uri), mlflow.artifacts.download_artifacts(uri)
+    shutil.copyfile(f"{folder}/modeling.py", f"{work}/modeling_{method}.py")  # as a user would, into a project
+    module = __import__(f"modeling_{method}").load(folder)
+    session, other = (onnxruntime.InferenceSession(f"{folder}/encoder{kind}.onnx") for kind in ("", "-float"))
     with torch.no_grad():
         found = {
             "module, uint8": module(torch.from_numpy(images)), "module, float": module(torch.from_numpy(unit)),
             "one image": torch.cat([module(torch.from_numpy(images[i:i + 1])) for i in range(len(images))]),
-            "pyfunc, uint8": pyfunc.predict(images), "pyfunc, float": pyfunc.predict(unit),
-            "onnx": session.run(None, {"images": unit})[0],
+            "pyfunc, uint8": pyfunc.predict({"images": images})["features"],
+            "onnx": session.run(None, {"images": images})[0], "onnx, float": other.run(None, {"images": unit})[0],
         }
     expected = np.load(f"{work}/{method}.npy")
     for name, features in found.items():
         error = abs(np.asarray(features) - expected).max() / max(1, abs(expected).max())
         assert error < 1e-5, (method, name, error)
-    assert method in open(f"{folder}/MODEL_CARD.md").read()
-    if method == "moco":
-        net = torchvision.models.resnet18()
-        net.conv1 = torch.nn.Conv2d(1, 64, 3, 1, 1, bias=False)
-        missing, extra = net.load_state_dict(load_file(f"{folder}/encoder.safetensors"), strict=False)
-        assert (sorted(missing), extra) == (["fc.bias", "fc.weight"], [])
+    try:
+        pyfunc.predict({"images": unit})
+        raise AssertionError("pyfunc took floats for uint8")
+    except mlflow.exceptions.MlflowException as error:
+        assert "uint8" in str(error), error
+    card = open(f"{folder}/MODEL_CARD.md").read()
+    assert method in card
+    if method == "moco":  # the card's own lines
+        code = card[card.index("import torch\\n"):]
+        space = {}
+        exec(code[:code.index("```")].replace("FOLDER", folder), space)
+        x = (torch.from_numpy(unit) - torch.tensor(module.mean)) / torch.tensor(module.std)
+        with torch.no_grad():
+            assert torch.allclose(space["net"].eval()(x), torch.from_numpy(expected), atol=1e-5)
 print("loaded")
 """
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    """A copy of the registered project to work in."""
-    source = made.registered()
-    shutil.copytree(source, tmp_path / "project")
-    store = tmp_path / "project/mlruns/mlflow.db"
-    with contextlib.closing(sqlite3.connect(store)) as connection, connection:
-        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("model_versions", "source")):
-            connection.execute(
-                f"UPDATE {table} SET {column} = replace({column}, ?, ?)", [str(source), str(tmp_path / "project")]
-            )
-    return enter(tmp_path / "project", monkeypatch)
-
-
-@pytest.fixture
-def original(monkeypatch):
-    """The registered project itself, to be left as it is."""
-    return enter(made.registered(), monkeypatch)
-
-
-def enter(root, monkeypatch):
-    for name, value in made.environment(root).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    monkeypatch.chdir(root)
-    return root
 
 
 def state(root):
@@ -124,14 +107,14 @@ def test_an_image_of_any_size_is_prepared_as_prepare_would(original):
     (large,) = textured_images(1, 1, 90)
     wide = np.ascontiguousarray(large[:, 10:70])
     small = np.array(fit(Image.fromarray(wide[0]), 28))[None]
-    module = registry.load().program
+    module = registry.load().module
     features = [module(torch.from_numpy(x)[None]) for x in (wide, small)]
     assert torch.nn.functional.cosine_similarity(*features) > 0.9999
 
 
 def test_the_champion_is_chosen_by_held_out_labels_and_never_by_the_test_split(original):
     results, _ = load_results(original)
-    assert max(results, key=lambda r: r.metrics["linear_top1"]).method == "byol"
+    assert max(results, key=lambda r: r.get("linear_top1")).method == "byol"
     assert aliases(results) == {"champion": "simclr-0", "simclr": "simclr-0", "byol": "byol-0", "rotation": "rotation-0"}
     named, _ = versions(original)
     assert named["champion"] == named["simclr"]
@@ -139,13 +122,14 @@ def test_the_champion_is_chosen_by_held_out_labels_and_never_by_the_test_split(o
 
 def test_a_collapsed_encoder_gets_no_alias_and_a_baseline_neither(original):
     results, _ = load_results(original)
-    best = next(r for r in results if r.method == "simclr")
-    best.metrics["verdict"] = "collapsed"
-    baseline = Result("random_init", 0, {"holdout_linear_top1": 0.99}, {})
-    assert aliases([*results, baseline]) == {"champion": "byol-0", "byol": "byol-0", "rotation": "rotation-0"}
-    for result in results:
-        result.metrics["verdict"] = "collapsed"
-    assert aliases(results) == {}
+    others = [r for r in results if r.method != "simclr"]
+    collapsed = [
+        Result(metrics_of(r.method, verdict="collapsed", holdout_linear_top1=r.get("holdout_linear_top1"))) for r in results
+    ]
+    baseline = Result(metrics_of("random_init", holdout_linear_top1=0.99))
+    best = next(r for r in collapsed if r.method == "simclr")
+    assert aliases([best, *others, baseline]) == {"champion": "byol-0", "byol": "byol-0", "rotation": "rotation-0"}
+    assert aliases(collapsed) == {}
 
 
 def test_versions_carry_scores_hashes_license_and_their_run(original):
@@ -158,6 +142,29 @@ def test_versions_carry_scores_hashes_license_and_their_run(original):
     assert tags["encoder_sha256"] == files.sha256(original / "out/encoders/simclr-0" / saved_encoder.WEIGHTS)
     assert client.get_run(version.run_id).info.run_name == "simclr-0"
     assert "0.8000" in version.description
+
+
+def test_everything_describes_the_delivered_layer(original):
+    """Not the last block, which has twice as many features and another rank."""
+    from mlflow import MlflowClient
+    from mlflow.models import Model
+
+    version, package = MlflowClient().get_model_version_by_alias("ssl-example", "champion"), made.stored()
+    images = torch.from_numpy(textured_images(30, 1, 28))
+    features = made.expected(original, "simclr-0", "block3", images).half().float()
+    assert registry.load().module(images).shape == features.shape == (30, 16)
+    assert (version.tags["dim"], version.tags["layer"]) == ("16", "block3")
+    rank = effective_rank(features)
+    assert float(version.tags["effective_rank"]) == pytest.approx(rank) and rank != 9.0  # the last block's, in the metrics
+    card = (package / "MODEL_CARD.md").read_text()
+    assert version.description == card and "features (B, 16), the pooled output of `block3`" in card
+    assert f"effective rank of the features, on 30 training images | {rank:.4f}" in card
+    signature = Model.load(package / "MLmodel").signature
+    ((given,), (made_of,)) = signature.inputs.inputs, signature.outputs.inputs
+    assert (given.name, given.type, given.shape) == ("images", np.dtype("uint8"), (-1, 1, -1, -1))
+    assert (made_of.name, made_of.type, made_of.shape) == ("features", np.dtype("float32"), (-1, 16))
+    example = Model.load(package / "MLmodel").load_input_example(str(package))
+    assert example["images"].shape == (1, 1, 28, 28) and example["images"].dtype == np.uint8
 
 
 def test_every_seed_is_a_version_and_a_methods_alias_is_its_best_seed(root):
@@ -203,14 +210,37 @@ def test_a_new_evaluation_changes_scores_and_alias_but_makes_no_version(root):
     assert after == named | {"champion": named["byol"]}
 
 
+def die_at(point: str) -> None:
+    """From now on a registration that comes to ``point`` ends as a crash would end it."""
+    import mlflow.artifacts
+    from mlflow import MlflowClient
+
+    owner, name = {
+        "upload": (MlflowClient, "log_artifacts"),
+        "verify": (mlflow.artifacts, "download_artifacts"),
+        "create": (MlflowClient, "create_model_version"),
+        "created": (MlflowClient, "create_model_version"),
+    }.get(point, (MlflowClient, "set_registered_model_alias"))
+    real = getattr(owner, name)
+
+    def call(*arguments, **keywords):
+        if point == "created":
+            real(*arguments, **keywords)
+        if not point.startswith("alias ") or point.removeprefix("alias ") in arguments:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **keywords)
+
+    setattr(owner, name, call)
+
+
 @pytest.mark.parametrize("point", ["upload", "verify", "create", "created", "alias simclr", "alias champion"])
 def test_killed_at_any_point_the_aliases_stay_valid_and_the_same_command_finishes(root, point):
     before, numbers = versions(root)
     made.write_encoder(root, "simclr", weights=1)
     pid = os.fork()
     if pid == 0:
-        os.environ["SSL_KILL_AT"] = f"registry:{point}"
         with contextlib.suppress(BaseException):
+            die_at(point)
             register(root, made.exporter)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
@@ -235,7 +265,7 @@ def test_what_arrives_damaged_is_not_registered(root, monkeypatch):
 
     def damaged(self, run_id, local_dir, artifact_path=None):
         real(self, run_id, local_dir, artifact_path)
-        stored = Path(self.get_run(run_id).info.artifact_uri.removeprefix("file://")) / artifact_path / export.PROGRAM
+        stored = Path(self.get_run(run_id).info.artifact_uri.removeprefix("file://")) / artifact_path / modeling.WEIGHTS
         flip(stored)
 
     monkeypatch.setattr(MlflowClient, "log_artifacts", damaged)
@@ -264,13 +294,6 @@ def test_two_registrations_at_once_are_one_and_a_refusal(root):
 # ------------------------------------------------------------------ loading
 
 
-def stored(root):
-    """The directory of the champion's files."""
-    from mlflow import MlflowClient
-
-    return Path(MlflowClient().get_model_version_by_alias("ssl-example", "champion").source.removeprefix("file://"))
-
-
 def flip(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -280,8 +303,8 @@ def flip(path):
 @pytest.mark.parametrize("reseal", [False, True])
 def test_a_tampered_package_is_refused_before_anything_in_it_is_read(root, reseal):
     """Also when whoever changed it made the manifest fit."""
-    package = stored(root)
-    flip(package / export.PROGRAM)
+    package = made.stored()
+    flip(package / modeling.WEIGHTS)
     if reseal:
         files.seal(package)
     with pytest.raises(IntegrityError):
@@ -295,7 +318,7 @@ def test_a_model_that_does_not_exist_is_a_line_that_helps(original, uri):
 
 
 def test_without_a_registered_model_the_way_to_one_is_named(tmp_path, monkeypatch):
-    enter(tmp_path, monkeypatch)
+    made.enter(tmp_path, monkeypatch)
     with pytest.raises(UsageError, match="make run"):
         registry.load()
 

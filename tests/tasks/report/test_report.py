@@ -14,13 +14,13 @@ import pytest
 
 from tasks.report import figures, findings, illustrations, pictures
 from tasks.report.page import build, compare, mistakes, publish
-from tasks.report.tsne import tsne
 from tasks.results import Result, Row, champion, load_results
 from tasks.runtime import dataset, files
+from tasks.runtime.audit import Leaks
 from tasks.runtime.errors import IntegrityError
 from tests.conftest import ROOT
-from tests.support import browser
-from tests.support.example_results import CLASSES, write_project
+from tests.support import audits, browser
+from tests.support.example_results import CLASSES, metrics_of, write_project
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +87,7 @@ def test_the_summary_compares_the_best_method_with_every_baseline(page):
 
 def test_words_follow_the_intervals():
     def row(low, high):
-        result = Result("simclr", 0, {"verdict": "healthy", "linear_interval": [low, high]}, {})
-        return Row("simclr", (result,))
+        return Row("simclr", (Result(metrics_of("simclr", linear_interval=[low, high])),))
 
     assert compare(row(0.7, 0.8), row(0.5, 0.6)) == "above"
     assert compare(row(0.5, 0.6), row(0.7, 0.8)) == "below"
@@ -231,7 +230,7 @@ def test_neighbors_are_the_most_similar_images_without_the_query():
     features = np.eye(8, dtype=np.float32)
     features[3] = features[0] * 0.9 + features[1] * 0.1
     features[5] = features[0] * 0.8 + features[1] * 0.2
-    found = pictures.neighbors(features / np.linalg.norm(features, axis=1, keepdims=True), [0])
+    found = pictures.most_similar(features / np.linalg.norm(features, axis=1, keepdims=True), [0])
     assert found.shape == (1, pictures.NEIGHBORS)
     assert found[0, :2].tolist() == [3, 5]
     assert 0 not in found
@@ -258,7 +257,7 @@ def test_mistakes_count_what_the_predictions_say(project):
 
 def test_the_effect_of_near_duplicates_is_the_score_without_them(page):
     pairs = [("a", "a"), ("a", "b"), ("b", "b"), ("b", "b")]
-    assert findings.effect(pairs, np.array([0])) == {"images": 1, "all": 0.75, "rest": pytest.approx(2 / 3)}
+    assert findings.effect(pairs, np.array([0])) == findings.Effect(1, 0.75, pytest.approx(2 / 3))
     assert findings.effect(pairs, np.arange(4)) is None
     assert "Without the 2 test images" in text_of(page)
 
@@ -267,23 +266,23 @@ def test_leaks_left_in_training_count_as_suspicious(project):
     data = dataset.load(project / dataset.PREPARED)
     images = np.concatenate([data.train_images[:3], data.test_images[3:]])
     leaky = dataclasses.replace(data, test_images=images)
-    assert findings.suspicious_rows({"leaks": {"count": 3, "dropped": 0}}, leaky).tolist() == [0, 1, 2]
-    assert findings.suspicious_rows({"leaks": {"count": 3, "dropped": 3}}, leaky).tolist() == []
+    assert findings.suspicious_rows(audits.audit(leaks=Leaks(3, 0, 0, ())), leaky).tolist() == [0, 1, 2]
+    assert findings.suspicious_rows(audits.audit(leaks=Leaks(3, 0, 3, ())), leaky).tolist() == []
 
 
 def test_tsne_keeps_groups_apart_and_repeats_exactly():
     rng = np.random.default_rng(0)
     groups = np.arange(150) % 3
     x = rng.normal(size=(3, 20))[groups] * 4 + rng.normal(size=(150, 20))
-    y = tsne(x)
-    assert y.shape == (150, 2) and np.array_equal(y, tsne(x))
+    y = pictures.plane(x)
+    assert y.shape == (150, 2) and np.array_equal(y, pictures.plane(x))
     distance = np.linalg.norm(y[:, None] - y, axis=2) + 1e9 * np.eye(150)
     assert (groups[distance.argmin(1)] == groups).mean() > 0.98
 
 
 @pytest.mark.parametrize("x", [np.ones((10, 4)), np.zeros((3, 1)), np.random.default_rng(0).normal(size=(30, 1))])
 def test_tsne_of_collapsed_or_few_features_is_finite(x):
-    y = tsne(x)
+    y = pictures.plane(x)
     assert y.shape == (len(x), 2) and np.isfinite(y).all()
 
 

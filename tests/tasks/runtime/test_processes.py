@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import wait_for
 from tests.support.project import command, duplicate, start, training_project
-from tests.tasks.runtime.test_stage import STAGE, newest_step, outputs, wait_for
+from tests.tasks.runtime.test_stage import STAGE, newest_step, outputs
 
 EPOCHS = 8
 

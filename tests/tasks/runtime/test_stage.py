@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import re
-import signal
+import resource
 import sqlite3
 import subprocess
 import time
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ssl_core.methods.counting import Counting
+from tests.support.processes import wait_for
 from tests.support.project import command, duplicate, environment, set_params, start, training_project
 
 STAGE = ("tasks.pretrain", "simclr", "0")
@@ -54,13 +55,6 @@ def newest_step(project: Path) -> int:
     return max((int(p.name.removeprefix("step-")) for p in checkpoints(project)), default=0)
 
 
-def wait_for(condition, seconds: float = 60.0) -> None:  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
 def runs_in_mlflow(project: Path) -> list[tuple[str, str]]:
     """(name, status) of every run, once MLflow has what the journals say."""
     assert command(project, "tasks.sync").returncode == 0
@@ -71,7 +65,7 @@ def runs_in_mlflow(project: Path) -> list[tuple[str, str]]:
 def test_killed_again_and_again_it_ends_with_the_same_bits_as_one_run(project: Path, unbroken: dict[str, bytes]) -> None:
     def killed_when(condition) -> None:  # type: ignore[no-untyped-def]
         process = start(project, *STAGE, SSL_CHECKPOINT_SECONDS="0")
-        wait_for(lambda: condition() or process.poll() is not None)
+        wait_for(lambda: condition() or process.poll() is not None, pause=0.01)  # the window is short
         assert process.poll() is None, process.communicate()
         process.kill()
         process.communicate()
@@ -245,14 +239,9 @@ def test_a_damaged_input_is_refused(project: Path) -> None:
 
 
 def test_a_full_disk_ends_with_one_line_and_no_output(project: Path) -> None:
-    import resource
-
-    def small_files() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    full = [os.sys.executable, "-m", *STAGE]
-    result = subprocess.run(full, cwd=project, env=environment(), capture_output=True, text=True, preexec_fn=small_files)
-    assert result.returncode == 4, result.stderr
-    assert "no space left" in result.stderr and "Traceback" not in result.stderr
+    process = start(project, *STAGE)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))  # of each file; Python ignores the signal
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 4, stderr
+    assert "no space left" in stderr and "Traceback" not in stderr
     assert not (project / OUTPUTS[0]).exists() and not list(project.rglob("*.tmp"))

@@ -1,26 +1,22 @@
-"""Where images come from: the embedded sample, torchvision's data sets, a folder or an archive."""
+"""``source: torchvision``: one of torchvision's data sets, a copy on this machine or its download."""
 
 import gzip
 import hashlib
-import lzma
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ssl_core.config import ConfigError, unknown_name
 from tasks.prepare import images
-from tasks.prepare.folders import ArchiveSource, Content, FolderSource, Source
-from tasks.prepare.layout import Item
-from tasks.runtime import files
+from tasks.prepare.source import ArraySource, Source
 from tasks.runtime.dataset import Array
-from tasks.runtime.errors import EnvironmentFault, IntegrityError, UsageError
+from tasks.runtime.errors import EnvironmentFault, IntegrityError
 from tasks.runtime.params import DataConfig
 
-SAMPLE = Path("data/sample")
-TORCHVISION = {
+LICENSES = {
     "FashionMNIST": "MIT, Copyright (c) 2017 Zalando SE",
     "CIFAR10": "none stated by its authors (Krizhevsky, 2009); check before you publish",
     "CIFAR100": "none stated by its authors (Krizhevsky, 2009); check before you publish",
@@ -31,98 +27,24 @@ UNREADABLE = (RuntimeError, ValueError, EOFError, AssertionError)
 """What torchvision raises for a copy that is absent, incomplete or damaged."""
 DOWNLOAD_SECONDS = 30.0
 """A download that stays silent for longer has failed."""
+Splits = tuple[list[tuple[str, Array, Array]], list[str]]
+"""[(split, images, labels)] and the class names."""
 
 
 def open_source(config: DataConfig) -> Source:
-    """The source ``params.yaml`` names.
-
-    Raises:
-        ConfigError, UsageError: a wrong name, or a path that does not exist.
-        DataError: nothing usable there.
-        EnvironmentFault: a download is needed and impossible.
-    """
-    if config.source == "sample":
-        return sample()
-    if config.source == "torchvision":
-        return torchvision(config.name, config.path)
-    path = user_path(config)
-    if config.source == "archive":
-        if not path.is_file():
-            raise UsageError(f"data.path: {path} is not a file; use data.source: folder for a folder")
-        return ArchiveSource(path)
-    if not path.is_dir():
-        raise UsageError(f"data.path: {path} is not a folder; use data.source: archive for a tar or zip file")
-    return FolderSource(path)
-
-
-def user_path(config: DataConfig) -> Path:
-    """``data.path`` as a path that exists.
-
-    Raises:
-        ConfigError, UsageError: it names nothing, or not what ``data.source`` reads.
-    """
-    path = Path(config.path)
-    if config.source == "sample" and path != SAMPLE:
-        raise ConfigError(f"data.path is {config.path}; data.source: sample needs data.path: {SAMPLE}")
-    if not path.exists():
-        raise UsageError(f"data.path: {path} does not exist; give the path of your images (relative to the project's root)")
-    return path
-
-
-# ---------------------------------------------------------------------- arrays
-
-
-class ArraySource(Source):
-    """Images that come decoded."""
-
-    def fill(self, splits: Sequence[tuple[str, Array, Array]]) -> "ArraySource":
-        """Take (split, images (N, H, W[, 3]), labels (N,)) triples."""
-        self._images = [pixels for _, pixels, _ in splits]
-        for split, _, labels in splits:
-            self.items += [Item(f"{split}/{i:06}", split, int(label)) for i, label in enumerate(labels)]
-        return self
-
-    def read(self, rows: Sequence[int]) -> Iterator[tuple[int, Content]]:
-        """Read the items at ``rows``."""
-        starts = np.cumsum([0, *map(len, self._images)])
-        for row in rows:
-            part = int(np.searchsorted(starts, row, side="right")) - 1
-            yield row, np.asarray(self._images[part][row - starts[part]])
-
-
-def sample(directory: Path = SAMPLE) -> Source:
-    """The embedded data set.
-
-    Raises:
-        IntegrityError: the file is missing or not the one that was shipped.
-    """
-    facts = files.read_json(directory / "sample.json")
-    path = directory / facts["file"]
-    if not path.is_file() or files.sha256(path) != facts["sha256"]:
-        raise IntegrityError(f"{path} is missing or damaged; restore it: git checkout {directory}")
-    with lzma.open(path) as file:
-        arrays = [np.lib.format.read_array(file, allow_pickle=False) for _ in range(4)]
-    source = ArraySource(facts["name"], facts["source"], facts["license"], classes=facts["classes"])
-    return source.fill([("train", *arrays[:2]), ("test", *arrays[2:])])
-
-
-def torchvision(name: str | None, path: str) -> Source:
-    """One of torchvision's data sets: a copy on this machine if there is one, else its download.
+    """The data set ``data.name``: a copy on this machine if there is one, else its download.
 
     Raises:
         ConfigError: a name that is not supported.
         EnvironmentFault: no copy, and the download fails.
     """
-    if name not in TORCHVISION:
-        raise ConfigError(unknown_name(f"data.name: {name!r}", str(name), TORCHVISION))
+    name = config.name
+    if name not in LICENSES:
+        raise ConfigError(unknown_name(f"data.name: {name!r}", str(name), LICENSES))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssl-pipeline" / "torchvision"
-    roots = [Path(path), cache, Path("data"), Path.home() / "data", Path.home() / "datasets", SYSTEM]
+    roots = [Path(config.path), cache, Path("data"), Path.home() / "data", Path.home() / "datasets", SYSTEM]
     splits, classes = _installed(name, roots) or _load(name, roots) or _download(name, cache)
-    source = ArraySource(name, f"torchvision.datasets.{name}", TORCHVISION[name], classes=classes)
-    return source.fill(splits)
-
-
-Splits = tuple[list[tuple[str, Array, Array]], list[str]]
+    return ArraySource(name, f"torchvision.datasets.{name}", LICENSES[name], classes, splits)
 
 
 def _load(name: str, roots: Sequence[Path]) -> Splits | None:

@@ -1,0 +1,34 @@
+"""Outputs of a network that is looked at and not trained."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def frozen(
+    module: nn.Module,
+    batches: Iterable[Tensor],
+    precision: str,
+    outputs: Callable[[Tensor], Sequence[Tensor]] | None = None,
+) -> list[Tensor]:
+    """Run ``module`` in evaluation mode, without gradients; afterwards it is in the mode it was in.
+
+    Args:
+        batches: normalized images (B, C, H, W), on the device of ``module``.
+        precision: ``bf16`` or ``float32``, that of the training.
+        outputs: what to keep of a batch, each (B, D_i). Without it that is what ``module`` returns.
+
+    Returns:
+        (N, D_i) float32 for each output, in the order of the images.
+    """
+    was_training = module.training
+    module.eval()
+    kept: list[list[Tensor]] = []
+    for x in batches:
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            kept.append([out.float() for out in (outputs(x) if outputs else (module(x),))])
+    module.train(was_training)
+    return [torch.cat(parts) for parts in zip(*kept, strict=True)]

@@ -1,0 +1,55 @@
+"""The columns of the table of results: what was run, the scores of ``ssl_core/evaluation/scores.py``, and what it cost.
+
+A score that is declared there has its column here. Science says what a score is called and whether encoders are compared by
+it at first sight (``headline``). Where such scores stand is decided here and in whatever reads ``HEADLINES``:
+
+- every score: leaderboard.csv, the encoder's run in MLflow, the tags of its registered version;
+- a headline also: the short table (terminal, leaderboard.md), the report, the model card, the report's run in MLflow and
+  the table in Prefect.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ssl_core.evaluation.scores import SCORES, Score
+
+if TYPE_CHECKING:
+    from tasks.results import Result
+
+Value = Callable[["Result"], Any]
+
+PRETEXT = Score("pretext_accuracy", "pretext", "share right in the method's own task", "share", "higher", headline=True)
+"""Of the last epoch, on augmented training images. Tasks differ, so it compares runs of one method only."""
+HEADLINES = tuple(score for score in SCORES if score.headline)
+
+
+def _score_columns(score: Score) -> dict[str, Value]:
+    """A score's column, and two for its interval if it has one."""
+
+    def edge(end: int) -> Value:
+        return lambda result: (result.metrics.interval(score.interval) or (None, None))[end]
+
+    own: dict[str, Value] = {score.name: lambda result: result.metrics.score(score.name)}
+    return own | ({f"{score.interval}_low": edge(0), f"{score.interval}_high": edge(1)} if score.interval else {})
+
+
+COLUMNS: dict[str, Value] = {
+    "method": lambda result: result.method,
+    "seed": lambda result: result.seed,
+    "encoder": lambda result: result.metrics.encoder,
+    "epochs": lambda result: result.training.epochs,
+    **{name: value for score in SCORES for name, value in _score_columns(score).items()},
+    PRETEXT.name: lambda result: None if result.is_baseline else result.training.pretext_accuracy,
+    "dim": lambda result: result.training.dim,
+    "parameters": lambda result: result.training.parameters,
+    "seconds": lambda result: result.training.seconds,
+    "images_per_second": lambda result: result.training.images_per_second,
+    "peak_memory_bytes": lambda result: result.training.peak_memory_bytes,
+    "full_schedule_seconds": lambda result: result.training.full_schedule_seconds,
+}
+"""In the order of leaderboard.csv; a value is None where there is none (no labels, no training)."""
+
+
+def table_scores() -> list[Score]:
+    """What a table for people shows, in its order: shares side by side, then other numbers, then words."""
+    return sorted((*HEADLINES, PRETEXT), key=lambda score: ("share", "number", "text").index(score.form))

@@ -1,0 +1,136 @@
+"""What a source of images is, and the way from ``data.source`` to the module that opens it."""
+
+import importlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tasks.prepare import layout
+from tasks.prepare.images import BadImage
+from tasks.prepare.layout import SUMS, Item, is_image
+from tasks.runtime.dataset import Array
+from tasks.runtime.errors import DataError
+from tasks.runtime.params import DataConfig
+
+Content = bytes | Array | BadImage
+OWN_LICENSE = "not stated (the user's own images)"
+
+
+def open_source(config: DataConfig) -> "Source":
+    """Open the source that params.yaml names.
+
+    Raises:
+        ConfigError, UsageError: ``data.name`` or ``data.path`` is not what the source needs.
+        DataError: the source holds nothing usable.
+        EnvironmentFault: a download is needed and impossible.
+    """
+    source: Source = importlib.import_module(f"tasks.prepare.sources.{config.source}").open_source(config)
+    return source
+
+
+@dataclass
+class Source(ABC):
+    """A list of images that are not read yet.
+
+    ``read(rows)`` yields (row, content) in any order. The content is the file's bytes, decoded pixels (H, W) or (H, W, 3)
+    uint8, or why it cannot be read.
+    """
+
+    name: str
+    origin: str
+    license: str
+    items: list[Item] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    """Class names; an item's label is a position in this list."""
+    ignored: list[str] = field(default_factory=list)
+    """Names of files that are no images."""
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    """(name, reason) of what was refused without being read."""
+    warnings: list[str] = field(default_factory=list)
+    sums: dict[str, str] = field(default_factory=dict)
+    """sha256 by name, from a SHA256SUMS file."""
+
+    @abstractmethod
+    def read(self, rows: Sequence[int]) -> Iterator[tuple[int, Content]]:
+        """Read the items at ``rows``."""
+
+
+class ArraySource(Source):
+    """Images that come decoded.
+
+    Args:
+        splits: (``train`` or ``test``, images (N, H, W) or (N, H, W, 3) uint8, labels (N,) with -1 for none).
+
+    Raises:
+        DataError: images or labels of another type or shape, or a label that names no class.
+    """
+
+    def __init__(self, name: str, origin: str, license: str, classes: list[str], splits: Sequence[tuple[str, Array, Array]]):
+        super().__init__(name, origin, license, classes=classes)
+        for split, pixels, labels in splits:
+            _check_arrays(f"{origin}, {split}", pixels, labels, len(classes))
+            self.items += [Item(f"{split}/{i:06}", split, int(label)) for i, label in enumerate(labels)]
+        self._images = [pixels for _, pixels, _ in splits]
+
+    def read(self, rows: Sequence[int]) -> Iterator[tuple[int, Content]]:
+        """Read the items at ``rows``."""
+        starts = np.cumsum([0, *map(len, self._images)])
+        for row in rows:
+            part = int(np.searchsorted(starts, row, side="right")) - 1
+            yield row, np.asarray(self._images[part][row - starts[part]])
+
+
+def _check_arrays(where: str, pixels: Array, labels: Array, classes: int) -> None:
+    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[3:] not in ((), (3,)):
+        raise DataError(
+            f"{where}: the images are {pixels.dtype} of shape {pixels.shape}; they must be uint8 (N, H, W) or (N, H, W, 3)"
+        )
+    if labels.shape != pixels.shape[:1] or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{where}: {len(pixels)} images need as many whole numbers as labels, not {labels.dtype} {labels.shape}"
+        )
+    if len(labels) and not -1 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise DataError(
+            f"{where}: labels go from {labels.min()} to {labels.max()}; there are {classes} classes, -1 is no label"
+        )
+
+
+class FileSource(Source):
+    """Images that are files, whose names say splits and classes."""
+
+    def place(self, names: Sequence[str], folders: Sequence[str], where: str) -> None:
+        """Take the names of all files and folders; ``where`` names the source in messages.
+
+        Raises:
+            DataError: no images, or folders that cannot be understood.
+        """
+        self.ignored += sorted(n for n in names if not is_image(n) and n != SUMS)
+        if self.bad and not any(map(is_image, names)):
+            first = "; ".join(f"{name!r}: {reason}" for name, reason in sorted(self.bad)[:3])
+            raise DataError(f"{where} holds no images that can be used; {len(self.bad)} refused: {first}")
+        arranged = layout.arrange((n for n in names if is_image(n)), folders, where)
+        self.items, self.classes = arranged.items, arranged.classes
+        self.warnings += arranged.warnings
+
+    def check_sums(self, text: bytes) -> None:
+        """Take the hashes of a SHA256SUMS file (``sha256sum``'s format); a listed image that is absent is bad.
+
+        Raises:
+            DataError: a line of another format.
+        """
+        known = {item.name for item in self.items}
+        refused = {name for name, _ in self.bad}
+        for number, line in enumerate(os.fsdecode(text).splitlines(), 1):
+            digest, _, name = line.partition(" ")
+            name = name.lstrip(" *").removeprefix("./")
+            if not line.strip():
+                continue
+            if len(digest) != 64 or not name:
+                raise DataError(f"{self.name}: line {number} of {SUMS} is not 'sha256  name'; make it with sha256sum")
+            if name in known:
+                self.sums[name] = digest.lower()
+            elif is_image(name) and name not in refused:
+                self.bad.append((name, f"listed in {SUMS} but not there"))

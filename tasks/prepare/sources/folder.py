@@ -1,0 +1,136 @@
+"""``source: folder``: images in a folder, found by name and read one after another."""
+
+import functools
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tasks.prepare import images
+from tasks.prepare.images import BadImage
+from tasks.prepare.layout import SUMS, is_image
+from tasks.prepare.source import OWN_LICENSE, Content, FileSource, Source
+from tasks.runtime.errors import UsageError
+from tasks.runtime.params import DataConfig, images_path
+
+
+def open_source(config: DataConfig) -> Source:
+    """The folder at ``data.path``.
+
+    Raises:
+        UsageError: no folder there.
+        DataError: the folder holds nothing usable.
+    """
+    path = images_path(config.path)
+    if not path.is_dir():
+        raise UsageError(f"data.path: {path} is not a folder; use data.source: archive for a tar or zip file")
+    return FolderSource(path, config.follow_links)
+
+
+class FolderSource(FileSource):
+    """A folder of images; pipes, devices, unreadable folders and most links that lead outside are quarantined, never opened.
+
+    Args:
+        follow_links: read what links out of the folder point to. Links into this project's DVC cache are always read: with
+            ``cache.type symlink`` they are what ``dvc add`` leaves of the images.
+    """
+
+    def __init__(self, path: Path, follow_links: bool = False):
+        super().__init__(path.resolve().name, path.resolve().name, OWN_LICENSE)
+        self._root, self._follow_links = path.resolve(), follow_links
+        self._elsewhere: dict[str, Path] = {}
+        self._linked: list[str] = []
+        self._pending: list[tuple[str, tuple[Path, ...]]] = [("", (self._root,))]
+        names: list[str] = []
+        folders: list[str] = []
+        while self._pending:
+            folder, way = self._pending.pop()
+            for entry in self._list(folder, way[-1]):
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir(follow_symlinks=False) and is_image(f"{entry.name}/x"):
+                    folders.append(name)
+                    self._pending.append((name, (*way[:-1], way[-1] / entry.name)))
+                elif entry.is_dir(follow_symlinks=False):
+                    self.ignored.append(name + "/")
+                elif not is_image(name) or self._accept(name, entry, way):
+                    names.append(name)
+        if self._linked:
+            named = f"{len(self._linked)} linked folders are read, {min(self._linked)!r} first"
+            self.warnings.append(f"{named}, but DVC does not look into them: after a change there run dvc repro -f prepare")
+        self.place(names, folders, str(path))
+        if SUMS in names:
+            text = self._content(SUMS)
+            self.check_sums(text if isinstance(text, bytes) else b"unreadable")
+
+    def _list(self, folder: str, place: Path) -> list["os.DirEntry[str]"]:
+        try:
+            with os.scandir(place) as entries:
+                return sorted(entries, key=lambda e: e.name)
+        except OSError as error:
+            self.bad.append((folder or ".", f"cannot be listed ({error.strerror})"))
+            return []
+
+    def _accept(self, name: str, entry: "os.DirEntry[str]", way: tuple[Path, ...]) -> bool:
+        """Whether this is a file to read; a link to a folder that may be read is noted for later.
+
+        Args:
+            way: the real folders that links led to on the way here; the last is the one this entry lies in.
+        """
+        if entry.is_symlink():
+            return self._follow(name, Path(os.path.realpath(entry.path)), way)  # unlike Path.resolve: no exception for a loop
+        if not entry.is_file(follow_symlinks=False):
+            self.bad.append((name, "not a regular file (pipe, socket or device)"))
+            return False
+        if len(way) > 1:
+            self._elsewhere[name] = Path(entry.path)
+        return True
+
+    def _follow(self, name: str, target: Path, way: tuple[Path, ...]) -> bool:
+        inside = target.is_relative_to(self._root)
+        if not (inside or self._follow_links or _in_dvc_cache(target)):
+            self.bad.append((name, "a link that leads out of the folder (data.follow_links: true reads it)"))
+        elif not target.exists():
+            self.bad.append((name, "a link that leads nowhere"))
+        elif target.is_dir() and (inside or any(place.is_relative_to(target) for place in way)):
+            self.ignored.append(f"{name} (a link to a folder that is read anyway)")
+        elif target.is_dir():
+            self._linked.append(name)
+            self._pending.append((name, (*way, target)))
+        else:
+            self._elsewhere[name] = target
+            return True
+        return False
+
+    def read(self, rows: Sequence[int]) -> Iterator[tuple[int, Content]]:
+        """Read the items at ``rows``."""
+        for row in rows:
+            yield row, self._content(self.items[row].name)
+
+    def _content(self, name: str) -> bytes | BadImage:
+        path = self._elsewhere.get(name) or self._root / name
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with os.fdopen(handle, "rb") as file:
+                status = os.fstat(handle)
+                if not stat.S_ISREG(status.st_mode):
+                    return BadImage("not a regular file")
+                if status.st_size > images.MAX_BYTES:
+                    return BadImage(f"{status.st_size:,} bytes is more than {images.MAX_BYTES:,}")
+                return file.read(images.MAX_BYTES)
+        except OSError as error:
+            return BadImage(f"cannot be read ({error.strerror})")
+
+
+def _in_dvc_cache(path: Path) -> bool:
+    cache = dvc_cache(Path.cwd())
+    return cache is not None and path.is_relative_to(cache)
+
+
+@functools.cache
+def dvc_cache(project: Path) -> Path | None:
+    """Where DVC keeps the files of ``project``, as ``dvc cache dir`` says; None where DVC does not manage it."""
+    command = [sys.executable, "-m", "dvc", "cache", "dir"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    return Path(done.stdout.strip()).resolve() if done.returncode == 0 else None

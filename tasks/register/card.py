@@ -1,0 +1,111 @@
+"""The model card: what an encoder is, how good, on what, and the code that uses it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tasks.columns import HEADLINES
+from tasks.metrics import Metrics
+from tasks.register.export import OPSET
+
+
+def model_card(
+    name: str, facts: Mapping[str, Any], metrics: Metrics, meta: Mapping[str, Any], delivered: Mapping[str, Any]
+) -> str:
+    """Markdown: what the encoder is, how good, on what, how to use it, and what it may be used for.
+
+    Args:
+        delivered: ``dim``, ``images`` and ``effective_rank`` of the features of the delivered layer.
+    """
+    layer, knn_layer = metrics.layer, metrics.protocol.get("knn_layer", metrics.layer)
+    rank = delivered["effective_rank"]
+    scores = [
+        (f"{score.about}{f', on `{knn_layer}`' if 'knn' in score.name and knn_layer != layer else ''}", value, score.better)
+        for score in HEADLINES
+        if score.form != "text" and score.name != "effective_rank" and (value := metrics.score(score.name)) is not None
+    ] + ([(f"effective rank of the features, on {delivered['images']:,} training images", rank, "higher")] if rank else [])
+    made, train = facts["encoder"], facts.get("train", {})
+    lines = [
+        f"# {name}",
+        "",
+        f"An image encoder trained without labels by `{metrics.method}` (seed {metrics.seed}) on {meta['name']}.",
+        "",
+        f"- **Input**: images (B, {made['channels']}, H, W) of any size, integers in 0..255 or floats in 0..1; the centered",
+        f"  square is resized to {made['image_size']} and normalized inside: mean {facts['mean']}, deviation {facts['std']}.",
+        f"- **Output**: features (B, {delivered['dim']}), the pooled output of `{layer}`; other layers: `config.json`.",
+        f"  Verdict on the training, from its last layer: {metrics.verdict}.",
+        f"- **Encoder**: {made['config']['name']}, {facts.get('parameters', 0):,} parameters, weights sha256"
+        f" `{metrics.encoder_sha256}`.",
+        f"- **Training**: {facts.get('epochs')} epochs, batch {train.get('batch_size')}, precision {facts.get('precision')}.",
+        f"- **Data**: {meta['name']}, {meta['num_train']} training images, sha256 `{facts['data_sha256']}`; source:"
+        f" {meta.get('source') or 'unknown'}; license: {meta.get('license') or 'unknown'}.",
+        "",
+        f"Scores, of `{layer}` where nothing else is said:",
+        "",
+        "| score | value | better |",
+        "|---|---|---|",
+        *(f"| {about} | {value:.4f} | {better} |" for about, value, better in scores),
+        "",
+        f"Protocol: `{json.dumps(metrics.protocol, sort_keys=True)}`. Choices were made on held-out training labels;"
+        " the test split was read once.",
+        "",
+        *_usage(made),
+        "## Intended use",
+        "",
+        "Features for search, clustering, near-duplicate detection and small classifiers on images like those above; a start",
+        "for fine-tuning. Scores say nothing about other kinds of images. Not for decisions about people. The license of the",
+        "training data applies.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _usage(made: Mapping[str, Any]) -> list[str]:
+    """The card's code, each part to be pasted as it is."""
+    lines = [
+        "## Use",
+        "",
+        "Nothing here unpickles. `modeling.py` is code that needs torch and safetensors: read it, copy it into your project.",
+        "",
+        "```python",
+        "from modeling import load",
+        "",
+        'encoder = load("FOLDER")                        # a torch module with gradients, .train(), .half() and .to()',
+        "features = encoder(images)                      # (B, D)",
+        "maps = encoder.maps(images)                     # {'block1': (B, C, h, w), ...}",
+        "```",
+        "",
+        f"With onnxruntime (opset {OPSET}), no code of ours: `encoder.onnx` takes uint8, `encoder-float.onnx` float32 in 0..1.",
+        "",
+        "```python",
+        "import onnxruntime",
+        "",
+        'features = onnxruntime.InferenceSession("FOLDER/encoder.onnx").run(None, {"images": images})[0]',
+        "```",
+        "",
+    ]
+    if not made["config"]["name"].startswith("resnet"):
+        return lines
+    stem = [f"net.conv1 = torch.nn.Conv2d({made['channels']}, 64, 3, 1, 1, bias=False)"]
+    if made["image_size"] > 112:
+        stem = [f"net.conv1 = torch.nn.Conv2d({made['channels']}, 64, 7, 2, 3, bias=False)"] if made["channels"] != 3 else []
+    pool = ["net.maxpool = torch.nn.Identity()"] if made["image_size"] <= 36 else []
+    norm = "" if made["config"]["norm"] == "batch" else "norm_layer=lambda c: torch.nn.GroupNorm(32, c)"
+    return [
+        *lines,
+        "In torchvision; `net` gives the last layer and takes images that are resized, in 0..1 and normalized by the mean and",
+        "standard deviation above:",
+        "",
+        "```python",
+        "import torch",
+        "import torchvision",
+        "from safetensors.torch import load_file",
+        "",
+        f"net = torchvision.models.{made['config']['name']}({norm})",
+        *stem,
+        *pool,
+        "net.fc = torch.nn.Identity()",
+        'net.load_state_dict(load_file("FOLDER/model.safetensors"))',
+        "```",
+        "",
+    ]

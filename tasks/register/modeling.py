@@ -1,0 +1,168 @@
+"""An encoder to take away, as a plain ``torch.nn.Module``: images in, features out, trainable like any other.
+
+``ImageEncoder`` needs torch alone: ``source`` writes a copy of it, with the one architecture it wraps, as the ``modeling.py``
+of a package. ``load`` reads a package with the code of this project and nothing of the package but numbers: a package may
+come from a store that others write to, and its ``modeling.py`` is for people to read and copy, never executed here.
+"""
+
+import inspect
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ssl_core.config import typed
+from ssl_core.engine import encoders
+from ssl_core.engine.encoders import Encoder, EncoderConfig, build, pool
+from tasks.runtime import files
+from tasks.runtime.errors import IntegrityError
+
+CONFIG, WEIGHTS, SOURCE = "config.json", "model.safetensors", "modeling.py"
+
+
+class ImageEncoder(nn.Module):
+    """Images to the features (B, ``dim``) of one layer of a trained encoder.
+
+    Images are (B, C, H, W) of any size: integers in 0..255, or floats of any width in 0..1. The centered square of the short
+    side is resized to ``image_size``, antialiased, and normalized. Features are float32.
+    Set ``layer`` to have those of another layer; ``maps`` gives all of them before pooling.
+    """
+
+    def __init__(self, encoder: nn.Module, config: Mapping[str, Any]):
+        super().__init__()
+        self.encoder, self.layer = encoder, config["layer"]
+        self.channels, self.image_size = config["encoder"]["channels"], config["encoder"]["image_size"]
+        self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, ``dim``): the mean over the positions of ``maps(images)[layer]``."""
+        return pool(self.maps(images)[self.layer])
+
+    def maps(self, images: Tensor) -> dict[str, Tensor]:
+        """The feature maps (B, C_i, h_i, w_i) of every block by name, ``block1`` first."""
+        blocks = self.encoder.blocks(self.prepare(images))
+        return {f"block{number}": block for number, block in enumerate(blocks, 1)}
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """What the network sees: (B, C, ``image_size``, ``image_size``), resized and normalized, in the type of its weights.
+
+        Raises:
+            ValueError: another shape, type or range of values than an image has. Ranges are not checked while a graph is
+                traced or compiled.
+        """
+        if images.ndim != 4 or images.shape[1] != self.channels:
+            raise ValueError(f"images have the shape {tuple(images.shape)}; it must be (B, {self.channels}, H, W)")
+        if images.dtype == torch.bool or images.is_complex():
+            raise ValueError(f"images are {images.dtype}; they must be integers in 0..255 or floats in 0..1")
+        white = 1 if images.is_floating_point() else 255
+        if not torch.compiler.is_compiling() and images.numel():
+            low, high = (float(x.detach()) for x in images.float().aminmax())
+            if not (low >= -1e-3 and high <= white + 1e-3):  # NaN fails too
+                raise ValueError(f"images of {images.dtype} hold {low:g} to {high:g}; they must be in 0..{white}")
+        weights = next(self.encoder.parameters())
+        with torch.autocast(images.device.type, enabled=False):
+            x = self._resize(images.to(torch.promote_types(torch.float32, weights.dtype)) / white)
+            mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+            return ((x - mean) / std).to(weights.dtype)
+
+    def _resize(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        if not torch.compiler.is_compiling() and height == width == self.image_size:
+            return x
+        side = torch.sym_min(height, width)
+        return self._weights(height, side, x) @ x @ self._weights(width, side, x).T
+
+    def _weights(self, length: int, side: int, x: Tensor) -> Tensor:
+        """(``image_size``, length) weights that resize the centered ``side`` of ``length`` pixels: triangles, as Pillow has."""
+        scale = side / self.image_size
+        places = torch.arange(self.image_size, device=x.device, dtype=x.dtype)
+        centers = (length - side) / 2 + (places + 0.5) * scale
+        distance = (torch.arange(length, device=x.device, dtype=x.dtype) + 0.5 - centers[:, None]).abs()
+        weights = (1 - distance / torch.sym_max(scale, 1.0)).clamp_min(0)
+        return weights / weights.sum(1, keepdim=True)
+
+
+def load(folder: Path) -> tuple[ImageEncoder, dict[str, Any]]:
+    """The encoder of a package, in evaluation mode on the CPU, and its ``config.json``. No code of the package is executed.
+
+    Raises:
+        IntegrityError: the files are absent, damaged, or not of one encoder.
+    """
+    config = files.read_json(folder / CONFIG)
+    weights = {name: torch.from_numpy(value.copy()) for name, value in files.load_tensors(folder / WEIGHTS).items()}
+    try:
+        made = config["encoder"]
+        network = build(typed(EncoderConfig, made["config"], "encoder"), made["channels"], made["image_size"], seed=0)
+        network.load_state_dict(weights)
+        encoder = ImageEncoder(network, config).eval()
+        with torch.no_grad():
+            encoder(torch.zeros(1, encoder.channels, 8, 8))  # the layer, the mean and the deviation fit the network too
+        return encoder, config
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise IntegrityError(f"{folder / CONFIG} and {WEIGHTS} do not describe one encoder: {error}") from None
+
+
+HEAD = '''"""{title}
+
+A plain torch module in one file. Copy it into your project; beside it, or anywhere, the folder with the numbers:
+
+    from modeling import load
+
+    encoder = load("FOLDER")     # that holds config.json and model.safetensors
+    features = encoder(images)   # (B, C, H, W): integers in 0..255, or floats in 0..1
+"""
+
+'''
+IMPORTS = """import json
+from abc import abstractmethod
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+"""
+TAIL = '''
+def load(folder) -> ImageEncoder:
+    """The trained encoder in ``folder``, in evaluation mode on the CPU."""
+    config = json.loads((Path(folder) / "config.json").read_text())
+    made = config["encoder"]
+    network = {network}
+    network.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+    return ImageEncoder(network, config).eval()
+'''
+MADE, SIZES = 'SimpleNamespace(**made["config"])', 'made["channels"], made["image_size"]'
+RESNET = (
+    ("GroupNorm", "_norm", "Conv3x3", "guard_tiny_inputs", "ResNet"),
+    f"ResNet({MADE}, {SIZES})",
+)
+PIECES: dict[str, tuple[tuple[str, ...], str]] = {
+    "small": (("GroupNorm", "_norm", "Conv3x3", "BasicBlock", "SmallResNet"), f'SmallResNet({MADE}, made["channels"])'),
+    "resnet18": RESNET,
+    "resnet34": RESNET,
+    "resnet50": RESNET,
+    "vit": (
+        ("sincos_positions", "VisionTransformer", "transformer_layer"),
+        f'VisionTransformer({MADE}, made["channels"])',
+    ),
+    "torchvision": (
+        ("ConfigError", "_node_shapes", "Torchvision"),
+        f'Torchvision(made["config"]["name"].removeprefix("torchvision/"), {SIZES})',
+    ),
+}
+"""Of ``ssl_core.engine.encoders``: what each architecture is made of, and the call that makes it."""
+
+
+def source(config: Mapping[str, Any], title: str) -> str:
+    """The text of ``modeling.py``: this module's class and the architecture of ``config``, and nothing of this project."""
+    names, network = PIECES[config["encoder"]["config"]["name"].split("/")[0]]
+    pieces = [Encoder, pool, *(getattr(encoders, name) for name in names), ImageEncoder]
+    text = "\n\n".join(inspect.getsource(piece) for piece in pieces) + "\n" + TAIL.format(network=network)
+    text = text.replace(": EncoderConfig", ": SimpleNamespace").replace("Mapping[", "dict[")
+    used = [line for line in IMPORTS.splitlines() if not line or re.search(rf"\b{line.split()[-1]}\b", text)]
+    return "\n".join([HEAD.format(title=title) + used[0], *used[1:], "", "", text])

@@ -1,0 +1,134 @@
+"""What folders mean: classes, splits, images without labels; and what can be read in two ways is refused."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tasks.prepare.layout import Layout, arrange
+from tasks.runtime.errors import DataError
+from tests.support import corpus, project
+from tests.tasks.prepare.test_prepare import class_folders, write
+
+
+def read(*groups: str) -> Layout:
+    """The layout of ``FOLDER xN`` groups: N images each; no number means 6."""
+    names = []
+    for group in groups:
+        folder, _, count = group.partition(" x")
+        names += [f"{folder}/{i}.png" if folder != "." else f"{i}.png" for i in range(int(count or 6))]
+    return arrange(names, [], "pictures")
+
+
+def counts(layout: Layout) -> Counter[tuple[str, str]]:
+    """Images by (split, class)."""
+    return Counter((item.split, layout.classes[item.label] if item.label >= 0 else "-") for item in layout.items)
+
+
+@pytest.mark.parametrize("name", ["train", "Train", "test", "training", "testing"])
+def test_a_split_s_name_among_classes_is_a_class(name: str) -> None:
+    layout = read("bicycle", "bus", "car", name)
+    assert set(layout.classes) == {"bicycle", "bus", "car", name} and not layout.warnings
+    assert counts(layout) == {("train", c): 6 for c in layout.classes}
+
+
+def test_valid_and_invalid_are_two_classes() -> None:
+    assert read("valid", "invalid").classes == ["invalid", "valid"]
+
+
+TWO_WAYS = {
+    "one other folder": ("train", "masks"),
+    "two splits beside others": ("train", "test", "bus", "car"),
+    "class folders everywhere": ("train/cat", "train/dog", "extra/cat", "extra/dog"),
+    "subfolders in the others": ("train", "bus/red", "car/blue"),
+}
+
+
+@pytest.mark.parametrize("case", TWO_WAYS)
+def test_what_can_be_read_in_two_ways_is_refused_with_both(case: str) -> None:
+    with pytest.raises(DataError) as error:
+        read(*TWO_WAYS[case])
+    text = str(error.value)
+    assert "two ways" in text and "move" in text and "is a class" in text and "'train'" in text
+    assert "\n" not in text
+
+
+def test_other_folders_beside_splits_with_classes_are_counted() -> None:
+    layout = read("train/cat", "train/dog", "test/cat", "test/dog", "masks x7", "raw/x x3", ". x2")
+    assert layout.classes == ["cat", "dog"] and len(layout.items) == 24
+    assert layout.warnings == [
+        "12 images outside the folders test and train are not used: 'masks' (7), 'raw' (3), '0.png' (1), '1.png' (1)"
+    ]
+
+
+@pytest.mark.parametrize("test", ["test", "test/unknown", "Testing"])
+def test_a_test_folder_without_labels_is_trained_on(test: str) -> None:
+    layout = read("train/cat", "train/dog", f"{test} x5")
+    assert counts(layout) == {("train", "cat"): 6, ("train", "dog"): 6, ("train", "-"): 5}
+    top = test.partition("/")[0]
+    (said,) = layout.warnings
+    assert said.startswith(f"5 images in {top} have no labels") and "data.test_fraction" in said
+
+
+def test_a_labelled_val_scores_where_test_has_no_labels() -> None:
+    layout = read("train/cat", "train/dog", "test x5", "val/cat x2", "val/dog x2")
+    assert counts(layout) == {
+        ("train", "cat"): 6,
+        ("train", "dog"): 6,
+        ("train", "-"): 5,
+        ("test", "cat"): 2,
+        ("test", "dog"): 2,
+    }
+    assert layout.warnings == ["5 images in test have no labels: trained on without them; scores use val"]
+
+
+def test_a_val_without_labels_is_trained_on_too() -> None:
+    layout = read("train/cat", "train/dog", "test/cat x2", "test/dog x2", "val x3")
+    assert counts(layout)["train", "-"] == 3 and counts(layout)["test", "dog"] == 2
+    assert "scores use test" in layout.warnings[0]
+
+
+def test_loose_images_of_a_labelled_test_are_trained_on() -> None:
+    layout = read("train/cat", "train/dog", "test/cat x2", "test/dog x2", "test x3", "train x4")
+    assert counts(layout)["train", "-"] == 7 and sum(n for (split, _), n in counts(layout).items() if split == "test") == 4
+    assert [re.sub(r":.*", "", text) for text in layout.warnings] == [
+        "4 training images lie in no class folder",
+        "3 test images lie in no class folder",
+    ]
+
+
+def test_a_test_split_without_any_label_stays_a_test_split() -> None:
+    assert counts(read("train", "test x3")) == {("train", "-"): 6, ("test", "-"): 3}
+    assert counts(read("train", "val x3")) == {("train", "-"): 6, ("test", "-"): 3}
+
+
+def test_a_labelled_test_that_is_used_leaves_val_out_and_says_so() -> None:
+    layout = read("train/cat", "train/dog", "test/cat", "test/dog", "val/cat x4", "val/dog x4")
+    assert len(layout.items) == 24 and layout.warnings[0].startswith("8 images outside the folders test and train are not used")
+
+
+def test_classes_that_may_lie_one_level_deeper_are_told() -> None:
+    layout = read("part1/cat", "part1/dog", "part2/cat", "part2/dog")
+    assert layout.classes == ["part1", "part2"]
+    assert layout.warnings == [
+        "every class has the same folders inside ('cat', 'dog'): if those are the classes, put them one level up"
+    ]
+    assert not read("cat/front", "cat", "dog/front", "dog/back").warnings
+
+
+# ---------------------------------------------------------------------- as a user sees it
+
+
+def test_the_terminal_says_classes_split_and_findings_in_three_lines(tmp_path: Path) -> None:
+    home = project.copy_project(tmp_path / "p")
+    pictures = class_folders(8, "train/") | {f"test/{i}.png": corpus.encoded(corpus.picture(900 + i)) for i in range(5)}
+    write(home / "mine", pictures | {"masks/0.png": corpus.encoded(corpus.picture(990))})
+    project.set_params(home, {"data": {"source": "folder", "path": "mine", "image_size": 16}})
+    done = project.command(home, "tasks.prepare")
+    assert done.returncode == 0, done.stderr
+    name, split, audit = done.stdout.splitlines()
+    assert name == "mine: 3 classes (bird, cat, fish)"
+    assert split == "split: 23 training images (3 of them held out for choices, 5 without a label), 6 test images"
+    assert audit.startswith("audit: 5 images in test have no labels: trained on without them; scores use data.test_fraction")
+    assert "1 images outside the folders test and train are not used: 'masks' (1)" in audit

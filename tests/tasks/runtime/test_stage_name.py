@@ -1,0 +1,32 @@
+"""Names of stages, taken apart and put together, and what a stage's command is given."""
+
+import pytest
+
+from tasks.evaluate.__main__ import command as evaluate
+from tasks.runtime.stage_name import StageName, method_and_seed
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("report", StageName("report")),
+        ("pretrain@simclr-0", StageName("pretrain", "simclr", 0)),
+        ("evaluate@random_init-12", StageName("evaluate", "random_init", 12)),
+        ("export@simclr", StageName("export", "simclr")),  # a matrix of methods alone
+        ("export@simclr-small", StageName("export", "simclr-small")),
+    ],
+)
+def test_a_name_and_its_parts_say_the_same(name: str, parts: StageName) -> None:
+    assert StageName.parse(name) == parts and str(parts) == name
+
+
+def test_a_command_takes_a_method_and_a_seed_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    assert method_and_seed("tasks.evaluate", ["simclr", "3"]) == ("simclr", 3)
+    for wrong in ([], ["simclr"], ["simclr", "one"], ["simclr", "-1"], ["simclr", "0", "1"]):
+        with pytest.raises(SystemExit) as end:
+            evaluate(wrong)
+        assert end.value.code == 2
+        assert capsys.readouterr().err == "error: usage: python -m tasks.evaluate METHOD SEED\n"

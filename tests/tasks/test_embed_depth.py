@@ -1,0 +1,36 @@
+"""An encoder trained on 12-bit images sees the images it embeds scaled from 12 bits, whatever their own largest value."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tasks.embed import embed
+from tasks.register.registry import Loaded
+from tasks.runtime import files
+from tests.support import corpus, project
+from tests.tasks.prepare.test_prepare import write
+
+
+def test_images_are_scaled_as_those_of_the_training(tmp_path: Path) -> None:
+    values = np.full((16, 16), 500, np.uint16)
+    folder = write(tmp_path / "in", {"dark.png": corpus.encoded(Image.fromarray(values))})
+
+    def program(images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1).float()
+
+    facts = {"encoder": {"image_size": 16, "channels": 1}}
+    for more, expected in (({"bit_depth": 12}, (500 * 255 + 2047) // 4095), ({}, (500 * 255 + 32767) // 65535)):
+        names, features = embed(folder, Loaded(program, facts | more, "models:/x/1"))
+        assert names == ["dark.png"] and (features == expected).all()
+
+
+def test_an_encoder_remembers_the_depth_of_its_images(tmp_path: Path) -> None:
+    home = project.training_project(tmp_path / "p")
+    prepared = home / "data/prepared"
+    files.write_json(prepared / "meta.json", files.read_json(prepared / "meta.json") | {"bit_depth": 12})
+    files.seal(prepared)
+    done = project.command(home, "tasks.pretrain", "random_init", "0")
+    assert done.returncode == 0, done.stderr
+    assert files.read_json(home / "out/encoders/random_init-0/encoder.json")["bit_depth"] == 12
