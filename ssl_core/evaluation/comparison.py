@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssl_core.evaluation.scores import CONFIDENCE
+from ssl_core.evaluation.intervals import CONFIDENCE
 from ssl_core.rng import Rng
 
 _BLOCK = 2**22
@@ -32,6 +32,8 @@ class Difference:
     """Ends of its 95 % interval."""
     p: float
     """Two-sided: how often a difference at least this large would come up between equals."""
+    alone: tuple[int, int] | None = None
+    """Images that the first method alone gets right, and the second alone; None with several seeds."""
 
     @property
     def is_clear(self) -> bool:
@@ -63,12 +65,14 @@ def difference(first: Tensor, second: Tensor, resamples: int, seed: int) -> Diff
     """
     draws = _resampled(first, resamples, seed, 0) - _resampled(second, resamples, seed, 1)
     low, high = _percentiles(draws)
+    alone = None
     if len(first) == len(second) == 1:
-        p = mcnemar(int((first & ~second).sum()), int((second & ~first).sum()))
+        alone = int((first & ~second).sum()), int((second & ~first).sum())
+        p = mcnemar(*alone)
     else:
         tail = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
         p = min(1.0, 2 * (tail + 1) / (resamples + 1))
-    return Difference(float(first.double().mean() - second.double().mean()), low, high, p)
+    return Difference(float(first.double().mean() - second.double().mean()), low, high, p, alone)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ssl_core.evaluation import comparison
-from ssl_core.evaluation.scores import bootstrap_intervals
+from ssl_core.evaluation.intervals import bootstrap_intervals
 from ssl_core.rng import Rng
 
 

@@ -36,6 +36,7 @@ CONFIG = replace(
     bootstrap=200,
     batch_size=100,
     finetune_epochs=0,
+    untrained=1,
 )
 
 

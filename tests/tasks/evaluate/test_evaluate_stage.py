@@ -153,7 +153,7 @@ def test_data_without_labels_gives_label_free_numbers_and_complete_outputs(proje
     metrics, out = run(), outs()
     assert metrics["health"] == HEALTH and metrics["layer"] == "block4"
     assert not {"knn_top1", "linear_top1", "nmi", "per_class", "holdout_linear_top1"} & metrics.keys()
-    assert (out / "predictions/simclr-0.csv").read_text() == "actual,predicted\n"
+    assert (out / "predictions/simclr-0.csv").read_text() == "actual,predicted,knn\n"
     assert files.load_tensors(out / "features/simclr-0.safetensors")["test"].shape[0] == 32
 
 
