@@ -51,7 +51,7 @@ best is ahead, with the 95 % interval and the p of the paired comparison. Empty 
 def beside_the_best(standing: Standing) -> list[Any]:
     """The values of ``BESIDE_THE_BEST``."""
     ahead = standing.ahead.get("linear")
-    return ["=" if standing.ties else "", ahead.mean, ahead.low, ahead.high, ahead.p] if ahead else [""] + [None] * 4
+    return ["yes" if standing.ties else "", ahead.mean, ahead.low, ahead.high, ahead.p] if ahead else [""] + [None] * 4
 
 
 def percent(value: float | None, spread: float | None = None) -> str:
@@ -89,7 +89,7 @@ def cells(row: Row, standing: Standing) -> dict[str, str]:
         line[f"{score.short or score.title}{' %' if score.form == 'share' else ''}"] = text(score, row) + tie
         if score.name == "linear_top1":
             interval = standing.intervals.get("linear")
-            line["95 % interval"] = f"{percent(interval[0])} to {percent(interval[1])}" if interval else "–"
+            line["interval"] = f"{percent(interval[0])}–{percent(interval[1])}" if interval else "–"
     epochs, steps = row.best.training.epochs, row.best.training.steps
     line |= {"epochs": f"{epochs:,}" if epochs else "–", "steps": f"{steps:,}" if steps else "–"}
     return line | {"time": duration(row.mean("seconds"))}
@@ -131,7 +131,7 @@ def footnote(verdict: Verdict) -> str:
     if any(len(row.results) > 1 for row in verdict.rows):
         notes.append("mean ± standard deviation of seeds")
     if any(standing.intervals for standing in verdict.standings.values()):
-        notes.append("interval over seeds and test images")
+        notes.append("95 % interval over seeds and test images")
     if known(results, PRETEXT.name):
         notes.append("pretext: share right in the method's own task in the last epoch")
     lines = (f"{first}.", "; ".join(notes), seed_note(verdict), edge_note(results), supervised_note(results))

@@ -49,7 +49,7 @@ def interval(correct: Tensor, resamples: int, seed: int) -> tuple[float, float]:
         resamples: draws of the bootstrap.
         seed: names the stream of random numbers.
     """
-    return _percentiles(_resampled(correct, resamples, seed, 0))
+    return _percentiles(_resampled(correct, resamples, seed, 0).clamp(0, 1))
 
 
 def difference(first: Tensor, second: Tensor, resamples: int, seed: int) -> Difference:
