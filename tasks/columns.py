@@ -38,6 +38,7 @@ COLUMNS: dict[str, Value] = {
     "seed": lambda result: result.seed,
     "encoder": lambda result: result.metrics.encoder,
     "epochs": lambda result: result.training.epochs,
+    "steps": lambda result: result.training.steps,
     **{name: value for score in SCORES for name, value in _score_columns(score).items()},
     PRETEXT.name: lambda result: None if result.is_baseline else result.training.pretext_accuracy,
     "dim": lambda result: result.training.dim,

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_core.evaluation.scores import Score
 from tasks.columns import COLUMNS, PRETEXT, table_scores
-from tasks.results import Result, Row, champion, known, load_results, model_name, ranked
+from tasks.results import Result, Row, known, load_results, model_name
 from tasks.runtime import errors
 from tasks.runtime.files import read_json
 from tasks.runtime.settings import redact
+from tasks.verdict import SEED_NOISE, SEED_SPREAD, Standing, Verdict, judge, sentences
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,12 +30,28 @@ def safe_cell(value: Any) -> Any:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
-def to_csv(results: Sequence[Result]) -> str:
+def to_csv(verdict: Verdict) -> str:
     """One line per method and seed, in rank order, every number in full."""
     import pandas as pd
 
-    lines = [[safe_cell(result.get(column)) for column in COLUMNS] for row in ranked(results) for result in row.results]
-    return pd.DataFrame(lines, columns=list(COLUMNS), dtype=object).to_csv(index=False, lineterminator="\n")
+    lines = [
+        [safe_cell(result.get(column)) for column in COLUMNS] + beside_the_best(verdict.standings[row.method])
+        for row in verdict.rows
+        for result in row.results
+    ]
+    columns = [*COLUMNS, *BESIDE_THE_BEST]
+    return pd.DataFrame(lines, columns=columns, dtype=object).to_csv(index=False, lineterminator="\n")
+
+
+BESIDE_THE_BEST = ("tied_with_best", "behind_best", "behind_best_low", "behind_best_high", "behind_best_p")
+"""Of all seeds of a method together: whether its linear probe cannot be told from the best method's, and by how much the
+best is ahead, with the 95 % interval and the p of the paired comparison. Empty for the best itself."""
+
+
+def beside_the_best(standing: Standing) -> list[Any]:
+    """The values of ``BESIDE_THE_BEST``."""
+    ahead = standing.ahead.get("linear")
+    return ["yes" if standing.ties else "", ahead.mean, ahead.low, ahead.high, ahead.p] if ahead else [""] + [None] * 4
 
 
 def percent(value: float | None, spread: float | None = None) -> str:
@@ -64,52 +81,78 @@ def text(score: Score, row: Row) -> str:
     return "–" if mean is None else f"{mean:,.{score.digits}f}"
 
 
-def cells(row: Row) -> dict[str, str]:
+def cells(row: Row, standing: Standing) -> dict[str, str]:
     """The texts of one line of the short table; a dash where there is no number."""
     line = {"method": row.method + (" *" if row.is_baseline else "")}
     for score in table_scores():
-        line[f"{score.short or score.title}{' %' if score.form == 'share' else ''}"] = text(score, row)
+        tie = " =" if score.name == "linear_top1" and standing.ties else ""
+        line[f"{score.short or score.title}{' %' if score.form == 'share' else ''}"] = text(score, row) + tie
         if score.name == "linear_top1":
-            interval = row.best.metrics.interval("linear")
-            line["95 % interval"] = f"{percent(interval[0])} to {percent(interval[1])}" if interval else "–"
-    speed = row.mean("images_per_second")
-    return line | {"time": duration(row.mean("seconds")), "images/s": f"{speed:,.0f}" if speed else "–"}
+            interval = standing.intervals.get("linear")
+            line["interval"] = f"{percent(interval[0])}–{percent(interval[1])}" if interval else "–"
+    epochs, steps = row.best.training.epochs, row.best.training.steps
+    line |= {"epochs": f"{epochs:,}" if epochs else "–", "steps": f"{steps:,}" if steps else "–"}
+    return line | {"time": duration(row.mean("seconds"))}
 
 
-def table(results: Sequence[Result]) -> "pd.DataFrame":
+def table(verdict: Verdict) -> "pd.DataFrame":
     """The short table: a line for each method, best first, without the columns that hold no number at all."""
     import pandas as pd
 
-    found = pd.DataFrame([cells(row) for row in ranked(results)])
+    found = pd.DataFrame([cells(row, verdict.standings[row.method]) for row in verdict.rows])
     return found.loc[:, (found != "–").any()]
 
 
-def to_markdown(results: Sequence[Result]) -> str:
+def to_markdown(verdict: Verdict) -> str:
     """The short table for GitHub and for people."""
-    found = table(results)
+    found = table(verdict)
     escaped = found.map(lambda cell: html.escape(cell).replace("|", "\\|").replace("`", "\\`").replace("*", "\\*"))
     lines = [list(found), ["---"] * len(found.columns), *escaped.to_numpy()]
-    return "# Leaderboard\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{footnote(results)}\n"
+    said = "\n".join(html.escape(sentence, quote=False) for sentence in sentences(verdict))
+    shown = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join(part for part in ("# Leaderboard", said, shown, footnote(verdict)) if part) + "\n"
 
 
-def to_text(results: Sequence[Result]) -> str:
+def to_text(verdict: Verdict) -> str:
     """The short table for a terminal."""
-    found = table(results).set_index("method").rename_axis(index=None, columns="method")
-    return found.to_string(col_space=[len(title) + 1 for title in found]) + f"\n\n{footnote(results)}"
+    found = table(verdict).set_index("method").rename_axis(index=None, columns="method")
+    return found.to_string(col_space=[len(title) for title in found]) + f"\n\n{footnote(verdict)}"
 
 
-def footnote(results: Sequence[Result]) -> str:
+def footnote(verdict: Verdict) -> str:
     """How to read the table."""
-    seeds = len({r.seed for r in results})
+    results = [result for row in verdict.rows for result in row.results]
     first, notes = "Without labels: sorted by effective rank, the higher the more directions the features use", ["* baseline"]
     if known(results, "holdout_linear_top1"):
         tested = "; kNN and linear are test scores" if known(results, "linear_top1") else ""
         first = f"Sorted by the held-out linear score, which chooses{tested}"
-    if seeds > 1:
-        notes.append(f"mean ± standard deviation of {seeds} seeds, interval of the best of them")
+    if any(standing.ties for standing in verdict.standings.values()):
+        notes.append("= not told from the best method by linear probe (paired test on the same images)")
+    if any(len(row.results) > 1 for row in verdict.rows):
+        notes.append("mean ± standard deviation of seeds")
+    if any(standing.intervals for standing in verdict.standings.values()):
+        notes.append("95 % interval over seeds and test images")
     if known(results, PRETEXT.name):
         notes.append("pretext: share right in the method's own task in the last epoch")
-    return "\n".join(line for line in (f"{first}.", "; ".join(notes), supervised_note(results), *warnings(results)) if line)
+    lines = (f"{first}.", "; ".join(notes), seed_note(verdict), edge_note(results), supervised_note(results))
+    return "\n".join(line for line in (*lines, *warnings(results)) if line)
+
+
+def seed_note(verdict: Verdict) -> str:
+    """What one training of each method cannot tell; empty with several."""
+    trained = [row for row in verdict.rows if not row.is_baseline]
+    if not trained or any(len(row.results) > 1 for row in trained) or not known([r.best for r in trained], "linear_top1"):
+        return ""
+    return (
+        f"One seed: trainings of one method differ by {100 * SEED_SPREAD:.1f} points (standard deviation, docs/evidence.md),"
+        f" so below about {100 * SEED_NOISE:.0f} points the order of two methods may be the seed's."
+    )
+
+
+def edge_note(results: Sequence[Result]) -> str:
+    """Choices whose grid should be wider; empty if there are none."""
+    edges = [f"{' and '.join(edge)} of {r.name}" for r in results if (edge := r.metrics.protocol.get("edge_of_grid"))]
+    return f"At the edge of the grid, even widened: {', '.join(edges)}." if edges else ""
 
 
 def warnings(results: Sequence[Result]) -> list[str]:
@@ -137,19 +180,21 @@ def load_lines(dataset: str) -> tuple[str, str]:
 
 
 def show(root: Path) -> None:
-    """Print the table, what is missing, where the report is and how to load the best encoder."""
+    """Print the table, what it says, what is missing, where the report is and how to load the best encoder."""
     results, missing = load_results(root)
-    print(to_text(results))
+    verdict = judge(results)
+    print("\n".join([to_text(verdict), "", *sentences(verdict)]).rstrip())
     if missing:
         print(f"not evaluated yet: {', '.join(missing)}")
     if (root / "reports/report.html").exists():
         print(f"report: {root / 'reports/report.html'}")
-    best, registry = champion(results), root / "out/registry.json"
+    best, registry = verdict.best, root / "out/registry.json"
+    title = "best encoder" if not verdict.not_beaten else "best of the methods, not to be used yet"
     if best and registry.exists() and read_json(registry)["aliases"].get("champion") == best.name:
         lines = load_lines(read_json(root / "data/prepared/meta.json")["name"])
-        print("\n    ".join([f"best encoder, {best.name}:", *lines]))
+        print("\n    ".join([f"{title}, {best.name}:", *lines]))
     elif best:
-        print(f"best encoder: {best.name}, in out/encoders/{best.name}; not registered yet, make run goes on with that")
+        print(f"{title}: {best.name}, in out/encoders/{best.name}; not registered yet, make run goes on with that")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -87,30 +87,56 @@ class Metrics(About):
         return sorted(few, key=lambda probe: probe.share)
 
     def to_json(self) -> dict[str, Any]:
-        """What the file holds: the facts and the scores side by side."""
+        """The facts and the scores side by side."""
         values = asdict(self)
         return {**values.pop("found"), **values}
 
 
-def load(path: Path) -> Metrics:
-    """Read a metrics file.
+OTHERS = "other_seeds"
+"""Where the file of an untrained encoder holds those of other seeds, which are scored beside it and not kept."""
+
+
+def prediction_columns(seed: int | None) -> tuple[str, str]:
+    """Columns of linear probe and kNN in ``out/predictions/METHOD-SEED.csv``; with a seed, those of one of ``OTHERS``."""
+    return ("predicted", "knn") if seed is None else (f"predicted-{seed}", f"knn-{seed}")
+
+
+def to_json(metrics: Metrics, others: Sequence[Metrics] = ()) -> dict[str, Any]:
+    """What the file holds."""
+    return metrics.to_json() | ({OTHERS: [other.to_json() for other in others]} if others else {})
+
+
+def load(path: Path) -> list[Metrics]:
+    """Read a metrics file: the encoder's, then those of further seeds of an untrained one.
 
     Raises:
         IntegrityError: the file is absent, is damaged or lacks something. The message names the file and says what is wrong.
     """
     values = read_json(path)
-    names = [field.name for field in fields(About)]
     try:
-        if not isinstance(values, dict):
-            raise ConfigError("it holds no mapping")
-        about = typed(About, {name: values[name] for name in names if name in values}, "metrics")
-        protocol = values.get("protocol")
-        if not isinstance(protocol, dict):
-            raise ConfigError("metrics.protocol is missing")
-        found = {key: value for key, value in values.items() if key not in (*names, "protocol")}
-        _check({**protocol, **found})
+        others = values.pop(OTHERS, []) if isinstance(values, dict) else []
+        if not isinstance(others, list):
+            raise ConfigError(f"metrics.{OTHERS} is no list")
+        return [_parsed(each) for each in (values, *others)]
     except ConfigError as error:
         raise IntegrityError(f"{path}: {error}; run dvc repro evaluate, which makes it again") from None
+
+
+def _parsed(values: Any) -> Metrics:
+    """The metrics in a mapping.
+
+    Raises:
+        ConfigError: something is missing or of another type.
+    """
+    names = [field.name for field in fields(About)]
+    if not isinstance(values, dict):
+        raise ConfigError("it holds no mapping")
+    about = typed(About, {name: values[name] for name in names if name in values}, "metrics")
+    protocol = values.get("protocol")
+    if not isinstance(protocol, dict):
+        raise ConfigError("metrics.protocol is missing")
+    found = {key: value for key, value in values.items() if key not in (*names, "protocol")}
+    _check({**protocol, **found})
     return Metrics(**vars(about), protocol=protocol, found=found)
 
 

@@ -1,16 +1,19 @@
 """What was found: one ``Result`` for each method and seed, read from metrics and journals, and what is chosen by them."""
 
+import csv
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ssl_core.catalogue import BASELINES
 from tasks import metrics
 from tasks.columns import COLUMNS
-from tasks.metrics import VERDICTS, Metrics
+from tasks.metrics import VERDICTS, Metrics, prediction_columns
 from tasks.runtime import params, recorded
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.files import MEND, read_sealed_json
@@ -25,6 +28,9 @@ class Training:
     """How an encoder was made and what that cost. None: not known here, or there was no training."""
 
     epochs: int | None = None
+    steps: int | None = None
+    epochs_asked: int | None = None
+    """``train.epochs``, of which a method may have its share."""
     dim: int | None = None
     """Of its features."""
     parameters: int | None = None
@@ -48,6 +54,10 @@ class Result:
 
     metrics: Metrics
     training: Training = field(default_factory=Training)
+    right: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """For ``linear`` and ``knn``: (M,) bool, which of the labelled test images its predictions get right."""
+    kept: bool = True
+    """Whether it has files of its own; of untrained encoders only the one of the stage's seed has."""
 
     @property
     def method(self) -> str:
@@ -94,7 +104,7 @@ class Row:
     @property
     def best(self) -> Result:
         """The seed with the best held-out score: the one people take home and pictures show."""
-        return max(self.results, key=lambda r: (merit(r), -r.seed))
+        return max((r for r in self.results if r.kept), key=lambda r: (merit(r), -r.seed))
 
     @property
     def verdict(self) -> str:
@@ -144,27 +154,49 @@ def load_results(root: Path) -> tuple[list[Result], list[str]]:
     run = params.run_config(params.load(root / params.PARAMS))
     names = [(method, seed) for method in run.methods for seed in run.seeds]
     recorded.check_all((path for method, seed in names for path in _files(root, f"{method}-{seed}")), root)
-    results = [r for method, seed in names if (r := _read(root, method, seed))]
-    if not results:
+    read = [r for method, seed in names for r in _read(root, method, seed)]
+    if not read:
         raise IntegrityError("out/metrics holds no results of the methods in params.yaml; run dvc repro first")
-    found = {r.name for r in results}
-    return results, [name for method, seed in names if (name := f"{method}-{seed}") not in found]
+    found = {r.name for r in read if r.kept}
+    once = {r.name: r for r in sorted(read, key=lambda r: r.kept)}  # a kept one in place of the same that is not
+    return sorted(once.values(), key=lambda r: not r.kept), [
+        name for method, seed in names if (name := f"{method}-{seed}") not in found
+    ]
 
 
-def _files(root: Path, name: str) -> tuple[Path, Path]:
-    """Metrics and journal of ``METHOD-SEED``."""
-    return root / f"out/metrics/{name}.json", root / f"out/journal/{name}.jsonl"
+def _files(root: Path, name: str) -> tuple[Path, Path, Path]:
+    """Metrics, journal and predictions of ``METHOD-SEED``."""
+    return root / f"out/metrics/{name}.json", root / f"out/journal/{name}.jsonl", root / f"out/predictions/{name}.csv"
 
 
-def _read(root: Path, method: str, seed: int) -> Result | None:
+def _read(root: Path, method: str, seed: int) -> list[Result]:
+    """What the evaluation of one encoder left: nothing yet, its result, or that and those of further untrained encoders."""
     name = f"{method}-{seed}"
-    path, _ = _files(root, name)
+    path, *_ = _files(root, name)
     if not path.exists():
-        return None
-    result = Result(metrics.load(path), read_training(root, name))
-    if result.name != name:
-        raise IntegrityError(f"{path} holds the metrics of {result.name}; run dvc repro evaluate@{name}")
-    return result
+        return []
+    predictions, training = read_predictions(root, name), read_training(root, name)
+    found = []
+    for each in metrics.load(path):
+        own = not found
+        columns = zip(("linear", "knn"), prediction_columns(None if own else each.seed), strict=True)
+        right = {kind: predictions["actual"] == predictions[c] for kind, c in columns if c in predictions}
+        found.append(Result(each, training, right, kept=own))
+    if found[0].name != name:
+        raise IntegrityError(f"{path} holds the metrics of {found[0].name}; run dvc repro evaluate@{name}")
+    return found
+
+
+def read_predictions(root: Path, name: str) -> dict[str, np.ndarray]:
+    """Columns of the predictions of ``METHOD-SEED``, each (M,) names of classes; empty where there are none."""
+    path = root / f"out/predictions/{name}.csv"
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        header, *lines = csv.reader(file)
+    if any(len(line) != len(header) for line in lines):
+        raise IntegrityError(f"{path}: a line is incomplete; run dvc repro evaluate, which makes it again")
+    return {column: np.array([line[i] for line in lines]) for i, column in enumerate(header)} if lines else {}
 
 
 def read_training(root: Path, name: str) -> Training:
@@ -174,6 +206,8 @@ def read_training(root: Path, name: str) -> Training:
     cost = read_cost(root, name)
     return Training(
         epochs=facts.get("epochs"),
+        steps=(facts.get("health") or {}).get("step"),
+        epochs_asked=(facts.get("train") or {}).get("epochs"),
         dim=facts.get("dim"),
         parameters=cost.get("parameters", facts.get("parameters")),
         pretext_accuracy=(facts.get("health") or {}).get("accuracy"),

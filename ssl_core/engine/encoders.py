@@ -285,6 +285,17 @@ def build(config: EncoderConfig, channels: int, image_size: int, seed: int) -> E
         return Torchvision(config.name.removeprefix("torchvision/"), channels, image_size)
 
 
+def open_residuals(encoder: Encoder) -> Encoder:
+    """Let every residual branch count: a norm that starts at zero, which helps training, starts at one. In place.
+
+    A network that is never trained would otherwise be its stem and its shortcuts.
+    """
+    for module in encoder.modules():
+        if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)) and module.affine and not module.weight.any():
+            nn.init.ones_(module.weight)
+    return encoder
+
+
 def num_parameters(module: nn.Module) -> int:
     """Number of values in the parameters."""
     return sum(p.numel() for p in module.parameters())

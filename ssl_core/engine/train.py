@@ -4,6 +4,7 @@ State between two steps is (parameters and buffers, optimizer tensors, step, sum
 random number is keyed, so a trainer restored from that state continues with the same bits.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ssl_core.config import ConfigError
 from ssl_core.engine import distributed
 from ssl_core.engine.data import Images
+from ssl_core.engine.encoders import Encoder, open_residuals
 from ssl_core.engine.features import frozen
 from ssl_core.engine.health import health
 from ssl_core.engine.method import Batch, Method
@@ -167,24 +169,27 @@ class Trainer:
     # ------------------------------------------------------------------ looking
 
     def _close_epoch(self, epoch: int, on_epoch: Callable[[dict[str, float]], None] | None) -> None:
-        """Append the epoch's mean scalars and the health of the encoder to the history (epoch 0: before training)."""
+        """Append the epoch's mean scalars and the health of the encoder to the history.
+
+        Epoch 0 is the encoder before training with its residual branches on: what the others are judged against.
+        """
         row: dict[str, float] = {"epoch": epoch, "step": self.step}
         for name, total in self._sums.items():
             row[name] = float(distributed.mean(total)) / self.steps_per_epoch
         self._sums = {}
-        row |= self.health()
+        row |= self.health(self.method.exported if epoch else open_residuals(copy.deepcopy(self.method.exported)))
         self.history.append(row)
         if on_epoch is not None:
             on_epoch(row)
 
-    def health(self) -> dict[str, float]:
-        """Label-free indicators on evenly spaced training images and one augmented pair of views of each."""
+    def health(self, encoder: Encoder) -> dict[str, float]:
+        """Label-free indicators of ``encoder`` on evenly spaced training images and one augmented pair of views of each."""
         count = min(self.config.health_images, len(self.images))
         ids = torch.arange(count, device=self.device) * len(self.images) // count
-        plain = self.features(self.method.exported, ids)
+        plain = self.features(encoder, ids)
         rngs = (Rng(ids, self.seed, HEALTH, number) for number in (1, 2))
         views = (self.method.view(self.images.batch(ids), rng) for rng in rngs)
-        first, second = (frozen(self.method.exported, torch.split(x, EMBED_BATCH), self.precision)[0] for x in views)
+        first, second = (frozen(encoder, torch.split(x, EMBED_BATCH), self.precision)[0] for x in views)
         return health(plain, (first, second))
 
     def features(self, module: nn.Module, ids: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """How good is an encoder? The evaluation protocol, from frozen features and labels to numbers with intervals.
 
 Every choice (layer, k, temperature, regularization) is made on a held-out part of the *training* labels, the layer by kNN
-and probe each for itself; then both use all training labels, and the test split is read once.
+and probe each for itself; then both use all training labels, and the test split is read once. A grid is widened where its
+last value is the best one. Probes on few labels choose everything, the layer too, by these few alone.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ FEW_LABELS, CLUSTERING, BOOTSTRAP = 1, 2, 3
 KMEANS_STARTS, KMEANS_ITERATIONS = 5, 20
 CHOICE, FINAL = 1e-5, 1e-6
 """Tolerances of the probes: held-out accuracies move by less than their own noise between the two."""
+WIDENINGS = 2
+"""How often a grid is widened at most. A choice that is at its edge even then is named in the protocol."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Scores:
     """The choices made, and what could not be measured."""
     predicted: Tensor | None
     """(M',) classes that the linear probe predicts for the labelled test images."""
+    nearest: Tensor | None = None
+    """(M',) classes that kNN predicts for them."""
 
 
 Layers = Mapping[str, tuple[Tensor, Tensor]]
@@ -82,6 +87,7 @@ def evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) 
         "knn_layer": knn_layer,
         "k": min(vote.k, int(known.sum())),
         "temperature": vote.temperature,
+        **({"edge_of_grid": list(edges)} if (edges := probe.edges + vote.edges) else {}),
         "labels": "all training labels; choices on the held-out part of them",
         "train_labels": int(known.sum()),
         "holdout_labels": int(held.sum()),
@@ -96,13 +102,15 @@ def evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) 
     protocol["test_labels"] = int(seen.sum())
     if not seen.any():
         return Scores(layer, scores, protocol | {"test": "no labelled test images: held-out numbers only"}, None)
-    task, knn_task = (
-        _Task(train[known], labels.train[known], test[seen], labels.test[seen], labels.num_classes)
-        for train, test in (layers[layer], layers[knn_layer])
-    )
-    tested, grid = _tested(task, probe, knn_task, vote, config, seed)
+    tasks = {
+        name: _Task(train[known], labels.train[known], test[seen], labels.test[seen], labels.num_classes)
+        for name, (train, test) in layers.items()
+    }
+    protocol["resamples"] = config.bootstrap
+    tested, grid = _tested(tasks[layer], probe, tasks[knn_layer], vote, config, seed)
     scores |= {score.name: score.compute(tested) for score in SCORES if score.compute}
-    return Scores(layer, scores | grid | _spread(tested) | _few_labels(task, config, seed), protocol, tested.predicted)
+    scores |= grid | _spread(tested) | _few_labels(list(tasks.values()), config, seed)
+    return Scores(layer, scores, protocol, tested.predicted, tested.nearest)
 
 
 class _Task(NamedTuple):
@@ -116,12 +124,14 @@ class _Task(NamedTuple):
 class _Linear(NamedTuple):
     strength: float
     accuracy: float
+    edges: tuple[str, ...]
 
 
 class _Near(NamedTuple):
     k: int
     temperature: float
     accuracy: float
+    edges: tuple[str, ...]
 
 
 def strengths(config: EvaluateConfig) -> Tensor:
@@ -130,27 +140,52 @@ def strengths(config: EvaluateConfig) -> Tensor:
     return torch.logspace(math.log10(low), math.log10(high), config.linear_lambdas, dtype=torch.float64)
 
 
+def _rising_edge(accuracy: Sequence[float], best: int) -> int:
+    """-1 or 1 where the best of a grid is its first or last and better than the one beside it; else 0."""
+    if len(accuracy) < 2 or 0 < best < len(accuracy) - 1:
+        return 0
+    side = -1 if best == 0 else 1
+    return side if accuracy[best] > accuracy[best - side] else 0
+
+
 def _choose_linear(train: Tensor, labels: Labels, fit: Tensor, held: Tensor, config: EvaluateConfig) -> _Linear:
     """The strength with the best held-out accuracy; the stronger one on a tie."""
     candidates = strengths(config).to(train.device)
-    probe = linear_probe(train[fit][None], labels.train[fit][None], candidates[None], labels.num_classes, CHOICE)
-    accuracy = top1(probe.predict(train[held])[0], labels.train[held])
-    best = len(accuracy) - 1 - int(accuracy.flip(0).argmax())
-    return _Linear(float(candidates[best]), float(accuracy[best]))
+    ratio = candidates[1:2] / candidates[:1]
+    for widening in range(WIDENINGS + 1):
+        probe = linear_probe(train[fit][None], labels.train[fit][None], candidates[None], labels.num_classes, CHOICE)
+        accuracy = top1(probe.predict(train[held])[0], labels.train[held])
+        best = len(accuracy) - 1 - int(accuracy.flip(0).argmax())
+        edge = _rising_edge(accuracy.tolist(), best)
+        if not edge or widening == WIDENINGS:
+            break
+        beyond = candidates[best] * ratio ** (edge * torch.arange(1, 3, device=train.device))
+        candidates = torch.cat([candidates, beyond]).sort().values
+    return _Linear(float(candidates[best]), float(accuracy[best]), ("lambda",) if edge else ())
 
 
 def _choose_knn(train: Tensor, labels: Labels, fit: Tensor, held: Tensor, config: EvaluateConfig) -> _Near:
-    """The k and temperature with the best held-out accuracy; the first on a tie."""
-    predictions = knn(train[fit], labels.train[fit], train[held], config.knn_k, config.knn_temperature, labels.num_classes)
-    choices = [_Near(*choice, float(top1(predicted, labels.train[held]))) for choice, predicted in predictions.items()]
-    return max(choices, key=lambda choice: choice.accuracy)
+    """The k and temperature with the best held-out accuracy; the smallest on a tie."""
+    ks, temperatures, count = sorted(config.knn_k), sorted(config.knn_temperature), int(fit.sum())
+    for widening in range(WIDENINGS + 1):
+        found = knn(train[fit], labels.train[fit], train[held], ks, temperatures, labels.num_classes)
+        accuracy = {choice: float(top1(predicted, labels.train[held])) for choice, predicted in found.items()}
+        k, t = max(accuracy, key=lambda choice: accuracy[choice])
+        edge = _rising_edge([accuracy[n, t] for n in ks], ks.index(k)) if 1 < k < count else 0
+        warm = _rising_edge([accuracy[k, w] for w in temperatures], temperatures.index(t))
+        if not (edge or warm) or widening == WIDENINGS:
+            break
+        ks = sorted({*ks, 2 * k if edge > 0 else k // 2}) if edge else ks
+        temperatures = sorted({*temperatures, t * 2.0**warm}) if warm else temperatures
+    return _Near(k, t, accuracy[k, t], ("k",) * bool(edge) + ("temperature",) * bool(warm))
 
 
 def _tested(
     task: _Task, probe: _Linear, knn_task: _Task, vote: _Near, config: EvaluateConfig, seed: int
 ) -> tuple[Tested, dict[str, Any]]:
     """What is read from the test split with all training labels, and kNN's accuracy for every k and temperature."""
-    votes = knn(*knn_task[:3], config.knn_k, config.knn_temperature, task.num_classes)
+    ks, temperatures = sorted({*config.knn_k, vote.k}), sorted({*config.knn_temperature, vote.temperature})
+    votes = knn(*knn_task[:3], ks, temperatures, task.num_classes)
     one = task.train.new_full((1, 1), probe.strength, dtype=torch.float64)
     linear = linear_probe(task.train[None], task.train_labels[None], one, task.num_classes, FINAL)
     grid = {f"k={k},T={t:g}": float(top1(p, task.test_labels)) for (k, t), p in votes.items()}
@@ -182,13 +217,19 @@ def _spread(tested: Tested) -> dict[str, Any]:
     }
 
 
-def _few_labels(task: _Task, config: EvaluateConfig, seed: int) -> dict[str, Any]:
-    """Linear probes on a few labels per class; the strength is chosen by two-fold cross-validation among these alone."""
-    accuracies = {}
+def _few_labels(tasks: Sequence[_Task], config: EvaluateConfig, seed: int) -> dict[str, Any]:
+    """Linear probes on a few labels per class, of the layer and strength that these labels alone choose.
+
+    Args:
+        tasks: the same images by layer, the last layer last.
+    """
+    labels, accuracies = tasks[0].train_labels, {}
     for fraction in config.label_fractions:
-        halves = [class_balanced_halves(task.train_labels, fraction, seed, FEW_LABELS, s) for s in range(config.label_seeds)]
+        halves = [class_balanced_halves(labels, fraction, seed, FEW_LABELS, s) for s in range(config.label_seeds)]
         first, second = (torch.stack(half) for half in zip(*halves, strict=True))
-        accuracy = _few_label_accuracy(task, first, second, config)
+        chosen, tested = zip(*(_few_label_accuracy(task, first, second, config) for task in reversed(tasks)), strict=True)
+        layer = torch.stack(chosen).argmax(0, keepdim=True)  # the first on a tie: the last layer
+        accuracy = torch.stack(tested).gather(0, layer)[0]
         spread = float(accuracy.std()) if len(accuracy) > 1 else 0.0
         accuracies[f"{fraction:g}"] = {
             "mean": float(accuracy.mean()),
@@ -198,8 +239,12 @@ def _few_labels(task: _Task, config: EvaluateConfig, seed: int) -> dict[str, Any
     return {"few_label": accuracies}
 
 
-def _few_label_accuracy(task: _Task, first: Tensor, second: Tensor, config: EvaluateConfig) -> Tensor:
-    """Test accuracy (S,) of probes on S choices of labels, each given as two halves (S, n) of row numbers."""
+def _few_label_accuracy(task: _Task, first: Tensor, second: Tensor, config: EvaluateConfig) -> tuple[Tensor, Tensor]:
+    """Accuracies (S,) of one layer's probes on S choices of labels, each given as two halves (S, n) of row numbers.
+
+    Returns:
+        By two-fold cross-validation among these labels, with the strength that is best there; and on the test images.
+    """
     grid = strengths(config).to(task.train.device)
     fit, check = torch.cat([first, second]), torch.cat([second, first])
     probe = linear_probe(task.train[fit], task.train_labels[fit], grid.expand(len(fit), -1), task.num_classes, CHOICE)
@@ -208,7 +253,7 @@ def _few_label_accuracy(task: _Task, first: Tensor, second: Tensor, config: Eval
     best = len(grid) - 1 - accuracy.flip(1).argmax(1)
     both = torch.cat([first, second], 1)
     probe = linear_probe(task.train[both], task.train_labels[both], grid[best][:, None], task.num_classes, CHOICE)
-    return top1(probe.predict(task.test)[:, 0], task.test_labels)
+    return accuracy.amax(1), top1(probe.predict(task.test)[:, 0], task.test_labels)
 
 
 def class_balanced_halves(labels: Tensor, fraction: float, *parts: int) -> tuple[Tensor, Tensor]:

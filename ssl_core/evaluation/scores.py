@@ -38,6 +38,8 @@ class EvaluateConfig:
     """Images per forward pass when features are extracted; changes speed, not results."""
     finetune_epochs: int
     """Epochs of fine-tuning encoder and linear head on the training labels; 0 = none."""
+    untrained: Count
+    """Encoders behind the row of an untrained one: as many seeds, from its own on."""
 
 
 @dataclass(frozen=True, kw_only=True)

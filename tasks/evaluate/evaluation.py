@@ -1,9 +1,13 @@
-"""Stage ``evaluate``: score one encoder by its frozen features, ``python -m tasks.evaluate METHOD SEED``."""
+"""Stage ``evaluate``: score one encoder by its frozen features, ``python -m tasks.evaluate METHOD SEED``.
+
+How an untrained network does is luck: encoders of some more seeds are scored beside it, and stand in the same files.
+"""
 
 import csv
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +17,17 @@ from torch import Tensor
 
 from ssl_core.config import typed
 from ssl_core.engine.augment import AugmentConfig, normalize
-from ssl_core.engine.encoders import Encoder, num_parameters, pool
+from ssl_core.engine.data import Images
+from ssl_core.engine.encoders import Encoder, EncoderConfig, build, num_parameters, pool
 from ssl_core.engine.features import frozen
 from ssl_core.engine.health import judge
 from ssl_core.engine.optim import TrainConfig
+from ssl_core.engine.train import Trainer
 from ssl_core.evaluation.finetune import finetune
 from ssl_core.evaluation.intervals import bootstrap_intervals
 from ssl_core.evaluation.protocol import BOOTSTRAP, Labels, Scores, evaluate
-from tasks.metrics import Health, Metrics
+from ssl_core.methods import random_init
+from tasks.metrics import Health, Metrics, prediction_columns, to_json
 from tasks.runtime import dataset, files, params, saved_encoder
 from tasks.runtime.errors import Diverged
 from tasks.runtime.progress import Progress
@@ -58,6 +65,14 @@ def extract(
     return {f"block{number}": layer for number, layer in enumerate(layers, 1)}
 
 
+@dataclass(frozen=True)
+class Another:
+    """An untrained encoder of another seed."""
+
+    metrics: Metrics
+    scores: Scores
+
+
 class Evaluation:
     """One encoder: its features, its scores, its files."""
 
@@ -78,11 +93,11 @@ class Evaluation:
         started = time.monotonic()
         with Journal(self.stage.work / "journal.jsonl", position=0) as journal:  # nothing is resumed: begin anew
             journal.start(**self._run_facts())
-            layers = self._features()
+            layers = self._features(self.encoder)
             scores = evaluate(layers, self.labels, self.config, self.seed)
             tuned = self._finetuned() if self.config.finetune_epochs and scores.predicted is not None else {}
             metrics = self._metrics(scores, tuned)
-            self._write(layers[scores.layer], metrics, scores)
+            self._write(layers[scores.layer], metrics, scores, self._others(metrics))
             few = {f"linear_top1_{100 * probe.share:g}pct": probe.mean for probe in metrics.few_labels()}
             numbers = {k: v for k, v in metrics.found.items() if isinstance(v, float)} | few | vars(metrics.health)
             journal.metrics(0, numbers)  # MLflow compares numbers of step 0 as bars, others as points along the steps
@@ -104,9 +119,9 @@ class Evaluation:
 
     # ------------------------------------------------------------------ measuring
 
-    def _features(self) -> dict[str, tuple[Tensor, Tensor]]:
+    def _features(self, encoder: Encoder) -> dict[str, tuple[Tensor, Tensor]]:
         """Features of both splits by candidate layer, rounded to float16: what is scored is what is stored."""
-        train, test = (self._extract(self.encoder, split) for split in ("train", "test"))
+        train, test = (self._extract(encoder, split) for split in ("train", "test"))
         chosen = list(train)[-self.config.layers :]
         found = {layer: (train[layer], test.get(layer, train[layer][:0])) for layer in chosen}
         if not all(torch.isfinite(x).all() for pair in found.values() for x in pair):
@@ -127,6 +142,25 @@ class Evaluation:
     def _maybe_leave(self) -> None:
         if self.stage.stop_requested():
             self.stage.leave()
+
+    def _others(self, metrics: Metrics) -> list[Another]:
+        """Of an untrained encoder: the same for further seeds."""
+        if self.name != "random_init" or "linear_top1" not in metrics.found:
+            return []
+        return [self._untrained(self.seed + number, metrics) for number in range(1, self.config.untrained)]
+
+    def _untrained(self, seed: int, metrics: Metrics) -> Another:
+        """The encoder that ``pretrain`` would make of this seed, measured the same way."""
+        made, facts = self.facts["encoder"], self.facts
+        encoder = build(typed(EncoderConfig, made["config"], "encoder"), made["channels"], made["image_size"], seed)
+        train, augment = typed(TrainConfig, facts["train"], "train"), typed(AugmentConfig, facts["augment"], "augment")
+        method = random_init.RandomInit(encoder, random_init.Config(), augment, self.data.info())
+        trainer = Trainer(method, Images(self.data.train_images, self.device), train, seed, epochs=0)
+        health = Health.of(trainer.health(method.exported))
+        scores = evaluate(self._features(method.exported), self.labels, self.config, seed)
+        found = {"health": health, "random_health": health, "found": self._named(scores.numbers)}
+        protocol = self._protocol() | scores.protocol
+        return Another(replace(metrics, seed=seed, layer=scores.layer, protocol=protocol, encoder_sha256="", **found), scores)
 
     def _finetuned(self) -> dict[str, Any]:
         """Test accuracy of the encoder fine-tuned with all training labels; nothing for an encoder without weights."""
@@ -155,9 +189,7 @@ class Evaluation:
     # ------------------------------------------------------------------ the result
 
     def _metrics(self, scores: Scores, tuned: dict[str, Any]) -> Metrics:
-        facts, numbers = self.facts, dict(scores.numbers)
-        if "per_class" in numbers:
-            numbers["per_class"] = dict(zip(self.classes, numbers["per_class"], strict=True))
+        facts = self.facts
         return Metrics(
             method=self.name,
             seed=self.seed,
@@ -168,8 +200,14 @@ class Evaluation:
             health=Health.of(facts["health"]),
             random_health=Health.of(facts["random_health"]),
             protocol=self._protocol() | scores.protocol,
-            found=numbers | tuned,
+            found=self._named(scores.numbers) | tuned,
         )
+
+    def _named(self, numbers: dict[str, Any]) -> dict[str, Any]:
+        """``numbers`` with the classes by their names."""
+        if "per_class" not in numbers:
+            return numbers
+        return numbers | {"per_class": dict(zip(self.classes, numbers["per_class"], strict=True))}
 
     def _protocol(self) -> dict[str, Any]:
         """What the numbers mean, stored with them; the choices come from the result."""
@@ -185,20 +223,22 @@ class Evaluation:
             "data_sha256": self.data.sha256,
         }
 
-    def _write(self, features: tuple[Tensor, Tensor], metrics: Metrics, scores: Scores) -> None:
+    def _write(self, features: tuple[Tensor, Tensor], metrics: Metrics, scores: Scores, others: Sequence[Another]) -> None:
         arrays = {name: x.half().numpy() for name, x in zip(("train", "test"), features, strict=True)}
         files.save_tensors(self.stage.out(f"out/features/{self.key}.safetensors"), arrays, {"layer": scores.layer})
-        files.write_json(self.stage.out(f"out/metrics/{self.key}.json"), metrics.to_json())
-        files.write_text(self.stage.out(f"out/predictions/{self.key}.csv"), self._predictions(scores))
+        files.write_json(self.stage.out(f"out/metrics/{self.key}.json"), to_json(metrics, [other.metrics for other in others]))
+        files.write_text(self.stage.out(f"out/predictions/{self.key}.csv"), self._predictions(scores, others))
 
-    def _predictions(self, scores: Scores) -> str:
-        """CSV of actual and predicted class of every labelled test image."""
+    def _predictions(self, scores: Scores, others: Sequence[Another]) -> str:
+        """CSV of the actual class of every labelled test image, and of what linear probe and kNN predict."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["actual", "predicted"])
+        columns = {None: scores} | {other.metrics.seed: other.scores for other in others}
+        writer.writerow(["actual", *(name for seed in columns for name in prediction_columns(seed))])
         if scores.predicted is not None:
             # DVC's plots page shows these names as they are: no markup.
             names = [c.replace("<", "‹").replace(">", "›") for c in self.classes]
             truth = self.labels.test[self.labels.test >= 0]
-            writer.writerows([names[a], names[p]] for a, p in zip(truth.tolist(), scores.predicted.tolist(), strict=True))
+            guesses = [guess for found in columns.values() for guess in (found.predicted, found.nearest) if guess is not None]
+            writer.writerows([names[c] for c in image] for image in torch.stack([truth, *guesses], 1).tolist())
         return out.getvalue()

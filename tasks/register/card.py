@@ -1,7 +1,7 @@
 """The model card: what an encoder is, how good, on what, and the code that uses it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.columns import HEADLINES
@@ -10,12 +10,18 @@ from tasks.register.export import OPSET
 
 
 def model_card(
-    name: str, facts: Mapping[str, Any], metrics: Metrics, meta: Mapping[str, Any], delivered: Mapping[str, Any]
+    name: str,
+    facts: Mapping[str, Any],
+    metrics: Metrics,
+    meta: Mapping[str, Any],
+    delivered: Mapping[str, Any],
+    remarks: Sequence[str] = (),
 ) -> str:
     """Markdown: what the encoder is, how good, on what, how to use it, and what it may be used for.
 
     Args:
         delivered: ``dim``, ``images`` and ``effective_rank`` of the features of the delivered layer.
+        remarks: how it stands beside the baselines.
     """
     layer, knn_layer = metrics.layer, metrics.protocol.get("knn_layer", metrics.layer)
     rank = delivered["effective_rank"]
@@ -29,6 +35,7 @@ def model_card(
         f"# {name}",
         "",
         f"An image encoder trained without labels by `{metrics.method}` (seed {metrics.seed}) on {meta['name']}.",
+        *remarks,
         "",
         f"- **Input**: images (B, {made['channels']}, H, W) of any size, integers in 0..255 or floats in 0..1; the centered",
         f"  square is resized to {made['image_size']} and normalized inside: mean {facts['mean']}, deviation {facts['std']}.",

@@ -6,6 +6,7 @@ registry, which lies outside the project; when everything is there it changes no
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from tasks.runtime.errors import IntegrityError
 from tasks.runtime.settings import redact
 from tasks.tracking import journal
 from tasks.tracking.tracker import Tracker
+from tasks.verdict import remarks
 
 
-def entry(root: Path, result: Result, meta: dict[str, Any]) -> Entry:
-    """What to register of one result.
+def entry(root: Path, result: Result, meta: dict[str, Any], results: Sequence[Result] = ()) -> Entry:
+    """What to register of one result, which the card sets beside the baselines among ``results``.
 
     Raises:
         IntegrityError: its journal is missing, or it was evaluated on other weights than are there now.
@@ -50,7 +52,7 @@ def entry(root: Path, result: Result, meta: dict[str, Any]) -> Entry:
         **{score.name: result.get(score.name) for score in SCORES},
         **{name: delivered[name] for name in ("dim", "effective_rank", "feature_std")},
     }
-    card = model_card(result.name, facts, metrics, meta, delivered)
+    card = model_card(result.name, facts, metrics, meta, delivered, remarks(result, results))
     return Entry(result.name, source, metrics.layer, journal.run_of(log)["fingerprint"], card, tags)
 
 
@@ -80,5 +82,5 @@ def register(root: Path, exporter: Exporter | None = None) -> dict[str, Any]:
     tracker.sync()
     registry = Registry(tracker, meta["name"], exporter)
     names = aliases(methods)
-    versions = registry.register([entry(root, r, meta) for r in methods], names)
+    versions = registry.register([entry(root, r, meta, results) for r in methods], names)
     return {"model": registry.model, "versions": versions, "aliases": names, "tracking_uri": redact(tracker.uri)}

@@ -20,7 +20,7 @@ def body(run: Stage) -> None:
     with Journal(run.work / "journal.jsonl", position=0) as log:
         facts = {"name": data.meta["name"], "sha256": data.sha256}
         tags = {"dataset": data.meta["name"], "data_sha256": data.sha256, "champion": best.name if best else "none"}
-        names = [result.name for result in results]
+        names = [result.name for result in results if result.kept]
         log.start(
             fingerprint=run.fingerprint,
             stage=run.full_name,

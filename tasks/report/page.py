@@ -17,9 +17,10 @@ from tasks.columns import HEADLINES, PRETEXT
 from tasks.leaderboard import percent
 from tasks.metrics import Health
 from tasks.report import figures, findings, illustrations
-from tasks.results import FULL_SCHEDULE, Result, Row, champion, known, load_results, ranked
+from tasks.results import FULL_SCHEDULE, Result, Row, known, load_results
 from tasks.runtime import audit, dataset, files
 from tasks.tracking import journal
+from tasks.verdict import Verdict, judge, sentences
 
 PACKAGES = ("torch", "torchvision", "numpy", "dvc", "mlflow", "prefect", "matplotlib")
 MATRIX_CLASSES = 20
@@ -37,10 +38,11 @@ def build(root: Path, target: Path) -> None:
 
 def documents(root: Path, results: Sequence[Result], missing: Sequence[str]) -> dict[str, str]:
     """Text of each file of the report by its name."""
+    verdict = judge(results)
     return {
-        "leaderboard.csv": leaderboard.to_csv(results),
-        "leaderboard.md": leaderboard.to_markdown(results),
-        "report.html": render(root, results, missing),
+        "leaderboard.csv": leaderboard.to_csv(verdict),
+        "leaderboard.md": leaderboard.to_markdown(verdict),
+        "report.html": render(root, verdict, missing),
     }
 
 
@@ -54,11 +56,12 @@ def publish(texts: Mapping[str, str], target: Path) -> None:
     files.write_directory(target, fill)
 
 
-def render(root: Path, results: Sequence[Result], missing: Sequence[str]) -> str:
+def render(root: Path, verdict: Verdict, missing: Sequence[str]) -> str:
     """The page."""
     import jinja2
 
-    rows, best = ranked(results), champion(results)
+    rows, best = verdict.rows, verdict.best
+    results = [result for row in rows for result in row.results if result.kept]
     data = dataset.load(root / dataset.PREPARED)
     view = illustrations.gallery(data)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, lstrip_blocks=True)
@@ -86,7 +89,11 @@ def render(root: Path, results: Sequence[Result], missing: Sequence[str]) -> str
         supervised_note=leaderboard.supervised_note(results),
         warnings=leaderboard.warnings(results),
         seeds=sorted({r.seed for r in results}),
-        summary=summary(rows, best),
+        judged=verdict,
+        sentences=sentences(verdict),
+        methods=sum(not row.is_baseline for row in rows),
+        unhealthy=[(row.method, row.verdict) for row in rows if not row.is_baseline and row.verdict != "healthy"],
+        notes=[note for note in (leaderboard.seed_note(verdict), leaderboard.edge_note(results)) if note],
         charts=illustrations.charts(root, rows, best),
         sheets=illustrations.sheets(root, rows),
         maps=illustrations.maps(root, rows, best, view, data.meta["classes"]),
@@ -111,29 +118,6 @@ def columns(results: Sequence[Result]) -> dict[str, list[Score]]:
 
 
 # ---------------------------------------------------------------------- words
-
-
-def summary(rows: Sequence[Row], best: Result | None) -> dict[str, Any]:
-    """The first sentences' facts: how the best method compares, in words that the intervals allow."""
-    if best is None:
-        return {}
-    row = next(r for r in rows if r.method == best.method)
-    others = {r.method: r for r in rows if r.method != best.method}
-    return {
-        "row": row,
-        "methods": sum(not r.is_baseline for r in rows),
-        "against": [(name, others[name], compare(row, others[name])) for name in BASELINES if name in others],
-        "ties": [r.method for r in others.values() if not r.is_baseline and compare(row, r) == "within the noise"],
-        "unhealthy": [(r.method, r.verdict) for r in rows if not r.is_baseline and r.verdict != "healthy"],
-    }
-
-
-def compare(row: Row, other: Row) -> str:
-    """``above``, ``below`` or ``within the noise``: whether the linear intervals of the two best runs are apart."""
-    mine, theirs = (r.best.metrics.interval("linear") for r in (row, other))
-    if not mine or not theirs:
-        return "unknown"
-    return "above" if mine[0] > theirs[1] else "below" if mine[1] < theirs[0] else "within the noise"
 
 
 def score_text(of: Row | Result, score: Score) -> str:

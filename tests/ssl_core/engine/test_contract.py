@@ -14,6 +14,7 @@ from ssl_core.catalogue import METHODS, load_class
 from ssl_core.config import typed
 from ssl_core.engine import encoders
 from ssl_core.engine.data import Images
+from ssl_core.engine.encoders import open_residuals
 from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.engine.train import Trainer
 from ssl_core.rng import Rng
@@ -260,3 +261,15 @@ def test_a_non_finite_gradient_is_caught_even_when_the_loss_is_finite(shipped: d
 def test_a_batch_larger_than_the_data_is_refused(shipped: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="larger than the 8 training images"):
         build(shipped, "simclr", n=8)
+
+
+def test_a_training_is_judged_against_the_untrained_encoder_with_its_residual_branches_on(shipped: dict[str, Any]) -> None:
+    method, trainer = build(shipped, "simclr")
+    start = {name: value.clone() for name, value in method.exported.state_dict().items()}
+    trainer.steps = 0
+    trainer.run()
+    (first,) = trainer.history
+    assert all(torch.equal(start[name], value) for name, value in method.exported.state_dict().items())
+    shortcuts = trainer.health(method.exported)
+    opened = trainer.health(open_residuals(copy.deepcopy(method.exported)))
+    assert opened == {name: first[name] for name in opened} != shortcuts

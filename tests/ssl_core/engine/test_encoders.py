@@ -8,7 +8,7 @@ import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_core.config import ConfigError, typed
-from ssl_core.engine.encoders import Conv3x3, EncoderConfig, GroupNorm, build, pool
+from ssl_core.engine.encoders import Conv3x3, EncoderConfig, GroupNorm, build, open_residuals, pool
 from ssl_core.engine.transformer import DropPath, TransformerLayer, sincos_positions
 from ssl_core.parts.memory import momentum_copy
 from tasks.runtime import params
@@ -189,3 +189,19 @@ def test_group_norm_is_float32_under_autocast_and_returns_what_it_got() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         y = norm(x.bfloat16())
     assert y.dtype == torch.bfloat16 and torch.equal(y, expected.bfloat16())
+
+
+@pytest.mark.parametrize("name", ["small", "resnet18", "resnet50"])
+def test_open_residuals_switches_on_every_branch_and_nothing_else(name: str) -> None:
+    encoder = build(named(name), 3, 32, 0)
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    after = open_residuals(encoder).state_dict()
+    changed = {k for k in after if not torch.equal(before[k], after[k])}
+    assert changed and all(not before[k].any() and (after[k] == 1).all() for k in changed)
+    assert changed == {k for k in before if k.endswith(".weight") and not before[k].any()}
+
+
+def test_open_residuals_leaves_a_transformer_and_trained_weights_alone() -> None:
+    for encoder in (build(named("vit", width=64), 3, 32, 0), open_residuals(build(SMALL, 3, 32, 0))):
+        before = {k: v.clone() for k, v in encoder.state_dict().items()}
+        assert all(torch.equal(before[k], v) for k, v in open_residuals(encoder).state_dict().items())

@@ -19,7 +19,7 @@ from ssl_core.evaluation import scores
 from ssl_core.evaluation.intervals import bootstrap_intervals
 from ssl_core.evaluation.knn import knn, nearest_neighbors
 from ssl_core.evaluation.probe import linear_probe
-from ssl_core.evaluation.protocol import Labels, class_balanced_halves, evaluate
+from ssl_core.evaluation.protocol import Labels, _rising_edge, class_balanced_halves, evaluate
 from tasks.runtime import params
 from tests.conftest import ROOT
 from tests.support.configs import encoder_of
@@ -36,6 +36,7 @@ CONFIG = replace(
     bootstrap=200,
     batch_size=100,
     finetune_epochs=0,
+    untrained=1,
 )
 
 
@@ -389,3 +390,33 @@ def test_blocks_of_an_untrained_encoder_tell_bright_from_dark_images():
     layers = {f"block{i + 1}": (m.mean((2, 3))[:150], m.mean((2, 3))[150:]) for i, m in enumerate(maps)}
     found = evaluate(layers, Labels(level[:150], torch.arange(150) % 5 == 0, level[150:], 2), CONFIG, 0)
     assert found.numbers["linear_top1"] > 0.9
+
+
+def test_few_labels_choose_their_layer_without_the_held_out_ones():
+    """A single held-out image that noise gets right too chooses the noise for the probe of all labels, and nothing else."""
+    layers, labels = task()
+    upside_down = {"block1": layers["block2"], "block2": layers["block1"]}
+    usual = evaluate(upside_down, labels, CONFIG, 0)
+    alone = (replace(labels, holdout=torch.arange(len(labels.train)) == row) for row in range(20))
+    misled = next(found for one in alone if (found := evaluate(upside_down, one, CONFIG, 0)).layer == "block2")
+    assert usual.layer == "block1" and misled.numbers["linear_top1"] < usual.numbers["linear_top1"]
+    assert misled.numbers["few_label"] == usual.numbers["few_label"]
+
+
+def test_a_grid_is_widened_where_its_last_value_is_the_best_and_named_where_that_is_not_enough():
+    layers, labels = task()
+    narrow = {"linear_lambda_range": (0.1, 1.0), "linear_lambdas": 4, "knn_k": (2, 4)}
+    found = evaluate(layers, labels, replace(CONFIG, **narrow), 0)
+    wide = evaluate(layers, labels, CONFIG, 0)
+    assert found.protocol["k"] > 4 and found.numbers["holdout_knn_top1"] >= wide.numbers["holdout_knn_top1"] - 0.05
+    far = replace(CONFIG, linear_lambda_range=(50.0, 1e4), linear_lambdas=12)
+    assert "lambda" in evaluate(layers, labels, far, 0).protocol["edge_of_grid"]
+    assert "edge_of_grid" not in wide.protocol or "lambda" not in wide.protocol["edge_of_grid"]
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "best", "edge"),
+    [([0.5], 0, 0), ([0.5, 0.6], 1, 1), ([0.6, 0.5], 0, -1), ([0.5, 0.6, 0.5], 1, 0), ([0.5, 0.6, 0.6], 2, 0)],
+)
+def test_an_edge_counts_only_where_the_score_still_rises(accuracy, best, edge):
+    assert _rising_edge(accuracy, best) == edge

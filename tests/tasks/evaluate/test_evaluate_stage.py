@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from ssl_core.engine import encoders as core_encoders
+from ssl_core.engine.health import effective_rank
+from tasks import metrics as tasks_metrics
 from tasks.evaluate import evaluation
 from tasks.register.export import layer_index
 from tasks.runtime import dataset, files, saved_encoder
@@ -153,7 +155,7 @@ def test_data_without_labels_gives_label_free_numbers_and_complete_outputs(proje
     metrics, out = run(), outs()
     assert metrics["health"] == HEALTH and metrics["layer"] == "block4"
     assert not {"knn_top1", "linear_top1", "nmi", "per_class", "holdout_linear_top1"} & metrics.keys()
-    assert (out / "predictions/simclr-0.csv").read_text() == "actual,predicted\n"
+    assert (out / "predictions/simclr-0.csv").read_text() == "actual,predicted,knn\n"
     assert files.load_tensors(out / "features/simclr-0.safetensors")["test"].shape[0] == 32
 
 
@@ -185,3 +187,25 @@ def test_fine_tuning_is_reported_beside_the_frozen_scores(project):
     assert tuned["linear_top1"] == frozen["linear_top1"]
     assert tuned["finetune_interval"][0] <= tuned["finetune_top1"] <= tuned["finetune_interval"][1]
     assert (project / "out/encoders/simclr-0/encoder.safetensors").read_bytes() == before
+
+
+def test_an_untrained_encoder_is_scored_beside_others_as_their_own_stages_would(project):
+    write_encoder(project, "random_init")
+    set_params(project, {"evaluate": {"untrained": 3}})
+    run("random_init")
+    first, *others = tasks_metrics.load(outs("random_init") / "metrics/random_init-0.json")
+    assert [m.seed for m in (first, *others)] == [0, 1, 2]
+    assert len({m.score("linear_top1") for m in (first, *others)}) > 1 and len({m.health.effective_rank for m in others}) == 2
+    rows = list(csv.DictReader((outs("random_init") / "predictions/random_init-0.csv").open()))
+    assert set(rows[0]) == {"actual", "predicted", "knn", "predicted-1", "knn-1", "predicted-2", "knn-2"}
+    for found, (linear, near) in zip((first, *others), map(tasks_metrics.prediction_columns, (None, 1, 2)), strict=True):
+        assert np.mean([row["actual"] == row[linear] for row in rows]) == pytest.approx(found.score("linear_top1"))
+        assert np.mean([row["actual"] == row[near] for row in rows]) == pytest.approx(found.score("knn_top1"))
+    made = core_encoders.open_residuals(core_encoders.build(dataclasses.replace(ENCODER, width=8), 1, 16, 1))
+    prepared = dataset.load()
+    normalized = (torch.from_numpy(prepared.train_images[:32].copy()).float() / 255 - 0.5) / 0.2
+    with torch.no_grad():
+        rank = effective_rank(made.eval()(normalized))
+    facts = json.loads((project / "out/encoders/random_init-0/encoder.json").read_text())
+    if facts["train"]["health_images"] == len(prepared.train_images):
+        assert others[0].health.effective_rank == pytest.approx(rank, rel=1e-3)

@@ -1,0 +1,103 @@
+"""Is one method better than another? Paired comparisons on the same test images, over all seeds.
+
+Two intervals that overlap say little about a difference: most test images are easy or hard for both methods. What counts
+are the images that one of them gets right and the other does not (McNemar, Psychometrika 1947).
+
+Training seeds and test images both vary, so both are resampled (the hierarchical bootstrap; Davison and Hinkley, "Bootstrap
+methods and their application", 1997, section 3.8). Resampling S seeds gives (S - 1) / S of their variance; the deviations
+are scaled up accordingly.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssl_core.evaluation.intervals import CONFIDENCE
+from ssl_core.rng import Rng
+
+_BLOCK = 2**22
+"""Random numbers in memory at once."""
+_IMAGES, _SEEDS = 1, 2
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The accuracy of one method minus that of another on the same images."""
+
+    mean: float
+    low: float
+    high: float
+    """Ends of its 95 % interval."""
+    p: float
+    """Two-sided: how often a difference at least this large would come up between equals."""
+    alone: tuple[int, int] | None = None
+    """Images that the first method alone gets right, and the second alone; None with several seeds."""
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether chance is an unlikely reason for it."""
+        return self.p < 1 - CONFIDENCE
+
+
+def interval(correct: Tensor, resamples: int, seed: int) -> tuple[float, float]:
+    """95 % interval of a method's mean accuracy, over seeds and test images.
+
+    Args:
+        correct: (S, M) bool, whether seed s gets image m right.
+        resamples: draws of the bootstrap.
+        seed: names the stream of random numbers.
+    """
+    return _percentiles(_resampled(correct, resamples, seed, 0).clamp(0, 1))
+
+
+def difference(first: Tensor, second: Tensor, resamples: int, seed: int) -> Difference:
+    """The paired difference of two methods, ``first`` minus ``second``.
+
+    Args:
+        first: (S, M) bool, whether seed s gets image m right; ``second`` (T, M) on the same images. The seeds are not paired.
+        resamples: draws of the bootstrap.
+        seed: names the stream of random numbers.
+
+    Returns:
+        With one seed each, p is that of McNemar's exact test. Otherwise it is read off the bootstrap.
+    """
+    draws = _resampled(first, resamples, seed, 0) - _resampled(second, resamples, seed, 1)
+    low, high = _percentiles(draws)
+    alone = None
+    if len(first) == len(second) == 1:
+        alone = int((first & ~second).sum()), int((second & ~first).sum())
+        p = mcnemar(*alone)
+    else:
+        tail = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
+        p = min(1.0, 2 * (tail + 1) / (resamples + 1))
+    return Difference(float(first.double().mean() - second.double().mean()), low, high, p, alone)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Two-sided p of the exact test: that many images are right for one method alone, each as likely for either."""
+    n, fewer = only_first + only_second, min(only_first, only_second)
+    k = torch.arange(fewer + 1, dtype=torch.float64)
+    log_of_each = math.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1) - n * math.log(2)
+    return min(1.0, 2 * math.exp(float(torch.logsumexp(log_of_each, 0))))
+
+
+def _resampled(correct: Tensor, resamples: int, seed: int, row: int) -> Tensor:
+    """(resamples,) float64 means of ``correct`` (S, M) over resampled images, the same for every row, and resampled seeds."""
+    seeds, images = correct.shape
+    counts, means = correct.to(torch.float64), []
+    spread = math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0
+    for ids in torch.split(torch.arange(resamples), max(1, _BLOCK // images)):
+        chosen = Rng(ids, seed, _IMAGES).integers(images, images)
+        each = torch.stack([one[chosen].mean(1) for one in counts], dim=1)
+        middle = each.mean(1)
+        picked = each.gather(1, Rng(ids, seed, _SEEDS, row).integers(seeds, seeds)).mean(1)
+        means.append(middle + spread * (picked - middle))
+    return torch.cat(means)
+
+
+def _percentiles(draws: Tensor) -> tuple[float, float]:
+    edges = torch.tensor([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], dtype=draws.dtype)
+    low, high = torch.quantile(draws, edges).tolist()
+    return low, high

@@ -1,0 +1,200 @@
+"""What may be said of the results: which differences are more than chance, and whether the best encoder is worth using.
+
+Everything is read off the stored predictions: which test images each row gets right (``ssl_core/evaluation/comparison.py``).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tasks.results import Result, Row, champion, ranked
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ssl_core.evaluation.comparison import Difference
+
+SEED_SPREAD = 0.008
+"""Standard deviation of a method's linear accuracy over training seeds: root mean square over the methods of
+docs/evidence.md (two seeds each, CIFAR-10). It says what one seed cannot: how far another one might lie."""
+SEED_NOISE = 1.96 * 2**0.5 * SEED_SPREAD
+"""A difference of two trainings that seeds alone exceed in 1 of 20 cases."""
+ENOUGH_STEPS = 1500
+"""Optimizer steps below which a training is called short: with about as many, the best methods pass raw pixels on the
+embedded images."""
+REFERENCES = ("raw_pixels", "random_init")
+"""Baselines that cost nothing: an encoder that is not above them is not worth its training."""
+RESAMPLES = 1000
+"""Of rows whose protocol does not say."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A row beside the best method, on the same test images. Empty where there are no predictions."""
+
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Of ``linear`` and ``knn``: 95 %, over seeds and test images."""
+    ahead: Mapping[str, "Difference"] = field(default_factory=dict)
+    """Of both: the best method minus this row."""
+
+    @property
+    def ties(self) -> bool:
+        """Whether its linear probe cannot be told from the best method's."""
+        return "linear" in self.ahead and not self.ahead["linear"].is_clear
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the table says."""
+
+    rows: tuple[Row, ...]
+    """Best first."""
+    best: Result | None
+    """The encoder to take, of the methods."""
+    standings: Mapping[str, Standing]
+    """By method."""
+
+    @property
+    def row(self) -> Row | None:
+        """That of the best encoder's method."""
+        return next((row for row in self.rows if self.best and row.method == self.best.method), None)
+
+    @property
+    def not_beaten(self) -> list[str]:
+        """The untrained references that the best method's linear probe is not clearly above."""
+        known = {m: self.standings[m].ahead.get("linear") for m in REFERENCES if m in self.standings}
+        return [m for m, ahead in known.items() if ahead and not (ahead.is_clear and ahead.mean > 0)]
+
+    @property
+    def ties(self) -> list[str]:
+        """Methods that cannot be told from the best."""
+        return [r.method for r in self.rows if not r.is_baseline and r is not self.row and self.standings[r.method].ties]
+
+    def below_pixels(self, column: str) -> int | None:
+        """How many methods have a lower mean than the raw pixels; None without them."""
+        values = {row.method: row.mean(column) for row in self.rows if not row.is_baseline or row.method == "raw_pixels"}
+        pixels = values.pop("raw_pixels", None)
+        return None if pixels is None else sum(value is not None and value < pixels for value in values.values())
+
+
+def judge(results: Sequence[Result], best: Result | None = None) -> Verdict:
+    """Compare every row with the method of ``best``, by default the champion."""
+    rows, best = tuple(ranked(results)), best or champion(results)
+    first = next((row for row in rows if best and row.method == best.method), None)
+    return Verdict(rows, best, {row.method: _standing(row, first) for row in rows})
+
+
+def _standing(row: Row, first: Row | None) -> Standing:
+    intervals, ahead = {}, {}
+    for kind in ("linear", "knn"):
+        own, other = _right(row, kind), None if first is None or first is row else _right(first, kind)
+        if own is None:
+            continue
+        from ssl_core.evaluation import comparison  # torch takes seconds: only where there is something to compare
+
+        resamples = row.best.metrics.protocol.get("resamples", RESAMPLES)
+        intervals[kind] = comparison.interval(own, resamples, 0)
+        if other is not None and other.shape[1] == own.shape[1]:
+            ahead[kind] = comparison.difference(other, own, resamples, 0)
+    return Standing(intervals, ahead)
+
+
+def _right(row: Row, kind: str) -> "Tensor | None":
+    """(S, M) bool: which test images the predictions of each seed get right; None where some seed has none."""
+    found = [result.right.get(kind) for result in row.results]
+    seeds = [right for right in found if right is not None]
+    if len(seeds) < len(found) or not seeds or len({len(right) for right in seeds}) > 1:
+        return None
+    import torch
+
+    return torch.from_numpy(np.stack(seeds))
+
+
+# ---------------------------------------------------------------------- words
+
+GIVES = {
+    "raw_pixels": "The raw pixels give",
+    "random_init": "The same network untrained gives",
+    "supervised": "Training it with all the labels gives",
+}
+
+
+def sentences(verdict: Verdict) -> list[str]:
+    """The verdict in words, what matters most first; empty without test labels."""
+    best, row = verdict.best, verdict.row
+    if best is None or row is None or row.mean("linear_top1") is None:
+        return []
+    count, interval = sum(not r.is_baseline for r in verdict.rows), verdict.standings[row.method].intervals.get("linear")
+    what = "comes first" if verdict.not_beaten else "gives the best encoder"
+    sure = f" (95 % interval {_percent(interval[0])} to {_percent(interval[1])})" if interval else ""
+    held_out = _percent(best.get("holdout_linear_top1"))
+    found = [_warning(verdict, best)] if verdict.not_beaten else []
+    found += [
+        f"{best.method} {what} of {count} methods: on its frozen features a linear probe gets"
+        f" {_percent(row.mean('linear_top1'))}{sure} of the test images right, kNN {_percent(row.mean('knn_top1'))}.",
+        f"It was chosen by its score on held-out training labels, {held_out}, not by the test.",
+        *(_against(verdict, row) for row in verdict.rows if row.method in GIVES),
+    ]
+    linear, knn = verdict.below_pixels("linear_top1"), verdict.below_pixels("knn_top1")
+    if linear is not None:
+        found.append(f"Below the raw pixels: {linear} of {count} methods by linear probe, {knn} by kNN.")
+    if ties := verdict.ties:
+        found.append(f"Not clearly different from {best.method} by linear probe: {', '.join(ties)}.")
+    return found
+
+
+def remarks(result: Result, results: Sequence[Result]) -> list[str]:
+    """What to know of one encoder beside the baselines among ``results``; a warning first if they are as good."""
+    beside = [r for r in results if r.method == result.method or r.method in GIVES]
+    verdict = judge(beside, result)
+    warning = [_warning(verdict, result)] if verdict.not_beaten else []
+    return warning + [_against(verdict, row) for row in verdict.rows if row.method in GIVES and row.mean("linear_top1")]
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def _warning(verdict: Verdict, best: Result) -> str:
+    """That the best method is no better than what needs no training, and what to do."""
+    name = verdict.not_beaten[0]
+    ahead = verdict.standings[name].ahead["linear"]
+    what, verb = {"raw_pixels": ("raw pixels", "are"), "random_init": ("the same network untrained", "is")}[name]
+    how = "better" if ahead.is_clear else "not clearly worse"
+    return f"Do not use this yet: {what} {verb} {how} than {best.method}, {counted(ahead)}. {advice(best)}"
+
+
+def counted(ahead: "Difference") -> str:
+    """A paired difference: ``37 against 65 test images that the linear probe gets right for one alone, p = .007``."""
+    p = "p < .001" if ahead.p < 0.001 else f"p = {ahead.p:.3f}".replace("0.", ".", 1)
+    if ahead.alone:
+        first, second = ahead.alone
+        return f"whose linear probe alone is right on {first:,} test images against {second:,}, {p}"
+    return f"by linear probe {100 * ahead.mean:+.1f} points ({100 * ahead.low:+.1f} to {100 * ahead.high:+.1f}), {p}"
+
+
+def advice(best: Result) -> str:
+    """What to do about an encoder that is not worth its training."""
+    made = best.training
+    if not made.steps or not made.epochs or not made.epochs_asked:
+        return "Train longer: raise train.epochs."
+    wanted = float(f"{made.epochs_asked * max(2.0, ENOUGH_STEPS / made.steps):.2g}")
+    return f"{best.method} trained {made.epochs:,} epochs, {made.steps:,} steps: set train.epochs to about {wanted:,.0f}."
+
+
+def _against(verdict: Verdict, row: Row) -> str:
+    """A baseline's scores, and whether they differ from the best method's."""
+    ahead = verdict.standings[row.method].ahead
+    parts = [
+        f"{_percent(row.mean(f'{key}_top1'))} by {kind}{f' ({_relation(ahead[key])})' if key in ahead else ''}"
+        for key, kind in (("linear", "linear probe"), ("knn", "kNN"))
+    ]
+    return f"{GIVES[row.method]} {' and '.join(parts)}."
+
+
+def _relation(ahead: "Difference") -> str:
+    if not ahead.is_clear:
+        return "no clear difference"
+    return "clearly less" if ahead.mean > 0 else "clearly more"

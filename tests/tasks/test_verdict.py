@@ -1,0 +1,129 @@
+"""What is said of the results: paired comparisons of stored predictions, and a warning where a baseline is as good."""
+
+import csv
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+
+from tasks import leaderboard
+from tasks.register.card import model_card
+from tasks.report.page import build
+from tasks.results import Result, Training, load_results
+from tasks.verdict import judge, remarks, sentences
+from tests.support.example_results import metrics_of, write_project
+
+IMAGES = 411
+
+
+def row(method: str, right: int, wrong_before: int = 0, seed: int = 0, **about: object) -> Result:
+    """A result whose probe gets ``right`` images right, after the first ``wrong_before``; kNN ten fewer."""
+    images = np.arange(IMAGES)
+    linear, knn = ((images >= wrong_before) & (images < wrong_before + count) for count in (right, right - 10))
+    share = {"linear_top1": linear.mean(), "knn_top1": knn.mean(), "holdout_linear_top1": 0.5}
+    metrics = metrics_of(method, seed, **{name: float(value) for name, value in share.items()})
+    return Result(metrics, right={"linear": linear, "knn": knn}, **about)
+
+
+TRAINED = Training(epochs=4, steps=50, epochs_asked=14)
+WORSE = [row("context", 37 + 267, 65, training=TRAINED), row("raw_pixels", 65 + 267)]
+
+
+def test_a_baseline_that_is_better_is_said_first_with_what_to_do():
+    verdict = judge(WORSE)
+    assert verdict.not_beaten == ["raw_pixels"]
+    assert verdict.standings["raw_pixels"].ahead["linear"].alone == (37, 65)
+    first, second, *_ = sentences(verdict)
+    assert first == (
+        "Do not use this yet: raw pixels are better than context, whose linear probe alone is right on 37 test images against"
+        " 65, p = .007. context trained 4 epochs, 50 steps: set train.epochs to about 420."
+    )
+    assert second.startswith("context comes first of 1 methods") and "the best encoder" not in " ".join(sentences(verdict))
+    assert "Below the raw pixels: 1 of 1 methods by linear probe, 1 by kNN." in sentences(verdict)
+
+
+def test_a_baseline_that_cannot_be_told_apart_is_a_warning_too():
+    verdict = judge([row("simclr", 300), row("random_init", 298, 1)])
+    first = sentences(verdict)[0]
+    assert first.startswith("Do not use this yet: the same network untrained is not clearly worse than simclr")
+    assert first.endswith("Train longer: raise train.epochs.")  # the steps are not known
+    assert verdict.standings["random_init"].ties
+
+
+def test_a_clear_lead_is_said_without_a_warning():
+    verdict = judge([row("simclr", 380), row("moco", 379), row("raw_pixels", 300), row("supervised", 411)])
+    said = sentences(verdict)
+    assert not verdict.not_beaten and said[0].startswith("simclr gives the best encoder of 2 methods")
+    assert "The raw pixels give 73.0 % by linear probe (clearly less) and 70.6 % by kNN (clearly less)." in said
+    assert (
+        "Training it with all the labels gives 100.0 % by linear probe (clearly more) and 97.6 % by kNN (clearly more)." in said
+    )
+    assert "Not clearly different from simclr by linear probe: moco." in said
+    assert "Below the raw pixels: 0 of 2 methods by linear probe, 0 by kNN." in said
+
+
+def test_several_seeds_are_compared_together_and_without_counts():
+    rows = [row("simclr", 380 + s, s, seed=s) for s in range(3)] + [row("raw_pixels", 300)]
+    ahead = judge(rows).standings["raw_pixels"].ahead["linear"]
+    assert ahead.alone is None and ahead.is_clear and ahead.mean == pytest.approx(81 / IMAGES)
+    low, high = judge(rows).standings["simclr"].intervals["linear"]
+    assert low < 381 / IMAGES < high
+
+
+def test_without_predictions_nothing_is_compared():
+    verdict = judge([dataclasses.replace(result, right={}) for result in WORSE])
+    assert not verdict.not_beaten and not verdict.standings["raw_pixels"].ahead
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    methods = ("simclr", "moco", "rotation", "raw_pixels", "random_init")
+    return write_project(tmp_path_factory.mktemp("verdict") / "project", methods=methods, num_test=300)
+
+
+def test_the_untrained_row_is_of_several_seeds_though_the_methods_have_one(project):
+    results, missing = load_results(project)
+    untrained = [r for r in results if r.method == "random_init"]
+    assert [(r.seed, r.kept) for r in untrained] == [(0, True), (1, False), (2, False)] and not missing
+    verdict = judge(results)
+    line = next(row for row in verdict.rows if row.method == "random_init")
+    assert line.best.name == "random_init-0" and " ± " in leaderboard.cells(line, verdict.standings["random_init"])["linear %"]
+    for r in untrained:
+        assert r.right["linear"].mean() == r.get("linear_top1") and r.right["knn"].mean() == r.get("knn_top1")
+
+
+def test_a_seed_that_was_evaluated_itself_counts_once(tmp_path):
+    write_project(tmp_path, methods=("random_init",), seeds=(1, 0), num_test=60)
+    results, _ = load_results(tmp_path)
+    assert sorted((r.seed, r.kept) for r in results) == [(0, True), (1, True), (2, False), (3, False)]
+
+
+def test_every_place_marks_what_cannot_be_told_from_the_best(project):
+    results, _ = load_results(project)
+    verdict = judge(results)
+    ties = {row.method for row in verdict.rows if verdict.standings[row.method].ties}
+    assert "moco" in ties and "raw_pixels" not in ties
+    lines = {line["method"]: line for line in csv.DictReader(io.StringIO(leaderboard.to_csv(verdict)))}
+    assert {method for method, line in lines.items() if line["tied_with_best"]} == ties
+    assert float(lines["raw_pixels"]["behind_best_p"]) < 0.05 and lines["simclr"]["behind_best"] == ""
+    for text in (leaderboard.to_text(verdict), leaderboard.to_markdown(verdict)):
+        marked = {line.strip("| ").split()[0] for line in text.splitlines() if " = " in line.partition("best")[0]}
+        assert marked - {"*"} == ties, text
+    assert "below about 2 points the order of two methods may be the seed's" in leaderboard.footnote(verdict)
+    build(project, project / "reports")
+    assert " =<small>" in (project / "reports/report.html").read_text()
+
+
+def test_the_card_warns_of_its_own_encoder_first():
+    facts = {
+        "encoder": {"config": {"name": "small"}, "channels": 1, "image_size": 28},
+        "mean": [0],
+        "std": [1],
+        "data_sha256": "",
+    }
+    meta = {"name": "signs", "num_train": 1650}
+    delivered = {"dim": 8, "images": 9, "effective_rank": None}
+    card = model_card("context-0", facts, WORSE[0].metrics, meta, delivered, remarks(WORSE[0], WORSE))
+    assert card.index("Do not use this yet") < card.index("**Input**")
+    assert "kNN" in card[: card.index("**Input**")]
