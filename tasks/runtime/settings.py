@@ -106,8 +106,9 @@ def _fill_in_user() -> None:
     try:
         own.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        user, root = getpass.getuser(), project_root()
         raise EnvironmentFault(
-            f"neither the home of {getpass.getuser()} nor {project_root()} can be written ({error.strerror}); set HOME to a folder of yours"
+            f"neither the home of {user} nor {root} can be written ({error.strerror}); set HOME to a folder of yours"
         ) from None
     if home in (Path(), Path("/")) or not home.is_dir():
         os.environ["HOME"] = str(own)
