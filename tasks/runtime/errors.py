@@ -1,6 +1,7 @@
 """Failures a person can act on. Each has one exit code; each message says what is wrong, where and what to do."""
 
 import errno
+import io
 import os
 import select
 import sys
@@ -118,6 +119,9 @@ def explain(error: BaseException) -> tuple[int, str]:
 
 def run(main: Callable[[], T]) -> T:
     """Run a command; turn every failure into its exit code and one line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks ends no command
     try:
         result = main()
         sys.stdout.flush()  # here, where a reader that is gone can still be noticed
