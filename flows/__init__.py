@@ -8,6 +8,16 @@
 Flows import ``tasks`` and no science. Nothing imports a flow; prefect.yaml names the flows that are deployed.
 """
 
-from tasks.runtime import settings
+import importlib
 
-settings.apply()  # before the first import of Prefect, which reads its settings then
+from tasks.runtime import settings
+from tasks.runtime.errors import run
+
+
+def _import_prefect() -> None:
+    """After the settings, which Prefect reads when it is imported; a wrong one of the user is one line."""
+    settings.apply()
+    importlib.import_module("prefect.main")
+
+
+run(_import_prefect)

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssl_core.evaluation.knn import nearest_neighbors
+from tasks.alike import MOST_PAIRS, Duplicates, duplicates, likeness
 from tasks.prepare.decoding import Job, decode_all
 from tasks.prepare.images import DEPTH
 from tasks.prepare.intake import ONE_WORKER
-from tasks.prepare.layout import Item, is_image
+from tasks.prepare.layout import Item, is_image, shown
 from tasks.prepare.source import FileSource
 from tasks.prepare.sources.archive import ArchiveSource
 from tasks.prepare.sources.folder import FolderSource
 from tasks.register import registry
-from tasks.runtime import settings
+from tasks.runtime import files, settings
 from tasks.runtime.errors import DataError, UsageError, run
 from tasks.runtime.progress import Progress
 
@@ -93,30 +93,7 @@ def embed(path: Path, encoder: registry.Loaded) -> tuple[list[str], torch.Tensor
     if not features:
         raise DataError(f"{path} holds no readable images (JPEG, PNG, BMP, GIF, WebP or TIFF)")
     rows = sorted(features)
-    return [names[row] for row in rows], torch.stack([features[row] for row in rows])
-
-
-def likeness(features: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(similarity, index), each (N, count): the images most like each image, without itself, by centered cosine.
-
-    Without the mean, which all images share, similarities spread over [-1, 1] and a threshold means something.
-    """
-    centered = features - features.mean(0) if len(features) > 2 else features
-    unit = torch.nn.functional.normalize(centered, dim=1)
-    similarity, index = nearest_neighbors(unit, unit, count + 1)
-    itself = index == torch.arange(len(unit))[:, None]
-    itself[:, -1] |= ~itself.any(1)  # among more than ``count`` copies an image may not find itself
-    return similarity[~itself].view(len(unit), -1), index[~itself].view(len(unit), -1)
-
-
-def duplicates(similarity: torch.Tensor, index: torch.Tensor, threshold: float) -> list[tuple[float, int, int]]:
-    """(similarity, first, second) of the pairs that are at least ``threshold`` alike, the most alike first."""
-    rows, places = torch.nonzero(similarity >= threshold, as_tuple=True)
-    pairs = {
-        (min(i, j), max(i, j)): s
-        for i, j, s in zip(rows.tolist(), index[rows, places].tolist(), similarity[rows, places].tolist(), strict=True)
-    }
-    return sorted(((s, i, j) for (i, j), s in pairs.items()), key=lambda p: (-p[0], p[1:]))
+    return [shown(names[row]) for row in rows], torch.stack([features[row] for row in rows])
 
 
 def write(path: Path, names: list[str], features: torch.Tensor, uri: str) -> None:
@@ -126,9 +103,26 @@ def write(path: Path, names: list[str], features: torch.Tensor, uri: str) -> Non
 
     values = pa.FixedSizeListArray.from_arrays(pa.array(features.numpy().ravel()), features.shape[1])
     table = pa.table({"id": names, "features": values}).replace_schema_metadata({"model": uri})
-    temp = path.with_name(f".{path.name}.tmp")
-    parquet.write_table(table, temp)
-    temp.replace(path)
+    temp = files.beside(path)
+    try:
+        parquet.write_table(table, temp)
+        temp.replace(path)
+    finally:
+        temp.unlink(missing_ok=True)
+
+
+def check_output(path: Path) -> None:
+    """Before the work: whether ``path`` can be written.
+
+    Raises:
+        UsageError: it is a folder, or lies in none.
+        OSError: its folder takes no file.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"--output {path}: {'that is a folder' if path.is_dir() else 'there is no such folder'}; name a file")
+    temp = files.beside(path)
+    temp.touch()
+    temp.unlink()
 
 
 def show(names: list[str], features: torch.Tensor, arguments: Any) -> None:
@@ -139,19 +133,28 @@ def show(names: list[str], features: torch.Tensor, arguments: Any) -> None:
     similarity, index = likeness(features, count)
     chosen = range(min(SHOWN, len(names)))
     if arguments.query is not None:
-        if arguments.query not in names:
-            raise UsageError(
-                f"--query {arguments.query} is not an image below {arguments.path}; give its path below that folder"
-            )
-        chosen = [names.index(arguments.query)]
+        query = shown(arguments.query)
+        if query not in names:
+            raise UsageError(f"--query {query} is not an image below {arguments.path}; give its path below that folder")
+        chosen = [names.index(query)]
     for row in chosen if arguments.neighbors else []:
         print(f"most like {names[row]}:")
         for value, other in zip(similarity[row].tolist(), index[row].tolist(), strict=True):
             print(f"    {value:6.3f}  {names[other]}")
-    pairs = duplicates(similarity, index, arguments.threshold)
-    print(f"near-duplicates (centered cosine of at least {arguments.threshold}): {len(pairs)} pairs")
-    for value, i, j in pairs[: None if arguments.all else SHOWN]:
-        print(f"    {value:6.3f}  {names[i]}  {names[j]}")
+    show_duplicates(names, duplicates(features, arguments.threshold), arguments)
+
+
+def show_duplicates(names: list[str], found: Duplicates, arguments: Any) -> None:
+    """Print pairs, or the groups they form when they are too many to read."""
+    what = f"{found.count} pairs, {len(found.groups)} groups of images"
+    print(f"near-duplicates (centered cosine of at least {arguments.threshold}): {what}")
+    most = None if arguments.all else SHOWN
+    if found.count <= MOST_PAIRS:
+        for value, i, j in found.pairs[:most]:
+            print(f"    {value:6.3f}  {names[i]}  {names[j]}")
+        return
+    for group in found.groups[:most]:
+        print(f"    {len(group)} images:  {'  '.join(names[i] for i in group[:most])}")
 
 
 def main() -> None:
@@ -163,9 +166,12 @@ def main() -> None:
     parser.add_argument("--neighbors", type=int, default=5, help="how many neighbors to show (0: none)")
     parser.add_argument("--query", metavar="FILE", help="show the neighbors of this image, named as below PATH")
     parser.add_argument("--threshold", type=float, default=0.99, help="similarity from which two images are near-duplicates")
-    parser.add_argument("--all", action="store_true", help="list every pair of near-duplicates")
+    parser.add_argument(
+        "--all", action="store_true", help="list every pair of near-duplicates; every group of them, when there are many"
+    )
     arguments = parser.parse_args()
     settings.apply()
+    check_output(arguments.output)
     encoder = registry.load(arguments.model)
     names, features = embed(arguments.path, encoder)
     write(arguments.output, names, features, encoder.uri)

@@ -1,6 +1,11 @@
-"""``make preset P=NAME``: write the values of ``presets/NAME.yaml`` into params.yaml, keeping its comments."""
+"""``make preset P=NAME``: write the values of ``presets/NAME.yaml`` into params.yaml, keeping its comments.
+
+The last line of params.yaml then says which preset that was and what it replaced. The next preset takes that back first, so
+that nothing of an earlier choice stays; ``P=none`` only takes it back. What the user changed since is the user's, and stays.
+"""
 
 import io
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,15 +15,27 @@ from tasks.runtime import files, params
 from tasks.runtime.errors import UsageError, run
 
 PRESETS = Path("presets")
+NONE = "none"
+MARK = "# The line that make preset takes back (P=none): "
+
+Changes = dict[str, list[Any]]
+"""By dotted key: the value that was set and the one before; only the first where there was none."""
 
 
-def merge(target: Any, values: Mapping[str, Any], where: str = "") -> None:
-    """Set every leaf of ``values`` in ``target``; mappings are merged, everything else is replaced."""
+def merge(target: Any, values: Mapping[str, Any], where: str = "") -> Changes:
+    """Set every leaf of ``values`` in ``target``; mappings are merged, everything else is replaced.
+
+    Returns:
+        What changed.
+    """
+    changes: Changes = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and isinstance(target.get(key), Mapping):
-            merge(target[key], value, f"{where}{key}.")
-        else:
+            changes |= merge(target[key], value, f"{where}{key}.")
+        elif key not in target or target[key] != value:
+            changes[f"{where}{key}"] = [value, target[key]] if key in target else [value]
             target[key] = value
+    return changes
 
 
 def plain(value: float) -> str:
@@ -27,26 +44,77 @@ def plain(value: float) -> str:
     return text if "." in text else text.replace("e", ".0e")
 
 
-def main() -> None:
-    """Merge, check, write."""
+def take_back(target: Any, changes: Changes) -> list[str]:
+    """Undo ``changes`` in ``target``; returns a line for each value that is another one by now, and so stays."""
+    kept = []
+    for key, (value, *before) in changes.items():
+        *sections, last = key.split(".")
+        section = target
+        for name in sections:
+            section = section.get(name) if isinstance(section, Mapping) else None
+        if not isinstance(section, Mapping) or last not in section:
+            kept.append(f"{key} (which is gone)")
+        elif section[last] != value:
+            kept.append(f"{key}: {section[last]}")
+        elif before:
+            section[last] = before[0]  # type: ignore[index]
+        else:
+            del section[last]  # type: ignore[attr-defined]
+    return kept
+
+
+def split(text: str) -> tuple[str, Changes]:
+    """params.yaml without its mark, and what the mark says.
+
+    Raises:
+        UsageError: the mark was edited.
+    """
+    lines = text.splitlines(keepends=True)
+    marks = [line for line in lines if line.startswith(MARK)]
+    try:
+        changes: Changes = json.loads(marks[-1].removeprefix(MARK).partition(" ")[2]) if marks else {}
+    except ValueError:
+        raise UsageError(
+            f"params.yaml: the line {MARK.strip()!r} is damaged; remove it to keep all values as they are"
+        ) from None
+    return "".join(line for line in lines if not line.startswith(MARK)), changes
+
+
+def apply(text: str, name: str, values: Mapping[str, Any]) -> tuple[str, Changes, list[str]]:
+    """params.yaml with the preset ``name`` instead of an earlier one; what it replaced, and what of the earlier one stays."""
     from ruamel.yaml import YAML
 
-    names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
-    if len(sys.argv) != 2 or sys.argv[1] not in names:
-        raise UsageError(f"usage: make preset P=NAME, with NAME one of {', '.join(names)}")
-    source = PRESETS / f"{sys.argv[1]}.yaml"
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 200
     yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
     yaml.representer.add_representer(float, lambda r, v: r.represent_scalar("tag:yaml.org,2002:float", plain(v)))
-    document = yaml.load(params.PARAMS.read_text())
-    merge(document, params.read(source))
+    content, earlier = split(text)
+    document = yaml.load(content)
+    kept = take_back(document, earlier)
+    changes = merge(document, values)
     buffer = io.StringIO()
     yaml.dump(document, buffer)
-    params.check(params.parse(buffer.getvalue(), params.PARAMS))
-    files.write_text(params.PARAMS, buffer.getvalue())
-    print(f"params.yaml now holds {source}; git diff params.yaml shows what changed, git checkout params.yaml undoes it")
+    mark = f"{MARK}{name} {json.dumps(changes)}\n" if changes else ""
+    return buffer.getvalue() + mark, changes, kept
+
+
+def main() -> None:
+    """Take back, merge, check, write."""
+    names = [NONE, *sorted(p.stem for p in PRESETS.glob("*.yaml"))]
+    if len(sys.argv) != 2 or sys.argv[1] not in names:
+        raise UsageError(f"usage: make preset P=NAME, with NAME one of {', '.join(names)}")
+    name = sys.argv[1]
+    values = {} if name == NONE else params.read(PRESETS / f"{name}.yaml")
+    text, changes, kept = apply(params.PARAMS.read_text(), name, values)
+    params.check(params.parse(text, params.PARAMS))
+    files.write_text(params.PARAMS, text)
+    data = [f"{key} is {value}, was {before[0]}" for key, (value, *before) in changes.items() if key.startswith("data.")]
+    for line in data:
+        print(line)
+    if kept:
+        print(f"changed since the last preset, and kept: {'; '.join(kept)}")
+    print(f"params.yaml now holds {'no preset' if name == NONE else f'the preset {name}; make preset P=none takes it back'}")
 
 
 if __name__ == "__main__":

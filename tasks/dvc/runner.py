@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -40,9 +40,12 @@ HINTS = (
 
 
 def dvc(root: Path, *arguments: str) -> str | None:
-    """Run a ``dvc`` command that is none of a stage's; None when it went well, else the last line of what it said."""
+    """Run a ``dvc`` command that is none of a stage's; None when it went well, else its last error."""
     done = subprocess.run([*DVC, *arguments], cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    return (done.stderr.strip().splitlines() or ["no reason given"])[-1] if done.returncode else None
+    if not done.returncode:
+        return None
+    said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("Having any troubles?")]
+    return (_errors(said) or said or ["no reason given"])[-1]
 
 
 class Runner:
@@ -181,7 +184,7 @@ def _outcome(returncode: int, left: Path, text: str) -> Outcome | None:
     with contextlib.suppress(OSError, ValueError, KeyError):
         said = json.loads(left.read_text())
         return Outcome(int(said["code"]), Fate.FAILED, str(said["message"]))
-    errors = [line.removeprefix("ERROR: ") for line in text.splitlines() if line.startswith("ERROR: ")]
+    errors = _errors(text.splitlines())
     message = errors[-1] if errors else f"dvc ended with {returncode} and no message"
     root = left.parents[2]
     if not errors and shutil.disk_usage(root).free < FULL:
@@ -193,6 +196,11 @@ def _outcome(returncode: int, left: Path, text: str) -> Outcome | None:
     if "is busy, it is being blocked by" in text:
         return None
     return Outcome(Preempted.code if returncode < 0 else EnvironmentFault.code, Fate.FAILED, message)
+
+
+def _errors(lines: Iterable[str]) -> list[str]:
+    """DVC's own words for what went wrong."""
+    return [re.sub("^ERROR: (unexpected error - )?", "", line) for line in lines if line.startswith("ERROR: ")]
 
 
 def _group_lives(process: subprocess.Popen[bytes]) -> bool:

@@ -1,7 +1,9 @@
 """Failures a person can act on. Each has one exit code; each message says what is wrong, where and what to do."""
 
 import errno
+import io
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable
@@ -12,6 +14,25 @@ from ssl_core.config import ConfigError
 
 T = TypeVar("T")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+READER_LEFT = 141  # as a shell counts a death by SIGPIPE
+OUTSIDE = {
+    "mlflow": "MLflow",
+    "alembic": "MLflow",
+    "sqlalchemy": "a database",
+    "sqlite3": "a database",
+    "dvc": "DVC",
+    "dvc_data": "DVC",
+    "dvc_objects": "DVC",
+    "scmrepo": "git",
+    "_pygit2": "git",
+    "prefect": "Prefect",
+    "httpx": "a server",
+    "httpcore": "a server",
+    "websockets": "a server",
+    "pydantic_core": "settings",
+}
+"""Packages that reach outside this process, by what a user calls them: their own exceptions tell of what they found there."""
+LONGEST = 300
 
 
 class Stop(Exception):
@@ -82,26 +103,62 @@ def explain(error: BaseException) -> tuple[int, str]:
         return Preempted.code, "interrupted; the same command continues from the last checkpoint"
     if isinstance(error, MemoryError):
         return EnvironmentFault.code, "out of memory; use a smaller train.batch_size or data.max_train"
+    if isinstance(error, BrokenPipeError) and _unread():
+        return READER_LEFT, "whoever read the output is gone"
     if isinstance(error, OSError):
         return EnvironmentFault.code, _os_message(error)
     if isinstance(error, ModuleNotFoundError):
         return EnvironmentFault.code, f"the package {error.name} is not installed; make setup installs all that is needed"
     if "out of memory" in str(error).lower():
         return EnvironmentFault.code, "the device is out of memory; use a smaller train.batch_size"
+    outside = _from_outside(error)
+    if outside:
+        return EnvironmentFault.code, outside
     return Stop.code, f"internal error: {error}; please report it with the lines above"
 
 
 def run(main: Callable[[], T]) -> T:
     """Run a command; turn every failure into its exit code and one line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks ends no command
     try:
-        return main()
+        result = main()
+        sys.stdout.flush()  # here, where a reader that is gone can still be noticed
+        return result
     except (Exception, KeyboardInterrupt) as error:
         code, message = explain(error)
+        if code == READER_LEFT:  # no words, as other tools
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for stream in _unread():
+                os.dup2(nowhere, stream)  # else Python complains at its end about what it could not write
+            sys.exit(code)
         if code == Stop.code and not isinstance(error, Stop):
             traceback.print_exc()
         print(f"error: {message}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         sys.exit(code)
+
+
+def _unread() -> list[int]:
+    """Those of stdout and stderr whose reader is gone."""
+    poll = select.poll()
+    for stream in (1, 2):
+        poll.register(stream, 0)
+    return [stream for stream, state in poll.poll(0) if state & select.POLLERR]
+
+
+def _from_outside(error: BaseException) -> str | None:
+    """One line of what a library found outside this process; None for an error that is of our making."""
+    from tasks.runtime.settings import redact  # here: settings raises errors of this module
+
+    packages = [cls.__module__.partition(".")[0] for cls in type(error).__mro__]
+    if type(error) is RuntimeError:  # Prefect's, of a server that does not answer
+        frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        packages = [name.partition(".")[0] for name in frames[-1:]]
+    found = [OUTSIDE[package] for package in packages if package in OUTSIDE]
+    text = redact(" ".join(str(error).split()) or type(error).__name__)
+    return f"{found[0]}: {text if len(text) <= LONGEST else text[:LONGEST] + ' ...'}" if found else None
 
 
 def no_space(where: object) -> str:

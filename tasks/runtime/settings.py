@@ -1,8 +1,12 @@
 """Settings of the tools the pipeline drives, in one place: no telemetry, no pickle, the tracking store under the project."""
 
+import getpass
 import os
 import re
+import sys
 from pathlib import Path
+
+from tasks.runtime.errors import EnvironmentFault
 
 DEFAULTS = {
     "DO_NOT_TRACK": "true",  # MLflow wants the word; Prefect takes it too
@@ -24,6 +28,8 @@ DEFAULTS = {
 EXPERIMENT = "ssl-pipeline"
 """Where runs go in MLflow, unless ``MLFLOW_EXPERIMENT_NAME`` says another."""
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 
 def project_root() -> Path:
     """Where ``params.yaml`` is; inside a DVC experiment's temporary copy, the workspace it was started from."""
@@ -41,10 +47,74 @@ def system_metrics() -> bool:
 
 
 def apply() -> None:
-    """Put the settings into the environment of this process and its children; what the user has set stays."""
+    """Put the settings into the environment of this process and its children; what the user has set stays.
+
+    Raises:
+        EnvironmentFault: the project lies where its tools cannot work, or this user has no place to write.
+    """
+    _check_place()
+    _bypass_proxy()
+    _fill_in_user()
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("MLFLOW_TRACKING_URI", store_uri(project_root()))
+
+
+def _check_place() -> None:
+    """Refuse a path that one of the tools would read as something else: better now than in the middle of a run."""
+    place = str(project_root())
+    faults = {
+        "holds a '?': the rest would be read as options of MLflow's database": "?" in place,
+        "holds a ':': the shell would read it as two folders": ":" in place,
+        "holds both kinds of quotation marks, which MLflow's database does not take": "'" in place and '"' in place,
+        "holds a line break or another control character": not place.isprintable(),
+    }
+    for fault, found in faults.items():
+        if found:
+            raise EnvironmentFault(f"the project's path {place!r} {fault}; rename the folder")
+    if "%" in sys.prefix:
+        raise EnvironmentFault(f"MLflow cannot work when it is installed below a folder with '%': {sys.prefix}; rename it")
+
+
+def _bypass_proxy() -> None:
+    """A proxy is another machine: it cannot reach the servers that listen on this one alone."""
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = [host.strip() for host in given.split(",") if host.strip()]
+    proxies = (f"{kind}_proxy" for kind in ("http", "https", "all"))
+    if "*" in hosts or not any(os.environ.get(name) or os.environ.get(name.upper()) for name in proxies):
+        return
+    value = ",".join(dict.fromkeys([*hosts, *LOOPBACK]))
+    os.environ.update(no_proxy=value, NO_PROXY=value)
+
+
+def _fill_in_user() -> None:
+    """A name and a home for a user that the machine does not know, as in containers; Prefect and DVC end without them.
+
+    A home that can only be read stays, for what is in it; the caches go elsewhere.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"uid-{os.getuid()}"
+    try:
+        home = Path.home()
+    except RuntimeError:  # nobody knows
+        home = Path()
+    if home.is_absolute() and home.is_dir() and os.access(home, os.W_OK | os.X_OK):
+        return
+    own = project_root() / ".ssl" / "home"
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        user, root = getpass.getuser(), project_root()
+        raise EnvironmentFault(
+            f"neither the home of {user} nor {root} can be written ({error.strerror}); set HOME to a folder of yours"
+        ) from None
+    if home in (Path(), Path("/")) or not home.is_dir():
+        os.environ["HOME"] = str(own)
+    else:
+        os.environ.setdefault("PREFECT_HOME", str(own / ".prefect"))
+        os.environ.setdefault("XDG_CACHE_HOME", str(own / ".cache"))
 
 
 def redact(message: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from tasks.runtime import settings
 from tasks.runtime.errors import EnvironmentFault, TrackerDown, is_full, no_space
 from tasks.runtime.locks import try_lock
-from tasks.tracking import journal
+from tasks.tracking import artifacts, journal
 from tasks.tracking.records import (
     LONGEST_PARAM,
     LONGEST_TAG,
@@ -167,8 +167,10 @@ class Tracker:
         ended = record.status != "RUNNING"
         if run.data.tags.get("ssl.journal") != record.digest:
             self._send_rows(run, record)
-            self._send_facts(run, record)
+            arrived = self._send_facts(run, record)
             self._close(run, record)
+            if not arrived:
+                return False
             if ended:
                 self.client.set_tag(run.info.run_id, "ssl.journal", record.digest)
         if ended:
@@ -205,7 +207,8 @@ class Tracker:
             self.client.log_batch(run_id, metrics=batch)
             sent |= {(m.key, m.step) for m in batch}
 
-    def _send_facts(self, run: Any, record: Record) -> None:
+    def _send_facts(self, run: Any, record: Record) -> bool:
+        """All but the rows; whether the files arrived, too."""
         from mlflow.entities import Param
 
         run_id = run.info.run_id
@@ -214,13 +217,11 @@ class Tracker:
         new = [Param(k, text(v, LONGEST_PARAM)) for k, v in params.items() if k not in run.data.params]
         for batch in _batches(new, PARAMS_PER_BATCH):
             self.client.log_batch(run_id, params=batch)
-        if long:
-            self.client.log_dict(run_id, long, "long_params.json")
         end = record.end or {}
         facts = {"encoder_sha256": end.get("encoder_sha256"), "reason": end.get("reason")}
         self._set_tags(run, record.tags | {f"ssl.{k}": v for k, v in facts.items() if v})
         self._send_data(run_id, record.run["data"])
-        self._send_artifacts(run, record)
+        return self._send_artifacts(run, record, long)
 
     def _set_tags(self, run: Any, tags: dict[str, str]) -> None:
         from mlflow.entities import RunTag
@@ -240,15 +241,13 @@ class Tracker:
         dataset = Dataset(data["name"], data["sha256"][:32], "local", source, profile=json.dumps(data))
         self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
-    def _send_artifacts(self, run: Any, record: Record) -> None:
-        """Files of an ended run; sending one again replaces it."""
-        if record.end is None:
-            return
-        present, missing = record.files(self.root)
-        for path, folder in present:
-            self.client.log_artifact(run.info.run_id, str(path), folder or None)
-        if missing:
-            self._set_tags(run, {"ssl.missing_artifacts": ", ".join(map(str, missing))})
+    def _send_artifacts(self, run: Any, record: Record, long: dict[str, str]) -> bool:
+        """Whether the store took the files; if not, the numbers stay, and the next ``sync`` tries again."""
+        tags, reason = artifacts.send(self.client, run, record, self.root, long)
+        self._set_tags(run, tags)
+        if reason:
+            self.problems.append(f"the files of {record.name} ({tags[artifacts.MISSING]}): {reason}; a later sync sends them")
+        return reason is None
 
     def _close(self, run: Any, record: Record) -> None:
         if record.status == "RUNNING":
@@ -288,7 +287,8 @@ class Tracker:
             for batch in _batches([Metric(name, value, when, step) for _, step, name, value in record.rows], METRICS_PER_BATCH):
                 self.client.log_batch(run.info.run_id, metrics=batch)
             self._set_tags(run, record.tags)
-            self._send_artifacts(run, record)
+            if not self._send_artifacts(run, record, {}):
+                return False
             self.client.set_tag(run.info.run_id, "ssl.evaluation", f"{fingerprint} {when}")
         self._done[fingerprint] = record.digest
         return True

@@ -1,5 +1,6 @@
 """A folder of images becomes features and neighbors with one command."""
 
+import os
 import sys
 
 import numpy as np
@@ -85,7 +86,7 @@ def test_an_image_is_not_its_own_neighbor_even_among_many_copies():
     similarity, index = embed.likeness(features, 2)
     assert similarity.shape == index.shape == (9, 2)
     assert (index != torch.arange(9)[:, None]).all()
-    assert len(embed.duplicates(similarity, index, 0.999)) >= 5
+    assert embed.duplicates(features, 0.999).count == 10
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -111,3 +112,29 @@ def test_a_query_that_is_not_there_is_a_usage_error(encoder, folder, tmp_path, m
     monkeypatch.setattr(registry, "load", lambda uri: encoder)
     with pytest.raises(UsageError, match="--query"):
         command(monkeypatch, folder, "--output", tmp_path / "out.parquet", "--query", "no.png")
+
+
+def test_a_name_in_an_old_encoding_is_escaped_and_loses_nothing(encoder, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(registry, "load", lambda uri: encoder)
+    odd = os.fsdecode(b"k\xe4fer.png")
+    (folder / "image 0.png").rename(folder / odd)
+    command(monkeypatch, folder, "--output", tmp_path / "out.parquet", "--query", odd)
+    table = parquet.read_table(tmp_path / "out.parquet")
+    assert "k\\xe4fer.png" in table["id"].to_pylist() and len(table) == 8
+    assert "most like k\\xe4fer.png:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("output", "reason"), [("", "is a folder"), ("no/such/out.parquet", "no such folder")])
+def test_an_output_that_cannot_be_written_is_named_before_the_work(folder, tmp_path, monkeypatch, output, reason):
+    monkeypatch.setattr(registry, "load", lambda uri: pytest.fail("the work began"))
+    with pytest.raises(UsageError, match=reason):
+        command(monkeypatch, folder, "--output", tmp_path / output)
+    with pytest.raises(OSError):
+        command(monkeypatch, folder, "--output", "/proc/out.parquet")
+
+
+def test_a_failed_write_leaves_no_temporary(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet, "write_table", lambda table, path: (path.write_bytes(b"half"), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        embed.write(tmp_path / "out.parquet", ["a"], torch.ones(1, 4), "models:/m/1")
+    assert not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ import pytest
 from ssl_core.catalogue import BASELINES, METHODS
 from tasks import preset
 from tasks.runtime import params
+from tasks.runtime.errors import UsageError
 from tests.conftest import ROOT
 from tests.support.project import command, copy_project
 
@@ -46,3 +47,48 @@ def test_an_unknown_preset_lists_those_there_are(tmp_path: Path) -> None:
     result = command(project, "tasks.preset", "tinny")
     assert result.returncode == 2 and "tiny" in result.stderr and "Traceback" not in result.stderr
     assert (project / "params.yaml").read_bytes() == before
+
+
+def values(project: Path) -> dict:  # type: ignore[type-arg]
+    return params.load(project / "params.yaml")
+
+
+@pytest.mark.parametrize("first", NAMES)
+def test_nothing_of_an_earlier_preset_stays(tmp_path: Path, first: str) -> None:
+    shipped, text = params.load(ROOT / "params.yaml"), (ROOT / "params.yaml").read_text()
+    for second in NAMES:
+        expected = params.load(ROOT / "params.yaml")
+        preset.merge(expected, params.read(ROOT / f"presets/{second}.yaml"))
+        once, _, _ = preset.apply(text, first, params.read(ROOT / f"presets/{first}.yaml"))
+        twice, _, kept = preset.apply(once, second, params.read(ROOT / f"presets/{second}.yaml"))
+        assert params.parse(twice, params.PARAMS) == expected and not kept and twice.count(preset.MARK) == 1
+    back, changes, kept = preset.apply(twice, preset.NONE, {})
+    assert params.parse(back, params.PARAMS) == shipped and not changes and not kept and preset.MARK not in back
+
+
+def test_what_the_user_changed_stays_and_is_named(tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "p")  # no git repository
+    file = project / "params.yaml"
+    file.write_text(
+        file.read_text().replace("path: data/sample", "path: my photos").replace("source: sample", "source: folder")
+    )
+    (project / "my photos").mkdir()
+    mine = values(project)
+    assert command(project, "tasks.preset", "tiny").returncode == 0
+    file.write_text(file.read_text().replace("max_train: 1000", "max_train: 500"))
+    result = command(project, "tasks.preset", "cifar10")
+    assert result.returncode == 0, result.stderr
+    said = result.stdout.splitlines()
+    assert "data.path is data/sample, was my photos" in said and "data.source is torchvision, was folder" in said
+    assert "changed since the last preset, and kept: data.max_train: 500" in said
+    now = values(project)
+    assert now["data"]["max_train"] == 500 and now["encoder"]["width"] == 24 and now["run"] == mine["run"]
+    assert command(project, "tasks.preset", "none").returncode == 0
+    mine["data"]["max_train"] = 500
+    assert values(project) == mine
+
+
+def test_a_damaged_mark_is_one_line_and_changes_nothing(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text() + preset.MARK + "tiny {oh"
+    with pytest.raises(UsageError, match="remove it to keep all values"):
+        preset.apply(text, "tiny", {})

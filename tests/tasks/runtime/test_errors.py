@@ -1,0 +1,121 @@
+"""Every failure ends as one line with the right exit code; only our own bugs are internal errors."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from dvc.exceptions import DvcException
+from dvc.lock import LockError
+from mlflow.exceptions import MlflowException
+from prefect.exceptions import ObjectNotFound, PrefectException
+from scmrepo.exceptions import SCMError
+from sqlalchemy.exc import OperationalError
+
+from tasks.dvc.runner import dvc
+from tasks.runtime.errors import LONGEST, explain
+from tests.conftest import ROOT
+
+PYTHON = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.parametrize(
+    ("error", "who"),
+    [
+        (MlflowException("INTERNAL_ERROR: the server said\nno"), "MLflow: "),
+        (OperationalError("SELECT 1", {}, Exception("database is locked")), "a database: "),
+        (sqlite3.OperationalError("database is locked"), "a database: "),
+        (DvcException("unable to find a DVC repository"), "DVC: "),
+        (LockError("unable to acquire lock"), "DVC: "),
+        (SCMError("not owned by current user"), "git: "),
+        (PrefectException("no such work pool"), "Prefect: "),
+        (ObjectNotFound(Exception("404"), "gone"), "Prefect: "),
+        (httpx.ConnectError("All connection attempts failed"), "a server: "),
+    ],
+)
+def test_the_words_of_the_tools_are_one_line_of_the_environment(error: Exception, who: str) -> None:
+    code, message = explain(error)
+    assert code == 4 and message.startswith(who) and "\n" not in message and "internal" not in message
+
+
+def test_a_long_answer_is_cut_and_holds_no_password() -> None:
+    code, message = explain(MlflowException("http://me:secret@host/ " + "x" * 5000))
+    assert code == 4 and "secret" not in message and len(message) < LONGEST + 20
+
+
+def our_bug() -> None:
+    raise RuntimeError("a bug")
+
+
+def bug_in_a_call_of_mlflow() -> None:
+    from mlflow import MlflowClient
+
+    MlflowClient.log_batch()  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("bug", [our_bug, bug_in_a_call_of_mlflow, lambda: {}["key"], lambda: sqlite3.connect(5, timeout=None)])
+def test_our_own_bugs_stay_internal_errors(bug: Callable[[], object]) -> None:
+    with pytest.raises(Exception) as caught:
+        bug()
+    code, message = explain(caught.value)
+    assert code == 70 and message.startswith("internal error")
+
+
+def python(program: str, **extra: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-c", program], env=PYTHON | extra, capture_output=True, text=True, timeout=120)
+
+
+def test_a_wrong_setting_of_prefect_or_a_server_that_does_not_answer_is_one_line() -> None:
+    wrong = python("import flows.pipeline", PREFECT_LOGGING_LEVEL="LOUD")
+    assert wrong.returncode == 4 and "Traceback" not in wrong.stderr, wrong.stderr
+    last = wrong.stderr.splitlines()[-1]
+    assert last.startswith("error: settings: ") and "Input should be 'DEBUG', 'INFO'" in last and "LOUD" in last
+    ask = """
+from flows import runs
+from prefect.client.orchestration import get_client
+from tasks.runtime.errors import run
+def ask():
+    with get_client(sync_client=True) as client:
+        client.raise_for_api_version_mismatch()
+run(ask)
+"""
+    gone = python(ask, PREFECT_API_URL="http://127.0.0.1:1/api", PREFECT_CLIENT_MAX_RETRIES="0")
+    said = [line for line in gone.stderr.splitlines() if line.startswith("error: ")]
+    assert gone.returncode == 4 and "Failed to reach API at http://127.0.0.1:1/api/" in said[-1], gone.stderr
+    assert "Traceback" not in gone.stderr
+
+
+PRINTS = """
+import sys, time
+from tasks.runtime.errors import run
+def work():
+    for i in range(int(sys.argv[1])):
+        print("line", i, flush=sys.argv[2] == "flush")
+        time.sleep(0.01)
+run(work)
+"""
+
+
+@pytest.mark.parametrize(("lines", "how"), [("200", "flush"), ("1", "at the end")])
+@pytest.mark.parametrize("redirect", ["", "2>&1"])
+def test_when_the_reader_goes_away_the_command_ends_without_a_word(lines: str, how: str, redirect: str) -> None:
+    line = f'{{ "$0" -c "$1" {lines} "{how}" {redirect}; echo $? >&3; }} | true; wait'
+    done = subprocess.run(
+        ["bash", "-c", f"exec 3>&1; {line}", sys.executable, PRINTS], env=PYTHON, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+def test_a_pipe_that_is_not_the_output_is_a_fault_of_the_environment() -> None:
+    code, message = explain(BrokenPipeError(32, "Broken pipe"))
+    assert (code, message) == (4, "Broken pipe")
+
+
+def test_the_reason_of_dvc_is_its_error_and_not_its_advice(tmp_path: Path) -> None:
+    assert str(dvc(tmp_path, "status")).startswith("you are not inside of a DVC repository")
+    fault = dvc(tmp_path, "sttus")
+    assert fault and "invalid choice: 'sttus'" in fault

@@ -1,0 +1,157 @@
+"""The host's environment: proxies, users that the machine does not know, folders with a special sign in their path."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+import requests.utils
+
+from tasks.runtime import settings
+from tasks.runtime.errors import EnvironmentFault
+from tests.conftest import ROOT
+from tests.support import tiny_graph as tiny
+
+UNKNOWN = "54321"
+AS_UNKNOWN = ["setpriv", "--reuid", UNKNOWN, "--regid", UNKNOWN, "--clear-groups"]
+READS_ALL = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]  # this interpreter may lie in /root
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+WORK = """
+import json, os, sys
+from pathlib import Path
+from tasks.runtime import settings
+said = {}
+for home in json.loads(sys.argv[1]):
+    for name in ("HOME", "USER", "PREFECT_HOME", "XDG_CACHE_HOME"):
+        os.environ.pop(name, None)
+    if home is not None:
+        os.environ["HOME"] = home
+    settings.apply()
+    said[str(home)] = [os.environ.get(name) for name in ("USER", "HOME", "PREFECT_HOME", "XDG_CACHE_HOME")]
+from prefect.settings import get_current_settings
+import mlflow.tracking.context.default_context as context
+from tasks.dvc import graph
+stages = [stage.name for stage in graph.plan(Path.cwd())]
+print(json.dumps([said, str(get_current_settings().home), context._get_user(), stages]))
+"""
+
+
+@pytest.fixture
+def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project; what the settings put into the environment is taken back at the end."""
+    for name in (*PROXIES, *map(str.upper, PROXIES), "DVC_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    for name in (*settings.DEFAULTS, "MLFLOW_TRACKING_URI"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("proxy", ["http_proxy", "HTTPS_PROXY", "all_proxy"])
+@pytest.mark.parametrize(("given", "name"), [("", "no_proxy"), ("mlflow.lan, .corp", "NO_PROXY"), ("localhost", "no_proxy")])
+def test_loopback_never_goes_through_a_proxy(
+    clean: Path, monkeypatch: pytest.MonkeyPatch, proxy: str, given: str, name: str
+) -> None:
+    monkeypatch.setenv(proxy, "http://192.0.2.1:3128")
+    monkeypatch.setenv(name, given)
+    for other in {"no_proxy", "NO_PROXY"} - {name}:
+        monkeypatch.setenv(other, "")
+        monkeypatch.delenv(other)
+    settings.apply()
+    for host in ("127.0.0.1:4200", "localhost:5000"):
+        assert urllib.request.proxy_bypass_environment(host)  # type: ignore[attr-defined]
+        assert requests.utils.should_bypass_proxies(f"http://{host}/api", None)
+    assert not urllib.request.proxy_bypass_environment("example.org")  # type: ignore[attr-defined]
+    kept = [host.strip() for host in given.split(",") if given]
+    assert os.environ["no_proxy"].split(",")[: len(kept)] == kept and os.environ["NO_PROXY"] == os.environ["no_proxy"]
+    settings.apply()
+    assert os.environ["no_proxy"].count("localhost") == 1
+
+
+def test_without_a_proxy_and_with_all_hosts_excepted_nothing_is_set(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.apply()
+    assert "no_proxy" not in os.environ
+    monkeypatch.setenv("http_proxy", "http://192.0.2.1:3128")
+    monkeypatch.setenv("no_proxy", "*")
+    settings.apply()
+    assert os.environ["no_proxy"] == "*" and "NO_PROXY" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("a?b", "options"), ("a:b", "two folders"), ("a\nb", "control"), ("a\x1b", "control"), ("a'\"b", "marks")],
+)
+def test_a_path_that_the_tools_read_as_something_else_is_refused_at_the_start(
+    clean: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
+) -> None:
+    (clean / name).mkdir()
+    monkeypatch.chdir(clean / name)
+    with pytest.raises(EnvironmentFault, match=reason) as caught:
+        settings.apply()
+    assert "\n" not in str(caught.value) and "rename" in str(caught.value) and not list((clean / name).iterdir())
+
+
+def test_an_installation_below_a_percent_sign_is_refused_at_the_start(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", "/data/100%/project/.venv")
+    with pytest.raises(EnvironmentFault, match="below a folder with '%': /data"):
+        settings.apply()
+
+
+def test_a_path_with_every_other_sign_works(tmp_path: Path) -> None:
+    place = tmp_path / "it's #1 [new] {50%} é & $HOME; *~\\x"
+    place.mkdir()
+    env = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-m", "tasks.sync"], cwd=place, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (place / "mlruns/mlflow.db").stat().st_size > 100_000 and [p.name for p in tmp_path.iterdir()] == [place.name]
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can become another user")
+
+
+def as_unknown(project: Path, *command: str) -> "subprocess.CompletedProcess[str]":
+    """Run Python as a user that the machine does not know."""
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "DO_NOT_TRACK": "true"}
+    full = [*AS_UNKNOWN, *READS_ALL, sys.executable, *command]
+    return subprocess.run(full, cwd=project, env=env, capture_output=True, text=True, timeout=120)
+
+
+@needs_root
+def test_a_user_that_the_machine_does_not_know_has_a_name_and_a_home(tmp_path: Path) -> None:
+    for folder in (*tmp_path.parents, tmp_path):
+        if folder.is_relative_to("/tmp/") and folder != Path("/tmp"):  # pytest's are closed to other users
+            folder.chmod(0o755)
+    project = tiny.make(tmp_path / "p")
+    subprocess.run(["chmod", "-R", "a+rwX", str(project)], check=True)
+    (tmp_path / "mine").mkdir(mode=0o700)
+    shutil.chown(tmp_path / "mine", int(UNKNOWN), int(UNKNOWN))
+    (tmp_path / "read-only").mkdir()
+    homes = [str(tmp_path / "mine"), str(tmp_path / "read-only"), "/nonexistent", "/", None]
+    done = as_unknown(project, "-c", WORK, json.dumps(homes))
+    assert done.returncode == 0, done.stderr
+    said, prefect, user, stages = json.loads(done.stdout)
+    own, name = str(project / ".ssl/home"), f"uid-{UNKNOWN}"
+    assert said == {
+        homes[0]: [name, homes[0], None, None],
+        homes[1]: [name, homes[1], f"{own}/.prefect", f"{own}/.cache"],
+        **{str(home): [name, own, None, None] for home in homes[2:]},
+    }
+    assert prefect == f"{own}/.prefect" and user == name and set(stages) == set(tiny.NAMES)
+    assert not (project / "~").exists()
+
+
+@needs_root
+def test_a_project_and_a_home_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
+    for folder in (*tmp_path.parents, tmp_path):
+        if folder.is_relative_to("/tmp/") and folder != Path("/tmp"):
+            folder.chmod(0o755)
+    project = tiny.make(tmp_path / "p")
+    for module in ("tasks.run", "tasks.sync", "flows.pipeline"):
+        done = as_unknown(project, "-m", module)
+        assert done.returncode == 4 and len(done.stderr.splitlines()) == 1, (module, done.stderr)
+        assert "can be written (Permission denied); set HOME" in done.stderr

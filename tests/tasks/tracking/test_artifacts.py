@@ -1,0 +1,77 @@
+"""The files of a run may not get through: its numbers and its state do, and the files follow later."""
+
+import json
+from pathlib import Path
+
+import pytest
+from mlflow.exceptions import MlflowException
+
+from tasks import sync
+from tasks.tracking.journal import Journal
+from tasks.tracking.tracker import Tracker
+from tests.tasks.tracking.test_tracking import empty_store, evaluated, only_run, query, root, rows, training
+
+__all__ = ["empty_store", "root"]
+
+
+def with_files(root: Path) -> None:
+    """A training and its evaluation with a picture each, and a parameter too long for MLflow."""
+    for name in ("views.png", "map.png"):
+        (root / name).write_bytes(b"picture")
+    with training(root / "out/journal/simclr-0.jsonl", params={"note": "x" * 7000}) as journal:
+        journal.artifact(Path("views.png"), "views")
+        journal.end("FINISHED", encoder_sha256="e0")
+    with Journal(evaluated(root)) as journal:
+        journal.artifact(Path("map.png"))
+        journal.end("FINISHED", encoder_sha256="e0")
+
+
+def block(root: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Close the way of the files; what MLflow says of it."""
+    if kind == "a folder that cannot be made":  # that of a server without artifact proxy, on another machine
+        (root / "mlruns/artifacts").write_text("")
+        return "Not a directory"
+    error = MlflowException("403 Client Error: Forbidden") if kind == "a server that refuses" else PermissionError(13, "no")
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise error
+
+    for name in ("log_artifact", "log_dict"):
+        monkeypatch.setattr(f"mlflow.tracking.client.MlflowClient.{name}", refuse)
+    return "403" if kind == "a server that refuses" else "no"
+
+
+@pytest.mark.parametrize("kind", ["a folder that cannot be made", "a server that refuses", "a folder of somebody else"])
+def test_numbers_and_states_arrive_without_the_files_which_follow(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    with_files(root)
+    with monkeypatch.context() as patch:
+        reason = block(root, kind, patch)
+        for _ in range(2):
+            sync.once(root)
+            said = capsys.readouterr()
+            assert "the files of simclr-0 (views.png, long_params.json): " in said.err and "(map.png): " in said.err
+            assert reason in said.err and "Traceback" not in said.err and "tracking: 0 journals" in said.out
+        run = only_run(root)
+        assert run.info.status == "FINISHED" and run.data.tags["ssl.missing_artifacts"] == "map.png"
+        assert reason in run.data.tags["ssl.missing_reason"]
+        before = rows(root)
+        assert {(name, step) for _, name, step, _ in before} >= {("train/loss", 2), ("eval/knn_top1", 0)}
+    (root / "mlruns/artifacts").unlink(missing_ok=True)
+    sync.once(root)
+    said = capsys.readouterr()
+    assert not said.err and "tracking: 2 journals" in said.out
+    run = only_run(root)
+    assert rows(root) == before and not {"ssl.missing_artifacts", "ssl.missing_reason"} & set(run.data.tags)
+    stored = root / "mlruns/artifacts" / run.info.run_id / "artifacts"
+    assert (stored / "views/views.png").read_bytes() == (stored / "map.png").read_bytes() == b"picture"
+    assert len(json.loads((stored / "long_params.json").read_text())["note"]) == 7000
+    assert query(root, "SELECT count(*) FROM runs") == [(1,)]
+
+
+def test_a_bug_on_the_way_is_not_taken_for_a_refusal(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_files(root)
+    monkeypatch.setattr("mlflow.tracking.client.MlflowClient.log_artifact", lambda *arguments: {}["bug"])
+    with pytest.raises(KeyError):
+        Tracker(root).sync()
