@@ -16,7 +16,7 @@ from tasks.dvc import damage, graph, lock_files
 from tasks.runtime import files, settings
 from tasks.runtime.errors import EnvironmentFault, IntegrityError, Stop, UsageError, run
 from tasks.runtime.locks import try_lock
-from tasks.runtime.stage import KEPT_WORK_DIRECTORIES, discard_old
+from tasks.runtime.work import KEPT, discard_old
 from tasks.tracking.records import records
 
 NEEDED_BYTES = 2 * 2**30
@@ -103,7 +103,7 @@ class Doctor:
         self.plan = plan
         stale = {s.name for s in plan if s.stale}
         for directory in sorted((self.root / ".ssl" / "work").glob("*")):
-            kept = KEPT_WORK_DIRECTORIES if directory.name in stale else 0
+            kept = KEPT if directory.name in stale else 0
             self.fixed += [f"removed old work {work.relative_to(self.root)}" for work in discard_old(directory, kept)]
 
     def outputs(self) -> None:

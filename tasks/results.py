@@ -236,7 +236,7 @@ def _encoder_facts(directory: Path) -> dict[str, Any]:
 
 def read_cost(root: Path, name: str) -> dict[str, Any]:
     """What a training cost, from the last ``end`` of its journal; empty where there is none (a cached result of elsewhere)."""
-    _, path = _files(root, name)
+    _, path, _ = _files(root, name)
     ends = [event for event in journal.read(path) if event["event"] == "end"] if path.exists() else []
     return dict(ends[-1].get("cost") or {}) if ends else {}
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from tasks.runtime import ancestors, files, params, recorded
+from tasks.runtime import ancestors, files, params, recorded, work
 from tasks.runtime.errors import EnvironmentFault, IntegrityError, Preempted, UsageError, explain, run
 from tasks.runtime.locks import try_lock
 from tasks.runtime.stage_name import StageName
@@ -31,8 +31,6 @@ DONE = "DONE"
 """The manifest of a finished work copy of the outputs; written last."""
 ORPHAN_GRACE_SECONDS = 4.0
 LOCK_WAIT_SECONDS = 15.0
-KEPT_WORK_DIRECTORIES = 2
-"""Per stage: one to go on from, one in case an edit is undone."""
 
 
 def state_directory() -> Path:
@@ -112,8 +110,8 @@ class Stage:
                     " recorded; run the same command again, or undo the edit to keep the result"
                 )
             for out in self.outs:
-                _publish(self.work / "outs" / out, out)
-            discard_old(self.work.parent, KEPT_WORK_DIRECTORIES - 1, but=self.work)
+                work.publish(self.work / "outs" / out, out)
+            work.discard_old(self.work.parent, work.KEPT - 1, but=self.work)
         return runs
 
     def _is_done(self) -> bool:
@@ -221,35 +219,6 @@ Body = Callable[[Stage], None]
 """What a stage computes; it writes where ``Stage.out`` says."""
 
 
-def discard_old(directory: Path, kept: int, but: Path | None = None) -> list[Path]:
-    """Remove the work directories of a stage, but for the ``kept`` newest, ``but`` and those in use.
-
-    Returns:
-        What was removed.
-    """
-    others = [work for work in directory.iterdir() if work.is_dir() and work != but]
-    newest = sorted(others, key=lambda work: work.stat().st_mtime, reverse=True)
-    return [work for work in newest[kept:] if discard(work)]
-
-
-def discard(work: Path) -> bool:
-    """Remove a work directory that nobody uses; its journal is set aside until the next sync has sent it to MLflow.
-
-    Returns:
-        Whether nobody used it.
-    """
-    with (work / ".lock").open("a+") as file:
-        if not try_lock(file):
-            return False
-        journal = work / "journal.jsonl"
-        if journal.exists():
-            aside = work.parents[2] / "journals" / f"{work.parent.name}-{work.name}.jsonl"
-            aside.parent.mkdir(exist_ok=True)
-            journal.replace(aside)
-        shutil.rmtree(work, ignore_errors=True)
-    return True
-
-
 def main(make: Callable[[], tuple[Stage, Body]]) -> bool:
     """Run a stage command: exit code, one line for a failure, and the code left for whoever watches the stage.
 
@@ -325,23 +294,3 @@ def _lookup(values: Any, dotted: str) -> Any:
     for part in dotted.split("."):
         values = values.get(part) if isinstance(values, Mapping) else None
     return values
-
-
-def _publish(source: Path, target: Path) -> None:
-    """Put a finished output in its place at once; the work copy stays so that a failing dvc costs no computation."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temp = files.beside(target)
-    if source.is_dir():
-        shutil.copytree(source, temp, copy_function=_link)
-        files.replace_directory(temp, target)
-    else:
-        _link(source, temp)
-        temp.replace(target)
-        files.sync_directory(target.parent)
-
-
-def _link(source: Path | str, target: Path | str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

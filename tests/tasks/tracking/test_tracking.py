@@ -21,9 +21,10 @@ import pytest
 from flows import artifacts
 from tasks import sync
 from tasks.doctor import Doctor
-from tasks.runtime import recorded, settings, stage
+from tasks.runtime import recorded, settings
 from tasks.runtime.errors import TrackerDown
 from tasks.runtime.settings import redact
+from tasks.runtime.work import discard
 from tasks.tracking.journal import Journal
 from tasks.tracking.mirror import Mirror
 from tasks.tracking.records import clean, read_record, records
@@ -252,7 +253,7 @@ def test_a_killed_run_is_closed_and_goes_on_as_the_same_run(root):
 def test_the_journal_of_a_removed_work_directory_is_sent_then_forgotten(root):
     work = root / ".ssl/work/pretrain@simclr-0/0000"
     training(work / "journal.jsonl").close()
-    assert stage.discard(work) and not work.exists()
+    assert discard(work) and not work.exists()
     sync.once(root)
     signal.alarm(0)
     assert only_run(root).info.status == "KILLED" and len(rows(root)) == 6
