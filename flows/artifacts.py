@@ -20,7 +20,7 @@ from tasks.runtime.progress import Follower
 from tasks.sync import SENT
 
 PARENT = "pipeline"  # the run of the report
-SHOWN = ("method", "seed", *(score.name for score in HEADLINES), "encoder", "epochs", "seconds")
+SHOWN = ("method", "seed", *(score.name for score in HEADLINES), "encoder", "epochs", "steps", "seconds")
 
 
 class ProgressBar:

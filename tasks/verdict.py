@@ -181,7 +181,8 @@ def advice(best: Result) -> str:
     if not made.steps or not made.epochs or not made.epochs_asked:
         return "Train longer: raise train.epochs."
     wanted = float(f"{made.epochs_asked * max(2.0, ENOUGH_STEPS / made.steps):.2g}")
-    return f"{best.method} trained {made.epochs:,} epochs, {made.steps:,} steps: set train.epochs to about {wanted:,.0f}."
+    epochs = "1 epoch" if made.epochs == 1 else f"{made.epochs:,} epochs"
+    return f"{best.method} trained {epochs}, {made.steps:,} steps: set train.epochs to about {wanted:,.0f}."
 
 
 def _against(verdict: Verdict, row: Row) -> str:

@@ -291,8 +291,9 @@ def open_residuals(encoder: Encoder) -> Encoder:
     A network that is never trained would otherwise be its stem and its shortcuts.
     """
     for module in encoder.modules():
-        if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)) and module.affine and not module.weight.any():
-            nn.init.ones_(module.weight)
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, nn.Parameter) and weight.dim() == 1 and not weight.any():
+            nn.init.ones_(weight)
     return encoder
 
 

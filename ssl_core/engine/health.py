@@ -78,11 +78,11 @@ def judge(values: Mapping[str, float], reference: Mapping[str, float]) -> Verdic
     first steps, down to 0.41 of it, and then gain it (docs/decisions/0014-the-untrained-encoder.md). Below that:
 
     - collapsed: feature_std below a tenth of the reference, or below 1e-4;
-    - dimensional collapse: effective rank below 0.35 of the reference and below 4;
+    - dimensional collapse: effective rank below 0.4 of the reference and below 4;
     - healthy: otherwise.
     """
     if values["feature_std"] < max(0.1 * reference["feature_std"], 1e-4):
         return "collapsed"
-    if values["effective_rank"] < min(4.0, 0.35 * reference["effective_rank"]):
+    if values["effective_rank"] < min(4.0, 0.4 * reference["effective_rank"]):
         return "dimensional collapse"
     return "healthy"

@@ -14,12 +14,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, balanced_accuracy_score, normalized_mutual_info_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
+from torch.nn import functional as F
 
 from ssl_core.evaluation import scores
 from ssl_core.evaluation.intervals import bootstrap_intervals
 from ssl_core.evaluation.knn import knn, nearest_neighbors
 from ssl_core.evaluation.probe import linear_probe
-from ssl_core.evaluation.protocol import Labels, _rising_edge, class_balanced_halves, evaluate
+from ssl_core.evaluation.protocol import Labels, _choose_knn, _choose_linear, _rising_edge, class_balanced_halves, evaluate
 from tasks.runtime import params
 from tests.conftest import ROOT
 from tests.support.configs import encoder_of
@@ -404,14 +405,19 @@ def test_few_labels_choose_their_layer_without_the_held_out_ones():
 
 
 def test_a_grid_is_widened_where_its_last_value_is_the_best_and_named_where_that_is_not_enough():
-    layers, labels = task()
-    narrow = {"linear_lambda_range": (0.1, 1.0), "linear_lambdas": 4, "knn_k": (2, 4)}
-    found = evaluate(layers, labels, replace(CONFIG, **narrow), 0)
-    wide = evaluate(layers, labels, CONFIG, 0)
-    assert found.protocol["k"] > 4 and found.numbers["holdout_knn_top1"] >= wide.numbers["holdout_knn_top1"] - 0.05
-    far = replace(CONFIG, linear_lambda_range=(50.0, 1e4), linear_lambdas=12)
-    assert "lambda" in evaluate(layers, labels, far, 0).protocol["edge_of_grid"]
-    assert "edge_of_grid" not in wide.protocol or "lambda" not in wide.protocol["edge_of_grid"]
+    """Two labels of five are wrong, so more neighbors know more; one class is rare, so much strength predicts the other."""
+    truth, held = (torch.arange(600) % 10 > 6).long(), torch.arange(600) % 3 == 0
+    x = F.one_hot(truth, 2) + 0.6 * torch.randn(600, 2, generator=torch.Generator().manual_seed(1))
+    wrong = torch.rand(600, generator=torch.Generator().manual_seed(0)) < 0.4
+    noisy, clean = (Labels(y, held, truth[:0], 2) for y in (torch.where(wrong, 1 - truth, truth), truth))
+    near = _choose_knn(x, noisy, ~held, held, replace(CONFIG, knn_k=(1, 3), knn_temperature=(1.0,)))
+    assert near.k == 6 and near.edges == ()
+    enough, narrow = (
+        _choose_linear(x, clean, ~held, held, replace(CONFIG, linear_lambda_range=edges, linear_lambdas=count))
+        for edges, count in (((0.1, 3.0), 6), ((0.5, 1.0), 3))
+    )
+    assert enough.edges == () and narrow.edges == ("lambda",)
+    assert narrow.strength < 0.5 and narrow.accuracy > 0.9
 
 
 @pytest.mark.parametrize(
