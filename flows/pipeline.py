@@ -31,7 +31,7 @@ from tasks.dvc.outcome import Fate, Outcome
 from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule, default_parallelism
 from tasks.runtime import params
-from tasks.runtime.errors import MISTAKES, Stop, run
+from tasks.runtime.errors import Preempted, Stop, explain, run
 from tasks.runtime.locks import try_lock
 from tasks.tracking.records import records
 
@@ -116,8 +116,11 @@ def pipeline(
                 logger.info("%s", graph.save_experiment(root, flow_run.name, schedule.done()))
             summary = schedule.summary()
             artifacts.publish(root, summary)
-    except MISTAKES as error:  # the user's mistake: a line, where Prefect would log a traceback
-        return Failed(message=str(error), data=error)
+    except Exception as error:  # a mistake or the environment: a line, where Prefect would log a traceback
+        code, message = explain(error)
+        if code in (Stop.code, Preempted.code):
+            raise
+        return Failed(message=message, data=error)
     logger.info("%s", summary)
     if schedule.failure:
         return Failed(message=summary, data=schedule.failure)
@@ -212,7 +215,7 @@ def main() -> None:
     if state.is_completed():
         return
     error = state.result(raise_on_failure=False)
-    if isinstance(error, (Stop, *MISTAKES)):
+    if isinstance(error, Exception):
         raise error
     raise Stop(f"{(state.message or 'the flow failed').splitlines()[0]}; see above")
 

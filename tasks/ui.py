@@ -45,7 +45,9 @@ def main() -> None:
     mlflow, prefect = _free(MLFLOW_PORT, "MLFLOW_PORT"), _free(PREFECT_PORT, "PREFECT_PORT")
     store = os.environ["MLFLOW_TRACKING_URI"]
     if store.startswith("sqlite"):  # make it here, once: two processes opening a new file at the same time damage it
-        subprocess.run([sys.executable, "-m", "tasks.sync"], check=True)
+        synced = subprocess.run([sys.executable, "-m", "tasks.sync"])
+        if synced.returncode:  # it has said why
+            sys.exit(synced.returncode)
     here, python = ["--host", HOST, "--port"], [sys.executable, "-m"]
     own = ["--allowed-hosts", ",".join(_hosts(mlflow)), "--cors-allowed-origins", ",".join(_origins(mlflow))]
     commands = [

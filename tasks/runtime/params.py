@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # these import torch, which not every stage needs
 PARAMS = Path("params.yaml")
 SOURCES = Path(__file__).parents[1] / "prepare" / "sources"
 """A source of images is a module here. The names are enough: the stage that reads images imports it."""
+LONGEST_NAME = 100
+"""Of a data set: names of folders, tags and registered models are made from it."""
 SECTIONS = ("run", "data", "encoder", "train", "augment", "evaluate", "method")
 
 
@@ -197,6 +199,9 @@ def data_config(params: Mapping[str, Any]) -> DataConfig:
     sources = sorted(path.stem for path in SOURCES.glob("[a-z]*.py"))
     if config.source not in sources:
         raise ConfigError(unknown_name(f"data.source: {config.source!r}", config.source, sources))
+    name = config.name
+    if name is not None and not (0 < len(name) <= LONGEST_NAME and name.isprintable() and not set(name) & {"/", "\\"}):
+        raise ConfigError(f"data.name must have 1 to {LONGEST_NAME} characters, and no slash or line break among them")
     return config
 
 

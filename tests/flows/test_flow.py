@@ -63,6 +63,10 @@ def test_a_mistake_in_params_is_one_line_before_anything_runs(project: Path) -> 
         code, log = tiny.finish(project, FLOW)
         assert code == 2 and log.splitlines()[-1] == f"error: params.yaml: {message}" and "Traceback" not in log
         (project / "params.yaml").write_text(before)
+    (project / ".ssl" / "flow.lock").unlink()
+    (project / ".ssl" / "flow.lock").mkdir()  # the environment's fault, in the middle of the flow
+    code, log = tiny.finish(project, FLOW)
+    assert code == 4 and log.splitlines()[-1].startswith("error: Is a directory (") and "Traceback" not in log
     assert not tiny.computed(project)
 
 

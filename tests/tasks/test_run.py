@@ -51,6 +51,16 @@ def test_a_signal_ends_all_children_and_starts_nothing_more(tmp_path: Path, numb
     assert len(tiny.computed(project)) == 2  # prepare and one method
 
 
+def test_a_reader_that_goes_away_stops_the_work_as_in_other_tools(tmp_path: Path) -> None:
+    project = tiny.make(tmp_path / "p")
+    tiny.control(project, pretrain_simclr_0={"seconds": 30}, pretrain_byol_0={"seconds": 30})
+    line = f"({sys.executable} -m tasks.run -j 1; echo code $? >&2) | head -1"
+    env = environment(PYTHONPATH=str(ROOT))
+    done = subprocess.run(["bash", "-c", line], cwd=project, env=env, capture_output=True, text=True, timeout=60)
+    assert done.stderr == "code 141\n" and len(done.stdout.splitlines()) == 1
+    assert not tiny.stages_alive(project)
+
+
 def test_a_mistake_in_params_is_found_before_anything_runs(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "p", git=True)
     shipped = (project / "params.yaml").read_text()

@@ -66,3 +66,13 @@ def test_a_wrong_value_is_named_with_what_would_be_right(
     shipped: dict[str, Any], path: tuple[str, ...], value: Any, message: str
 ) -> None:
     assert message in refusal(shipped, path, value)
+
+
+@pytest.mark.parametrize("name", ["", "a" * 101, "../../etc", "a\\b", "two\nlines"])
+def test_a_name_of_the_data_that_makes_no_file_name_is_refused_in_one_short_line(shipped_copy, name):
+    shipped_copy["data"]["name"] = name
+    with pytest.raises(ConfigError, match=r"data\.name must have 1 to 100 characters") as caught:
+        params.data_config(shipped_copy)
+    assert len(str(caught.value)) < 120 and "\n" not in str(caught.value)
+    shipped_copy["data"]["name"] = "Röntgen (2024) #1"
+    params.data_config(shipped_copy)

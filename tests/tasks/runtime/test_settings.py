@@ -155,3 +155,24 @@ def test_a_project_and_a_home_that_cannot_be_written_are_one_line(tmp_path: Path
         done = as_unknown(project, "-m", module)
         assert done.returncode == 4 and len(done.stderr.splitlines()) == 1, (module, done.stderr)
         assert "can be written (Permission denied); set HOME" in done.stderr
+
+
+@needs_root
+def test_a_project_that_only_others_may_write_is_one_line(tmp_path: Path) -> None:
+    for folder in (*tmp_path.parents, tmp_path):
+        if folder.is_relative_to("/tmp/") and folder != Path("/tmp"):
+            folder.chmod(0o755)
+    project = tiny.make(tmp_path / "p")
+    (tmp_path / "mine").mkdir()
+    shutil.chown(tmp_path / "mine", int(UNKNOWN), int(UNKNOWN))
+    commands = ("tasks.run", "tasks.sync", "tasks.ui")
+    program = f"""
+import os, runpy, sys
+os.environ["HOME"] = {str(tmp_path / "mine")!r}
+sys.argv = [sys.argv[1]]
+runpy.run_module(sys.argv[0], run_name="__main__")
+"""
+    for module in commands:
+        done = as_unknown(project, "-c", program, module)
+        assert done.returncode == 4 and done.stderr.startswith("error: Permission denied ("), (module, done.stderr)
+        assert len(done.stderr.splitlines()) == 1
