@@ -17,6 +17,7 @@ from tasks.runtime import files, settings
 from tasks.runtime.errors import EnvironmentFault, IntegrityError, Stop, UsageError, run
 from tasks.runtime.locks import try_lock
 from tasks.runtime.stage import KEPT_WORK_DIRECTORIES, discard_old
+from tasks.tracking import registered
 from tasks.tracking.records import records
 
 NEEDED_BYTES = 2 * 2**30
@@ -42,6 +43,7 @@ class Doctor:
             ("sealed directories", self.seals),
             ("flow runs", self.flow_runs),
             ("tracking", self.tracking),
+            ("registry", self.registry),
         ]
         for name, check in checks:
             fixed, problems = len(self.fixed), len(self.problems)
@@ -124,6 +126,10 @@ class Doctor:
         """MLflow has what the journals say; runs whose process is gone are closed."""
         if records(self.root):
             self._command("tasks.sync")
+
+    def registry(self) -> None:
+        """The registry in use holds every encoder, the aliases name the right ones, and every byte can be read."""
+        registered.ensure(self.root, self.fixed.append, whole=True)
 
     def _command(self, module: str) -> None:
         done = subprocess.run([sys.executable, "-m", module], cwd=self.root, capture_output=True, text=True)

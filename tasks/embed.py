@@ -75,7 +75,7 @@ def embed(path: Path, encoder: registry.Loaded) -> tuple[list[str], torch.Tensor
         batch.clear()
 
     jobs = (Job(row, names[row], content) for row, content in source.read(range(len(names))))
-    workers, depth = 1 if len(names) <= ONE_WORKER else None, encoder.facts.get("bit_depth", DEPTH)
+    workers, depth = 1 if len(names) <= ONE_WORKER else None, encoder.config.get("bit_depth", DEPTH)
     with closing(decode_all(jobs, size, channels, workers, depth)) as answers:
         for done in answers:
             if done.bad:

@@ -4,7 +4,6 @@
 """
 
 import html
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_core.evaluation.scores import Score
 from tasks.columns import COLUMNS, PRETEXT, table_scores
-from tasks.results import Result, Row, champion, known, load_results, model_name, ranked
+from tasks.results import Result, Row, champion, known, load_results, ranked
 from tasks.runtime import errors
-from tasks.runtime.files import read_json
-from tasks.runtime.settings import redact
+from tasks.tracking import registered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,14 +126,6 @@ def supervised_note(results: Sequence[Result]) -> str:
     )
 
 
-def load_lines(dataset: str) -> tuple[str, str]:
-    """The Python that loads the champion, from the tracking server in use or, in the project's root, the default store."""
-    server = os.environ.get("MLFLOW_TRACKING_URI", "")
-    store = redact(server) if server.startswith("http") else "sqlite:///mlruns/mlflow.db"
-    model = f"models:/{model_name(dataset)}@champion"
-    return "from tasks.encoder import load", f'encoder = load("{model}", store="{store}")'
-
-
 def show(root: Path) -> None:
     """Print the table, what is missing, where the report is and how to load the best encoder."""
     results, missing = load_results(root)
@@ -144,12 +134,9 @@ def show(root: Path) -> None:
         print(f"not evaluated yet: {', '.join(missing)}")
     if (root / "reports/report.html").exists():
         print(f"report: {root / 'reports/report.html'}")
-    best, registry = champion(results), root / "out/registry.json"
-    if best and registry.exists() and read_json(registry)["aliases"].get("champion") == best.name:
-        lines = load_lines(read_json(root / "data/prepared/meta.json")["name"])
-        print("\n    ".join([f"best encoder, {best.name}:", *lines]))
-    elif best:
-        print(f"best encoder: {best.name}, in out/encoders/{best.name}; not registered yet, make run goes on with that")
+    best = champion(results)
+    if best:
+        print(registered.how_to_load(root, best.name))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from tasks.columns import HEADLINES, PRETEXT
 from tasks.leaderboard import percent
 from tasks.metrics import Health
 from tasks.report import figures, findings, illustrations
-from tasks.results import FULL_SCHEDULE, Result, Row, champion, known, load_results, ranked
+from tasks.results import FULL_SCHEDULE, Result, Row, champion, known, load_results, ranked, registered_model
 from tasks.runtime import audit, dataset, files
 from tasks.tracking import journal
 
@@ -94,7 +94,7 @@ def render(root: Path, results: Sequence[Result], missing: Sequence[str]) -> str
         mistakes=mistakes(root, best, data.meta["classes"]),
         audit=findings.findings(root, audit.load(root / dataset.PREPARED), data, best),
         provenance=provenance(root, results, data),
-        load_lines=leaderboard.load_lines(data.meta["name"]),
+        load_lines=("from tasks.encoder import load", f'encoder = load("models:/{registered_model(root)}@champion")'),
     )
 
 
