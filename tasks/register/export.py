@@ -70,7 +70,7 @@ class Exporter:
 
 
 def describe(encoder: Any, facts: Mapping[str, Any], layer: str = "") -> dict[str, Any]:
-    """What ``config.json`` says: the network, its input, the delivered layer (default: the last) and its features, the training."""
+    """What ``config.json`` says: network, input, delivered layer (default: the last), its features, and the training."""
     made = facts["encoder"]
     with torch.no_grad():
         blocks = encoder.blocks(torch.zeros(1, made["channels"], made["image_size"], made["image_size"]))

@@ -94,8 +94,8 @@ class Registry:
         same = [m for m in models if m != self.model and re.fullmatch(rf"{re.escape(model_name(data))}-[0-9a-f]{{8}}", m)]
         if same and self.model == model_name(data, data_sha256):
             notes.append(
-                f"{self.model} is named by its images, and {', '.join(sorted(same)[:3])} by others: if they are the same data with"
-                " images added, give them one data.name in params.yaml; the model keeps it from then on"
+                f"{self.model} is named by its images, and {', '.join(sorted(same)[:3])} by others: if those are the same with"
+                " some added, give them one data.name in params.yaml; the model keeps it from then on"
             )
         return notes
 

@@ -4,6 +4,7 @@ The registry lies outside the project: a clone, a moved folder or another ``MLFL
 A SQLite store is read here, which takes milliseconds; any other one answers MLflow's client, which takes seconds to import.
 """
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -151,10 +152,10 @@ def load_lines(root: Path, model: str) -> tuple[str, str]:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or settings.store_uri(root.resolve())
     file = own_store.file_of(uri)
     store = f"{own_store.SQLITE}{file}" if file else uri
-    first = f"import sys; sys.path.insert(0, {str(root.resolve())!r}); from tasks.encoder import load"
+    first = f"import sys; sys.path.insert(0, {json.dumps(str(root.resolve()))}); from tasks.encoder import load"
     if redact(store) != store:
         return first, f'encoder = load("models:/{model}@{CHAMPION}")  # MLFLOW_TRACKING_URI as here: {redact(store)}'
-    return first, f'encoder = load("models:/{model}@{CHAMPION}", store={store!r})'
+    return first, f'encoder = load("models:/{model}@{CHAMPION}", store={json.dumps(store)})'
 
 
 # ---------------------------------------------------------------------- asking

@@ -15,6 +15,7 @@ from ssl_core.engine.encoders import build, description, num_parameters
 from tasks.register.export import Exporter
 from tasks.runtime import files, saved_encoder, settings
 from tasks.tracking.journal import Journal
+from tasks.tracking.registered import REGISTRATION
 from tests.conftest import ROOT, textured_images
 from tests.support.configs import ENCODER
 from tests.support.example_results import CLASSES, write_data
@@ -110,7 +111,7 @@ def registered() -> Path:
     os.environ.update(environment(root))
     try:
         with contextlib.chdir(root):
-            register(root, exporter)
+            register(root, exporter).wanted.write(root / REGISTRATION)
     finally:
         for name, value in old.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
