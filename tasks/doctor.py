@@ -129,7 +129,9 @@ class Doctor:
 
     def registry(self) -> None:
         """The registry in use holds every encoder, the aliases name the right ones, and every byte can be read."""
-        registered.ensure(self.root, self.fixed.append, whole=True)
+        problem = registered.ensure(self.root, self.fixed.append, whole=True)
+        if problem:
+            raise problem
 
     def _command(self, module: str) -> None:
         done = subprocess.run([sys.executable, "-m", module], cwd=self.root, capture_output=True, text=True)

@@ -44,23 +44,14 @@ def main() -> None:
         print(schedule.summary())
     else:
         print("Nothing has changed.")
-    failure = schedule.failure or check_registry(root, schedule)
+    failure: Stop | None = schedule.failure
+    if not failure and "register" in schedule.chosen:
+        failure = registered.ensure(root, lambda line: print(line, flush=True))
     if not schedule.failed or any(Path("out/metrics").glob("*.json")):
         leaderboard.show(Path())
     print(f"{clock(time.monotonic() - started)} in all")
     if failure:
         raise failure
-
-
-def check_registry(root: Path, schedule: Schedule) -> Stop | None:
-    """Register what the registry in use lacks, though DVC knows of no change; why that failed, None if all is there."""
-    if "register" not in schedule.chosen:
-        return None
-    try:
-        registered.ensure(root, lambda line: print(line, flush=True))
-    except Stop as failure:
-        return failure
-    return None
 
 
 def bring_up_to_date(root: Path, targets: Collection[str] = (), jobs: int | None = None) -> Schedule:

@@ -112,26 +112,28 @@ def fault(root: Path, whole: bool = False) -> str | None:
     return None
 
 
-def ensure(root: Path, tell: Callable[[str], None], whole: bool = False) -> None:
-    """Register again, from ``out/encoders`` and without training, if the registry lacks anything.
-
-    Raises:
-        StageFailed: that failed.
-        TrackerDown: the registry cannot be asked now.
-    """
-    reason = fault(root, whole)
-    if reason is None:
-        return
-    tell(f"{reason}; registering again, without training")
-    done = subprocess.run([sys.executable, "-m", "tasks.register"], cwd=root, capture_output=True, text=True)
-    for line in done.stdout.splitlines():
-        tell(line)
-    if done.returncode:
-        why = (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix("error: ")
-        raise StageFailed(done.returncode, f"register failed: {why}")
-    reason = fault(root, whole)
-    if reason:
-        raise StageFailed(EnvironmentFault.code, f"{reason}, though register went well")
+def ensure(root: Path, tell: Callable[[str], None], whole: bool = False) -> Stop | None:
+    """Register again, from ``out/encoders`` and without training, if the registry lacks anything; why that failed or None."""
+    settings.apply()
+    try:
+        file = own_store.file_of(os.environ["MLFLOW_TRACKING_URI"])
+        if file and own_store.is_moved(file):
+            own_store.follow(file)
+            tell(f"the project was moved or copied; {file} names the artifacts where they are now")
+        reason = fault(root, whole)
+        if reason is None:
+            return None
+        tell(f"{reason}; registering again, without training")
+        done = subprocess.run([sys.executable, "-m", "tasks.register"], cwd=root, capture_output=True, text=True)
+        for line in done.stdout.splitlines():
+            tell(line)
+        if done.returncode:
+            why = (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix("error: ")
+            return StageFailed(done.returncode, f"register failed: {why}")
+        reason = fault(root, whole)
+        return StageFailed(EnvironmentFault.code, f"{reason}, though register went well") if reason else None
+    except Stop as failure:
+        return failure
 
 
 def how_to_load(root: Path, best: str) -> str:
@@ -169,7 +171,7 @@ def ask(model: str) -> Stored:
     """
     file = own_store.file_of(os.environ["MLFLOW_TRACKING_URI"])
     if file is not None and not os.environ.get("MLFLOW_REGISTRY_URI"):
-        return _ask_file(file, model) if file.exists() else Stored({}, {})
+        return ask_file(file, model) if file.exists() else Stored({}, {})
     from tasks.tracking.tracker import Tracker
 
     tracker = Tracker(settings.project_root(), reading=True)
@@ -191,7 +193,8 @@ def versions(client: Any, model: str) -> dict[str, Version]:
             return _first(found)
 
 
-def _ask_file(file: Path, model: str) -> Stored:
+def ask_file(file: Path, model: str) -> Stored:
+    """What the SQLite store in ``file`` holds of ``model``, read without MLflow."""
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=own_store.BUSY_SECONDS)) as connection:
             tags: dict[int, dict[str, str]] = {}
