@@ -33,6 +33,7 @@ from tasks.dvc.schedule import Schedule, default_parallelism
 from tasks.runtime import params
 from tasks.runtime.errors import Preempted, Stop, explain, run
 from tasks.runtime.locks import try_lock
+from tasks.tracking import registered
 from tasks.tracking.records import records
 
 RETRIES, RETRY_SECONDS = 2, 3.0
@@ -112,6 +113,9 @@ def pipeline(
             lock_files.put_in_order(root, [planned.name for planned in plan])
             if any(outcome.how is not Fate.UNCHANGED for outcome in schedule.outcomes.values()) and records(root):
                 subprocess.run([sys.executable, "-m", "tasks.sync"], cwd=root)
+            failure: Stop | None = schedule.failure
+            if not failure and "register" in schedule.chosen:
+                failure = registered.ensure(root, logger.info)
             if wanted and not schedule.failed:
                 logger.info("%s", graph.save_experiment(root, flow_run.name, schedule.done()))
             summary = schedule.summary()
@@ -122,8 +126,8 @@ def pipeline(
             raise
         return Failed(message=message, data=error)
     logger.info("%s", summary)
-    if schedule.failure:
-        return Failed(message=summary, data=schedule.failure)
+    if failure:
+        return Failed(message=summary if schedule.failed else str(failure), data=failure)
     return Completed(message=summary)
 
 

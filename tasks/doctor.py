@@ -17,6 +17,7 @@ from tasks.runtime import files, settings
 from tasks.runtime.errors import EnvironmentFault, IntegrityError, Stop, UsageError, run
 from tasks.runtime.locks import try_lock
 from tasks.runtime.work import KEPT, discard_old
+from tasks.tracking import registered
 from tasks.tracking.records import records
 
 NEEDED_BYTES = 2 * 2**30
@@ -45,6 +46,7 @@ class Doctor:
             ("DVC's cache", self.cache),
             ("flow runs", self.flow_runs),
             ("tracking", self.tracking),
+            ("registry", self.registry),
         ]
         for name, check in checks:
             fixed, problems = len(self.fixed), len(self.problems)
@@ -139,6 +141,12 @@ class Doctor:
         """MLflow has what the journals say; runs whose process is gone are closed."""
         if records(self.root):
             self._command("tasks.sync")
+
+    def registry(self) -> None:
+        """The registry in use holds every encoder, the aliases name the right ones, and every byte can be read."""
+        problem = registered.ensure(self.root, self.fixed.append, whole=True)
+        if problem:
+            raise problem
 
     def _command(self, module: str) -> None:
         done = subprocess.run([sys.executable, "-m", module], cwd=self.root, capture_output=True, text=True)

@@ -1,24 +1,28 @@
-"""A trained encoder in two lines, from the project's root or wherever this project is installed.
+"""A trained encoder in two lines, from any directory.
 
 from tasks.encoder import load
 
-encoder = load("models:/NAME@champion")   # or load("FOLDER"), of a downloaded package: no registry, no network
+encoder = load("out/encoders/simclr-0")   # or the folder of a package, or "models:/NAME@champion" from the registry
 """
 
 from pathlib import Path
 
-from tasks.register import modeling, registry
+from tasks import metrics
+from tasks.register import modeling
 from tasks.register.modeling import ImageEncoder
-from tasks.runtime import files
+from tasks.runtime import files, saved_encoder
+from tasks.runtime.errors import UsageError
 
 
 def load(model: str | Path, store: str | None = None) -> ImageEncoder:
     """A torch module in evaluation mode on the CPU: images (B, C, H, W), integers in 0..255 or floats in 0..1, to features.
 
-    Numbers and text alone are read and verified; nothing that is stored is unpickled or executed.
+    Numbers and text alone are read and verified; nothing that is stored is unpickled or executed. A folder needs no registry,
+    no network and no MLflow.
 
     Args:
-        model: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or the folder of a package.
+        model: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or a folder: ``out/encoders/METHOD-SEED`` of a project, which
+            gives the layer that its evaluation chose, or a package that was fetched from the registry.
         store: address of MLflow's tracking store; default ``MLFLOW_TRACKING_URI``, else the one of the project.
 
     Raises:
@@ -27,7 +31,24 @@ def load(model: str | Path, store: str | None = None) -> ImageEncoder:
         TrackerDown: the store cannot be used now.
     """
     if str(model).startswith("models:/"):
+        from tasks.register import registry
+
         return registry.load(str(model), store).module
-    if (Path(model) / files.MANIFEST).exists():
-        files.verify(Path(model))
-    return modeling.load(Path(model))[0]
+    folder = Path(model)
+    if not folder.is_dir():
+        raise UsageError(f"{model} is neither a folder nor an address models:/NAME@ALIAS")
+    if (folder / saved_encoder.FACTS).exists():
+        return _trained(folder)
+    if (folder / files.MANIFEST).exists():
+        files.verify(folder)
+    return modeling.load(folder)[0]
+
+
+def _trained(folder: Path) -> ImageEncoder:
+    """What a training wrote, at the layer that its evaluation chose; not evaluated, at its last one."""
+    from tasks.register.export import describe
+
+    encoder, facts = saved_encoder.load(folder)
+    evaluation = folder.resolve().parents[1] / "metrics" / f"{folder.resolve().name}.json"
+    layer = metrics.load(evaluation).layer if evaluation.exists() else ""
+    return ImageEncoder(encoder, describe(encoder, facts, layer)).eval()

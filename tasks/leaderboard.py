@@ -4,7 +4,6 @@
 """
 
 import html
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_core.evaluation.scores import Score
 from tasks.columns import COLUMNS, PRETEXT, table_scores
-from tasks.results import Result, Row, known, load_results, model_name
+from tasks.results import Result, Row, known, load_results
 from tasks.runtime import errors
-from tasks.runtime.files import read_json
-from tasks.runtime.settings import redact
+from tasks.tracking import registered
 from tasks.verdict import SEED_NOISE, SEED_SPREAD, Standing, Verdict, judge, sentences
 
 if TYPE_CHECKING:
@@ -171,14 +169,6 @@ def supervised_note(results: Sequence[Result]) -> str:
     )
 
 
-def load_lines(dataset: str) -> tuple[str, str]:
-    """The Python that loads the champion, from the tracking server in use or, in the project's root, the default store."""
-    server = os.environ.get("MLFLOW_TRACKING_URI", "")
-    store = redact(server) if server.startswith("http") else "sqlite:///mlruns/mlflow.db"
-    model = f"models:/{model_name(dataset)}@champion"
-    return "from tasks.encoder import load", f'encoder = load("{model}", store="{store}")'
-
-
 def show(root: Path) -> None:
     """Print the table, what it says, what is missing, where the report is and how to load the best encoder."""
     results, missing = load_results(root)
@@ -188,13 +178,9 @@ def show(root: Path) -> None:
         print(f"not evaluated yet: {', '.join(missing)}")
     if (root / "reports/report.html").exists():
         print(f"report: {root / 'reports/report.html'}")
-    best, registry = verdict.best, root / "out/registry.json"
-    title = "best encoder" if not verdict.not_beaten else "best of the methods, not to be used yet"
-    if best and registry.exists() and read_json(registry)["aliases"].get("champion") == best.name:
-        lines = load_lines(read_json(root / "data/prepared/meta.json")["name"])
-        print("\n    ".join([f"{title}, {best.name}:", *lines]))
-    elif best:
-        print(f"{title}: {best.name}, in out/encoders/{best.name}; not registered yet, make run goes on with that")
+    if verdict.best:
+        title = "best encoder" if not verdict.not_beaten else "best of the methods, not to be used yet"
+        print(registered.how_to_load(root, verdict.best.name, title))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from ssl_core.catalogue import BASELINES
 from tasks import metrics
 from tasks.columns import COLUMNS
 from tasks.metrics import VERDICTS, Metrics, prediction_columns
-from tasks.runtime import params, recorded
+from tasks.runtime import dataset, params, recorded
 from tasks.runtime.errors import IntegrityError
-from tasks.runtime.files import MEND, read_sealed_json
+from tasks.runtime.files import MANIFEST, MEND, read_json, read_sealed_json, sha256
 from tasks.tracking import journal
 
 FULL_SCHEDULE = 200
@@ -255,6 +255,18 @@ def known(results: Sequence[Result], column: str) -> bool:
     return any(r.get(column) is not None for r in results)
 
 
-def model_name(dataset: str) -> str:
-    """The registered model of a data set."""
-    return "ssl-" + re.sub(r"[^\w.-]+", "-", dataset).strip("-")
+def registered_model(root: Path) -> str:
+    """The name of the registered model for the prepared data.
+
+    A name that is given stays when images come: ``data.name``, or that of the embedded data. A folder's own name may be that of
+    another folder too, so the hash of the data goes with it.
+    """
+    data, prepared = params.load(root / params.PARAMS)["data"], root / dataset.PREPARED
+    given = data["name"] or data["source"] == "sample"
+    return model_name(read_json(prepared / "meta.json")["name"], "" if given else sha256(prepared / MANIFEST))
+
+
+def model_name(data: str, data_sha256: str = "") -> str:
+    """The registered model of a data set: ``ssl-NAME``, or ``ssl-NAME-HASH`` with the beginning of its hash."""
+    fine = re.sub(r"[^\w.-]+", "-", data).strip("-")[:100]
+    return "-".join(("ssl", fine, data_sha256[:8])).rstrip("-")

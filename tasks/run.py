@@ -21,8 +21,9 @@ from tasks.dvc.outcome import Fate, Outcome
 from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule, default_parallelism
 from tasks.runtime import params, settings
-from tasks.runtime.errors import Preempted, UsageError, run
+from tasks.runtime.errors import Preempted, Stop, UsageError, run
 from tasks.runtime.progress import clock
+from tasks.tracking import registered
 from tasks.tracking.records import records
 
 
@@ -43,11 +44,14 @@ def main() -> None:
         print(schedule.summary())
     else:
         print("Nothing has changed.")
+    failure: Stop | None = schedule.failure
+    if not failure and "register" in schedule.chosen:
+        failure = registered.ensure(root, lambda line: print(line, flush=True))
     if not schedule.failed or any(Path("out/metrics").glob("*.json")):
         leaderboard.show(Path())
     print(f"{clock(time.monotonic() - started)} in all")
-    if schedule.failure:
-        raise schedule.failure
+    if failure:
+        raise failure
 
 
 def bring_up_to_date(root: Path, targets: Collection[str] = (), jobs: int | None = None) -> Schedule:

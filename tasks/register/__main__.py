@@ -6,10 +6,9 @@ from pathlib import Path
 import torch
 
 from tasks.register.registration import register
-from tasks.register.registry import CHAMPION
-from tasks.runtime import files
 from tasks.runtime.stage import Body, Stage, main
 from tasks.runtime.stage_name import StageName
+from tasks.tracking.registered import CHAMPION, REGISTRATION
 
 
 def make() -> tuple[Stage, Body]:
@@ -22,12 +21,15 @@ def make() -> tuple[Stage, Body]:
 
 def body(stage: Stage) -> None:
     """Register, and write down what is where."""
-    facts = register(Path())
-    files.write_json(stage.out("out/registry.json"), facts)
-    best = facts["aliases"].get(CHAMPION)
+    done = register(Path())
+    done.wanted.write(stage.out(str(REGISTRATION)))
+    best = done.wanted.aliases.get(CHAMPION)
+    for note in done.notes:
+        print(f"note: {note}")
     if best is None:
         print("warning: every encoder has collapsed, so the alias champion stays where it is", file=sys.stderr)
-    print(f"registered: {len(facts['versions'])} versions of {facts['model']}; champion: {best}")
+    number = f" (version {done.versions[best]})" if best else ""
+    print(f"registered: {len(done.versions)} versions of {done.wanted.model}; champion: {best}{number}")
 
 
 if __name__ == "__main__":

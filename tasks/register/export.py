@@ -72,11 +72,12 @@ class Exporter:
         return config
 
 
-def describe(encoder: Any, facts: Mapping[str, Any], layer: str) -> dict[str, Any]:
-    """What ``config.json`` says: the network, its input, the delivered layer and its features, and the training."""
+def describe(encoder: Any, facts: Mapping[str, Any], layer: str = "") -> dict[str, Any]:
+    """What ``config.json`` says: network, input, delivered layer (default: the last), its features, and the training."""
     made = facts["encoder"]
     with torch.no_grad():
         blocks = encoder.blocks(torch.zeros(1, made["channels"], made["image_size"], made["image_size"]))
+    layer = layer or f"block{len(blocks)}"
     number = layer_index(layer, len(blocks))
     return {
         "model_type": "ssl-pipeline-encoder",
@@ -89,7 +90,7 @@ def describe(encoder: Any, facts: Mapping[str, Any], layer: str) -> dict[str, An
         "dim": blocks[number].shape[1],
         "layers": {f"block{i}": block.shape[1] for i, block in enumerate(blocks, 1)},
         "training": {name: facts[name] for name in TRAINING if name in facts},
-    }
+    } | {name: facts[name] for name in ("bit_depth",) if name in facts}
 
 
 def check(package: Path, module: ImageEncoder) -> None:

@@ -7,6 +7,7 @@ registry, which lies outside the project; when everything is there it changes no
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from ssl_core.engine.health import health
 from ssl_core.evaluation.scores import SCORES
 from tasks.register.card import model_card
 from tasks.register.export import Exporter
-from tasks.register.registry import CHAMPION, Entry, Registry
-from tasks.results import Result, champion, load_results
+from tasks.register.registry import Entry, Registry, package_key
+from tasks.results import Result, champion, load_results, registered_model
 from tasks.runtime import dataset, files, saved_encoder
 from tasks.runtime.errors import IntegrityError
-from tasks.runtime.settings import redact
 from tasks.tracking import journal
+from tasks.tracking.registered import CHAMPION, Registration
 from tasks.tracking.tracker import Tracker
 from tasks.verdict import remarks
 
@@ -73,14 +74,26 @@ def aliases(results: list[Result]) -> dict[str, str]:
     return named | ({CHAMPION: best.name} if best else {})
 
 
-def register(root: Path, exporter: Exporter | None = None) -> dict[str, Any]:
-    """Mirror the journals, so that every version has its run, and register; returns what is where."""
+@dataclass(frozen=True)
+class Registered:
+    """What a registration came to."""
+
+    wanted: Registration
+    versions: dict[str, int]
+    """The number of each encoder's version in this registry, by ``METHOD-SEED``."""
+    notes: list[str]
+    """What its user should know of other data in the registry, a sentence each."""
+
+
+def register(root: Path, exporter: Exporter | None = None) -> Registered:
+    """Mirror the journals, so that every version has its run, and register; the notes are of the state before."""
     results, _ = load_results(root)
     methods = [r for r in results if not r.is_baseline]
     meta = files.read_json(root / dataset.PREPARED / "meta.json")
     tracker = Tracker(root.resolve())
     tracker.sync()
-    registry = Registry(tracker, meta["name"], exporter)
-    names = aliases(methods)
-    versions = registry.register([entry(root, r, meta, results) for r in methods], names)
-    return {"model": registry.model, "versions": versions, "aliases": names, "tracking_uri": redact(tracker.uri)}
+    entries = [entry(root, r, meta, results) for r in methods]
+    wanted = Registration(registered_model(root), {e.name: package_key(e) for e in entries}, aliases(methods))
+    registry = Registry(tracker, wanted.model, exporter)
+    notes = registry.other_data(files.sha256(root / dataset.PREPARED / files.MANIFEST), meta["name"])
+    return Registered(wanted, registry.register(entries, wanted.aliases), notes)

@@ -2,7 +2,7 @@
 
 A registration is a transaction: pack, upload, download and compare hashes, create the version with all its tags, and move
 aliases last. Killed anywhere, every alias still names a complete version, and the same command goes on. Registering the
-same encoder again changes nothing.
+same encoder again changes nothing, unless its files in the store are gone or changed: then they are put back.
 """
 
 import contextlib
@@ -18,19 +18,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tasks.register import modeling
 from tasks.register.export import ONNX, VERSION, Exporter
 from tasks.register.modeling import ImageEncoder
 from tasks.results import model_name
-from tasks.runtime import files, settings
+from tasks.runtime import files, params, settings
 from tasks.runtime.errors import EnvironmentFault, IntegrityError, UsageError
 from tasks.runtime.locks import try_lock
+from tasks.tracking import registered
 from tasks.tracking.records import clean, text
+from tasks.tracking.registered import CHAMPION, PACKAGE, SEAL
 from tasks.tracking.tracker import Tracker
-
-CHAMPION = "champion"
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,8 @@ class Entry:
 class Registry:
     """The registry behind a ``Tracker``."""
 
-    def __init__(self, tracker: Tracker, dataset: str, exporter: Exporter | None = None):
-        self.tracker, self.client, self.model = tracker, tracker.client, model_name(dataset)
+    def __init__(self, tracker: Tracker, model: str, exporter: Exporter | None = None):
+        self.tracker, self.client, self.model = tracker, tracker.client, model
         self._exporter = exporter or Exporter()
 
     def register(self, entries: list[Entry], aliases: Mapping[str, str]) -> dict[str, int]:
@@ -67,13 +65,39 @@ class Registry:
         """
         with _alone(self.tracker.root), self.tracker.errors():
             self._make_model()
-            known = self._versions()
+            known = registered.versions(self.client, self.model)
             numbers = {entry.name: self._version(entry, known) for entry in entries}
             current = dict(self.client.get_registered_model(self.model).aliases)
             for alias, name in aliases.items():
                 if str(current.get(alias)) != str(numbers[name]):
                     self.client.set_registered_model_alias(self.model, alias, str(numbers[name]))
         return numbers
+
+    def other_data(self, data_sha256: str, data: str) -> list[str]:
+        """What to say of encoders in the registry that were trained on other images than these, a sentence each.
+
+        Args:
+            data: the name of these images, given or that of their folder.
+        """
+        with self.tracker.errors():
+            versions = registered.versions(self.client, self.model).values()
+            models = [m.name for m in self.client.search_registered_models(f"name LIKE '{model_name(data)}-%'")]
+        others = sorted(v.number for v in versions if v.tags.get("data_sha256") != data_sha256)
+        notes = []
+        if others:
+            newest = max((v for v in versions if v.number in others), key=lambda v: v.number)
+            before = newest.tags.get("data_sha256", "")[:8]
+            notes.append(
+                f"the images of {self.model} changed (data {before} to {data_sha256[:8]}); versions up to {others[-1]} are of"
+                " earlier ones, and the aliases below now name encoders of the new ones"
+            )
+        same = [m for m in models if m != self.model and re.fullmatch(rf"{re.escape(model_name(data))}-[0-9a-f]{{8}}", m)]
+        if same and self.model == model_name(data, data_sha256):
+            notes.append(
+                f"{self.model} is named by its images, and {', '.join(sorted(same)[:3])} by others: if those are the same with"
+                " some added, give them one data.name in params.yaml; the model keeps it from then on"
+            )
+        return notes
 
     def _make_model(self) -> None:
         from mlflow.exceptions import MlflowException
@@ -87,33 +111,33 @@ class Registry:
             with contextlib.suppress(MlflowException):  # somebody else was faster
                 self.client.create_registered_model(self.model, description=about)
 
-    def _versions(self) -> dict[str, Any]:
-        """Complete versions by the key of their package; the first of each."""
-        found: dict[str, Any] = {}
-        token = None
-        while True:
-            page = self.client.search_model_versions(f"name='{self.model}'", order_by=["version_number ASC"], page_token=token)
-            for version in page:
-                if version.status == "READY" and "ssl.package" in version.tags:
-                    found.setdefault(version.tags["ssl.package"], version)
-            token = page.token
-            if not token:
-                return found
-
-    def _version(self, entry: Entry, known: Mapping[str, Any]) -> int:
+    def _version(self, entry: Entry, known: Mapping[str, registered.Version]) -> int:
         key = package_key(entry)
-        tags = {clean(k): text(v, 4900) for k, v in entry.tags.items() if v is not None} | {"ssl.package": key}
+        tags = {clean(k): text(v, 4900) for k, v in entry.tags.items() if v is not None} | {PACKAGE: key}
         old = known.get(key)
-        if old is not None:
-            for name, value in tags.items():
-                if old.tags.get(name) != value:
-                    self.client.set_model_version_tag(self.model, old.version, name, value)
-            return int(old.version)
-        from mlflow.artifacts import download_artifacts
-
+        if old is not None and not registered.unreadable(old.source, old.seal, whole=True):
+            self._set_tags(old, tags)
+            return old.number
         run_id = self.tracker.run_id(entry.fingerprint)
         if run_id is None:
             raise IntegrityError(f"{entry.name} has no run in MLflow; run python -m tasks.sync first")
+        source = f"{self.client.get_run(run_id).info.artifact_uri}/encoder-{key[:12]}"
+        tags[SEAL] = self._upload(entry, key, run_id)
+        if old is not None and old.source == source:  # its files were gone or changed: the version stands again
+            self._set_tags(old, tags)
+            return old.number
+        made = self.client.create_model_version(self.model, source, run_id, tags=tags, description=entry.card)
+        return int(made.version)
+
+    def _set_tags(self, version: registered.Version, tags: Mapping[str, str]) -> None:
+        for name, value in tags.items():
+            if version.tags.get(name) != value:
+                self.client.set_model_version_tag(self.model, str(version.number), name, value)
+
+    def _upload(self, entry: Entry, key: str, run_id: str) -> str:
+        """Pack an encoder, send it, and fetch it again to compare; returns the hash of its manifest."""
+        from mlflow.artifacts import download_artifacts
+
         with tempfile.TemporaryDirectory(prefix=".package-", dir=_state(self.tracker.root)) as place:
             package, copy = Path(place) / "package", Path(place) / "copy"
             package.mkdir()
@@ -125,15 +149,13 @@ class Registry:
             copy.mkdir()
             source = f"{self.client.get_run(run_id).info.artifact_uri}/{folder}"
             files.verify(Path(download_artifacts(artifact_uri=source, dst_path=str(copy))))
-            tags["ssl.manifest"] = files.sha256(package / files.MANIFEST)
-            made = self.client.create_model_version(self.model, source, run_id, tags=tags, description=entry.card)
-        return int(made.version)
+            return files.sha256(package / files.MANIFEST)
 
 
 def package_key(entry: Entry) -> str:
     """Digest of what a package holds: two entries with the same key are the same version."""
     weights = files.verify(entry.source)["files"]
-    parts = [VERSION, entry.name, entry.layer, str(torch.__version__), sorted((k, v["sha256"]) for k, v in weights.items())]
+    parts = [VERSION, entry.name, entry.layer, sorted((k, v["sha256"]) for k, v in weights.items())]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
@@ -150,27 +172,35 @@ class Loaded:
 
 
 def load(uri: str | None = None, store: str | None = None) -> Loaded:
-    """Fetch and verify ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``; None: the champion of the newest registered model.
+    """Fetch and verify ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``; None: the champion of this project.
 
-    Numbers and text alone are read: nothing that lies in the store is unpickled, imported or executed. Another ``store`` than
-    ``MLFLOW_TRACKING_URI`` stays this process's one.
+    Numbers and text alone are read: nothing that lies in the store is unpickled, imported or executed, and nothing is written
+    where this is called. Another ``store`` than ``MLFLOW_TRACKING_URI`` stays this process's one; without either it is that of
+    the project here, else of the project whose code this is.
 
     Raises:
         UsageError: there is no such model.
         IntegrityError: the stored files are not those that were registered, or were registered in an older layout.
         TrackerDown: the store cannot be used now.
     """
+    root = settings.project_root()
+    if not (root / params.PARAMS).exists():
+        root = Path(__file__).parents[2]
     if store is not None:
         os.environ["MLFLOW_TRACKING_URI"] = store
-    tracker = Tracker(settings.project_root())
+    os.environ.setdefault("MLFLOW_TRACKING_URI", settings.store_uri(root))
+    tracker = Tracker(root, reading=True)
     with tracker.errors():
-        version = _resolve(tracker.client, uri)
+        version = _resolve(tracker.client, uri, root)
         from mlflow.artifacts import download_artifacts
 
-        with tempfile.TemporaryDirectory(prefix=".model-", dir=_state(tracker.root)) as place:
-            package = Path(download_artifacts(artifact_uri=version.source, dst_path=place))
+        with tempfile.TemporaryDirectory(prefix="ssl-model-") as place:
+            try:
+                package = Path(download_artifacts(artifact_uri=version.source, dst_path=place))
+            except OSError as error:
+                raise IntegrityError(f"{version.name} version {version.version}: {error}; make run puts it back") from None
             files.verify(package)
-            if files.sha256(package / files.MANIFEST) != version.tags.get("ssl.manifest"):
+            if files.sha256(package / files.MANIFEST) != version.tags.get(SEAL):
                 raise IntegrityError(f"{version.name} version {version.version} does not hold what was registered; not loaded")
             if not (package / modeling.CONFIG).exists():
                 raise IntegrityError(
@@ -180,16 +210,14 @@ def load(uri: str | None = None, store: str | None = None) -> Loaded:
     return Loaded(module, config, f"models:/{version.name}/{version.version}")
 
 
-def _resolve(client: Any, uri: str | None) -> Any:
+def _resolve(client: Any, uri: str | None, root: Path) -> Any:
     from mlflow.exceptions import MlflowException
 
     if uri is None:
-        models = [
-            m for m in client.search_registered_models(max_results=1000) if m.name.startswith("ssl-") and CHAMPION in m.aliases
-        ]
-        if not models:
+        wanted = registered.load(root)
+        if wanted is None or CHAMPION not in wanted.aliases:
             raise UsageError("no encoder is registered yet; run make run, or name one with --model models:/NAME@ALIAS")
-        return client.get_model_version_by_alias(max(models, key=lambda m: m.last_updated_timestamp).name, CHAMPION)
+        uri = f"models:/{wanted.model}@{CHAMPION}"
     match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
     if match is None:
         raise UsageError(f"{uri!r} is not a model; write models:/NAME@ALIAS or models:/NAME/VERSION")
@@ -200,7 +228,9 @@ def _resolve(client: Any, uri: str | None) -> Any:
         if error.get_http_status_code() >= 500:
             raise
         known = ", ".join(f"models:/{m.name}@{a}" for m in client.search_registered_models() for a in sorted(m.aliases))
-        raise UsageError(f"there is no {uri}; registered: {known or 'nothing yet'}") from None
+        raise UsageError(
+            f"there is no {uri}; registered: {known or 'nothing yet'}; make run registers what is missing"
+        ) from None
 
 
 def _write_mlmodel(package: Path, config: Mapping[str, Any], run_id: str) -> None:

@@ -17,7 +17,7 @@ from tasks.columns import HEADLINES, PRETEXT
 from tasks.leaderboard import percent
 from tasks.metrics import Health
 from tasks.report import figures, findings, illustrations
-from tasks.results import FULL_SCHEDULE, Result, Row, known, load_results
+from tasks.results import FULL_SCHEDULE, Result, Row, known, load_results, registered_model
 from tasks.runtime import audit, dataset, files
 from tasks.tracking import journal
 from tasks.verdict import Verdict, judge, sentences
@@ -101,7 +101,7 @@ def render(root: Path, verdict: Verdict, missing: Sequence[str]) -> str:
         mistakes=mistakes(root, best, data.meta["classes"]),
         audit=findings.findings(root, audit.load(root / dataset.PREPARED), data, best),
         provenance=provenance(root, results, data),
-        load_lines=leaderboard.load_lines(data.meta["name"]),
+        load_lines=("from tasks.encoder import load", f'encoder = load("models:/{registered_model(root)}@champion")'),
     )
 
 

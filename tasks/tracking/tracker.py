@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.runtime import settings
-from tasks.runtime.errors import EnvironmentFault, TrackerDown, is_full, no_space
+from tasks.runtime.errors import EnvironmentFault, TrackerDown, UsageError, is_full, no_space
 from tasks.runtime.locks import try_lock
-from tasks.tracking import artifacts, journal
+from tasks.tracking import artifacts, journal, own_store
 from tasks.tracking.records import (
     LONGEST_PARAM,
     LONGEST_TAG,
@@ -39,7 +39,8 @@ LOCK_WAIT_SECONDS = 60.0
 class Tracker:
     """A connection to the tracking store. Every method raises ``TrackerDown`` when the store cannot be used."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, reading: bool = False):
+        """Connect; ``reading`` makes nothing, neither a store nor an experiment nor a file in ``root``."""
         settings.apply()
         self.root = root
         self.uri = os.environ["MLFLOW_TRACKING_URI"]
@@ -56,10 +57,10 @@ class Tracker:
         self._refusal = MlflowException
         for name in ("alembic", "mlflow", "urllib3"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        with self._guard():
-            self._check_file()
+        with self.errors() if reading else self._guard():
+            self._check_file(reading)
             self.client = MlflowClient()
-            self.experiment = self._open()
+            self.experiment = "" if reading else self._open()
 
     def sync(self, only: Path | None = None) -> int:
         """Send what is not there yet, of all journals or of ``only`` one; returns the number of journals that are complete.
@@ -102,15 +103,19 @@ class Tracker:
 
     # -------------------------------------------------------------- opening
 
-    def _check_file(self) -> None:
-        """Fail at once where MLflow would try for two minutes."""
-        if self.uri.startswith("sqlite:///"):
-            file = Path(self.uri.removeprefix("sqlite:///"))
-            try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.open("ab").close()
-            except OSError as error:
-                raise TrackerDown(f"MLflow's store {file} cannot be written: {error.strerror}") from error
+    def _check_file(self, reading: bool) -> None:
+        """Fail at once where MLflow would try for two minutes; a store that was moved learns where it is."""
+        file = own_store.file_of(self.uri)
+        if file is None:
+            return
+        if reading and not file.exists():
+            raise UsageError(f"there is no store {file}; run make run, or name another one")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.open("ab").close()
+        except OSError as error:
+            raise TrackerDown(f"MLflow's store {file} cannot be written: {error.strerror}") from error
+        own_store.follow(file)
 
     def _open(self) -> str:
         """Id of the experiment."""

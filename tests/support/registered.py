@@ -15,6 +15,7 @@ from ssl_core.engine.encoders import build, description, num_parameters
 from tasks.register.export import Exporter
 from tasks.runtime import files, saved_encoder, settings
 from tasks.tracking.journal import Journal
+from tasks.tracking.registered import REGISTRATION, ask_file
 from tests.conftest import ROOT, textured_images
 from tests.support.configs import ENCODER
 from tests.support.example_results import CLASSES, write_data
@@ -84,6 +85,9 @@ def environment(root: Path) -> dict[str, str]:
 
 def enter(root: Path, monkeypatch) -> Path:
     """Make ``root`` the current project of this process."""
+    from mlflow.tracking._tracking_service import utils
+
+    utils._artifact_repos_cache.clear()  # by the number of a run, which the copies of a project share
     for name, value in environment(root).items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("DVC_ROOT", raising=False)
@@ -93,9 +97,14 @@ def enter(root: Path, monkeypatch) -> Path:
 
 def stored() -> Path:
     """The directory of the champion's files in the current project's store."""
-    from mlflow import MlflowClient
+    return stored_folder(Path())
 
-    return Path(MlflowClient().get_model_version_by_alias("ssl-example", "champion").source.removeprefix("file://"))
+
+def stored_folder(root: Path) -> Path:
+    """The directory of the champion's files in the store of ``root``, found without MLflow."""
+    found = ask_file(root.resolve() / "mlruns/mlflow.db", "ssl-example")
+    source = next(v.source for v in found.versions.values() if v.number == found.aliases["champion"])
+    return Path(source.removeprefix("file://"))
 
 
 @functools.cache
@@ -110,7 +119,7 @@ def registered() -> Path:
     os.environ.update(environment(root))
     try:
         with contextlib.chdir(root):
-            register(root, exporter)
+            register(root, exporter).wanted.write(root / REGISTRATION)
     finally:
         for name, value in old.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})

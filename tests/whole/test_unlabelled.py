@@ -13,9 +13,11 @@ from tasks.register.registration import register
 from tasks.register.registry import load
 from tasks.report.__main__ import body as report
 from tasks.results import load_results
+from tasks.runtime import files
 from tasks.runtime.settings import DEFAULTS
 from tasks.runtime.stage import Stage, main
 from tasks.runtime.stage_name import StageName
+from tasks.tracking.registered import REGISTRATION
 from tests.conftest import textured_images
 from tests.support.project import TINY, copy_project, set_params
 
@@ -59,5 +61,7 @@ def test_label_free_numbers_alone_make_a_table_a_report_a_champion_and_an_encode
     events = [json.loads(line) for line in (project / "reports/journal.jsonl").read_text().splitlines()]
     assert events[0]["run"]["tags"]["champion"] == best.name
     found = register(project)
-    assert found["aliases"] == {"champion": best.name, "simclr": "simclr-0", "rotation": "rotation-0"}
-    assert load().uri == f"models:/ssl-my-photos/{found['versions'][best.name]}"
+    assert found.wanted.aliases == {"champion": best.name, "simclr": "simclr-0", "rotation": "rotation-0"}
+    found.wanted.write(project / REGISTRATION)
+    images = files.sha256(project / "data/prepared" / files.MANIFEST)[:8]
+    assert load().uri == f"models:/ssl-my-photos-{images}/{found.versions[best.name]}"

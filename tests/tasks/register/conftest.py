@@ -1,25 +1,18 @@
 """A registered project to work in."""
 
-import contextlib
 import shutil
-import sqlite3
 
 import pytest
 
+from tasks.tracking import own_store
 from tests.support import registered as made
 
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """A copy of the registered project to work in."""
-    source = made.registered()
-    shutil.copytree(source, tmp_path / "project")
-    store = tmp_path / "project/mlruns/mlflow.db"
-    with contextlib.closing(sqlite3.connect(store)) as connection, connection:
-        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("model_versions", "source")):
-            connection.execute(
-                f"UPDATE {table} SET {column} = replace({column}, ?, ?)", [str(source), str(tmp_path / "project")]
-            )
+    shutil.copytree(made.registered(), tmp_path / "project")
+    own_store.follow(tmp_path / "project/mlruns/mlflow.db")
     return made.enter(tmp_path / "project", monkeypatch)
 
 

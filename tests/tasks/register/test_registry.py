@@ -172,7 +172,7 @@ def test_every_seed_is_a_version_and_a_methods_alias_is_its_best_seed(root):
     methods = {name: made.METHODS[name] for name in ("simclr", "byol")}
     made.write_project(root, methods, seeds=(0, 1))
     made.write_encoder(root, "byol", 1, holdout_linear_top1=0.95)
-    found = register(root, made.exporter)["versions"]
+    found = register(root, made.exporter).versions
     assert set(found) == {"simclr-0", "simclr-1", "byol-0", "byol-1"}
     named, numbers = versions(root)
     assert len(numbers) == len(made.METHODS) + 2

@@ -1,0 +1,84 @@
+"""A project's own store, ``mlruns``: a SQLite file, and beside it the artifacts, whose places MLflow writes down as absolute.
+
+A project that was moved or copied would look for them where it was. ``follow`` points them at where they are now.
+"""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from tasks.runtime.errors import TrackerDown
+
+PLACES = {
+    "experiments": ("artifact_location",),
+    "runs": ("artifact_uri",),
+    "model_versions": ("source", "storage_location"),
+    "logged_models": ("artifact_location",),
+}
+"""Where MLflow's tables name a place: table to columns."""
+SQLITE, ARTIFACTS = "sqlite:///", "artifacts"
+BUSY_SECONDS = 30.0
+
+
+def file_of(uri: str) -> Path | None:
+    """The file of a SQLite store; None for a store of another kind."""
+    return Path(uri.removeprefix(SQLITE)).absolute() if uri.startswith(SQLITE) else None
+
+
+def is_moved(store: Path) -> bool:
+    """Whether this is a project's own store and looks for artifacts in a folder that it was in before.
+
+    Raises:
+        TrackerDown: it cannot be read.
+    """
+    if store.parent.name != "mlruns" or not store.exists() or not (store.parent / ARTIFACTS).is_dir():
+        return False
+    try:
+        with closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as connection:
+            return bool(_left(connection, store.parent))
+    except sqlite3.Error as error:
+        raise TrackerDown(f"MLflow's store {store} cannot be read: {error}") from error
+
+
+def follow(store: Path) -> None:
+    """Point every place in a folder that this store was in before at the one where it is: all of them or, killed, none.
+
+    Raises:
+        TrackerDown: it cannot be read or written.
+    """
+    if not is_moved(store):
+        return
+    folder = store.parent
+    try:
+        with closing(sqlite3.connect(store, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for old in _left(connection, folder):
+                _replace(connection, old, folder.as_uri())
+                _replace(connection, unquote(urlsplit(old).path), str(folder))  # MLflow's experiment 0 has no scheme
+            connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise TrackerDown(f"MLflow's store {store} was moved and cannot be told so: {error}") from error
+
+
+def _left(connection: sqlite3.Connection, folder: Path) -> set[str]:
+    """Addresses of the folders that this store was in before."""
+    if "experiments" not in _tables(connection):
+        return set()
+    places = {place for (place,) in connection.execute("SELECT artifact_location FROM experiments")}
+    ends = f"/{folder.name}/{ARTIFACTS}"
+    roots = {p.removesuffix(f"/{ARTIFACTS}") for p in places if p and p.startswith("file://") and p.endswith(ends)}
+    return roots - {folder.as_uri()}
+
+
+def _replace(connection: sqlite3.Connection, old: str, new: str) -> None:
+    for table in PLACES.keys() & _tables(connection):
+        for column in PLACES[table]:
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",  # noqa: S608
+                [new, len(old) + 1, len(old) + 1, f"{old}/"],
+            )
+
+
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}

@@ -1,0 +1,281 @@
+"""Whether MLflow's registry holds what ``out/registry.json`` says, and can be loaded from: asked, never assumed.
+
+The registry lies outside the project: a clone, a moved folder or another ``MLFLOW_TRACKING_URI`` has another one, or none.
+A SQLite store is read here, which takes milliseconds; any other one answers MLflow's client, which takes seconds to import.
+"""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from tasks.runtime import files, settings
+from tasks.runtime.errors import EnvironmentFault, IntegrityError, StageFailed, Stop, TrackerDown
+from tasks.runtime.settings import redact
+from tasks.tracking import own_store
+
+REGISTRATION = Path("out/registry.json")
+CHAMPION = "champion"
+PACKAGE, SEAL = "ssl.package", "ssl.manifest"
+"""Tags of a version: the key of what it holds, and the hash of its manifest."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What a registry must hold. It depends on the results alone, so that it is the same in every clone and for every store."""
+
+    model: str
+    packages: Mapping[str, str]
+    """The key of each encoder's package, by ``METHOD-SEED``."""
+    aliases: Mapping[str, str]
+    """The encoder that each alias names."""
+
+    def write(self, path: Path) -> None:
+        """As ``out/registry.json``."""
+        files.write_json(path, {"model": self.model, "packages": dict(self.packages), "aliases": dict(self.aliases)})
+
+
+@dataclass(frozen=True)
+class Version:
+    """A complete version in a registry."""
+
+    number: int
+    package: str
+    seal: str
+    source: str
+    """Address of its artifacts."""
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a registry holds of one model."""
+
+    versions: Mapping[str, Version]
+    """By the key of the package; the first of each."""
+    aliases: Mapping[str, int]
+
+
+def load(root: Path) -> Registration | None:
+    """What the stage ``register`` wrote down; None if it has not run.
+
+    Raises:
+        IntegrityError: it is damaged, or of an older release.
+    """
+    path = root / REGISTRATION
+    if not path.exists():
+        return None
+    try:
+        return Registration(**files.read_json(path))
+    except TypeError:
+        raise IntegrityError(f"{path} is of another release; run python -m tasks.register") from None
+
+
+def fault(root: Path, whole: bool = False) -> str | None:
+    """What is wrong with the registry in use, in words; None if nothing is, or nothing was registered yet.
+
+    Args:
+        whole: read every byte of the artifacts, where they are files of this machine.
+
+    Raises:
+        TrackerDown: it cannot be asked now.
+    """
+    try:
+        wanted = load(root)
+    except IntegrityError as error:
+        return str(error)
+    if wanted is None:
+        return None
+    settings.apply()
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    file = own_store.file_of(uri)
+    if file and own_store.is_moved(file):
+        return f"the project was moved or copied, and {file} looks for artifacts where it was before"
+    where, stored = redact(uri), ask(wanted.model)
+    for name, key in wanted.packages.items():
+        version = stored.versions.get(key)
+        if version is None:
+            return f"{wanted.model} at {where} lacks {name}"
+        reason = unreadable(version.source, version.seal, whole)
+        if reason:
+            return f"{wanted.model} version {version.number} ({name}) at {where} cannot be loaded: {reason}"
+    for alias, name in wanted.aliases.items():
+        if stored.aliases.get(alias) != stored.versions[wanted.packages[name]].number:
+            return f"the alias {alias} of {wanted.model} at {where} does not name {name}"
+    return None
+
+
+def ensure(root: Path, tell: Callable[[str], None], whole: bool = False) -> Stop | None:
+    """Register again, from ``out/encoders`` and without training, if the registry lacks anything; why that failed or None."""
+    settings.apply()
+    try:
+        file = own_store.file_of(os.environ["MLFLOW_TRACKING_URI"])
+        if file and own_store.is_moved(file):
+            own_store.follow(file)
+            tell(f"the project was moved or copied; {file} names the artifacts where they are now")
+        reason = fault(root, whole)
+        if reason is None:
+            return None
+        tell(f"{reason}; registering again, without training")
+        done = subprocess.run([sys.executable, "-m", "tasks.register"], cwd=root, capture_output=True, text=True)
+        for line in done.stdout.splitlines():
+            tell(line)
+        if done.returncode:
+            why = (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix("error: ")
+            return StageFailed(done.returncode, f"register failed: {why}")
+        reason = fault(root, whole)
+        return StageFailed(EnvironmentFault.code, f"{reason}, though register went well") if reason else None
+    except Stop as failure:
+        return failure
+
+
+def how_to_load(root: Path, best: str, title: str = "best encoder") -> str:
+    """What a terminal says of the encoder ``best``: the lines that load it from any directory, if they would work now."""
+    try:
+        wanted, reason = load(root), fault(root)
+    except Stop as error:
+        wanted, reason = None, str(error)
+    if wanted is None or reason or wanted.aliases.get(CHAMPION) != best:
+        return f"{title}: {best}, in out/encoders/{best}; not registered{f' ({reason})' if reason else ' yet'}, make run does"
+    return "\n    ".join([f"{title}, {best}:", *load_lines(root, wanted.model)])
+
+
+def load_lines(root: Path, model: str) -> tuple[str, str]:
+    """The Python that loads the champion in any directory, from the store in use; an address with a password is not shown."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or settings.store_uri(root.resolve())
+    file = own_store.file_of(uri)
+    store = f"{own_store.SQLITE}{file}" if file else uri
+    first = f"import sys; sys.path.insert(0, {json.dumps(str(root.resolve()))}); from tasks.encoder import load"
+    if redact(store) != store:
+        return first, f'encoder = load("models:/{model}@{CHAMPION}")  # MLFLOW_TRACKING_URI as here: {redact(store)}'
+    return first, f'encoder = load("models:/{model}@{CHAMPION}", store={json.dumps(store)})'
+
+
+# ---------------------------------------------------------------------- asking
+
+
+def ask(model: str) -> Stored:
+    """What the registry in use holds of ``model``.
+
+    Raises:
+        TrackerDown: it cannot be asked now.
+    """
+    file = own_store.file_of(os.environ["MLFLOW_TRACKING_URI"])
+    if file is not None and not os.environ.get("MLFLOW_REGISTRY_URI"):
+        return ask_file(file, model) if file.exists() else Stored({}, {})
+    from tasks.tracking.tracker import Tracker
+
+    tracker = Tracker(settings.project_root(), reading=True)
+    with tracker.errors():
+        found = versions(tracker.client, model)
+        aliases = tracker.client.get_registered_model(model).aliases if found else {}
+    return Stored(found, {alias: int(number) for alias, number in aliases.items()})
+
+
+def versions(client: Any, model: str) -> dict[str, Version]:
+    """The complete versions that MLflow's ``client`` finds, by the key of their package; the first of each."""
+    found: list[Version | None] = []
+    token = None
+    while True:
+        page = client.search_model_versions(f"name='{model}'", order_by=["version_number ASC"], page_token=token)
+        found += [_version(v.version, v.tags, v.source) for v in page if v.status == "READY"]
+        token = page.token
+        if not token:
+            return _first(found)
+
+
+def ask_file(file: Path, model: str) -> Stored:
+    """What the SQLite store in ``file`` holds of ``model``, read without MLflow."""
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=own_store.BUSY_SECONDS)) as connection:
+            tags: dict[int, dict[str, str]] = {}
+            for number, key, value in connection.execute(
+                "SELECT version, key, value FROM model_version_tags WHERE name = ?", [model]
+            ):
+                tags.setdefault(number, {})[key] = value
+            rows = connection.execute(
+                "SELECT version, source FROM model_versions WHERE name = ? AND status = 'READY' AND"
+                " coalesce(current_stage, '') != 'Deleted_Internal' ORDER BY version",
+                [model],
+            )
+            found = _first(_version(number, tags.get(number, {}), source) for number, source in rows)
+            named = connection.execute("SELECT alias, version FROM registered_model_aliases WHERE name = ?", [model])
+            return Stored(found, dict(named))
+    except sqlite3.OperationalError as error:
+        if "no such table" in str(error):  # nothing was ever sent there
+            return Stored({}, {})
+        raise TrackerDown(f"MLflow's store {file} cannot be read: {error}") from error
+    except sqlite3.Error as error:
+        raise TrackerDown(f"MLflow's store {file} cannot be read: {error}") from error
+
+
+def _version(number: int | str, tags: Mapping[str, str], source: str) -> Version | None:
+    return Version(int(number), tags[PACKAGE], tags.get(SEAL, ""), source, tags) if PACKAGE in tags else None
+
+
+def _first(listed: Iterable[Version | None]) -> dict[str, Version]:
+    found: dict[str, Version] = {}
+    for version in listed:
+        if version:
+            found.setdefault(version.package, version)
+    return found
+
+
+def unreadable(source: str, seal: str, whole: bool = False) -> str | None:
+    """Why the artifacts of a version cannot be loaded, in words; None if they can.
+
+    Args:
+        source: their address.
+        seal: hash of the manifest that they were registered with.
+        whole: compare every byte and not only names and sizes, where they are files of this machine.
+    """
+    folder = _folder(source)
+    try:
+        if folder is None:
+            return _unreadable_there(source, seal)
+        if files.sha256(folder / files.MANIFEST) != seal:
+            return f"{folder} does not hold what was registered"
+        if whole:
+            files.verify(folder)
+        sizes = {name: (folder / name).stat().st_size for name in files.read_json(folder / files.MANIFEST)["files"]}
+    except FileNotFoundError as error:
+        return f"{error.filename} is missing"
+    except (OSError, Stop) as error:
+        return str(error)
+    return _compare(folder / files.MANIFEST, sizes)
+
+
+def _unreadable_there(source: str, seal: str) -> str | None:
+    """The same behind a server: the manifest is fetched, the rest is listed."""
+    import tempfile
+
+    from mlflow.artifacts import download_artifacts, list_artifacts
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="ssl-manifest-") as place:
+            manifest = Path(download_artifacts(artifact_uri=f"{source}/{files.MANIFEST}", dst_path=place))
+            if files.sha256(manifest) != seal:
+                return f"{source} does not hold what was registered"
+            sizes = {Path(item.path).name: int(item.file_size or 0) for item in list_artifacts(artifact_uri=source)}
+            return _compare(manifest, sizes)
+    except (MlflowException, OSError) as error:
+        return f"{source}: {str(error).splitlines()[0][:200]}"
+
+
+def _compare(manifest: Path, sizes: Mapping[str, int]) -> str | None:
+    wrong = [name for name, facts in files.read_json(manifest)["files"].items() if sizes.get(name) != facts["bytes"]]
+    return f"{wrong[0]} is missing or not whole" if wrong else None
+
+
+def _folder(source: str) -> Path | None:
+    """The folder of an address on this machine; None for another one's."""
+    parts = urlsplit(source)
+    return Path(unquote(parts.path) if parts.scheme else source) if parts.scheme in ("", "file") else None
