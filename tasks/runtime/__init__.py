@@ -5,6 +5,7 @@
 - ``params`` reads params.yaml strictly into the configs of ``ssl_core`` and ``tasks``.
 - ``files`` writes whole or not at all and verifies what it reads. ``checkpoint`` keeps a training's state with it. ``locks``
   has the one kind of lock that is used.
+- ``recorded`` compares what stages have made with what dvc.lock says of it.
 - ``errors`` has the exit codes and the one line that a failure ends with.
 - ``dataset`` and ``saved_encoder`` open what an earlier stage wrote.
 - ``device``, ``gpu``, ``cores`` and ``processes``: where a training runs, and with how many processes.
