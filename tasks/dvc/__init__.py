@@ -6,6 +6,7 @@
 4. ``outcome`` has the words for how a stage ended.
 5. ``live`` shows the running stages on a terminal.
 6. ``lock_files`` repairs what a crash left in DVC's own files, and writes dvc.lock in the order of the graph.
+7. ``damage`` finds and removes what is not what dvc.lock records, in the workspace and in DVC's cache.
 
 ``tasks.run`` (make run), the flows and ``tasks.doctor`` call this package. DVC's Python API is imported in
 ``graph`` and ``lock_files`` alone.

@@ -21,7 +21,7 @@ from typing import IO
 from tasks.dvc.damage import discard_damaged
 from tasks.dvc.lock_files import release_dead_locks
 from tasks.dvc.outcome import Fate, Outcome
-from tasks.runtime.errors import EnvironmentFault, Preempted, no_space
+from tasks.runtime.errors import EnvironmentFault, IntegrityError, Preempted, no_space
 from tasks.runtime.locks import try_lock
 
 GRACE_SECONDS = 7.0  # from SIGINT to SIGKILL: a stage saves its checkpoint
@@ -69,13 +69,16 @@ class Runner:
         Raises:
             Preempted: ``stop`` was called; nothing was started, or what was started has ended.
         """
-        options = self.options
+        options, mended = self.options, False
         while True:
             with self._claimed_log(name) as log:
                 outcome = self._run_once(name, log, watch, options)
             if outcome is not None and outcome.how is Fate.RESTORED:
                 damaged = discard_damaged(self.root, name)
+                if damaged and mended:
+                    return Outcome(IntegrityError.code, Fate.FAILED, f"DVC restores it again: {'; '.join(damaged)}")
                 if damaged:
+                    mended = True
                     watch([f"warning: what came from the cache is not what was recorded: {line}" for line in damaged])
                     options = []  # not pulled again
                     continue

@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # these import torch, which not every stage needs
 
 PREPARED = Path("data/prepared")
 Array = np.ndarray[Any, Any]
+META = {"name": str, "classes": list, "image_size": int, "channels": int, "mean": list, "std": list}
+"""What ``meta.json`` must hold, among other facts."""
 BLOCK = 2048
 """Images that are looked at together."""
 
@@ -60,15 +62,40 @@ def load(path: Path = PREPARED) -> Dataset:
     """Open what ``prepare`` wrote; the stage runtime has verified it against its manifest.
 
     Raises:
-        IntegrityError: a file is missing, not an array, or of the wrong size.
+        IntegrityError: a file is missing, not an array, of the wrong type or size, or a label is no class.
     """
-    arrays = {}
+    arrays: dict[str, Array] = {}
     for name in ("train_images", "train_labels", "train_holdout", "test_images", "test_labels"):
         try:
             arrays[name] = np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise IntegrityError(f"{path / name}.npy: {error}; run dvc repro -f prepare") from None
-    return Dataset(**arrays, meta=files.read_json(path / "meta.json"), sha256=files.sha256(path / files.MANIFEST))
+    meta = files.read_json(path / "meta.json")
+    fault = _fault(arrays, meta)
+    if fault:
+        raise IntegrityError(f"{path}: {fault}; run dvc repro -f prepare")
+    return Dataset(**arrays, meta=meta, sha256=files.sha256(path / files.MANIFEST))
+
+
+def _fault(arrays: dict[str, Array], meta: Any) -> str | None:
+    """What is wrong with the types, shapes and values of a prepared data set; pixels may have any value."""
+    if not isinstance(meta, dict) or not all(isinstance(meta.get(key), kind) for key, kind in META.items()):
+        return f"meta.json does not hold {', '.join(META)}"
+    shape = (meta["channels"], meta["image_size"], meta["image_size"])
+    for split in ("train", "test"):
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+        if images.dtype != np.uint8 or images.shape[1:] != shape:
+            return (
+                f"{split}_images.npy holds {images.dtype} {images.shape}; it must hold bytes (N, {', '.join(map(str, shape))})"
+            )
+        if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
+            return f"{split}_labels.npy holds {labels.dtype} {labels.shape}; it must hold int64 ({len(images)},)"
+        if len(labels) and not -1 <= labels.min() <= labels.max() < len(meta["classes"]):
+            return f"{split}_labels.npy holds labels that are no class"
+    holdout = arrays["train_holdout"]
+    if holdout.dtype != bool or holdout.shape != arrays["train_labels"].shape:
+        return f"train_holdout.npy holds {holdout.dtype} {holdout.shape}; it must hold a bool for each training image"
+    return None
 
 
 def blocks(images: Array) -> Iterator[tuple[int, Array]]:

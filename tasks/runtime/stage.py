@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 import signal
 import sys
@@ -20,9 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from tasks.runtime import ancestors, files, params, recorded, work
+from tasks.runtime import ancestors, declared, files, params, recorded, work
 from tasks.runtime.errors import EnvironmentFault, IntegrityError, Preempted, UsageError, explain, run
 from tasks.runtime.locks import try_lock
 from tasks.runtime.stage_name import StageName
@@ -54,11 +51,11 @@ class Stage:
         listed: Collection[Path] = (),
     ):
         self.full_name, self.machine, self.listed = str(name), dict(machine or {}), listed
-        entry = _dvc_entry(name)
+        entry = declared.entry(name)
         self.deps = [Path(d) for d in entry.get("deps", [])]
         self.param_keys = list(entry.get("params", []))
-        declared = [out for kind in ("outs", "metrics", "plots") for out in entry.get(kind, [])]
-        self.outs = [Path(next(iter(out)) if isinstance(out, dict) else out) for out in declared]
+        outs = [out for kind in ("outs", "metrics", "plots") for out in entry.get(kind, [])]
+        self.outs = [Path(next(iter(out)) if isinstance(out, dict) else out) for out in outs]
         self._digests: dict[Path, tuple[tuple[Any, ...], str]] = {}
         self._recorded = recorded.outputs(Path())
         self.fingerprint = self._fingerprint()
@@ -177,7 +174,7 @@ class Stage:
         inputs = {
             "stage": self.full_name,
             "deps": {str(d): self._digest(d) for d in self.deps},
-            "params": {k: _lookup(values, k) for k in self.param_keys},
+            "params": {k: declared.lookup(values, k) for k in self.param_keys},
             "machine": self.machine,
         }
         return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -263,34 +260,3 @@ def leave_code(name: str, error: BaseException | None) -> None:
     code, message = explain(error)
     with contextlib.suppress(OSError):
         files.write_json(path, {"code": code, "message": message})
-
-
-def _dvc_entry(name: StageName) -> dict[str, Any]:
-    """The stage's deps, params and outs from dvc.yaml, with ``${item.KEY}`` and ``${PARAMETER}`` filled in."""
-    entry = groups()[name.group]
-    text = json.dumps({k: v for k, v in entry.items() if k in ("deps", "params", "outs", "metrics", "plots")})
-    values = {**params.load(), "item": {"method": name.method, "seed": name.seed}}
-    filled: dict[str, Any] = json.loads(
-        re.sub(r"\$\{([\w.]+)\}", lambda key: json.dumps(str(_lookup(values, key[1])))[1:-1], text)
-    )
-    return filled
-
-
-def groups() -> dict[str, dict[str, Any]]:
-    """The stages of dvc.yaml as they stand there.
-
-    Raises:
-        UsageError: there is no dvc.yaml here.
-    """
-    try:
-        text = Path("dvc.yaml").read_text()
-    except FileNotFoundError:
-        raise UsageError("dvc.yaml is missing; run from the project's root") from None
-    stages: dict[str, dict[str, Any]] = yaml.safe_load(text)["stages"]
-    return stages
-
-
-def _lookup(values: Any, dotted: str) -> Any:
-    for part in dotted.split("."):
-        values = values.get(part) if isinstance(values, Mapping) else None
-    return values

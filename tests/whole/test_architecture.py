@@ -38,7 +38,7 @@ ALLOWED = {
     "prefect": ("flows/",),
     "mlflow": ("tasks/tracking/", "tasks/register/"),
     "dvc": ("tasks/dvc/graph.py", "tasks/dvc/lock_files.py"),
-    "yaml": ("tasks/runtime/params.py", "tasks/runtime/stage.py", "tasks/runtime/recorded.py"),
+    "yaml": ("tasks/runtime/params.py", "tasks/runtime/declared.py", "tasks/runtime/recorded.py"),
     "matplotlib": ("tasks/report/figures.py",),
     "pandas": ("tasks/leaderboard.py", "tasks/report/", "flows/artifacts.py"),
     "sklearn": ("tasks/report/pictures.py",),
