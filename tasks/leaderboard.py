@@ -126,8 +126,9 @@ def footnote(verdict: Verdict) -> str:
         first = f"Sorted by the held-out linear score, which chooses{tested}"
     if any(standing.ties for standing in verdict.standings.values()):
         notes.append("= not told from the best method by linear probe (paired test on the same images)")
-    if any(len(row.results) > 1 for row in verdict.rows):
-        notes.append("mean ± standard deviation of seeds")
+    seeds, several = len({r.seed for r in results if r.kept}), [r.method for r in verdict.rows if len(r.results) > 1]
+    if several:
+        notes.append(f"mean ± standard deviation of {f'{seeds} seeds' if seeds > 1 else f'the seeds of {several[0]}'}")
     if any(standing.intervals for standing in verdict.standings.values()):
         notes.append("95 % interval over seeds and test images")
     if known(results, PRETEXT.name):
