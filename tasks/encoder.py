@@ -50,5 +50,5 @@ def _trained(folder: Path) -> ImageEncoder:
 
     encoder, facts = saved_encoder.load(folder)
     evaluation = folder.resolve().parents[1] / "metrics" / f"{folder.resolve().name}.json"
-    layer = metrics.load(evaluation).layer if evaluation.exists() else ""
+    layer = metrics.load(evaluation)[0].layer if evaluation.exists() else ""
     return ImageEncoder(encoder, describe(encoder, facts, layer)).eval()
