@@ -192,9 +192,12 @@ def read_predictions(root: Path, name: str) -> dict[str, np.ndarray]:
     path = root / f"out/predictions/{name}.csv"
     if not path.exists():
         return {}
-    with path.open(newline="") as file:
-        header, *lines = csv.reader(file)
-    if any(len(line) != len(header) for line in lines):
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *lines = csv.reader(file)
+    except (UnicodeDecodeError, ValueError, csv.Error) as error:
+        raise IntegrityError(f"{path}: {error}; {MEND}") from None
+    if any(len(line) != len(header) for line in lines) or (lines and "actual" not in header):
         raise IntegrityError(f"{path}: a line is incomplete; run dvc repro evaluate, which makes it again")
     return {column: np.array([line[i] for line in lines]) for i, column in enumerate(header)} if lines else {}
 

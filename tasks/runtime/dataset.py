@@ -70,6 +70,8 @@ def load(path: Path = PREPARED) -> Dataset:
             arrays[name] = np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise IntegrityError(f"{path / name}.npy: {error}; run dvc repro -f prepare") from None
+        if not isinstance(arrays[name], np.ndarray):  # numpy opens a zip of arrays whatever it is called
+            raise IntegrityError(f"{path / name}.npy is an archive, not an array; run dvc repro -f prepare")
     meta = files.read_json(path / "meta.json")
     fault = _fault(arrays, meta)
     if fault:

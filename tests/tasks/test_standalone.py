@@ -30,7 +30,8 @@ def test_a_method_is_prepared_trained_and_evaluated(tmp_path: Path) -> None:
     set_params(project, params.read(ROOT / "presets/tiny.yaml"))
     result = command(project, "tasks.standalone", "simclr", forked=False, **env)
     assert result.returncode == 0, result.stderr
-    head, row = result.stdout.splitlines()
+    *told, head, row = result.stdout.splitlines()
+    assert len(told) == 3  # what prepare made, left out and found
     assert head.split() == ["method", "knn_top1", "linear_top1", "holdout_linear_top1", "verdict"]
     assert row.startswith("simclr ") and float(row.split()[1]) > 0.2  # ten classes
     assert (project / "out/encoders/simclr-0/encoder.safetensors").exists()

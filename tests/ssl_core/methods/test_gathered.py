@@ -50,7 +50,8 @@ def in_double(method: Method, trainer: Trainer) -> None:
     method.views = lambda images, rng: tuple(  # type: ignore[method-assign]
         v.double() if v.is_floating_point() else v for v in views(images, rng)
     )
-    method.loss, trainer._forward_all = wide(method.loss), wide(trainer._forward_all)  # type: ignore[method-assign]
+    method.loss = wide(method.loss)  # type: ignore[method-assign]
+    trainer.features, trainer.health = wide(trainer.features), wide(trainer.health)  # type: ignore[method-assign]
     for module in method.modules():
         if isinstance(module, Encoder):
             module.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))

@@ -94,10 +94,11 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> Callable[[Method, Trainer], N
     monkeypatch.setattr(torch.Tensor, "float", lambda x: x if x.dtype == torch.float64 else narrow(x))
 
     def widen(method: Method, trainer: Trainer) -> None:
-        views, forward = method.views, trainer._forward_all
+        views, view, normalize = method.views, method.view, method.normalize
         wide = lambda x: x.double() if x.is_floating_point() else x  # noqa: E731
         monkeypatch.setattr(method, "views", lambda images, rng: tuple(map(wide, views(images, rng))))
-        monkeypatch.setattr(trainer, "_forward_all", lambda module, x: forward(module, x.double()))
+        monkeypatch.setattr(method, "view", lambda *given: view(*given).double())
+        monkeypatch.setattr(method, "normalize", lambda x: normalize(x).double())
 
     return widen
 
