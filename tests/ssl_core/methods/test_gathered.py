@@ -8,12 +8,13 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ssl_core.engine import distributed
+from ssl_core.engine import distributed, train
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, Method
 from ssl_core.engine.train import Trainer
@@ -35,23 +36,22 @@ def float_is_double() -> Iterator[None]:
         torch.Tensor.float = narrow  # type: ignore[method-assign]
 
 
+def wide(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        with float_is_double():
+            return function(*arguments)
+
+    return call
+
+
 def in_double(method: Method, trainer: Trainer) -> None:
     """Views stay float32 numbers; everything that is computed from them is double."""
     views = method.views
-
-    def wide(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            with float_is_double():
-                return function(*arguments)
-
-        return call
-
     method.double()
     method.views = lambda images, rng: tuple(  # type: ignore[method-assign]
         v.double() if v.is_floating_point() else v for v in views(images, rng)
     )
     method.loss = wide(method.loss)  # type: ignore[method-assign]
-    trainer.features, trainer.health = wide(trainer.features), wide(trainer.health)  # type: ignore[method-assign]
     for module in method.modules():
         if isinstance(module, Encoder):
             module.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
@@ -81,7 +81,7 @@ def results_of(name: str) -> dict[str, Tensor]:
             raise Enough
 
     trainer.forward = remember
-    with pytest.raises(Enough):
+    with pytest.raises(Enough), mock.patch.object(train, "frozen", wide(train.frozen)):
         trainer.run(on_step=stop)
     saved = {k: v.mean() if k.startswith("sums.") else v for k, v in trainer.tensors().items()}
     health = {f"health {k}": torch.tensor(v) for k, v in trainer.history[-1].items()}
