@@ -50,7 +50,7 @@ class Command:
 
 
 def make_run() -> Command:
-    return Command(("tasks.run", "-j", "3"), environment(PYTHONPATH=str(ROOT)))
+    return Command(("tests.support.make_run",), environment(PYTHONPATH=str(ROOT)))
 
 
 def flow() -> Command:
