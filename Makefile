@@ -40,7 +40,7 @@ sync: $(READY) ## bring MLflow up to date with the journals
 doctor: $(READY) ## find and repair what a crash left behind
 	@python -m tasks.doctor
 
-test: $(READY) ## the tests, 5 minutes on two cores
+test: $(READY) ## the tests, 10 minutes on two cores
 	@python -m pytest -q
 
 quick: $(READY) ## the unit tests of science, parameters and images, a minute: none of them starts a command
