@@ -121,5 +121,5 @@ def test_one_command_needs_no_server(project: Path, tmp_path: Path) -> None:
     shutil.copyfile(server.migrated(), tmp_path / "home/prefect.db")
     env = environment(PREFECT_HOME=str(tmp_path / "home"), PYTHONPATH=server.prefect_environment()["PYTHONPATH"])
     env.pop("PREFECT_API_URL", None)
-    code, log = tiny.finish(project, FLOW, "pretrain@byol-0", env=env)
+    code, log = tiny.finish(project, FLOW, "pretrain@byol-0", env=env, forked=False)  # as a user starts it
     assert code == 0 and "2 stages: 2 ran" in log, log

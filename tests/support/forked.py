@@ -17,19 +17,22 @@ from collections.abc import Mapping
 from multiprocessing import get_context
 from pathlib import Path
 
-LIBRARIES = ["torch", "torch._dynamo", "numpy", "yaml", "PIL.Image"]
+LIBRARIES = ["torch", "numpy", "yaml", "PIL.Image", "dvc.cli", "prefect.main", "prefect.cli", "prefect.server.api.server"]
 OURS = ("tests", "tasks", "ssl_core", "flows")
 
 
 class Forked:
-    """``python -m ARGUMENTS`` in ``directory``; the part of ``subprocess.Popen[str]`` that tests use."""
+    """``python -m ARGUMENTS`` in ``directory``; the part of ``subprocess.Popen[str]`` that tests use.
 
-    def __init__(self, directory: Path, arguments: tuple[str, ...], environment: Mapping[str, str]):
+    With ``log`` both streams go to that file, otherwise each to one that ``communicate`` reads.
+    """
+
+    def __init__(self, directory: Path, arguments: tuple[str, ...], environment: Mapping[str, str], log: Path | None = None):
         context = get_context("forkserver")
         context.set_forkserver_preload(LIBRARIES)
         self.args = arguments
-        self._output = [Path(tempfile.mkstemp(prefix="forked-")[1]) for _ in range(2)]
-        given = (str(directory), arguments, dict(environment), [str(path) for path in self._output])
+        self._output = [] if log else [Path(tempfile.mkstemp(prefix="forked-")[1]) for _ in range(2)]
+        given = (str(directory), arguments, dict(environment), [str(path) for path in self._output or (log, log)])
         self._process = context.Process(target=_main, args=given, daemon=True)
         self._process.start()
         self.pid = self._process.pid or 0
@@ -69,7 +72,8 @@ def _main(directory: str, arguments: tuple[str, ...], environment: dict[str, str
     """In the forked process: become what ``python -m`` would have started. Never returns."""
     os.setsid()
     os.chdir(directory)
-    for number, path, flags in ((0, os.devnull, os.O_RDONLY), (1, output[0], os.O_WRONLY), (2, output[1], os.O_WRONLY)):
+    end = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    for number, path, flags in ((0, os.devnull, os.O_RDONLY), (1, output[0], end), (2, output[1], end)):
         os.dup2(os.open(path, flags), number)
     sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
     os.environ.clear()
@@ -82,6 +86,8 @@ def _main(directory: str, arguments: tuple[str, ...], environment: dict[str, str
     sys.argv[:] = arguments
     code: object = 0
     try:
+        if arguments[0].startswith("flows."):
+            _read_settings_again()
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
     except SystemExit as end:
         code = end.code or 0
@@ -92,3 +98,12 @@ def _main(directory: str, arguments: tuple[str, ...], environment: dict[str, str
     atexit._run_exitfuncs()
     sys.stdout.flush()
     os._exit(code if isinstance(code, int) else 1)
+
+
+def _read_settings_again() -> None:
+    """Prefect reads its settings when it is imported, which the process that was forked has done in another environment."""
+    import flows  # puts them into the environment
+    from prefect.context import refresh_global_settings_context
+
+    assert flows
+    refresh_global_settings_context()

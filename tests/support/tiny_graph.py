@@ -17,6 +17,7 @@ import yaml
 from tasks.dvc.outcome import Fate, Outcome
 from tasks.runtime.errors import Preempted
 from tests.conftest import ROOT
+from tests.support.forked import Forked
 from tests.support.prefect_server import prefect_environment
 from tests.support.processes import alive, cmdline, wait_for
 from tests.support.project import commit, environment
@@ -133,9 +134,9 @@ def set_lr(project: Path, method: str, lr: int) -> None:
 
 
 def dvc(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=project, env=environment(), capture_output=True, text=True, timeout=300
-    )
+    process = Forked(project, ("dvc", *arguments), environment())
+    output = process.communicate(300)
+    return subprocess.CompletedProcess(arguments, process.wait(), *output)
 
 
 def is_clean(project: Path) -> bool:
@@ -196,21 +197,23 @@ def run_all(schedule: Any, runner: Any, parallelism: int = 3) -> None:
         running -= 1
 
 
-_started: list[subprocess.Popen[str]] = []
+Started = Forked | subprocess.Popen[str]
+_started: list[Started] = []
 
 
-def start(project: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+def start(project: Path, *arguments: str, env: dict[str, str] | None = None, forked: bool = True) -> Started:
     """Start ``python -m ARGUMENTS`` against the server (or in ``env``); its output goes to ``.ssl/flow.log``."""
-    with (project / ".ssl" / "flow.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            cwd=project,
-            env=env or prefect_environment(),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+    env, log = env or prefect_environment(), project / ".ssl" / "flow.log"
+    log.write_bytes(b"")
+    process: Started
+    if forked and arguments[0].startswith("flows."):
+        process = Forked(project, arguments, env, log)
+    else:
+        with log.open("a") as out:
+            command = [sys.executable, "-m", *arguments]
+            process = subprocess.Popen(
+                command, cwd=project, env=env, stdout=out, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            )
     _started.append(process)
     return process
 
@@ -227,7 +230,7 @@ def end_all(project: Path) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def finish(project: Path, *arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]:
+def finish(project: Path, *arguments: str, env: dict[str, str] | None = None, forked: bool = True) -> tuple[int, str]:
     """``start``, wait; the exit code and the output."""
-    code = start(project, *arguments, env=env).wait(300)
+    code = start(project, *arguments, env=env, forked=forked).wait(300)
     return code, (project / ".ssl" / "flow.log").read_text()
