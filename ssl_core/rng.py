@@ -1,8 +1,7 @@
 """Randomness that is a pure function of (seed, purpose, epoch, step, sample id).
 
 No generator state exists, so nothing has to be saved for an exact resume, and the numbers drawn for an image do not
-depend on the batch it sits in, on the number of processes or on the device: integers are hashed with the finalizer of
-SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
+depend on the batch it sits in, on the number of processes or on the device: integers are hashed (``ssl_core.hashing``).
 """
 
 import math
@@ -10,45 +9,12 @@ import math
 import torch
 from torch import Tensor
 
-_MASK = (1 << 64) - 1
-
-
-def _signed(value: int) -> int:
-    """The two's-complement int64 with the same 64 bits as ``value``."""
-    value &= _MASK
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-_GOLDEN = _signed(0x9E3779B97F4A7C15)
-_MIX1 = _signed(0xBF58476D1CE4E5B9)
-_MIX2 = _signed(0x94D049BB133111EB)
-
-
-def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift of int64 (``>>`` would copy the sign bit)."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shift(x, 30)) * _MIX1
-    x = (x ^ _shift(x, 27)) * _MIX2
-    return x ^ _shift(x, 31)
-
-
-def key(*parts: int) -> int:
-    """Fold integers into one 64-bit key; every part, and its position, matters."""
-    state = 0
-    for part in parts:
-        state = (state * 3 + _GOLDEN + part) & _MASK
-        state = ((state ^ state >> 30) * _MIX1) & _MASK
-        state = ((state ^ state >> 27) * _MIX2) & _MASK
-        state ^= state >> 31
-    return _signed(state)
+from ssl_core.hashing import GOLDEN, key, mix, shift
 
 
 def permutation(n: int, *parts: int, device: torch.device | str = "cpu") -> Tensor:
     """A random order of ``0..n-1`` (n,), a pure function of the key parts."""
-    hashed = _mix(torch.arange(n, device=device) * _GOLDEN + key(*parts))
+    hashed = mix(torch.arange(n, device=device) * GOLDEN + key(*parts))
     return torch.argsort(hashed)  # 64-bit hashes of distinct numbers are distinct: no ties
 
 
@@ -72,9 +38,9 @@ class Rng:
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """(B, *shape) float32 in [low, high), independent per sample."""
         count = math.prod(shape)
-        row = _mix(self.ids * _GOLDEN + self._next())
-        bits = _mix(row[:, None] + torch.arange(1, count + 1, device=self.ids.device) * _GOLDEN)
-        unit = _shift(bits, 40).to(torch.float32) * 2.0**-24
+        row = mix(self.ids * GOLDEN + self._next())
+        bits = mix(row[:, None] + torch.arange(1, count + 1, device=self.ids.device) * GOLDEN)
+        unit = shift(bits, 40).to(torch.float32) * 2.0**-24
         return (low + (high - low) * unit).reshape(len(self.ids), *shape)
 
     def normal(self, *shape: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Optimizers and their schedules, without host-device synchronization."""
 
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,7 +63,34 @@ class TrainConfig:
         return max(1, round(self.epochs * self.epoch_share)) if self.epochs else 0
 
 
-class Lars(torch.optim.Optimizer):
+class _Plain(torch.optim.Optimizer):
+    """torch's optimizer without the wrappers that keep its compiler out: a first call imports the whole compiler, for 1.6 s."""
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+
+
+class Sgd(_Plain, torch.optim.SGD):
+    """SGD, as torch has it."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
+
+
+class Adam(_Plain, torch.optim.Adam):
+    """Adam, as torch has it."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+
+
+class AdamW(_Plain, torch.optim.AdamW):
+    """AdamW, as torch has it."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+class Lars(_Plain):
     """SGD with layer-wise trust ratios (You, Gitman, Ginsburg, arXiv 1708.03888).
 
     For a weight w with gradient g: g' = g + wd * w; q = eta * |w| / |g'|; buf = mu * buf + q * g'; w -= lr * buf. The ratio
@@ -118,9 +146,9 @@ def build_optimizer(method: Method, config: TrainConfig) -> torch.optim.Optimize
     if config.optimizer == "lars":
         return Lars(groups, 0.0, config.momentum, config.lars_eta, config.lars_clip)
     if config.optimizer in ("adam", "adamw"):
-        adam = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+        adam = Adam if config.optimizer == "adam" else AdamW
         return adam(groups, lr=0.0, betas=(config.momentum, config.beta2), foreach=True)
-    return torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, nesterov=config.nesterov, foreach=True)
+    return Sgd(groups, lr=0.0, momentum=config.momentum, nesterov=config.nesterov, foreach=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, config: TrainConfig, progress: float) -> float:

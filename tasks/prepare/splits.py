@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ssl_core.rng import permutation
+from ssl_core.hashing import order
 from tasks.prepare.layout import Item
 from tasks.runtime.dataset import Array
 from tasks.runtime.errors import DataError
@@ -16,11 +16,11 @@ TEST, MAX_TRAIN, MAX_TEST, HOLDOUT = 1, 2, 3, 4
 
 def ranks(labels: Array, seed: int, purpose: int) -> Array:
     """(N,) the place of each row in a random order of its own class."""
-    order = permutation(len(labels), seed, purpose).numpy()
-    order = order[np.argsort(labels[order], kind="stable")]
+    rows = order(len(labels), seed, purpose)
+    rows = rows[np.argsort(labels[rows], kind="stable")]
     places = np.empty(len(labels), np.int64)
-    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
-    places[order] = np.arange(len(labels)) - np.repeat(starts, counts)
+    _, starts, counts = np.unique(labels[rows], return_index=True, return_counts=True)
+    places[rows] = np.arange(len(labels)) - np.repeat(starts, counts)
     return places
 
 

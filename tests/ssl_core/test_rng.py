@@ -2,7 +2,8 @@
 
 import torch
 
-from ssl_core.rng import Rng, key, permutation
+from ssl_core.hashing import key, order
+from ssl_core.rng import Rng, permutation
 
 IDS = torch.arange(2000)
 
@@ -67,3 +68,8 @@ def test_each_piece_of_a_sample_draws_for_itself_and_the_same_in_any_batch() -> 
     drawn = Rng(torch.tensor([5, 9]), 0).each(3).uniform(2)
     assert drawn.shape == (6, 2) and len(drawn.unique()) == 12
     assert torch.equal(drawn[3:], Rng(torch.tensor([9]), 0).each(3).uniform(2))
+
+
+def test_arrays_and_tensors_are_shuffled_alike() -> None:
+    for parts in ((0, 1), (7, 3, 2**40)):
+        assert order(5000, *parts).tolist() == permutation(5000, *parts).tolist()

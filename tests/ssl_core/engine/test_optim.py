@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -10,7 +12,10 @@ from torch import nn
 
 from ssl_core.config import typed
 from ssl_core.engine.optim import (
+    Adam,
+    AdamW,
     Lars,
+    Sgd,
     TrainConfig,
     build_optimizer,
     clip,
@@ -36,6 +41,46 @@ class Groups(nn.Module):
 
     def param_groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.a.parameters())}, {"params": [self.b.weight], "constant_lr": True, "lr_scale": 2.0}]
+
+
+@pytest.mark.parametrize(
+    ("ours", "its", "options"),
+    [
+        (Sgd, torch.optim.SGD, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+        (Adam, torch.optim.Adam, {"weight_decay": 0.1}),
+        (AdamW, torch.optim.AdamW, {"betas": (0.9, 0.95)}),
+    ],
+)
+def test_an_unwrapped_optimizer_is_that_of_torch(ours: Any, its: Any, options: dict[str, Any]) -> None:
+    """Bit for bit, also when it goes on from a saved state half-way."""
+    both = [Groups(), Groups()]
+    optimizers = [
+        ours(both[0].parameters(), 0.1, foreach=True, **options),
+        its(both[1].parameters(), 0.1, foreach=True, **options),
+    ]
+    for step in range(4):
+        for parameter, twin in zip(both[0].parameters(), both[1].parameters(), strict=True):
+            parameter.grad = torch.randn(parameter.shape)
+            twin.grad = parameter.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        if step == 1:
+            saved = optimizer_tensors(optimizers[0])
+            optimizers[0] = ours(both[0].parameters(), 0.1, foreach=True, **options)
+            load_optimizer_tensors(optimizers[0], saved)
+    assert all(p.grad is None and torch.equal(p, twin) for p, twin in zip(*(m.parameters() for m in both), strict=True))
+    assert all(p.requires_grad for p in both[0].parameters())
+
+
+def test_an_optimizer_does_not_import_the_compiler() -> None:
+    code = (
+        "import sys, torch; from ssl_core.engine.optim import Sgd, AdamW;"
+        "w = torch.nn.Parameter(torch.ones(2)); w.grad = w.detach();"
+        "[(o.step(), o.load_state_dict(o.state_dict()), o.zero_grad()) for o in (Sgd([w], 0.1), AdamW([w], 0.1))];"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 
 def test_lars_follows_the_formula() -> None:
