@@ -1,7 +1,8 @@
 """The one training loop. It names no method, opens no file and knows no clock.
 
 State between two steps is (parameters and buffers, optimizer tensors, step, sums of the running epoch, history); every
-random number is keyed, so a trainer restored from that state continues with the same bits.
+random number is keyed, so a trainer restored from that state continues with the same bits. ``tasks.pretrain.training`` resumes
+one from a stored state (``tasks.runtime.checkpoint``).
 """
 
 import copy

@@ -7,7 +7,7 @@ the comparison happens in is thrown away, the encoder below it is kept.
 
     L = mean over the 2B views i of  -log( exp(z_i . z_j / T) / sum_{k != i} exp(z_i . z_k / T) ),  j the other view of i
 
-with unit-length z = projector(encoder(view)).
+with unit-length z = projector(encoder(view)); ``parts.losses.nt_xent`` computes it.
 
 Deviations: SGD instead of LARS, because the batch is hundreds and not thousands; the released code adds the
 means of the two directions (twice this loss), the paper and this file average them; as shipped, the projector ends in

@@ -1,7 +1,8 @@
-"""Losses that several methods share. All compute in float32 or wider, whatever precision the inputs come in.
+"""Losses that several methods share: NT-Xent, InfoNCE, negative cosine, cross-view entropy. A method's own is in its file.
 
-Each is a mean over this process's rows against the rows of all processes, so that several processes have the loss
-and the gradient of one with the whole batch (``distributed.gather``).
+All compute in float32 or wider, whatever precision the inputs come in. Each is a mean over this process's rows against the
+rows of all processes, so that several processes have the loss and the gradient of one with the whole batch
+(``distributed.gather``).
 """
 
 from collections.abc import Sequence

@@ -102,8 +102,9 @@ def _main(directory: str, arguments: tuple[str, ...], environment: dict[str, str
 
 def _read_settings_again() -> None:
     """Prefect reads its settings when it is imported, which the process that was forked has done in another environment."""
-    import flows  # puts them into the environment
     from prefect.context import refresh_global_settings_context
+
+    import flows  # puts them into the environment
 
     assert flows
     refresh_global_settings_context()

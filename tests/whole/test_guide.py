@@ -74,11 +74,11 @@ def test_the_worked_example_runs_only_its_own_stages_and_passes_all_that_is_aske
     tests = [
         "tests/ssl_core/engine/test_contract.py",
         "tests/ssl_core/test_catalogue.py",
-        "tests/ssl_core/methods",
+        "tests/ssl_core/methods/test_spread.py",
         "tests/whole/test_golden.py",
         "tests/whole/test_architecture.py",
     ]
-    wanted = ["-k", "spread or test_catalogue or test_architecture", "--ignore", "tests/ssl_core/methods/test_gathered.py"]
+    wanted = ["-k", "spread or test_catalogue or test_architecture"]
     arguments = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *tests, *wanted]
     result = subprocess.run(arguments, cwd=project, env=environment(), capture_output=True, text=True)
     assert result.returncode == 0 and " passed" in result.stdout, result.stdout + result.stderr
