@@ -29,7 +29,7 @@ from tasks.runtime.stage import Stage
 from tasks.tracking.journal import Journal
 
 CHECKPOINT_SECONDS = 60.0  # at most this much work is lost by a crash
-FEW_STEPS = 500  # of a training that teaches an encoder little
+FEW_STEPS = 200  # of a training that teaches an encoder little
 
 
 def make_method(chosen: params.MethodParams, data: dataset.Dataset, seed: int) -> Method:
@@ -134,8 +134,8 @@ class Training:
         if 0 < self.trainer.steps < FEW_STEPS:
             budget = "train.images" if self.params.train.epochs is None else "train.epochs"
             print(
-                f"warning: {self.name} gets {self.trainer.steps} optimizer steps, {self.trainer.epochs} epochs of "
-                f"{len(self.trainer.images):,} images; a useful encoder needs some {FEW_STEPS} or more: raise {budget}",
+                f"warning: {self.name} gets only {self.trainer.steps} optimizer steps of {self.params.train.batch_size} images, "
+                f"and an encoder that is worth using takes a thousand or more: raise {budget}",
                 file=sys.stderr,
             )
 

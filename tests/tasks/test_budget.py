@@ -71,7 +71,7 @@ def test_a_training_of_few_steps_is_warned_of_before_it_starts(tmp_path: Path):
     result = command(project, "tasks.pretrain", "simclr", "0")
     assert result.returncode == 0, result.stderr
     warning, rest = result.stderr.split("raise train.images", 1)
-    assert "warning: simclr gets 9 optimizer steps, 2 epochs of 96 images" in warning and "100 %" in rest
+    assert "warning: simclr gets only 9 optimizer steps of 16 images" in warning and "100 %" in rest
 
 
 def plan(*methods: str) -> list[PlannedStage]:
