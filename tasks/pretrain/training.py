@@ -132,9 +132,10 @@ class Training:
     def _warn_if_short(self) -> None:
         """Say so before a training that is too short to teach an encoder much."""
         if 0 < self.trainer.steps < FEW_STEPS:
-            budget = "train.images" if self.params.train.epochs is None else "train.epochs"
+            train = self.params.train
+            budget = "train.images" if train.epochs is None else "train.epochs"
             print(
-                f"warning: {self.name} gets only {self.trainer.steps} optimizer steps of {self.params.train.batch_size} images, "
+                f"warning: {self.name} gets only {self.trainer.steps} optimizer steps of {train.batch_size} images, "
                 f"and an encoder that is worth using takes a thousand or more: raise {budget}",
                 file=sys.stderr,
             )
