@@ -1,7 +1,9 @@
-"""Evidence that every method learns: the whole pipeline on 20,000 images of CIFAR-10, two seeds, into ``docs/evidence.md``.
+"""Evidence that every method learns: the whole pipeline on 20,000 images of CIFAR-10, three seeds, into ``docs/evidence.md``.
 
 ``python -m benchmarks.evidence --images cifar10.tar.xz`` (a tar or zip with ``train/CLASS/*`` and ``test/CLASS/*``). It works
-in a clone of this project and can be interrupted: the same command continues.
+in a clone of this project's last commit: it first measures the shares that give every method the same time, then runs. 69
+trainings and their evaluations take some two and a half hours of one core, half of that on two. It can be interrupted: the
+same command continues, with the shares it has. Another commit, or shares measured anew: another ``--work``.
 """
 
 import argparse
@@ -10,29 +12,50 @@ import sys
 from pathlib import Path
 
 from benchmarks.measure import machine
+from ssl_core.catalogue import METHODS, load_class
 from tasks.runtime import files
 
 PRESET = Path("presets/evidence.yaml")
 TABLE = Path("docs/evidence.md")
+MEASURED = Path("budget.txt")
+"""In the workspace: what each method's images cost, once the shares stand in its params.yaml."""
 
 
-def workspace(directory: Path, images: Path) -> None:
-    """A clone of the project's committed state with the preset's parameters and the user's images."""
+def module(directory: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m COMMAND`` in the workspace; its words go to the terminal, or come back."""
+    wanted = subprocess.PIPE if command[0] == "tasks.budget" else None
+    return subprocess.run([sys.executable, "-m", *command], cwd=directory, check=True, text=True, stdout=wanted)
+
+
+def workspace(directory: Path, images: Path, seconds: float) -> None:
+    """A clone of the project's committed state with the preset's parameters, the user's images, and equal times."""
+    if (directory / MEASURED).exists():
+        return
     if not (directory / ".git").is_dir():
         subprocess.run(["git", "clone", "--quiet", ".", str(directory)], check=True)
-    preset = directory / PRESET
     text = PRESET.read_text().replace("path: cifar10.tar.xz", f"path: {images.resolve()}")
-    if preset.read_text() != text:
-        files.write_text(preset, text)
-        subprocess.run([sys.executable, "-m", "tasks.preset", PRESET.stem], cwd=directory, check=True)
+    files.write_text(directory / PRESET, text)
+    module(directory, "tasks.preset", PRESET.stem)
+    module(directory, "tasks.run", "prepare")
+    measured = module(directory, "tasks.budget", "--seconds", f"{seconds:g}").stdout
+    files.write_text(directory / MEASURED, measured)
+    print(measured)
 
 
-def page(directory: Path) -> str:
+def page(directory: Path, seconds: float) -> str:
     """The leaderboard with what it was made from."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=directory, capture_output=True, text=True, check=True)
     notes = (TABLE.parent / "evidence-notes.md").read_text()
-    made = f"Made by `python -m benchmarks.evidence` at commit {commit.stdout.strip()} with `{PRESET}`."
-    return "\n".join([notes.rstrip(), "", made, *machine(), "", (directory / "reports/leaderboard.md").read_text()])
+    made = (
+        f"Made by `python -m benchmarks.evidence --seconds {seconds:g}` at commit {commit.stdout.strip()} with `{PRESET}` and "
+        f"the shares that `python -m tasks.budget` measured:"
+    )
+    shares = ["", "```", (directory / MEASURED).read_text().rstrip(), "```", ""]
+    own = [f"- {METHODS[name].title}: {views}." for name in METHODS if (views := load_class(name).own_views)]
+    views = ["", "Views of their own, which their papers ask for, instead of the common random crops:", "", *own, ""]
+    return "\n".join(
+        [notes.rstrip(), "", made, *shares, *machine(), *views, (directory / "reports/leaderboard.md").read_text()]
+    )
 
 
 def main() -> int:
@@ -41,12 +64,13 @@ def main() -> int:
     parser.add_argument("--images", type=Path, required=True, help="archive of CIFAR-10 as image files")
     parser.add_argument("--work", type=Path, default=Path(".ssl/evidence"), help="where to work (kept, to continue)")
     parser.add_argument("-j", "--jobs", type=int, help="stages at a time; default: as many as the cores carry")
+    parser.add_argument("--seconds", type=float, default=90.0, help="of each training on one core")
     options = parser.parse_args()
-    workspace(options.work, options.images)
+    workspace(options.work, options.images, options.seconds)
     jobs = [] if options.jobs is None else ["--jobs", str(options.jobs)]
     code = subprocess.run([sys.executable, "-m", "tasks.run", *jobs], cwd=options.work).returncode
     if not code:
-        files.write_text(TABLE, page(options.work))
+        files.write_text(TABLE, page(options.work, options.seconds))
         print(f"written: {TABLE}")
     return code
 

@@ -7,7 +7,7 @@ that nothing of an earlier choice stays; ``P=none`` only takes it back. What the
 import io
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,8 @@ def split(text: str) -> tuple[str, Changes]:
     return "".join(line for line in lines if not line.startswith(MARK)), changes
 
 
-def apply(text: str, name: str, values: Mapping[str, Any]) -> tuple[str, Changes, list[str]]:
-    """params.yaml with the preset ``name`` instead of an earlier one; what it replaced, and what of the earlier one stays."""
+def edit(text: str, change: Callable[[Any], None]) -> str:
+    """YAML after ``change`` was made to its values, with its comments."""
     from ruamel.yaml import YAML
 
     yaml = YAML()
@@ -89,14 +89,26 @@ def apply(text: str, name: str, values: Mapping[str, Any]) -> tuple[str, Changes
     yaml.width = 200
     yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
     yaml.representer.add_representer(float, lambda r, v: r.represent_scalar("tag:yaml.org,2002:float", plain(v)))
-    content, earlier = split(text)
-    document = yaml.load(content)
-    kept = take_back(document, earlier)
-    changes = merge(document, values)
+    document = yaml.load(text)
+    change(document)
     buffer = io.StringIO()
     yaml.dump(document, buffer)
+    return buffer.getvalue()
+
+
+def apply(text: str, name: str, values: Mapping[str, Any]) -> tuple[str, Changes, list[str]]:
+    """params.yaml with the preset ``name`` instead of an earlier one; what it replaced, and what of the earlier one stays."""
+    content, earlier = split(text)
+    kept: list[str] = []
+    changes: Changes = {}
+
+    def change(document: Any) -> None:
+        kept.extend(take_back(document, earlier))
+        changes.update(merge(document, values))
+
+    content = edit(content, change)
     mark = f"{MARK}{name} {json.dumps(changes)}\n" if changes else ""
-    return buffer.getvalue() + mark, changes, kept
+    return content + mark, changes, kept
 
 
 def main() -> None:

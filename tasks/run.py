@@ -14,12 +14,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from tasks import leaderboard
+from tasks import forecast, leaderboard
 from tasks.dvc import graph, lock_files
 from tasks.dvc.live import Screen
 from tasks.dvc.outcome import Fate, Outcome
 from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule, default_parallelism
+from tasks.forecast import Forecast
 from tasks.runtime import params, settings
 from tasks.runtime.errors import Preempted, Stop, UsageError, run
 from tasks.runtime.progress import clock
@@ -69,12 +70,14 @@ def bring_up_to_date(root: Path, targets: Collection[str] = (), jobs: int | None
         params.check(graph.read_params(root))
         jobs = jobs or default_parallelism(root)
         with ThreadPoolExecutor(jobs) as pool:
-            _work_until_stopped(schedule, Runner(root), jobs, pool)
+            expected = _work_until_stopped(schedule, Runner(root), jobs, pool)
+        if expected is not None:
+            print(expected.error(root, schedule))
     lock_files.put_in_order(root, [stage.name for stage in plan])
     return schedule
 
 
-def _work_until_stopped(schedule: Schedule, runner: Runner, jobs: int, pool: ThreadPoolExecutor) -> None:
+def _work_until_stopped(schedule: Schedule, runner: Runner, jobs: int, pool: ThreadPoolExecutor) -> Forecast | None:
     """Work, and stop every stage cleanly on Ctrl-C or SIGTERM."""
 
     def stop(number: int, frame: Any) -> None:
@@ -83,7 +86,7 @@ def _work_until_stopped(schedule: Schedule, runner: Runner, jobs: int, pool: Thr
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     try:
-        _work(schedule, runner, jobs, pool)
+        return _work(schedule, runner, jobs, pool)
     except BaseException:  # here: leaving the pool waits for its threads, and they for their stages
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
@@ -91,11 +94,15 @@ def _work_until_stopped(schedule: Schedule, runner: Runner, jobs: int, pool: Thr
         raise
 
 
-def _work(schedule: Schedule, runner: Runner, jobs: int, pool: ThreadPoolExecutor) -> None:
-    """Start what is ready until nothing is left."""
+def _work(schedule: Schedule, runner: Runner, jobs: int, pool: ThreadPoolExecutor) -> Forecast | None:
+    """Start what is ready until nothing is left; what was expected of the trainings once the images were there."""
     running: dict[Future[Outcome], str] = {}
+    expected, asked = None, False
     with Screen(runner.root, len(schedule.chosen)) as screen:
         while not schedule.over():
+            if not asked and "prepare" in schedule.outcomes and schedule.outcomes["prepare"].how.good:
+                expected, asked = forecast.make(runner.root, schedule, jobs), True
+                screen.say(expected.lines() if expected else [])
             for stage in schedule.ready(jobs - len(running)):
                 if stage.stale:
                     running[pool.submit(runner.run, stage.name, screen.start(stage.name))] = stage.name
@@ -106,6 +113,7 @@ def _work(schedule: Schedule, runner: Runner, jobs: int, pool: ThreadPoolExecuto
                 name, outcome = running.pop(future), future.result()
                 schedule.finished(name, outcome)
                 screen.finish(name, outcome.how)
+    return expected
 
 
 if __name__ == "__main__":

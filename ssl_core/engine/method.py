@@ -78,6 +78,8 @@ class Method(nn.Module, ABC):
     Under each field: the paper's number, and that for small images or short trainings where it differs."""
     alarms: ClassVar[Mapping[str, str]] = {}
     """What it means when a scalar of ``loss``, by its name, is 1: in this step the method goes wrong in a way of its own."""
+    own_views: ClassVar[str] = ""
+    """What it sees, as its paper asks for, instead of the common random views of ``augment``; empty: those."""
 
     def __init__(self, encoder: Encoder, config: Any, augment: AugmentConfig, data: DataInfo):
         super().__init__()

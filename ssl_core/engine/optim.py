@@ -17,9 +17,12 @@ from ssl_core.engine.method import Method
 class TrainConfig:
     """How to train; the comments are in params.yaml."""
 
-    epochs: int
+    images: Count
+    """Training images seen, each as often as it comes up: a budget that fits few images and many."""
+    epochs: int | None
+    """Passes over the training images instead of ``images``, as published recipes count; 0: no training."""
     epoch_share: Positive
-    """Share of ``epochs`` that a method trains for, by what its epoch costs, so that one number sets the budget of all."""
+    """A method's share of the budget, by what an image costs it, so that one number gives all the same time."""
     batch_size: Count
     optimizer: Literal["sgd", "adam", "adamw", "lars"]
     lr: Positive
@@ -58,9 +61,16 @@ class TrainConfig:
     health_images: Count
 
     @property
-    def own_epochs(self) -> int:
-        """Epochs this method trains for."""
-        return max(1, round(self.epochs * self.epoch_share)) if self.epochs else 0
+    def trains(self) -> bool:
+        """Whether there is a training at all."""
+        return self.epochs != 0
+
+    def steps(self, num_images: int) -> int:
+        """Optimizer steps of this method's share of the budget, on so many training images."""
+        if self.epochs is None:
+            return max(1, round(self.images * self.epoch_share / self.batch_size))
+        epochs = max(1, round(self.epochs * self.epoch_share)) if self.epochs else 0
+        return num_images // self.batch_size * epochs
 
 
 class _Plain(torch.optim.Optimizer):

@@ -34,6 +34,10 @@ from ssl_core.rng import Rng, permutation
 # Purposes that keep the streams of random numbers apart.
 ORDER, VIEWS, HEALTH = 1, 2, 3
 EMBED_BATCH = 500
+LOOK_EVERY = 8
+"""A row of the history sums up at least this many images for each one looked at, so that looking costs little of a training
+on few images; but there are always LEAST_ROWS."""
+LEAST_ROWS = 25
 
 
 class NonFinite(RuntimeError):
@@ -76,6 +80,7 @@ class Trainer:
         method: on the CPU or the device; moved to the device.
         images: (N, C, H, W) uint8.
         seed: of the order and the views.
+        epochs: instead of what ``config`` says. A budget in images may end within an epoch, which then counts as one.
 
     Raises:
         ConfigError: a batch larger than the data set, or one the processes cannot share evenly.
@@ -83,7 +88,6 @@ class Trainer:
 
     def __init__(self, method: Method, images: Images, config: TrainConfig, seed: int, epochs: int | None = None):
         self.config, self.images, self.seed = config, images, seed
-        self.epochs = config.own_epochs if epochs is None else epochs
         world = distributed.world_size()
         if config.batch_size > len(images):
             raise ConfigError(
@@ -96,7 +100,10 @@ class Trainer:
         self.method = method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.forward: Callable[[Batch], dict[str, Tensor]] = distributed.parallel(self.method, self.device)
         self.steps_per_epoch = len(images) // config.batch_size
-        self.steps = self.steps_per_epoch * self.epochs
+        self.steps = config.steps(len(images)) if epochs is None else self.steps_per_epoch * epochs
+        self.epochs = -(-self.steps // self.steps_per_epoch)
+        looked = LOOK_EVERY * min(config.health_images, len(images))
+        self.row_epochs = max(1, min(-(-looked // len(images)), self.epochs // LEAST_ROWS))
         self.optimizer = build_optimizer(self.method, config) if self.steps else None
         self.step = 0
         self.history: list[dict[str, float]] = []
@@ -117,18 +124,23 @@ class Trainer:
                 if self.step % self.steps_per_epoch == 0:
                     self.method.before_epoch(epoch, self.embed)
                 self._train_step(ids, images, epoch)
-                if self.step % self.steps_per_epoch == 0:
+                if self._row_is_due():
                     self._close_epoch(epoch + 1, on_epoch)
                 if on_step is not None:
                     seen = (self.step - first) * self.config.batch_size
                     on_step(Position(self.step, self.steps, epoch, self.epochs, seen))
 
+    def _row_is_due(self) -> bool:
+        """Whether the history gets a row after this step."""
+        return self.step == self.steps or self.step % (self.row_epochs * self.steps_per_epoch) == 0
+
     def _rest_of_epoch(self, epoch: int) -> Iterator[Tensor]:
         """This process's share of each batch that is left of the epoch: (B / world,) ids."""
+        last = min(self.steps_per_epoch, self.steps - epoch * self.steps_per_epoch)
         order = permutation(len(self.images), self.seed, ORDER, epoch, device=self.device)
         size = self.config.batch_size
         own = distributed.local_rows(size // distributed.world_size())
-        for index in range(self.step % self.steps_per_epoch, self.steps_per_epoch):
+        for index in range(self.step % self.steps_per_epoch, last):
             yield order[index * size : (index + 1) * size][own]
 
     def _train_step(self, ids: Tensor, images: Tensor, epoch: int) -> None:
@@ -170,13 +182,13 @@ class Trainer:
     # ------------------------------------------------------------------ looking
 
     def _close_epoch(self, epoch: int, on_epoch: Callable[[dict[str, float]], None] | None) -> None:
-        """Append the epoch's mean scalars and the health of the encoder to the history.
+        """Append the mean scalars since the last row and the health of the encoder to the history.
 
         Epoch 0 is the encoder before training with its residual branches on: what the others are judged against.
         """
         row: dict[str, float] = {"epoch": epoch, "step": self.step}
         for name, total in self._sums.items():
-            row[name] = float(distributed.mean(total)) / self.steps_per_epoch
+            row[name] = float(distributed.mean(total)) / (self.step - int(self.history[-1]["step"]))
         self._sums = {}
         row |= self.health(self.method.exported if epoch else open_residuals(copy.deepcopy(self.method.exported)))
         self.history.append(row)

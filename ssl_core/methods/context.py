@@ -86,6 +86,7 @@ class Context(Method):
     year = 2015
     family = "pretext"
     paper = "arXiv 1505.05192"
+    own_views = "standardized tiles of a grid, from mirrored but uncropped images"
     Config = ContextConfig
     first: Tensor
     second: Tensor

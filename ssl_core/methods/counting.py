@@ -78,6 +78,7 @@ class Counting(Method):
     year = 2017
     family = "pretext"
     paper = "arXiv 1708.06734"
+    own_views = "an image halved and its quarters, from shifted and mirrored images"
     Config = CountingConfig
     alarms = {"zero_solution": "it counts nothing at all, which costs no more than the margin; lower train.lr"}
 

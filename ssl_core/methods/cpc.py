@@ -93,6 +93,7 @@ class CPC(Method):
     year = 2018
     family = "contrastive"
     paper = "arXiv 1807.03748"
+    own_views = "overlapping patches of shifted and mirrored images, the color jitter drawn for each patch"
     Config = CPCConfig
 
     def __init__(self, encoder: Encoder, config: CPCConfig, augment: AugmentConfig, data: DataInfo):

@@ -95,6 +95,7 @@ class Exemplar(Method):
     year = 2014
     family = "pretext"
     paper = "arXiv 1406.6909"
+    own_views = "strong shifts, scalings, rotations and color changes of whole images"
     Config = ExemplarConfig
     classes: Tensor
 

@@ -69,6 +69,7 @@ class Jigsaw(Method):
     year = 2016
     family = "pretext"
     paper = "arXiv 1603.09246"
+    own_views = "standardized tiles of a grid, from mirrored but uncropped images"
     Config = JigsawConfig
     permutations: Tensor
 

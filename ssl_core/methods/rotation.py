@@ -46,6 +46,7 @@ class Rotation(Method):
     year = 2018
     family = "pretext"
     paper = "arXiv 1803.07728"
+    own_views = "four rotations of shifted and mirrored images, without color changes"
     Config = RotationConfig
 
     def __init__(self, encoder: Encoder, config: RotationConfig, augment: AugmentConfig, data: DataInfo):

@@ -77,6 +77,11 @@ class Screen:
             said = f"{name}: {how} ({self.done} of {self.total}, {clock(seconds)})"
             self._show([said] if self.terminal and how is not Fate.UNCHANGED else [])
 
+    def say(self, lines: list[str]) -> None:
+        """Print ``lines``, which are of no stage."""
+        with self._lock:
+            self._show(lines)
+
     def _show(self, lines: list[str]) -> None:
         """Print ``lines`` above those of the running stages, which are drawn anew."""
         if not self.terminal:

@@ -46,7 +46,7 @@ def make(method: str, seed: int) -> tuple[Stage, Body]:
 def num_processes(name: str) -> int:
     """Processes that train ``name``: what is not trained at all needs one."""
     train = params.method_params(params.load(), name).train
-    return train.processes if train.own_epochs else 1
+    return train.processes if train.trains else 1
 
 
 def body(stage: Stage, name: str, seed: int, device: torch.device) -> None:

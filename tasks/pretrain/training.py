@@ -29,6 +29,7 @@ from tasks.runtime.stage import Stage
 from tasks.tracking.journal import Journal
 
 CHECKPOINT_SECONDS = 60.0  # at most this much work is lost by a crash
+FEW_STEPS = 200  # of a training that teaches an encoder little
 
 
 def make_method(chosen: params.MethodParams, data: dataset.Dataset, seed: int) -> Method:
@@ -50,7 +51,7 @@ class Training:
         self.params = params.method_params(params.load(), name)
         self.data = dataset.load()
         self.method = make_method(self.params, self.data, seed)
-        epochs = 0 if name == "supervised" and not self.data.has_labels else self.params.train.own_epochs
+        epochs = 0 if name == "supervised" and not self.data.has_labels else None
         self.trainer = Trainer(self.method, Images(self.data.train_images, device), self.params.train, seed, epochs)
         self.checkpoints = stage.work / "checkpoints"
         self.seconds = 0.0
@@ -76,6 +77,7 @@ class Training:
         self.journal = Journal(self.stage.work / "journal.jsonl", position=position)
         if found is None:
             self.journal.start(**self._run_facts())
+            self._warn_if_short()
 
     def _run_facts(self) -> dict[str, Any]:
         meta, p = self.data.meta, self.params
@@ -126,6 +128,17 @@ class Training:
             print(f"warning: {self.name} has collapsed at epoch {row['epoch']:.0f} (see the health plots)", file=sys.stderr)
             if self.params.train.stop_on_collapse:
                 raise Diverged(f"{self.name} collapsed at epoch {row['epoch']:.0f}: its features are all alike; lower train.lr")
+
+    def _warn_if_short(self) -> None:
+        """Say so before a training that is too short to teach an encoder much."""
+        if 0 < self.trainer.steps < FEW_STEPS:
+            train = self.params.train
+            budget = "train.images" if train.epochs is None else "train.epochs"
+            print(
+                f"warning: {self.name} gets only {self.trainer.steps} optimizer steps of {train.batch_size} images, "
+                f"and an encoder that is worth using takes a thousand or more: raise {budget}",
+                file=sys.stderr,
+            )
 
     def _warn(self, row: dict[str, float]) -> None:
         """Say once in a training what an alarm of the method means."""

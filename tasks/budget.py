@@ -1,0 +1,158 @@
+"""``python -m tasks.budget``: give every method the same training time.
+
+A training is as long as ``train.images`` and the method's ``train.epoch_share`` say, whatever the clock does: its bits
+repeat. This command measures, on this machine and the prepared images, what an image costs each method, and writes the
+shares into params.yaml, comments kept: 1 for the cheapest method, less for the others. ``--seconds 40`` sets ``train.images``
+too, so that each training takes that long here. Other images, another encoder or other numbers of a method: run it again.
+"""
+
+import argparse
+import contextlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+from ssl_core.engine.data import Images
+from ssl_core.engine.train import Position, Trainer
+from tasks import preset
+from tasks.pretrain.training import make_method, peak_memory
+from tasks.runtime import dataset, files, params
+from tasks.runtime.device import pick_device
+from tasks.runtime.errors import UsageError, run
+
+WARM, TIMED = 3, 9
+"""Steps before the clock counts (the first ones choose kernels and fill caches), and those whose median counts."""
+ROUNDS = 2
+ENOUGH_SECONDS = 5.0
+"""Of timed steps: slow ones are told by fewer."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a training needs on this machine."""
+
+    per_image: float
+    """Seconds for each image seen: the step, the method's work between epochs, and the looks at its health."""
+    images: int
+    """Seen in the whole training."""
+    memory: int
+    """Peak in bytes so far, of all that was measured in this process."""
+
+
+class _Enough(Exception):
+    """As many steps as were asked for."""
+
+
+def trained(values: Mapping[str, Any]) -> list[str]:
+    """The methods and baselines of params.yaml that are trained, whether they are to run or not."""
+    return [name for name in values["method"] if params.method_params(values, name).train.trains]
+
+
+def measure(values: Mapping[str, Any], name: str, data: dataset.Dataset, device: torch.device) -> Cost:
+    """Take some steps of the training that params.yaml describes; nothing is kept of them.
+
+    A single thread is timed by its processor time, which other work on the machine changes least.
+    """
+    chosen = params.method_params(values, name)
+    torch.set_num_threads(chosen.train.threads)
+    clock = time.process_time if device.type == "cpu" and chosen.train.threads == 1 else time.perf_counter
+    trainer = Trainer(make_method(chosen, data, 0), Images(data.train_images, device), chosen.train, 0)
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return clock()
+
+    step = statistics.median(_step_seconds(trainer, now))
+    started = now()
+    trainer.method.before_epoch(trainer.epochs, trainer.embed)
+    between = now() - started
+    trainer.health(trainer.method.exported)
+    look = now() - started - between
+    per_image = step / chosen.train.batch_size + (between + look / trainer.row_epochs) / len(trainer.images)
+    return Cost(per_image / chosen.train.processes, trainer.steps * chosen.train.batch_size, peak_memory(device))
+
+
+def _step_seconds(trainer: Trainer, now: Callable[[], float]) -> list[float]:
+    """Seconds of each timed step; of a training that is over sooner, those of its last step."""
+    times = [now()]
+
+    def on_step(position: Position) -> None:
+        times.append(now())
+        timed = times[WARM:]
+        if len(timed) > TIMED or (len(timed) > 1 and timed[-1] - timed[0] > ENOUGH_SECONDS):
+            raise _Enough
+
+    with contextlib.suppress(_Enough):
+        trainer.run(on_step)
+    gaps = [after - before for before, after in pairwise(times)]
+    return gaps[WARM:] or gaps[-1:]
+
+
+def share(cost: float, cheapest: float) -> float:
+    """A method's share of the budget, to three digits."""
+    return float(f"{cheapest / cost:.3g}")
+
+
+def rewrite(text: str, per_image: Mapping[str, float], seconds: float | None) -> str:
+    """params.yaml with the shares that give each method the same time, and the images for so many seconds each."""
+    cheapest = min(per_image.values())
+
+    def change(document: Any) -> None:
+        for name, cost in per_image.items():
+            own = document["method"][name].setdefault("train", {})
+            own["epoch_share"] = share(cost, cheapest)
+        if seconds is not None:
+            document["train"]["images"] = int(float(f"{seconds / cheapest:.2g}"))
+
+    return preset.edit(text, change)
+
+
+def main() -> None:
+    """Measure, show, write; with ``--measure`` only print the costs of the named methods, a line of JSON each."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.budget", description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, help="of training for each method on this machine; sets train.images")
+    parser.add_argument("--measure", nargs="+", metavar="METHOD", help="print what these cost, and write nothing")
+    options = parser.parse_args()
+    values = params.load()
+    params.check(values)
+    if options.measure:
+        for name, cost in costs(values, options.measure):
+            print(json.dumps({"method": name, **asdict(cost)}), flush=True)
+        return
+    if options.seconds is not None and not 0 < options.seconds < float("inf"):
+        raise UsageError("--seconds must be a number above 0")
+    if values["train"]["epochs"] is not None:
+        raise UsageError("train.epochs is set, so the shares are those of a published recipe; set it to null for equal time")
+    rounds = [dict(costs(values, trained(values))) for _ in range(ROUNDS)]  # far apart in time: other work only slows
+    found = {name: min((costs[name] for costs in rounds), key=lambda cost: cost.per_image) for name in rounds[0]}
+    text = rewrite(params.PARAMS.read_text(), {name: cost.per_image for name, cost in found.items()}, options.seconds)
+    new = params.parse(text, params.PARAMS)
+    params.check(new)
+    files.write_text(params.PARAMS, text)
+    for name, cost in found.items():
+        now = params.method_params(new, name).train
+        steps = now.steps(len(dataset.load().train_images))
+        print(
+            f"{name:12} {1e6 * cost.per_image:8,.0f} us an image   share {now.epoch_share:<5g} {steps:7,} steps   "
+            f"{cost.per_image * steps * now.batch_size:6.1f} s"
+        )
+    print("params.yaml now holds these shares.")
+
+
+def costs(values: Mapping[str, Any], names: list[str]) -> Iterator[tuple[str, Cost]]:
+    """Measure one after another; ``supervised`` only where there are labels."""
+    data, device = dataset.load(), pick_device()
+    for name in names:
+        if name != "supervised" or data.has_labels:
+            yield name, measure(values, name, data, device)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,104 @@
+"""What the trainings of a run will take, measured and said before they start; at the end, how wrong that was."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.dvc.outcome import Fate
+from tasks.dvc.schedule import Schedule
+from tasks.results import read_cost
+from tasks.runtime import dataset, files, params
+from tasks.runtime.progress import clock
+from tasks.runtime.stage_name import StageName
+
+WORTH_IMAGES = 300_000
+"""Trainings that see fewer images all together are over before it is worth measuring them."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Of the trainings that are to run."""
+
+    trainings: tuple[StageName, ...]
+    """Those of methods that could be measured."""
+    seconds: Mapping[str, float]
+    """By method: of one training."""
+    memory: int
+    """Largest peak of a training in bytes."""
+    jobs: int
+    """Trainings at a time."""
+
+    def lines(self) -> list[str]:
+        """What to say before."""
+        each = [self.seconds[training.method] for training in self.trainings if training.method]
+        wall = max(sum(each) / self.jobs, *each)
+        return [
+            f"{len(each)} trainings will take about {clock(wall)}, {self.jobs} at a time, and up to "
+            f"{self.memory / 1e9:.1f} GB of memory each; evaluation and report come on top:",
+            "  " + ", ".join(f"{name} {clock(seconds)}" for name, seconds in self.seconds.items()),
+        ]
+
+    def error(self, root: Path, schedule: Schedule) -> str:
+        """How far it was off, over the trainings that ran to their end."""
+        ended = [
+            (self.seconds[training.method], seconds)
+            for training in self.trainings
+            if training.method and schedule.outcomes[str(training)].how is Fate.RAN
+            if (seconds := read_cost(root, f"{training.method}-{training.seed}").get("seconds"))
+        ]
+        if not ended:
+            return "training: none ran to its end"
+        expected, taken = (sum(column) for column in zip(*ended, strict=True))
+        return (
+            f"training: {clock(expected)} were expected, {clock(taken)} were needed "
+            f"({100 * (taken / expected - 1):+.0f} %, the sum of {len(ended)} trainings)"
+        )
+
+
+def make(root: Path, schedule: Schedule, jobs: int) -> Forecast | None:
+    """Measure some steps of each method that is to be trained, as many at a time as there will be trainings.
+
+    Returns:
+        None where the trainings are short, or nothing could be measured: a training says itself what is wrong with it.
+    """
+    values = params.load(root / params.PARAMS)
+    stale = [s.parts for name in schedule.chosen if (s := schedule.stages[name]).parts.group == "pretrain" and s.stale]
+    num_images = files.read_json(root / dataset.PREPARED / "meta.json")["num_train"]
+    images = 0
+    for training in stale:
+        train = params.method_params(values, str(training.method)).train
+        images += train.steps(num_images) * train.batch_size
+    if images < WORTH_IMAGES:
+        return None
+    methods = [m for m in dict.fromkeys(training.method for training in stale) if m]
+    trained = [m for m in methods if params.method_params(values, m).train.trains]
+    costs = _measured(root, trained, jobs)
+    if not costs:
+        return None
+    seconds = {name: cost["per_image"] * cost["images"] for name, cost in costs.items()}
+    memory = int(max(cost["memory"] for cost in costs.values()))
+    return Forecast(tuple(t for t in stale if t.method in seconds), seconds, memory, jobs)
+
+
+def _measured(root: Path, methods: Sequence[str], jobs: int) -> dict[str, dict[str, float]]:
+    """What ``python -m tasks.budget --measure`` finds, in the order of ``methods``; those that fail are left out."""
+    groups: list[Collection[str]] = [methods[start::jobs] for start in range(jobs)]
+    command = [sys.executable, "-m", "tasks.budget", "--measure"]
+    started = [
+        subprocess.Popen([*command, *group], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        for group in groups
+        if group
+    ]
+    found = {}
+    try:
+        for process in started:
+            for line in process.communicate()[0].splitlines():
+                cost = json.loads(line)
+                found[cost.pop("method")] = cost
+    finally:  # stopped while they measure
+        for process in started:
+            process.kill()
+    return {name: found[name] for name in methods if name in found}

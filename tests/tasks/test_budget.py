@@ -1,0 +1,103 @@
+"""Equal time: the shares that the command writes, what it measures, and what a run says it will take."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks import budget, forecast
+from tasks.dvc.graph import PlannedStage
+from tasks.dvc.outcome import Fate, Outcome
+from tasks.dvc.schedule import Schedule
+from tasks.runtime import dataset, params
+from tasks.runtime.stage_name import StageName
+from tests.conftest import ROOT
+from tests.support.project import command, training_project
+
+SHIPPED = (ROOT / "params.yaml").read_text()
+
+
+def test_shares_give_each_method_the_same_time_and_keep_the_comments():
+    costs = {"simclr": 7e-4, "cpc": 2.5e-3, "supervised": 4.31e-4}
+    text = budget.rewrite(SHIPPED, costs, seconds=40)
+    values = params.parse(text, Path("params.yaml"))
+    seconds = {}
+    for name, cost in costs.items():
+        train = params.method_params(values, name).train
+        seconds[name] = cost * train.steps(10_000) * train.batch_size
+    assert seconds == pytest.approx(dict.fromkeys(costs, 40), rel=0.02)
+    assert params.method_params(values, "supervised").train.epoch_share == 1
+    before, after = SHIPPED.splitlines(), text.splitlines()
+    assert [line.split("#")[1:] for line in before] == [line.split("#")[1:] for line in after]
+    assert {line.split(":")[0].strip() for line in set(after) - set(before)} == {"train", "images"}
+
+
+def test_without_seconds_the_budget_stays_and_only_named_methods_change():
+    text = budget.rewrite(SHIPPED, {"simclr": 7e-4, "moco": 7e-4}, seconds=None)
+    old, new = (params.parse(t, Path("params.yaml")) for t in (SHIPPED, text))
+    assert new["train"] == old["train"]
+    assert {m for m in old["method"] if old["method"][m] != new["method"][m]} <= {"simclr", "moco"}
+
+
+def test_the_shipped_shares_are_at_most_one_and_all_methods_have_one():
+    values = params.parse(SHIPPED, Path("params.yaml"))
+    shares = {name: params.method_params(values, name).train.epoch_share for name in budget.trained(values)}
+    assert max(shares.values()) == 1 and min(shares.values()) > 0.05
+    assert {"raw_pixels", "random_init"}.isdisjoint(shares)
+
+
+def test_what_a_training_costs_is_measured_on_its_own_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    project = training_project(tmp_path / "p", train={"epochs": None, "images": 16 * 100})
+    monkeypatch.chdir(project)
+    values, data = params.load(), dataset.load()
+    cost = budget.measure(values, "simclr", data, torch.device("cpu"))
+    assert cost.images == 1600 and cost.memory > 1e8
+    assert 1e-6 < cost.per_image < 0.1
+    values["train"]["images"] = 16  # a single step
+    assert budget.measure(values, "simclr", data, torch.device("cpu")).per_image > 0
+
+
+def test_the_command_leaves_a_published_recipe_alone(tmp_path: Path):
+    project = training_project(tmp_path / "p")
+    before = (project / "params.yaml").read_bytes()
+    result = command(project, "tasks.budget", "--seconds", "5")
+    assert result.returncode == 2 and "train.epochs is set" in result.stderr
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def test_a_training_of_few_steps_is_warned_of_before_it_starts(tmp_path: Path):
+    project = training_project(tmp_path / "p", train={"epochs": None, "images": 16 * 9})
+    result = command(project, "tasks.pretrain", "simclr", "0")
+    assert result.returncode == 0, result.stderr
+    warning, rest = result.stderr.split("raise train.images", 1)
+    assert "warning: simclr gets only 9 optimizer steps of 16 images" in warning and "100 %" in rest
+
+
+def plan(*methods: str) -> list[PlannedStage]:
+    """``prepare`` and a training of each method, all stale."""
+    first = PlannedStage("prepare", StageName("prepare"), (), (), True)
+    names = [StageName("pretrain", method, 0) for method in methods]
+    return [first, *(PlannedStage(str(name), name, (("prepare",),), (), True) for name in names)]
+
+
+def test_a_run_says_what_it_will_take_and_at_the_end_how_wrong_that_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    project = training_project(tmp_path / "p", train={"epochs": None, "images": 16 * 40})
+    monkeypatch.setattr(forecast, "WORTH_IMAGES", 1)
+    schedule = Schedule(plan("simclr", "byol", "raw_pixels"))
+    expected = forecast.make(project, schedule, jobs=2)
+    assert expected is not None and list(expected.seconds) == ["simclr", "byol"]
+    first, each = expected.lines()
+    assert first.startswith("2 trainings will take about 0:") and "2 at a time" in first and "GB" in first
+    assert each.startswith("  simclr 0:")
+    assert command(project, "tasks.pretrain", "simclr", "0").returncode == 0
+    for name, how in (("pretrain@simclr-0", Fate.RAN), ("pretrain@byol-0", Fate.RESTORED)):
+        schedule.outcomes[name] = Outcome(0, how, "")
+    taken = forecast.read_cost(project, "simclr-0")["seconds"]
+    exact = replace(expected, seconds={"simclr": taken / 1.1, "byol": 99.0})
+    assert exact.error(project, schedule).endswith("(+10 %, the sum of 1 trainings)")
+
+
+def test_a_run_that_is_over_soon_is_not_measured(tmp_path: Path):
+    project = training_project(tmp_path / "p")
+    assert forecast.make(project, Schedule(plan("simclr", "byol")), jobs=2) is None
