@@ -8,6 +8,7 @@ methods and their application", 1997, section 3.8). Resampling S seeds gives (S 
 are scaled up accordingly.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -117,12 +118,18 @@ def _resampled(correct: Tensor, resamples: int, seed: int, row: int) -> Tensor:
     average = torch.nanmean if counts.isnan().any() else torch.mean
     spread = math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0
     for ids in torch.split(torch.arange(resamples), max(1, _BLOCK // images)):
-        chosen = Rng(ids, seed, _IMAGES).integers(images, images)
+        chosen = _chosen(int(ids[0]), int(ids[-1]) + 1, images, seed)
         each = torch.stack([average(one[chosen], 1) for one in counts], dim=1)
         middle = each.mean(1)
         picked = each.gather(1, Rng(ids, seed, _SEEDS, row).integers(seeds, seeds)).mean(1)
         means.append(middle + spread * (picked - middle))
     return torch.cat(means)
+
+
+@functools.lru_cache(maxsize=4)
+def _chosen(first: int, end: int, images: int, seed: int) -> Tensor:
+    """(end - first, images) the images of these draws. A table compares many rows on the same ones."""
+    return Rng(torch.arange(first, end), seed, _IMAGES).integers(images, images)
 
 
 def _tail(draws: Tensor) -> float:
