@@ -185,7 +185,8 @@ def _warning(verdict: Verdict, best: Result) -> str:
     name = verdict.not_beaten[0]
     ahead = verdict.standings[name].ahead["linear"]
     what, how = worth.noun(name), "better" if ahead.is_clear else "not clearly worse"
-    return f"Do not use this yet: {what} {'are' if what.endswith('s') else 'is'} {how} than {best.method}, {counted(ahead)}. {advice(best)}"
+    verb = "are" if what.endswith("s") else "is"
+    return f"Do not use this yet: {what} {verb} {how} than {best.method}, {counted(ahead)}. {advice(best)}"
 
 
 def counted(ahead: "Difference") -> str:

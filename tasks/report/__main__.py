@@ -4,19 +4,21 @@ import time
 from pathlib import Path
 
 from tasks.columns import HEADLINES
-from tasks.report import page
-from tasks.results import champion, load_results
-from tasks.runtime import dataset
+from tasks.report import page, small
+from tasks.results import load_results
+from tasks.runtime import dataset, files
 from tasks.runtime.stage import Stage, main
 from tasks.runtime.stage_name import StageName
 from tasks.tracking.journal import Journal
+from tasks.verdict import judge
 
 
 def body(run: Stage) -> None:
     """The stage: the report, and the journal that makes it the parent of the runs it compares."""
     started, root = time.monotonic(), Path()
     results, missing = load_results(root)
-    data, best = dataset.load(root / dataset.PREPARED), champion(results)
+    verdict = judge(results)
+    data, best = dataset.load(root / dataset.PREPARED), verdict.best
     with Journal(run.work / "journal.jsonl", position=0) as log:
         facts = {"name": data.meta["name"], "sha256": data.sha256}
         tags = {"dataset": data.meta["name"], "data_sha256": data.sha256, "champion": best.name if best else "none"}
@@ -31,7 +33,7 @@ def body(run: Stage) -> None:
             data=facts,
             children=names,
         )
-        texts = page.documents(root, results, missing)
+        texts = page.documents(root, verdict, missing)
         for name in texts:
             log.artifact(Path("reports") / name, "report")
         if best:
@@ -40,6 +42,10 @@ def body(run: Stage) -> None:
             log.metrics(0, {name: value for name, value in scores.items() if value is not None})
         log.end("FINISHED", cost={"report_seconds": time.monotonic() - started})
         page.publish(texts | {"journal.jsonl": log.path.read_text()}, run.out("reports"))
+    for name, numbers in small.scores(verdict).items():
+        files.write_json(run.out("out/scores") / f"{name}.json", numbers)
+    for name, table in small.plots(root, verdict).items():
+        files.write_text(run.out("out/plots") / name, table)
 
 
 if __name__ == "__main__":

@@ -33,12 +33,12 @@ def build(root: Path, target: Path) -> None:
     Raises:
         IntegrityError: nothing is evaluated yet, or a file is damaged.
     """
-    publish(documents(root, *load_results(root)), target)
+    results, missing = load_results(root)
+    publish(documents(root, judge(results), missing), target)
 
 
-def documents(root: Path, results: Sequence[Result], missing: Sequence[str]) -> dict[str, str]:
+def documents(root: Path, verdict: Verdict, missing: Sequence[str]) -> dict[str, str]:
     """Text of each file of the report by its name."""
-    verdict = judge(results)
     return {
         "leaderboard.csv": leaderboard.to_csv(verdict),
         "leaderboard.md": leaderboard.to_markdown(verdict),

@@ -193,7 +193,8 @@ def test_the_stage_publishes_the_report_and_the_journal_of_what_it_compared(tmp_
     root = write_project(tmp_path / "project", methods=("simclr", "random_init"), num_test=40)
     source = ROOT
     (root / "dvc.yaml").write_text(
-        "stages:\n  report:\n    cmd: x\n    deps: [data/prepared, out/metrics]\n    params: [run]\n    outs: [reports]\n"
+        "stages:\n  report:\n    cmd: x\n    deps: [data/prepared, out/metrics]\n    params: [run]\n"
+        "    outs: [reports, out/scores, out/plots]\n"
     )
     command = [sys.executable, "-m", "tasks.report"]
     done = subprocess.run(
@@ -209,6 +210,11 @@ def test_the_stage_publishes_the_report_and_the_journal_of_what_it_compared(tmp_
     assert {e["path"] for e in events if e["event"] == "artifact"} == {
         f"reports/{n}" for n in ("report.html", "leaderboard.csv", "leaderboard.md")
     }
+    small = json.loads((root / "out/scores/simclr-0.json").read_text())
+    assert small["linear"] == pytest.approx(best["linear_top1"], abs=1e-4) and set(small) == {
+        "held_out", "linear", "knn", "seconds", "verdict"
+    }  # fmt: skip
+    assert {path.stem for path in (root / "out/scores").iterdir()} == {"simclr-0", *(f"random_init-{s}" for s in range(3))}
     (root / "data/prepared/audit.json").write_text("{}")
     broken = subprocess.run(
         command, cwd=root, env={"PYTHONPATH": str(source), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True
