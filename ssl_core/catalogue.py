@@ -48,8 +48,15 @@ def _read() -> dict[str, dict[str, Any]]:
 
 _DECLARED = _read()
 
-METHODS: dict[str, Entry] = {name: Entry(**about) for name, about in _DECLARED.items() if about.get("family") != "baseline"}
+METHODS: dict[str, Entry] = {
+    name: Entry(**{field: value for field, value in about.items() if field in Entry._fields})
+    for name, about in _DECLARED.items()
+    if about.get("family") != "baseline"
+}
 """The self-supervised methods, oldest first."""
+
+SHOWS, ABOUT_LOSS = ({name: about[note] for name, about in _DECLARED.items() if note in about} for note in NOTES[1:])
+"""What the rows of a method's sheet of views are, and what to know of the curve of its loss."""
 
 LABELLED = frozenset(name for name, about in _DECLARED.items() if about.get("from_labels"))
 """The baselines that are trained with labels. The others cost no training: what a method has to be better than."""

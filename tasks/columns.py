@@ -41,6 +41,7 @@ COLUMNS: dict[str, Value] = {
     "steps": lambda result: result.training.steps,
     **{name: value for score in SCORES for name, value in _score_columns(score).items()},
     PRETEXT.name: lambda result: None if result.is_baseline else result.training.pretext_accuracy,
+    "pretext_chance": lambda result: None if result.is_baseline else result.training.pretext_chance,
     "dim": lambda result: result.training.dim,
     "parameters": lambda result: result.training.parameters,
     "seconds": lambda result: result.training.seconds,

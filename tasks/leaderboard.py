@@ -144,7 +144,9 @@ def footnote(verdict: Verdict) -> str:
     if any(standing.answer for standing in verdict.standings.values()):
         notes.append("verdict: against the best baseline that needs no training, by held-out labels")
     if known(results, PRETEXT.name):
-        notes.append("pretext: share right in the method's own task in the last epoch")
+        chances = {r.method: r.get("pretext_chance") for r in results if r.get("pretext_chance") is not None}
+        guessing = f" (guessing: {', '.join(f'{m} {percent(chance)} %' for m, chance in chances.items())})" if chances else ""
+        notes.append(f"pretext: share right in the method's own task in the last epoch{guessing}")
     lines = (f"{first}.", "; ".join(notes), seed_note(verdict), edge_note(results), supervised_note(results))
     return "\n".join(line for line in (*lines, *warnings(results)) if line)
 

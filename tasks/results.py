@@ -37,6 +37,8 @@ class Training:
     parameters: int | None = None
     pretext_accuracy: float | None = None
     """Share right in the method's own task in the last epoch."""
+    pretext_chance: float | None = None
+    """The share that guessing gets right there."""
     warnings: tuple[str, ...] = ()
     """The alarms that were still raised in the last epoch, a sentence each."""
     seconds: float | None = None
@@ -226,6 +228,7 @@ def read_training(root: Path, name: str) -> Training:
         dim=facts.get("dim"),
         parameters=cost.get("parameters", facts.get("parameters")),
         pretext_accuracy=(facts.get("health") or {}).get("accuracy"),
+        pretext_chance=(facts.get("health") or {}).get("chance"),
         warnings=tuple(facts.get("warnings", ())),
         seconds=cost.get("seconds"),
         images_per_second=cost.get("images_per_second"),

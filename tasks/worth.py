@@ -160,12 +160,14 @@ def answer(found: Sequence[Budget]) -> str:
 
 def _part(answer: Answer, group: Sequence[Budget], is_one_of_several: bool) -> str:
     where = f" with {_listed(b.labels for b in group)}" if is_one_of_several else ""
-    numbers = _listed(
-        f"{points(b.held_out)} over {noun(b.over)}" + ("" if where and len(group) == 1 else f" with {b.labels}") for b in group
-    )
+    rivals = list(dict.fromkeys(noun(b.over) for b in group))
+    if where and len(rivals) == 1:  # the budgets are named already, in this order
+        numbers = f"{_listed(points(b.held_out) for b in group)} over {rivals[0]}"
+    else:
+        numbers = _listed(f"{points(b.held_out)} over {noun(b.over)} with {b.labels}" for b in group)
     if answer is Answer.UNKNOWN:
         return f"cannot be told{where} by {group[0].images:,} held-out labels: {numbers}; {_more(group)}"
-    instead = "" if answer is Answer.YES else f", use {_listed(dict.fromkeys(noun(b.over) for b in group))}"
+    instead = "" if answer is Answer.YES else f", use {_listed(rivals)}"
     return f"is {answer}{where}{instead}: {numbers}"
 
 

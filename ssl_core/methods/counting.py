@@ -78,6 +78,7 @@ class Counting(Method):
     year = 2017
     family = "pretext"
     paper = "arXiv 1708.06734"
+    shows = "the halved image and its four quarters: what is counted in the quarters adds up to the whole"
     Config = CountingConfig
     alarms = {"zero_solution": "it counts nothing at all, which costs no more than the margin; lower train.lr"}
 

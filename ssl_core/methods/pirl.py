@@ -84,6 +84,7 @@ class PIRL(Method):
     year = 2019
     family = "contrastive"
     paper = "arXiv 1912.01991"
+    shows = "an augmented view, and the shuffled tiles of another one, which are to be alike"
     Config = PIRLConfig
 
     def __init__(self, encoder: Encoder, config: PIRLConfig, augment: AugmentConfig, data: DataInfo):

@@ -46,6 +46,7 @@ class Rotation(Method):
     year = 2018
     family = "pretext"
     paper = "arXiv 1803.07728"
+    shows = "the image turned by 0, 90, 180 and 270 degrees: the method tells by how much"
     Config = RotationConfig
 
     def __init__(self, encoder: Encoder, config: RotationConfig, augment: AugmentConfig, data: DataInfo):
@@ -63,4 +64,5 @@ class Rotation(Method):
         (turned,) = batch.views
         turns = torch.arange(4, device=turned.device).repeat(len(turned))
         logits = self.classifier(self.encoder(turned.flatten(0, 1))).float()
-        return {"loss": F.cross_entropy(logits, turns), "accuracy": is_top1(logits, turns).mean()}
+        chance = logits.new_full((), 1 / logits.shape[1])
+        return {"loss": F.cross_entropy(logits, turns), "accuracy": is_top1(logits, turns).mean(), "chance": chance}

@@ -42,6 +42,7 @@ WARNINGS = {"jigsaw": ["an alarm of its own"]}
 PRETEXT = {"rotation": 0.71, "jigsaw": 0.44, "supervised": 0.9}
 """Accuracy in the method's own task at the end."""
 HELD_OUT = 200
+RATES = {"simclr": 0.15}
 OTHERS = {"random_init": (1, 2)}
 """Seeds of further encoders that stand in the files of the first."""
 
@@ -245,14 +246,27 @@ def write_encoder(directory, method, seed, epochs, health, rng):
             "dim": 128,
             "epochs": epochs,
             "parameters": 176000,
-            "train": {"epochs": 8},
-            "health": health | {"step": 78 * epochs} | ({"accuracy": PRETEXT[method]} if method in PRETEXT else {}),
+            "train": {
+                "epochs": 8,
+                "batch_size": 128,
+                "optimizer": "adamw",
+                "lr": RATES.get(method, 0.004),
+                "weight_decay": 1e-4,
+            },
+            "augment": {"crop_scale": [0.4, 1.0], "blur": 0.5 if method == "simclr" else 0.0},
+            "health": health | {"step": 78 * epochs} | pretext_of(method),
             "random_health": {**health, "effective_rank": 11.0},
             "warnings": WARNINGS.get(method, []),
         }
         (temp / "encoder.json").write_text(json.dumps(facts))
 
     files.write_directory(directory, fill)
+
+
+def pretext_of(method):
+    """Accuracy in the method's own task, and that of guessing."""
+    chance = {"rotation": 0.25, "jigsaw": 1 / 24, "supervised": 0.1}
+    return {"accuracy": PRETEXT[method], "chance": chance[method]} if method in PRETEXT else {}
 
 
 def write_history(path, epochs, health, rng, accuracy=None):
