@@ -36,6 +36,7 @@ def _score_columns(score: Score) -> dict[str, Value]:
 COLUMNS: dict[str, Value] = {
     "method": lambda result: result.method,
     "seed": lambda result: result.seed,
+    "baseline": lambda result: "yes" if result.is_baseline else "",
     "encoder": lambda result: result.metrics.encoder,
     "epochs": lambda result: result.training.epochs,
     "steps": lambda result: result.training.steps,

@@ -103,6 +103,9 @@ class Evaluation:
             numbers = {k: v for k, v in metrics.found.items() if isinstance(v, float)} | few | vars(metrics.health)
             journal.metrics(0, numbers)  # MLflow compares numbers of step 0 as bars, others as points along the steps
             journal.tags({"verdict": metrics.verdict, "protocol": metrics.protocol})
+            for kind in ("csv", "safetensors"):
+                journal.artifact(Path(f"out/predictions/{self.key}.{kind}"), "predictions")
+            journal.artifact(Path(f"out/metrics/{self.key}.json"), "metrics")
             cost = {"evaluation_seconds": time.monotonic() - started}
             journal.end("FINISHED", cost=cost, encoder_sha256=metrics.encoder_sha256)
             journal.publish(self.stage.out(f"out/journal/evaluate-{self.key}.jsonl"))

@@ -6,11 +6,11 @@ from pathlib import Path
 from tasks.columns import HEADLINES
 from tasks.report import page, small
 from tasks.results import load_results
-from tasks.runtime import dataset, files
+from tasks.runtime import dataset, files, params
 from tasks.runtime.stage import Stage, main
 from tasks.runtime.stage_name import StageName
 from tasks.tracking.journal import Journal
-from tasks.verdict import judge
+from tasks.verdict import judge, sentences, worth_it
 
 
 def body(run: Stage) -> None:
@@ -21,7 +21,9 @@ def body(run: Stage) -> None:
     data, best = dataset.load(root / dataset.PREPARED), verdict.best
     with Journal(run.work / "journal.jsonl", position=0) as log:
         facts = {"name": data.meta["name"], "sha256": data.sha256}
+        said = "\n\n".join([*worth_it(verdict), *sentences(verdict)])
         tags = {"dataset": data.meta["name"], "data_sha256": data.sha256, "champion": best.name if best else "none"}
+        tags |= {"description": said} if said else {}
         names = [result.name for result in results if result.kept]
         log.start(
             fingerprint=run.fingerprint,
@@ -33,9 +35,11 @@ def body(run: Stage) -> None:
             data=facts,
             children=names,
         )
-        texts = page.documents(root, verdict, missing)
-        for name in texts:
-            log.artifact(Path("reports") / name, "report")
+        texts = page.documents(root, verdict, missing) | {"params.yaml": (root / params.PARAMS).read_text()}
+        tables = small.plots(root, verdict)
+        for folder, names, shown in (("reports", texts, "report"), ("out/plots", tables, "plots")):
+            for name in names:
+                log.artifact(Path(folder) / name, shown)
         if best:
             # Of the champion: what all runs have, so that MLflow can compare this one with them.
             scores = {f"eval/{score.name}": best.get(score.name) for score in HEADLINES if score.form != "text"}
@@ -44,7 +48,7 @@ def body(run: Stage) -> None:
         page.publish(texts | {"journal.jsonl": log.path.read_text()}, run.out("reports"))
     for name, numbers in small.scores(verdict).items():
         files.write_json(run.out("out/scores") / f"{name}.json", numbers)
-    for name, table in small.plots(root, verdict).items():
+    for name, table in tables.items():
         files.write_text(run.out("out/plots") / name, table)
 
 
