@@ -14,7 +14,7 @@ from tasks.runtime.files import load_tensors
 THUMBNAIL = 56
 """Largest side of a thumbnail in pixels; the page enlarges smaller ones."""
 NEIGHBORS = 5
-QUERIES = 20
+QUERIES = 12
 """Images whose neighbors are shown, at most: one of every class as far as that goes."""
 ASKED = 1000
 """Images that precision is measured on, at most."""
