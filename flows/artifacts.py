@@ -1,25 +1,36 @@
-"""What the flow leaves in Prefect's UI: a progress bar per stage, the leaderboard, and where to look further."""
+"""What the flow leaves in Prefect's UI: the leaderboard, what it did and who is champion, and where to look further.
+
+While a stage runs there is a progress bar for it. A new champion is also an event, which an automation can listen to.
+"""
 
 import os
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect import get_run_logger
+from prefect import get_client, get_run_logger
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.events import emit_event
+from prefect.runtime import flow_run
 
 from tasks import ui
 from tasks.columns import HEADLINES
 from tasks.runtime import files
 from tasks.runtime.progress import Follower
 from tasks.sync import SENT
+from tasks.tracking import registered
 
 PARENT = "pipeline"  # the run of the report
+LAYOUT = "?workflowType=machine_learning"  # of MLflow's pages: the one for training, with charts and parameters
+CHANGED = "ssl-pipeline.champion-changed"
+SORTED_BY = ("holdout_linear_top1", "effective_rank")
+"""The first that the leaderboard holds is what it is sorted by."""
 SHOWN = ("method", "seed", *(score.name for score in HEADLINES), "encoder", "epochs", "steps", "seconds")
 
 
@@ -57,15 +68,53 @@ class ProgressBar:
 
 
 def publish(root: Path, summary: str) -> None:
-    """The leaderboard as a table, and a page with the summary and the places to look."""
+    """The leaderboard as a table, and a page with the summary and the places to look; the progress bars go."""
     board = root / "reports" / "leaderboard.csv"
     if board.exists():
-        import pandas as pd
-
-        table = pd.read_csv(board)
-        shown = table[[column for column in SHOWN if column in table]].map(_short)
-        create_table_artifact(table=shown.to_dict("records"), key="leaderboard", description="One row per method and seed")
+        create_table_artifact(table=(shown := leaderboard(board))[0], key="leaderboard", description=shown[1])
     create_markdown_artifact(markdown=page(root, summary), key="summary", description="What this run did")
+    announce(root)
+    _remove_bars(str(flow_run.id))
+
+
+def leaderboard(board: Path) -> tuple[list[dict[str, str]], str]:
+    """The rows as Prefect shows them, baselines with a star, and what they are sorted by."""
+    import pandas as pd
+
+    table = pd.read_csv(board)
+    first = next((column for column in SORTED_BY if column in table and table[column].notna().any()), None)
+    columns = ["method", "seed", *([first] if first else []), *SHOWN]
+    shown = table[[column for column in dict.fromkeys(columns) if column in table]].map(_short)
+    if "baseline" in table:
+        shown["method"] += table["baseline"].eq("yes").map({True: " *", False: ""})
+    order = f", sorted by the mean {first} of a method, which chooses" if first else ""
+    return shown.to_dict("records"), f"One row per method and seed{order}; * baseline"
+
+
+def champion(root: Path) -> tuple[str, str] | None:
+    """(registered model, encoder) of the alias ``champion``; None where nothing is registered."""
+    wanted = registered.load(root)
+    return (wanted.model, wanted.aliases[registered.CHAMPION]) if wanted and registered.CHAMPION in wanted.aliases else None
+
+
+def announce(root: Path) -> None:
+    """Emit an event if the champion is another one than at the end of the last flow here."""
+    now, path = champion(root), root / ".ssl" / "champion.json"
+    before = files.read_json(path) if path.exists() else None
+    if now is None or list(now) == before:
+        return
+    resource = {"prefect.resource.id": f"ssl-pipeline.model.{now[0]}", "prefect.resource.name": now[0]}
+    emit_event(CHANGED, resource, payload={"model": now[0], "champion": now[1], "before": before and before[1]})
+    files.write_json(path, list(now))
+
+
+def _remove_bars(flow_run_id: str) -> None:
+    """Those of stages that have ended; the UI would keep them for ever."""
+    mine = FlowRunFilter.model_validate({"id": {"any_": [flow_run_id]}})
+    with get_client(sync_client=True) as client:
+        for artifact in client.read_artifacts(flow_run_filter=mine):
+            if artifact.type == "progress" and artifact.id:
+                client.delete_artifact(artifact.id)
 
 
 def _short(cell: Any) -> str:
@@ -77,12 +126,13 @@ def page(root: Path, summary: str) -> str:
     """The summary as Markdown, with links to the runs in MLflow and to the report."""
     first, *rest = summary.splitlines()
     lines = [f"**{first}**", "", *(f"- {line}" for line in rest)]
-    runs, report = _runs(root), root / "reports" / "report.html"
-    lines += (
-        [f"- Runs in MLflow (of a local store after `make ui`): {', '.join(map(_link, runs, runs.values()))}"] if runs else []
-    )
+    runs, report, best = _runs(root), root / "reports" / "report.html", champion(root)
+    lines += [f"- Champion: **{best[1]}**, `models:/{best[0]}@{registered.CHAMPION}`"] if best else []
+    if runs:
+        links = ", ".join(_link(name, address + LAYOUT) for name, address in runs.items())
+        lines.append(f"- Runs in MLflow (of a local store after `make ui`): {links}")
     if report.exists():
-        shown = [_link("in MLflow", f"{runs[PARENT]}/artifacts/report/{report.name}")] if PARENT in runs else []
+        shown = [_link("in MLflow", f"{runs[PARENT]}/artifacts/report/{report.name}{LAYOUT}")] if PARENT in runs else []
         lines.append(f"- Report: {', '.join([*shown, _link(str(report), report.as_uri())])}")
     return "\n".join(lines)
 

@@ -24,6 +24,11 @@ class Entry(NamedTuple):
     title: str
 
 
+NOTES = ("from_labels", "shows", "about_loss")
+"""What a class may say besides: whether it learns from labels, what the rows of its sheet of views are (top to bottom), and
+what to know of the curve of its loss."""
+
+
 def _declared(source: str) -> dict[str, Any]:
     """The constants of the first class with a title: ``title``, ``family`` and, of a method, ``year`` and ``paper``."""
     for node in ast.parse(source).body:
@@ -31,7 +36,7 @@ def _declared(source: str) -> dict[str, Any]:
             assigned = [a for a in node.body if isinstance(a, ast.Assign) and isinstance(a.value, ast.Constant)]
             constants = {ast.unparse(a.targets[0]): ast.literal_eval(a.value) for a in assigned}
             if "title" in constants:
-                return {name: constants[name] for name in Entry._fields if name in constants}
+                return {name: constants[name] for name in (*Entry._fields, *NOTES) if name in constants}
     return {}
 
 
@@ -43,8 +48,18 @@ def _read() -> dict[str, dict[str, Any]]:
 
 _DECLARED = _read()
 
-METHODS: dict[str, Entry] = {name: Entry(**about) for name, about in _DECLARED.items() if about.get("family") != "baseline"}
+METHODS: dict[str, Entry] = {
+    name: Entry(**{field: value for field, value in about.items() if field in Entry._fields})
+    for name, about in _DECLARED.items()
+    if about.get("family") != "baseline"
+}
 """The self-supervised methods, oldest first."""
+
+SHOWS, ABOUT_LOSS = ({name: about[note] for name, about in _DECLARED.items() if note in about} for note in NOTES[1:])
+"""What the rows of a method's sheet of views are, and what to know of the curve of its loss."""
+
+LABELLED = frozenset(name for name, about in _DECLARED.items() if about.get("from_labels"))
+"""The baselines that are trained with labels. The others cost no training: what a method has to be better than."""
 
 BASELINES: dict[str, str] = {name: about["title"] for name, about in _DECLARED.items() if name not in METHODS}
 """The rows to compare with; the same stages run them."""

@@ -36,11 +36,13 @@ def _score_columns(score: Score) -> dict[str, Value]:
 COLUMNS: dict[str, Value] = {
     "method": lambda result: result.method,
     "seed": lambda result: result.seed,
+    "baseline": lambda result: "yes" if result.is_baseline else "",
     "encoder": lambda result: result.metrics.encoder,
     "epochs": lambda result: result.training.epochs,
     "steps": lambda result: result.training.steps,
     **{name: value for score in SCORES for name, value in _score_columns(score).items()},
     PRETEXT.name: lambda result: None if result.is_baseline else result.training.pretext_accuracy,
+    "pretext_chance": lambda result: None if result.is_baseline else result.training.pretext_chance,
     "dim": lambda result: result.training.dim,
     "parameters": lambda result: result.training.parameters,
     "seconds": lambda result: result.training.seconds,

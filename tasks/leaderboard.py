@@ -14,7 +14,7 @@ from tasks.columns import COLUMNS, PRETEXT, table_scores
 from tasks.results import Result, Row, known, load_results
 from tasks.runtime import errors
 from tasks.tracking import registered
-from tasks.verdict import SEED_NOISE, SEED_SPREAD, Standing, Verdict, judge, sentences
+from tasks.verdict import SEED_NOISE, SEED_SPREAD, Standing, Verdict, judge, sentences, worth_it
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,6 +83,9 @@ def cells(row: Row, standing: Standing) -> dict[str, str]:
     """The texts of one line of the short table; a dash where there is no number."""
     line = {"method": row.method + (" *" if row.is_baseline else "")}
     for score in table_scores():
+        if score.name == "verdict":
+            line["verdict"] = verdict_text(row, standing)
+            continue
         tie = " =" if score.name == "linear_top1" and standing.ties else ""
         line[f"{score.short or score.title}{' %' if score.form == 'share' else ''}"] = text(score, row) + tie
         if score.name == "linear_top1":
@@ -91,6 +94,13 @@ def cells(row: Row, standing: Standing) -> dict[str, str]:
     epochs, steps = row.best.training.epochs, row.best.training.steps
     line |= {"epochs": f"{epochs:,}" if epochs else "–", "steps": f"{steps:,}" if steps else "–"}
     return line | {"time": duration(row.mean("seconds"))}
+
+
+def verdict_text(row: Row, standing: Standing) -> str:
+    """Whether a method was worth its training; before that, whether its features are healthy. A dash for a healthy baseline."""
+    if row.verdict != "healthy" or (standing.answer is None and not row.is_baseline):
+        return row.verdict
+    return str(standing.answer or "–")
 
 
 def table(verdict: Verdict) -> "pd.DataFrame":
@@ -106,7 +116,7 @@ def to_markdown(verdict: Verdict) -> str:
     found = table(verdict)
     escaped = found.map(lambda cell: html.escape(cell).replace("|", "\\|").replace("`", "\\`").replace("*", "\\*"))
     lines = [list(found), ["---"] * len(found.columns), *escaped.to_numpy()]
-    said = "\n".join(html.escape(sentence, quote=False) for sentence in sentences(verdict))
+    said = "\n".join(html.escape(sentence, quote=False) for sentence in [*worth_it(verdict), *sentences(verdict)])
     shown = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return "\n\n".join(part for part in ("# Leaderboard", said, shown, footnote(verdict)) if part) + "\n"
 
@@ -131,8 +141,12 @@ def footnote(verdict: Verdict) -> str:
         notes.append(f"mean ± standard deviation of {f'{seeds} seeds' if seeds > 1 else f'the seeds of {several[0]}'}")
     if any(standing.intervals for standing in verdict.standings.values()):
         notes.append("95 % interval over seeds and test images")
+    if any(standing.answer for standing in verdict.standings.values()):
+        notes.append("verdict: against the best baseline that needs no training, by held-out labels")
     if known(results, PRETEXT.name):
-        notes.append("pretext: share right in the method's own task in the last epoch")
+        chances = {r.method: r.get("pretext_chance") for r in results if r.get("pretext_chance") is not None}
+        guessing = f" (guessing: {', '.join(f'{m} {percent(chance)} %' for m, chance in chances.items())})" if chances else ""
+        notes.append(f"pretext: share right in the method's own task in the last epoch{guessing}")
     lines = (f"{first}.", "; ".join(notes), seed_note(verdict), edge_note(results), supervised_note(results))
     return "\n".join(line for line in (*lines, *warnings(results)) if line)
 
@@ -171,7 +185,8 @@ def supervised_note(results: Sequence[Result]) -> str:
 
 
 def show(root: Path) -> None:
-    """Print the table, what it says, what is missing, where the report is and how to load the best encoder."""
+    """Print the table, what it says, what is missing, where the report is, how to load the best encoder, and last whether
+    training was worth it."""
     results, missing = load_results(root)
     verdict = judge(results)
     print("\n".join([to_text(verdict), "", *sentences(verdict)]).rstrip())
@@ -182,6 +197,8 @@ def show(root: Path) -> None:
     if verdict.best:
         title = "best encoder" if not verdict.not_beaten else "best of the methods, not to be used yet"
         print(registered.how_to_load(root, verdict.best.name, title))
+    for line in worth_it(verdict):
+        print(line)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ssl_core.catalogue import BASELINES
+from ssl_core.catalogue import BASELINES, LABELLED
 from tasks import metrics
 from tasks.columns import COLUMNS
+from tasks.judged import Judged
 from tasks.metrics import VERDICTS, Metrics, prediction_columns
 from tasks.runtime import dataset, params, recorded
 from tasks.runtime.errors import IntegrityError
@@ -36,11 +37,16 @@ class Training:
     parameters: int | None = None
     pretext_accuracy: float | None = None
     """Share right in the method's own task in the last epoch."""
+    pretext_chance: float | None = None
+    """The share that guessing gets right there."""
     warnings: tuple[str, ...] = ()
     """The alarms that were still raised in the last epoch, a sentence each."""
     seconds: float | None = None
     images_per_second: float | None = None
     peak_memory_bytes: int | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """``train``, as in params.yaml, with what the method has of its own."""
+    augment: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def full_schedule_seconds(self) -> float | None:
@@ -56,6 +62,8 @@ class Result:
     training: Training = field(default_factory=Training)
     right: Mapping[str, np.ndarray] = field(default_factory=dict)
     """For ``linear`` and ``knn``: (M,) bool, which of the labelled test images its predictions get right."""
+    judged: Judged = field(default_factory=Judged)
+    """The same of held-out images, and of probes on few labels."""
     kept: bool = True
     """Whether it has files of its own; of untrained encoders only the one of the stage's seed has."""
 
@@ -100,6 +108,11 @@ class Row:
     def is_baseline(self) -> bool:
         """Whether it is a row to compare with and not a method."""
         return self.method in BASELINES
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it is a baseline that needs neither training nor labels: what a method has to be better than."""
+        return self.is_baseline and self.method not in LABELLED
 
     @property
     def best(self) -> Result:
@@ -164,15 +177,16 @@ def load_results(root: Path) -> tuple[list[Result], list[str]]:
     ]
 
 
-def _files(root: Path, name: str) -> tuple[Path, Path, Path]:
-    """Metrics, journal and predictions of ``METHOD-SEED``."""
-    return root / f"out/metrics/{name}.json", root / f"out/journal/{name}.jsonl", root / f"out/predictions/{name}.csv"
+def _files(root: Path, name: str) -> tuple[Path, Path, Path, Path]:
+    """Metrics, journal and predictions of ``METHOD-SEED``: of test images, and the others."""
+    guesses = (root / f"out/predictions/{name}.{kind}" for kind in ("csv", "safetensors"))
+    return root / f"out/metrics/{name}.json", root / f"out/journal/{name}.jsonl", *guesses
 
 
 def _read(root: Path, method: str, seed: int) -> list[Result]:
     """What the evaluation of one encoder left: nothing yet, its result, or that and those of further untrained encoders."""
     name = f"{method}-{seed}"
-    path, *_ = _files(root, name)
+    path, *_, guesses = _files(root, name)
     if not path.exists():
         return []
     predictions, training = read_predictions(root, name), read_training(root, name)
@@ -181,7 +195,7 @@ def _read(root: Path, method: str, seed: int) -> list[Result]:
         own = not found
         columns = zip(("linear", "knn"), prediction_columns(None if own else each.seed), strict=True)
         right = {kind: predictions["actual"] == predictions[c] for kind, c in columns if c in predictions}
-        found.append(Result(each, training, right, kept=own))
+        found.append(Result(each, training, right, Judged.read(guesses, None if own else each.seed), kept=own))
     if found[0].name != name:
         raise IntegrityError(f"{path} holds the metrics of {found[0].name}; run dvc repro evaluate@{name}")
     return found
@@ -214,10 +228,13 @@ def read_training(root: Path, name: str) -> Training:
         dim=facts.get("dim"),
         parameters=cost.get("parameters", facts.get("parameters")),
         pretext_accuracy=(facts.get("health") or {}).get("accuracy"),
+        pretext_chance=(facts.get("health") or {}).get("chance"),
         warnings=tuple(facts.get("warnings", ())),
         seconds=cost.get("seconds"),
         images_per_second=cost.get("images_per_second"),
         peak_memory_bytes=cost.get("peak_memory_bytes"),
+        recipe=facts.get("train") or {},
+        augment=facts.get("augment") or {},
     )
 
 
@@ -227,7 +244,8 @@ def _encoder_facts(directory: Path) -> dict[str, Any]:
     Raises:
         IntegrityError: ``encoder.json`` is damaged.
     """
-    kinds = {"epochs": int, "dim": int, "parameters": int, "health": dict, "warnings": list}
+    numbers, blocks = ("epochs", "dim", "parameters"), ("health", "train", "augment")
+    kinds = dict.fromkeys(numbers, int) | dict.fromkeys(blocks, dict) | {"warnings": list}
     facts = read_sealed_json(directory, "encoder.json")
     if not isinstance(facts, dict):
         raise IntegrityError(f"{directory}/encoder.json holds no mapping; {MEND}")
@@ -239,7 +257,7 @@ def _encoder_facts(directory: Path) -> dict[str, Any]:
 
 def read_cost(root: Path, name: str) -> dict[str, Any]:
     """What a training cost, from the last ``end`` of its journal; empty where there is none (a cached result of elsewhere)."""
-    _, path, _ = _files(root, name)
+    path = root / f"out/journal/{name}.jsonl"
     ends = [event for event in journal.read(path) if event["event"] == "end"] if path.exists() else []
     return dict(ends[-1].get("cost") or {}) if ends else {}
 

@@ -5,11 +5,14 @@ Everything is read off the stored predictions: which test images each row gets r
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tasks import worth
 from tasks.results import Result, Row, champion, ranked
+from tasks.worth import RESAMPLES, Answer, Budget
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,10 +27,6 @@ SEED_NOISE = 1.96 * 2**0.5 * SEED_SPREAD
 ENOUGH_STEPS = 1500
 """Optimizer steps below which a training is called short: with about as many, the best methods pass raw pixels on the
 embedded images."""
-REFERENCES = ("raw_pixels", "random_init")
-"""Baselines that cost nothing: an encoder that is not above them is not worth its training."""
-RESAMPLES = 1000
-"""Of rows whose protocol does not say."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,8 @@ class Standing:
     """Of ``linear`` and ``knn``: 95 %, over seeds and test images."""
     ahead: Mapping[str, "Difference"] = field(default_factory=dict)
     """Of both: the best method minus this row."""
+    answer: Answer | None = None
+    """Of a method: whether its training is worth it, by a probe on all labels."""
 
     @property
     def ties(self) -> bool:
@@ -62,10 +63,21 @@ class Verdict:
         return next((row for row in self.rows if self.best and row.method == self.best.method), None)
 
     @property
+    def free(self) -> list[Row]:
+        """The baselines that need neither training nor labels."""
+        return [row for row in self.rows if row.is_free]
+
+    @cached_property
+    def budgets(self) -> list[Budget]:
+        """Whether training was worth it, for each budget of labels."""
+        return worth.budgets(self.row, self.free) if self.row else []
+
+    @property
     def not_beaten(self) -> list[str]:
-        """The untrained references that the best method's linear probe is not clearly above."""
-        known = {m: self.standings[m].ahead.get("linear") for m in REFERENCES if m in self.standings}
-        return [m for m, ahead in known.items() if ahead and not (ahead.is_clear and ahead.mean > 0)]
+        """The baselines that cost nothing and that the best method's linear probe is not clearly above, the best one first."""
+        known = {row.method: self.standings[row.method].ahead.get("linear") for row in self.free}
+        found = {m: ahead.mean for m, ahead in known.items() if ahead and not (ahead.is_clear and ahead.mean > 0)}
+        return sorted(found, key=lambda method: found[method])
 
     @property
     def ties(self) -> list[str]:
@@ -82,11 +94,11 @@ class Verdict:
 def judge(results: Sequence[Result], best: Result | None = None) -> Verdict:
     """Compare every row with the method of ``best``, by default the champion."""
     rows, best = tuple(ranked(results)), best or champion(results)
-    first = next((row for row in rows if best and row.method == best.method), None)
-    return Verdict(rows, best, {row.method: _standing(row, first) for row in rows})
+    first, free = next((row for row in rows if best and row.method == best.method), None), [row for row in rows if row.is_free]
+    return Verdict(rows, best, {row.method: _standing(row, first, free) for row in rows})
 
 
-def _standing(row: Row, first: Row | None) -> Standing:
+def _standing(row: Row, first: Row | None, free: Sequence[Row]) -> Standing:
     intervals, ahead = {}, {}
     for kind in ("linear", "knn"):
         own, other = _right(row, kind), None if first is None or first is row else _right(first, kind)
@@ -95,10 +107,12 @@ def _standing(row: Row, first: Row | None) -> Standing:
         from ssl_core.evaluation import comparison  # torch takes seconds: only where there is something to compare
 
         resamples = row.best.metrics.protocol.get("resamples", RESAMPLES)
-        intervals[kind] = comparison.interval(own, resamples, 0)
+        known = row.best.metrics.interval(kind) if len(row.results) == 1 else None  # the one that stands beside its number
+        intervals[kind] = known or comparison.interval(own, resamples, 0)
         if other is not None and other.shape[1] == own.shape[1]:
             ahead[kind] = comparison.difference(other, own, resamples, 0)
-    return Standing(intervals, ahead)
+    own_budget = None if row.is_baseline else worth.budget(row, free, worth.ALL)
+    return Standing(intervals, ahead, own_budget.answer if own_budget else None)
 
 
 def _right(row: Row, kind: str) -> "Tensor | None":
@@ -121,8 +135,17 @@ GIVES = {
 }
 
 
+def worth_it(verdict: Verdict) -> list[str]:
+    """Whether training on these images was worth it: the answer, and what the test says to it; empty without a method."""
+    if verdict.row is None:
+        return []
+    if verdict.budgets:
+        return [text for text in (worth.answer(verdict.budgets), worth.check(verdict.budgets)) if text]
+    return [] if verdict.row.mean("holdout_linear_top1") is not None else [worth.without_labels()]
+
+
 def sentences(verdict: Verdict) -> list[str]:
-    """The verdict in words, what matters most first; empty without test labels."""
+    """What else is said in words, what matters most first; empty without test labels."""
     best, row = verdict.best, verdict.row
     if best is None or row is None or row.mean("linear_top1") is None:
         return []
@@ -135,7 +158,7 @@ def sentences(verdict: Verdict) -> list[str]:
         f"{best.method} {what} of {count} methods: on its frozen features a linear probe gets"
         f" {_percent(row.mean('linear_top1'))}{sure} of the test images right, kNN {_percent(row.mean('knn_top1'))}.",
         f"It was chosen by its score on held-out training labels, {held_out}, not by the test.",
-        *(_against(verdict, row) for row in verdict.rows if row.method in GIVES),
+        *(_against(verdict, row) for row in verdict.rows if row.is_baseline),
     ]
     linear, knn = verdict.below_pixels("linear_top1"), verdict.below_pixels("knn_top1")
     if linear is not None:
@@ -146,11 +169,11 @@ def sentences(verdict: Verdict) -> list[str]:
 
 
 def remarks(result: Result, results: Sequence[Result]) -> list[str]:
-    """What to know of one encoder beside the baselines among ``results``; a warning first if they are as good."""
-    beside = [r for r in results if r.method == result.method or r.method in GIVES]
+    """What to know of one encoder beside the baselines among ``results``: whether it was worth its training first."""
+    beside = [r for r in results if r.method == result.method or r.is_baseline]
     verdict = judge(beside, result)
-    warning = [_warning(verdict, result)] if verdict.not_beaten else []
-    return warning + [_against(verdict, row) for row in verdict.rows if row.method in GIVES and row.mean("linear_top1")]
+    first = worth_it(verdict) + ([_warning(verdict, result)] if verdict.not_beaten else [])
+    return first + [_against(verdict, row) for row in verdict.rows if row.is_baseline and row.mean("linear_top1")]
 
 
 def _percent(share: float | None) -> str:
@@ -161,8 +184,8 @@ def _warning(verdict: Verdict, best: Result) -> str:
     """That the best method is no better than what needs no training, and what to do."""
     name = verdict.not_beaten[0]
     ahead = verdict.standings[name].ahead["linear"]
-    what, verb = {"raw_pixels": ("raw pixels", "are"), "random_init": ("the same network untrained", "is")}[name]
-    how = "better" if ahead.is_clear else "not clearly worse"
+    what, how = worth.noun(name), "better" if ahead.is_clear else "not clearly worse"
+    verb = "are" if what.endswith("s") else "is"
     return f"Do not use this yet: {what} {verb} {how} than {best.method}, {counted(ahead)}. {advice(best)}"
 
 
@@ -192,7 +215,7 @@ def _against(verdict: Verdict, row: Row) -> str:
         f"{_percent(row.mean(f'{key}_top1'))} by {kind}{f' ({_relation(ahead[key])})' if key in ahead else ''}"
         for key, kind in (("linear", "linear probe"), ("knn", "kNN"))
     ]
-    return f"{GIVES[row.method]} {' and '.join(parts)}."
+    return f"{GIVES.get(row.method, f'The baseline {row.method} gives')} {' and '.join(parts)}."
 
 
 def _relation(ahead: "Difference") -> str:

@@ -62,7 +62,7 @@ Embed = Callable[[nn.Module], Tensor]
 class Method(nn.Module, ABC):
     """One self-supervised learning algorithm, or a baseline to compare with.
 
-    A method declares its first four constants as plain literals: ``ssl_core.catalogue`` reads them from the source.
+    A method declares its first seven constants as plain literals: ``ssl_core.catalogue`` reads them from the source.
     """
 
     title: ClassVar[str]
@@ -73,6 +73,12 @@ class Method(nn.Module, ABC):
     """Of its first publication. A baseline has none, and no paper."""
     paper: ClassVar[str]
     """Where to find it: ``arXiv 2002.05709``."""
+    from_labels: ClassVar[bool] = False
+    """Whether it learns from labels: such a baseline costs what the others save."""
+    shows: ClassVar[str] = ""
+    """What the rows of its sheet of views are, from the second on (the first is the images)."""
+    about_loss: ClassVar[str] = ""
+    """What to know of the curve of its loss."""
     Config: ClassVar[type]
     """Frozen dataclass of the method's own numbers; every field's value comes from params.yaml, none has a default.
     Under each field: the paper's number, and that for small images or short trainings where it differs."""

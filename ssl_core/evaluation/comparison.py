@@ -8,6 +8,7 @@ methods and their application", 1997, section 3.8). Resampling S seeds gives (S 
 are scaled up accordingly.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -70,9 +71,36 @@ def difference(first: Tensor, second: Tensor, resamples: int, seed: int) -> Diff
         alone = int((first & ~second).sum()), int((second & ~first).sum())
         p = mcnemar(*alone)
     else:
-        tail = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
-        p = min(1.0, 2 * (tail + 1) / (resamples + 1))
+        p = _tail(draws)
     return Difference(float(first.double().mean() - second.double().mean()), low, high, p, alone)
+
+
+def paired(first: Tensor, second: Tensor, resamples: int, seed: int) -> Difference:
+    """The difference of two methods whose rows belong together, ``first`` minus ``second``.
+
+    Args:
+        first: (S, M), 1 where row s gets image m right, 0 where not, NaN where it is not asked; ``second`` likewise. Row s of
+            both is of the same choice of labels, for example.
+        resamples: draws of the bootstrap, of images and of rows.
+        seed: names the stream of random numbers.
+    """
+    each = first.double() - second.double()
+    draws = _resampled(each, resamples, seed, 0)
+    low, high = _percentiles(draws)
+    return Difference(float(each.nanmean(1).mean()), low, high, _tail(draws))
+
+
+def images_to_settle(found: Difference, images: int) -> float:
+    """How many images would make a difference of this size clear: its interval shrinks with the square root of their number.
+
+    Args:
+        images: behind the difference that was found.
+
+    Returns:
+        Infinity where there is no difference at all.
+    """
+    half = (found.high - found.low) / 2
+    return images * (half / abs(found.mean)) ** 2 if found.mean else math.inf
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -87,14 +115,27 @@ def _resampled(correct: Tensor, resamples: int, seed: int, row: int) -> Tensor:
     """(resamples,) float64 means of ``correct`` (S, M) over resampled images, the same for every row, and resampled seeds."""
     seeds, images = correct.shape
     counts, means = correct.to(torch.float64), []
+    average = torch.nanmean if counts.isnan().any() else torch.mean
     spread = math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0
     for ids in torch.split(torch.arange(resamples), max(1, _BLOCK // images)):
-        chosen = Rng(ids, seed, _IMAGES).integers(images, images)
-        each = torch.stack([one[chosen].mean(1) for one in counts], dim=1)
+        chosen = _chosen(int(ids[0]), int(ids[-1]) + 1, images, seed)
+        each = torch.stack([average(one[chosen], 1) for one in counts], dim=1)
         middle = each.mean(1)
         picked = each.gather(1, Rng(ids, seed, _SEEDS, row).integers(seeds, seeds)).mean(1)
         means.append(middle + spread * (picked - middle))
     return torch.cat(means)
+
+
+@functools.lru_cache(maxsize=4)
+def _chosen(first: int, end: int, images: int, seed: int) -> Tensor:
+    """(end - first, images) the images of these draws. A table compares many rows on the same ones."""
+    return Rng(torch.arange(first, end), seed, _IMAGES).integers(images, images)
+
+
+def _tail(draws: Tensor) -> float:
+    """Two-sided p of resampled differences: how often they are on the other side of zero."""
+    tail = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
+    return min(1.0, 2 * (tail + 1) / (len(draws) + 1))
 
 
 def _percentiles(draws: Tensor) -> tuple[float, float]:

@@ -5,9 +5,8 @@ and probe each for itself; then both use all training labels, and the test split
 last value is the best one. Probes on few labels choose everything, the layer too, by these few alone.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -15,17 +14,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_core.clustering import kmeans
+from ssl_core.evaluation.few_labels import CHOICE, FINAL, Task, few_labels, strengths
 from ssl_core.evaluation.intervals import bootstrap_intervals
 from ssl_core.evaluation.knn import knn
 from ssl_core.evaluation.probe import linear_probe
 from ssl_core.evaluation.scores import SCORES, EvaluateConfig, Tested, balanced, per_class, top1
-from ssl_core.rng import permutation
 
 # Purposes that keep the streams of random numbers apart.
-FEW_LABELS, CLUSTERING, BOOTSTRAP = 1, 2, 3
+CLUSTERING, BOOTSTRAP = 2, 3
 KMEANS_STARTS, KMEANS_ITERATIONS = 5, 20
-CHOICE, FINAL = 1e-5, 1e-6
-"""Tolerances of the probes: held-out accuracies move by less than their own noise between the two."""
 WIDENINGS = 2
 """How often a grid is widened at most. A choice that is at its edge even then is named in the protocol."""
 
@@ -57,6 +54,11 @@ class Scores:
     """(M',) classes that the linear probe predicts for the labelled test images."""
     nearest: Tensor | None = None
     """(M',) classes that kNN predicts for them."""
+    held_out: Mapping[str, Tensor] = field(default_factory=dict)
+    """Classes of the held-out training images, predicted by probes that did not see their labels: (H,) by ``linear`` and
+    ``knn``, and (S, H) by each share of the labels (``0.01``), for S choices of them; -1 for an image among the few."""
+    few: Mapping[str, Tensor] = field(default_factory=dict)
+    """(S, M') classes of the labelled test images by each share of the labels."""
 
 
 Layers = Mapping[str, tuple[Tensor, Tensor]]
@@ -100,30 +102,26 @@ def evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) 
     }
     seen = labels.test >= 0
     protocol["test_labels"] = int(seen.sum())
-    if not seen.any():
-        return Scores(layer, scores, protocol | {"test": "no labelled test images: held-out numbers only"}, None)
     tasks = {
-        name: _Task(train[known], labels.train[known], test[seen], labels.test[seen], labels.num_classes)
+        name: Task(train[known], labels.train[known], test[seen], labels.test[seen], labels.num_classes)
         for name, (train, test) in layers.items()
     }
+    few = few_labels(list(tasks.values()), held[known], config, seed)
+    judged = {"linear": probe.predicted, "knn": vote.predicted, **few.held_out}
+    if not seen.any():
+        protocol |= {"test": "no labelled test images: held-out numbers only"}
+        return Scores(layer, scores, protocol, None, held_out=judged)
     protocol["resamples"] = config.bootstrap
     tested, grid = _tested(tasks[layer], probe, tasks[knn_layer], vote, config, seed)
     scores |= {score.name: score.compute(tested) for score in SCORES if score.compute}
-    scores |= grid | _spread(tested) | _few_labels(list(tasks.values()), config, seed)
-    return Scores(layer, scores, protocol, tested.predicted, tested.nearest)
-
-
-class _Task(NamedTuple):
-    train: Tensor
-    train_labels: Tensor
-    test: Tensor
-    test_labels: Tensor
-    num_classes: int
+    scores |= grid | _spread(tested) | {"few_label": few.numbers}
+    return Scores(layer, scores, protocol, tested.predicted, tested.nearest, judged, few.test)
 
 
 class _Linear(NamedTuple):
     strength: float
     accuracy: float
+    predicted: Tensor
     edges: tuple[str, ...]
 
 
@@ -131,13 +129,8 @@ class _Near(NamedTuple):
     k: int
     temperature: float
     accuracy: float
+    predicted: Tensor
     edges: tuple[str, ...]
-
-
-def strengths(config: EvaluateConfig) -> Tensor:
-    """The regularization strengths (L,) float64, ascending."""
-    low, high = config.linear_lambda_range
-    return torch.logspace(math.log10(low), math.log10(high), config.linear_lambdas, dtype=torch.float64)
 
 
 def _rising_edge(accuracy: Sequence[float], best: int) -> int:
@@ -154,14 +147,15 @@ def _choose_linear(train: Tensor, labels: Labels, fit: Tensor, held: Tensor, con
     ratio = candidates[1:2] / candidates[:1]
     for widening in range(WIDENINGS + 1):
         probe = linear_probe(train[fit][None], labels.train[fit][None], candidates[None], labels.num_classes, CHOICE)
-        accuracy = top1(probe.predict(train[held])[0], labels.train[held])
+        predicted = probe.predict(train[held])[0]
+        accuracy = top1(predicted, labels.train[held])
         best = len(accuracy) - 1 - int(accuracy.flip(0).argmax())
         edge = _rising_edge(accuracy.tolist(), best)
         if not edge or widening == WIDENINGS:
             break
         beyond = candidates[best] * ratio ** (edge * torch.arange(1, 3, device=train.device))
         candidates = torch.cat([candidates, beyond]).sort().values
-    return _Linear(float(candidates[best]), float(accuracy[best]), ("lambda",) if edge else ())
+    return _Linear(float(candidates[best]), float(accuracy[best]), predicted[best], ("lambda",) if edge else ())
 
 
 def _choose_knn(train: Tensor, labels: Labels, fit: Tensor, held: Tensor, config: EvaluateConfig) -> _Near:
@@ -177,11 +171,11 @@ def _choose_knn(train: Tensor, labels: Labels, fit: Tensor, held: Tensor, config
             break
         ks = sorted({*ks, 2 * k if edge > 0 else k // 2}) if edge else ks
         temperatures = sorted({*temperatures, t * 2.0**warm}) if warm else temperatures
-    return _Near(k, t, accuracy[k, t], ("k",) * bool(edge) + ("temperature",) * bool(warm))
+    return _Near(k, t, accuracy[k, t], found[k, t], ("k",) * bool(edge) + ("temperature",) * bool(warm))
 
 
 def _tested(
-    task: _Task, probe: _Linear, knn_task: _Task, vote: _Near, config: EvaluateConfig, seed: int
+    task: Task, probe: _Linear, knn_task: Task, vote: _Near, config: EvaluateConfig, seed: int
 ) -> tuple[Tested, dict[str, Any]]:
     """What is read from the test split with all training labels, and kNN's accuracy for every k and temperature."""
     ks, temperatures = sorted({*config.knn_k, vote.k}), sorted({*config.knn_temperature, vote.temperature})
@@ -217,64 +211,7 @@ def _spread(tested: Tested) -> dict[str, Any]:
     }
 
 
-def _few_labels(tasks: Sequence[_Task], config: EvaluateConfig, seed: int) -> dict[str, Any]:
-    """Linear probes on a few labels per class, of the layer and strength that these labels alone choose.
-
-    Args:
-        tasks: the same images by layer, the last layer last.
-    """
-    labels, accuracies = tasks[0].train_labels, {}
-    for fraction in config.label_fractions:
-        halves = [class_balanced_halves(labels, fraction, seed, FEW_LABELS, s) for s in range(config.label_seeds)]
-        first, second = (torch.stack(half) for half in zip(*halves, strict=True))
-        chosen, tested = zip(*(_few_label_accuracy(task, first, second, config) for task in reversed(tasks)), strict=True)
-        layer = torch.stack(chosen).argmax(0, keepdim=True)  # the first on a tie: the last layer
-        accuracy = torch.stack(tested).gather(0, layer)[0]
-        spread = float(accuracy.std()) if len(accuracy) > 1 else 0.0
-        accuracies[f"{fraction:g}"] = {
-            "mean": float(accuracy.mean()),
-            "std": spread,
-            "labels": first.shape[1] + second.shape[1],
-        }
-    return {"few_label": accuracies}
-
-
-def _few_label_accuracy(task: _Task, first: Tensor, second: Tensor, config: EvaluateConfig) -> tuple[Tensor, Tensor]:
-    """Accuracies (S,) of one layer's probes on S choices of labels, each given as two halves (S, n) of row numbers.
-
-    Returns:
-        By two-fold cross-validation among these labels, with the strength that is best there; and on the test images.
-    """
-    grid = strengths(config).to(task.train.device)
-    fit, check = torch.cat([first, second]), torch.cat([second, first])
-    probe = linear_probe(task.train[fit], task.train_labels[fit], grid.expand(len(fit), -1), task.num_classes, CHOICE)
-    right = top1(probe.predict(task.train[check]), task.train_labels[check][:, None])
-    accuracy = right.view(2, len(first), -1).mean(0)
-    best = len(grid) - 1 - accuracy.flip(1).argmax(1)
-    both = torch.cat([first, second], 1)
-    probe = linear_probe(task.train[both], task.train_labels[both], grid[best][:, None], task.num_classes, CHOICE)
-    return accuracy.amax(1), top1(probe.predict(task.test)[:, 0], task.test_labels)
-
-
-def class_balanced_halves(labels: Tensor, fraction: float, *parts: int) -> tuple[Tensor, Tensor]:
-    """Two disjoint class-balanced sets of row numbers, together about ``fraction`` of the rows, at least 2 per class.
-
-    Every class gives the same number of rows; one that is too small gives what it has. How many that makes depends on the
-    labels and the fraction alone, so that sets drawn with different parts can be stacked.
-    """
-    order = permutation(len(labels), *parts, device=labels.device)
-    present = torch.unique(labels)
-    half = max(1, round(fraction * len(labels) / len(present) / 2))
-    first, second = [], []
-    for c in present:
-        rows = order[labels[order] == c]
-        size = min(half, len(rows) // 2)
-        first.append(rows[:size])
-        second.append(rows[size : 2 * size])
-    return torch.cat(first), torch.cat(second)
-
-
-def _clusters(task: _Task, seed: int) -> Tensor:
+def _clusters(task: Task, seed: int) -> Tensor:
     """(M,) k-means cluster of the l2-normalized test features, as many as classes; the best of some starts by inertia."""
     x = F.normalize(task.test.float())
     k = min(task.num_classes, len(x))

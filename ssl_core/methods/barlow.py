@@ -62,6 +62,7 @@ class BarlowTwins(Method):
     year = 2021
     family = "non-contrastive"
     paper = "arXiv 2103.03230"
+    shows = "two augmented views of each image, which are to be alike"
     Config = BarlowConfig
 
     def __init__(self, encoder: Encoder, config: BarlowConfig, augment: AugmentConfig, data: DataInfo):

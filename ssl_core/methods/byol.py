@@ -54,6 +54,7 @@ class BYOL(Method):
     year = 2020
     family = "non-contrastive"
     paper = "arXiv 2006.07733"
+    shows = "two augmented views of each image, which are to be alike"
     Config = BYOLConfig
 
     def __init__(self, encoder: Encoder, config: BYOLConfig, augment: AugmentConfig, data: DataInfo):

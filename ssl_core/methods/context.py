@@ -87,6 +87,7 @@ class Context(Method):
     family = "pretext"
     paper = "arXiv 1505.05192"
     own_views = "standardized tiles of a grid, from mirrored but uncropped images"
+    shows = "the tiles of a grid, colors changed: from a pair of them the method tells where one lies of the other"
     Config = ContextConfig
     first: Tensor
     second: Tensor
@@ -125,4 +126,5 @@ class Context(Method):
         pairs = torch.cat([features[:, self.first], features[:, self.second]], dim=2).flatten(0, 1)
         logits = self.classifier(self.hidden(pairs)).float()
         direction = self.direction.repeat(len(cut))
-        return {"loss": F.cross_entropy(logits, direction), "accuracy": is_top1(logits, direction).mean()}
+        chance = logits.new_full((), 1 / logits.shape[1])
+        return {"loss": F.cross_entropy(logits, direction), "accuracy": is_top1(logits, direction).mean(), "chance": chance}

@@ -79,6 +79,7 @@ class Counting(Method):
     family = "pretext"
     paper = "arXiv 1708.06734"
     own_views = "an image halved and its quarters, from shifted and mirrored images"
+    shows = "the halved image and its four quarters: what is counted in the quarters adds up to the whole"
     Config = CountingConfig
     alarms = {"zero_solution": "it counts nothing at all, which costs no more than the margin; lower train.lr"}
 

@@ -94,6 +94,7 @@ class CPC(Method):
     family = "contrastive"
     paper = "arXiv 1807.03748"
     own_views = "overlapping patches of shifted and mirrored images, the color jitter drawn for each patch"
+    shows = "overlapping patches, each with its own colors: from the upper rows the method tells the lower ones"
     Config = CPCConfig
 
     def __init__(self, encoder: Encoder, config: CPCConfig, augment: AugmentConfig, data: DataInfo):
@@ -138,4 +139,5 @@ class CPC(Method):
             labels = index[:, k:].flatten()
             losses.append(F.cross_entropy(logits, labels))
             hits.append(is_top1(logits, labels).mean())
-        return {"loss": torch.stack(losses).mean(), "accuracy": torch.stack(hits).mean()}
+        chance = candidates.new_full((), 1 / len(candidates))
+        return {"loss": torch.stack(losses).mean(), "accuracy": torch.stack(hits).mean(), "chance": chance}

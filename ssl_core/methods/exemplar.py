@@ -96,6 +96,7 @@ class Exemplar(Method):
     family = "pretext"
     paper = "arXiv 1406.6909"
     own_views = "strong shifts, scalings, rotations and color changes of whole images"
+    shows = "copies of each image, strongly changed: the method tells of which image a copy is"
     Config = ExemplarConfig
     classes: Tensor
 
@@ -142,7 +143,8 @@ class Exemplar(Method):
         is_seed = (classes >= 0).float()
         each = F.cross_entropy(logits, classes.clamp(min=0), reduction="none")
         right = is_top1(logits, classes.clamp(min=0))
-        return {"loss": distributed.masked_mean(each, is_seed), "accuracy": distributed.masked_mean(right, is_seed)}
+        loss, accuracy = distributed.masked_mean(each, is_seed), distributed.masked_mean(right, is_seed)
+        return {"loss": loss, "accuracy": accuracy, "chance": logits.new_full((), 1 / logits.shape[1])}
 
     def param_groups(self) -> list[dict[str, Any]]:
         """The classifier learns at a rate of its own."""

@@ -70,6 +70,7 @@ class Jigsaw(Method):
     family = "pretext"
     paper = "arXiv 1603.09246"
     own_views = "standardized tiles of a grid, from mirrored but uncropped images"
+    shows = "the tiles in their true order, before they are shuffled: the method tells the order"
     Config = JigsawConfig
     permutations: Tensor
 
@@ -102,4 +103,5 @@ class Jigsaw(Method):
         shuffled = tiles_of[rows, self.permutations[index]]  # (B, puzzles, T, tile_dim): slot j holds tile P[p][j]
         logits = self.classifier(shuffled.flatten(2).flatten(0, 1)).float()
         labels = index.flatten()
-        return {"loss": F.cross_entropy(logits, labels), "accuracy": is_top1(logits, labels).mean()}
+        chance = logits.new_full((), 1 / logits.shape[1])
+        return {"loss": F.cross_entropy(logits, labels), "accuracy": is_top1(logits, labels).mean(), "chance": chance}

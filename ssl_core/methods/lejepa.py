@@ -74,6 +74,7 @@ class LeJEPA(Method):
     year = 2025
     family = "non-contrastive"
     paper = "arXiv 2511.08544"
+    shows = "two large views, then the small ones: each predicts the mean of the large ones"
     Config = LeJEPAConfig
 
     def __init__(self, encoder: Encoder, config: LeJEPAConfig, augment: AugmentConfig, data: DataInfo):

@@ -65,6 +65,7 @@ class MAE(Method):
     year = 2021
     family = "reconstruction"
     paper = "arXiv 2111.06377"
+    shows = "the augmented image: most of its patches are hidden, and the method paints them"
     Config = MAEConfig
     encoder: VisionTransformer
 

@@ -65,6 +65,7 @@ class MoCo(Method):
     year = 2019
     family = "contrastive"
     paper = "arXiv 2003.04297"
+    shows = "two augmented views of each image, the query and its key"
     Config = MoCoConfig
 
     def __init__(self, encoder: Encoder, config: MoCoConfig, augment: AugmentConfig, data: DataInfo):

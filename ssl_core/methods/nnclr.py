@@ -61,6 +61,7 @@ class NNCLR(Method):
     year = 2021
     family = "contrastive"
     paper = "arXiv 2104.14548"
+    shows = "two augmented views of each image: one is to be like the nearest neighbor of the other"
     Config = NNCLRConfig
 
     def __init__(self, encoder: Encoder, config: NNCLRConfig, augment: AugmentConfig, data: DataInfo):

@@ -86,6 +86,7 @@ class NPID(Method):
     year = 2018
     family = "contrastive"
     paper = "arXiv 1805.01978"
+    shows = "one augmented view of each image, which is to be told from all other images"
     Config = NPIDConfig
     log_z: Tensor
     has_z: Tensor

@@ -90,6 +90,8 @@ class PCL(Method):
     year = 2020
     family = "clustering"
     paper = "arXiv 2005.04966"
+    shows = "two augmented views of each image, the query and its key; the key's cluster counts too"
+    about_loss = "it jumps when clustering starts, after method.pcl.warmup_epochs: the clusters' loss is added then"
     Config = PCLConfig
     prototypes: Tensor
     phi: Tensor

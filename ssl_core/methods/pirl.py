@@ -85,6 +85,7 @@ class PIRL(Method):
     family = "contrastive"
     paper = "arXiv 1912.01991"
     own_views = "one common view, and the shuffled tiles of another with a milder crop"
+    shows = "an augmented view, and the shuffled tiles of another one, which are to be alike"
     Config = PIRLConfig
 
     def __init__(self, encoder: Encoder, config: PIRLConfig, augment: AugmentConfig, data: DataInfo):

@@ -47,6 +47,7 @@ class Rotation(Method):
     family = "pretext"
     paper = "arXiv 1803.07728"
     own_views = "four rotations of shifted and mirrored images, without color changes"
+    shows = "the image turned by 0, 90, 180 and 270 degrees: the method tells by how much"
     Config = RotationConfig
 
     def __init__(self, encoder: Encoder, config: RotationConfig, augment: AugmentConfig, data: DataInfo):
@@ -64,4 +65,5 @@ class Rotation(Method):
         (turned,) = batch.views
         turns = torch.arange(4, device=turned.device).repeat(len(turned))
         logits = self.classifier(self.encoder(turned.flatten(0, 1))).float()
-        return {"loss": F.cross_entropy(logits, turns), "accuracy": is_top1(logits, turns).mean()}
+        chance = logits.new_full((), 1 / logits.shape[1])
+        return {"loss": F.cross_entropy(logits, turns), "accuracy": is_top1(logits, turns).mean(), "chance": chance}

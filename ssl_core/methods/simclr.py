@@ -51,6 +51,7 @@ class SimCLR(Method):
     year = 2020
     family = "contrastive"
     paper = "arXiv 2002.05709"
+    shows = "two augmented views of each image, which are to be alike and unlike all others of the batch"
     Config = SimCLRConfig
 
     def __init__(self, encoder: Encoder, config: SimCLRConfig, augment: AugmentConfig, data: DataInfo):

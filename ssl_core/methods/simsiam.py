@@ -47,6 +47,7 @@ class SimSiam(Method):
     year = 2020
     family = "non-contrastive"
     paper = "arXiv 2011.10566"
+    shows = "two augmented views of each image, which are to be alike"
     Config = SimSiamConfig
 
     def __init__(self, encoder: Encoder, config: SimSiamConfig, augment: AugmentConfig, data: DataInfo):

@@ -26,6 +26,7 @@ class Config:
 class Supervised(Method):
     title = "all labels, same budget"
     family = "baseline"
+    from_labels = True
     Config = Config
     labels: Tensor
 

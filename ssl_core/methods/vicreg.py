@@ -69,6 +69,7 @@ class VICReg(Method):
     year = 2021
     family = "non-contrastive"
     paper = "arXiv 2105.04906"
+    shows = "two augmented views of each image, which are to be alike"
     Config = VICRegConfig
 
     def __init__(self, encoder: Encoder, config: VICRegConfig, augment: AugmentConfig, data: DataInfo):

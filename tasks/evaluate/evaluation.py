@@ -27,6 +27,7 @@ from ssl_core.evaluation.finetune import finetune
 from ssl_core.evaluation.intervals import bootstrap_intervals
 from ssl_core.evaluation.protocol import BOOTSTRAP, Labels, Scores, evaluate
 from ssl_core.methods import random_init
+from tasks.judged import ACTUAL
 from tasks.metrics import Health, Metrics, prediction_columns, to_json
 from tasks.runtime import dataset, files, params, saved_encoder
 from tasks.runtime.errors import Diverged
@@ -102,6 +103,9 @@ class Evaluation:
             numbers = {k: v for k, v in metrics.found.items() if isinstance(v, float)} | few | vars(metrics.health)
             journal.metrics(0, numbers)  # MLflow compares numbers of step 0 as bars, others as points along the steps
             journal.tags({"verdict": metrics.verdict, "protocol": metrics.protocol})
+            for kind in ("csv", "safetensors"):
+                journal.artifact(Path(f"out/predictions/{self.key}.{kind}"), "predictions")
+            journal.artifact(Path(f"out/metrics/{self.key}.json"), "metrics")
             cost = {"evaluation_seconds": time.monotonic() - started}
             journal.end("FINISHED", cost=cost, encoder_sha256=metrics.encoder_sha256)
             journal.publish(self.stage.out(f"out/journal/evaluate-{self.key}.jsonl"))
@@ -228,6 +232,17 @@ class Evaluation:
         files.save_tensors(self.stage.out(f"out/features/{self.key}.safetensors"), arrays, {"layer": scores.layer})
         files.write_json(self.stage.out(f"out/metrics/{self.key}.json"), to_json(metrics, [other.metrics for other in others]))
         files.write_text(self.stage.out(f"out/predictions/{self.key}.csv"), self._predictions(scores, others))
+        files.save_tensors(self.stage.out(f"out/predictions/{self.key}.safetensors"), self._judged(scores, others))
+
+    def _judged(self, scores: Scores, others: Sequence[Another]) -> dict[str, np.ndarray]:
+        """Classes of the held-out images, and of the test images by few labels, as int32; see ``tasks/judged.py``."""
+        held = self.labels.train[self.labels.holdout & (self.labels.train >= 0)]
+        truth = {"held_out": held, "test": self.labels.test[self.labels.test >= 0]} if scores.held_out else {}
+        found = {f"{split}/{ACTUAL}": actual for split, actual in truth.items()}
+        for prefix, each in {"": scores, **{f"{other.metrics.seed}/": other.scores for other in others}}.items():
+            for split, guesses in (("held_out", each.held_out), ("test", each.few)):
+                found |= {f"{prefix}{split}/{probe}": guess for probe, guess in guesses.items()}
+        return {name: guess.numpy().astype(np.int32) for name, guess in found.items()}
 
     def _predictions(self, scores: Scores, others: Sequence[Another]) -> str:
         """CSV of the actual class of every labelled test image, and of what linear probe and kNN predict."""

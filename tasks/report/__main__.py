@@ -4,22 +4,26 @@ import time
 from pathlib import Path
 
 from tasks.columns import HEADLINES
-from tasks.report import page
-from tasks.results import champion, load_results
-from tasks.runtime import dataset
+from tasks.report import page, small
+from tasks.results import load_results
+from tasks.runtime import dataset, files, params
 from tasks.runtime.stage import Stage, main
 from tasks.runtime.stage_name import StageName
 from tasks.tracking.journal import Journal
+from tasks.verdict import judge, sentences, worth_it
 
 
 def body(run: Stage) -> None:
     """The stage: the report, and the journal that makes it the parent of the runs it compares."""
     started, root = time.monotonic(), Path()
     results, missing = load_results(root)
-    data, best = dataset.load(root / dataset.PREPARED), champion(results)
+    verdict = judge(results)
+    data, best = dataset.load(root / dataset.PREPARED), verdict.best
     with Journal(run.work / "journal.jsonl", position=0) as log:
         facts = {"name": data.meta["name"], "sha256": data.sha256}
+        said = "\n\n".join([*worth_it(verdict), *sentences(verdict)])
         tags = {"dataset": data.meta["name"], "data_sha256": data.sha256, "champion": best.name if best else "none"}
+        tags |= {"description": said} if said else {}
         names = [result.name for result in results if result.kept]
         log.start(
             fingerprint=run.fingerprint,
@@ -31,15 +35,21 @@ def body(run: Stage) -> None:
             data=facts,
             children=names,
         )
-        texts = page.documents(root, results, missing)
-        for name in texts:
-            log.artifact(Path("reports") / name, "report")
+        texts = page.documents(root, verdict, missing) | {"params.yaml": (root / params.PARAMS).read_text()}
+        tables = small.plots(root, verdict)
+        for folder, names, shown in (("reports", texts, "report"), ("out/plots", tables, "plots")):
+            for name in names:
+                log.artifact(Path(folder) / name, shown)
         if best:
             # Of the champion: what all runs have, so that MLflow can compare this one with them.
             scores = {f"eval/{score.name}": best.get(score.name) for score in HEADLINES if score.form != "text"}
             log.metrics(0, {name: value for name, value in scores.items() if value is not None})
         log.end("FINISHED", cost={"report_seconds": time.monotonic() - started})
         page.publish(texts | {"journal.jsonl": log.path.read_text()}, run.out("reports"))
+    for name, numbers in small.scores(verdict).items():
+        files.write_json(run.out("out/scores") / f"{name}.json", numbers)
+    for name, table in tables.items():
+        files.write_text(run.out("out/plots") / name, table)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssl_core.catalogue import METHODS
+from ssl_core.catalogue import LABELLED, METHODS
 from tasks.results import Result, Row
 
 if TYPE_CHECKING:
@@ -79,9 +79,9 @@ def scores(rows: Sequence[Row]) -> bytes:
         for y, row in enumerate(rows):
             for column, filled in (("knn", False), ("linear", True)):
                 _dot(axes, row, column, y + (0.14 if filled else -0.14), filled)
-        reference = next((r for r in rows if r.method == "random_init"), None)
-        if reference is not None and reference.mean("linear_top1") is not None:
-            axes.axvline(100 * (reference.mean("linear_top1") or 0), color=GREY, linestyle=(0, (4, 3)), linewidth=1)
+        bars = [mean for row in rows if row.is_free and (mean := row.mean("linear_top1")) is not None]
+        if bars:
+            axes.axvline(100 * max(bars), color=GREY, linestyle=(0, (4, 3)), linewidth=1)
         axes.set_yticks(range(len(rows)), [row.method for row in rows])
         axes.invert_yaxis()
         axes.set_xlabel("test accuracy, % (bars: 95 % bootstrap interval)")
@@ -232,11 +232,11 @@ def few_labels(rows: Sequence[Row], best: str | None) -> bytes | None:
         return None
     with style():
         figure, (axes,) = _figure(WIDTH, 3.6)
-        named = {best: BLUE, "random_init": RED, "raw_pixels": ORANGE}
+        named = {best: BLUE} | dict(zip([r.method for r in rows if r.is_free], itertools.cycle((RED, ORANGE, PINK, SKY))))
         for method, line in sorted(lines.items(), key=lambda item: item[0] in named):
             share, mean, spread = (np.array(v) for v in zip(*line, strict=True))
-            if method == "supervised":  # its encoder has seen every label: an upper mark, not a curve
-                axes.plot([100], [mean[-1]], "*", color=GREEN, markersize=12, label="supervised (all labels)")
+            if method in LABELLED:  # its encoder has seen every label: an upper mark, not a curve
+                axes.plot([100], [mean[-1]], "*", color=GREEN, markersize=12, label=f"{method} (all labels)")
             elif method in named:
                 axes.plot(share, mean, "o-", color=named[method], markersize=4, label=method, linewidth=2)
                 axes.fill_between(share, mean - spread, mean + spread, color=named[method], alpha=0.15, linewidth=0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssl_core.catalogue import BASELINES
+from ssl_core.catalogue import BASELINES, SHOWS
 from tasks.report import figures, pictures
 from tasks.results import Result, Row
 from tasks.runtime import dataset
@@ -30,7 +30,7 @@ def uri(data: bytes, kind: str) -> str:
 
 def charts(root: Path, rows: Sequence[Row], best: Result | None) -> dict[str, str | None]:
     """Data URIs of the charts by name; None where there is nothing to draw."""
-    trained = [row for row in rows if row.method not in ("raw_pixels", "random_init")]
+    trained = [row for row in rows if not row.is_free]
     read = {row.method: [read_history(root, result.name) for result in row.results] for row in trained}
     histories = {method: found for method, seeds in read.items() if (found := [h for h in seeds if h is not None])}
     losses = {m: found for m, seeds in sorted(histories.items()) if (found := [h for h in seeds if "loss" in h])}
@@ -64,10 +64,10 @@ def read_history(root: Path, name: str) -> "pd.DataFrame | None":
     return None if history.empty else history
 
 
-def sheets(root: Path, rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """(method, data URI of what it sees) of every method that has a sheet."""
+def sheets(root: Path, rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+    """(method, data URI of what it sees, what its rows are) of every method that has a sheet."""
     paths = [(row.method, root / f"out/encoders/{row.best.name}/views.png") for row in rows if not row.is_baseline]
-    return [(method, uri(path.read_bytes(), "png")) for method, path in paths if path.exists()]
+    return [(m, uri(path.read_bytes(), "png"), SHOWS.get(m, "what it is trained on")) for m, path in paths if path.exists()]
 
 
 def gallery(data: dataset.Dataset) -> pictures.Gallery:
@@ -118,31 +118,27 @@ def clusters(features: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Neighbors:
-    """What each encoder holds for most similar to the same few images."""
+    """What each encoder holds for most similar to the same images."""
 
-    queries: list[tuple[str, str]]
-    """(data URI, name) of each image."""
-    rows: list[tuple[Row, list[tuple[str, str]], int]]
-    """For each encoder (data URI, names) of the neighbors of each query, and how many of them are of the query's class."""
+    queries: list[str]
+    """Names of the images that are shown on top of the columns: their classes."""
+    rows: list[tuple[Row, str, pictures.Precision | None]]
+    """For each encoder the data URI of its sheet, and how often a neighbor is of the query's class, over all queries."""
     labelled: bool
     """Whether there are classes."""
-    of: int
-    """Neighbors that are shown of each encoder."""
+    split: str
+    classes: int
+    """How many there are among the images."""
 
 
 def neighbor_rows(root: Path, rows: Sequence[Row], view: pictures.Gallery, classes: Sequence[str]) -> Neighbors:
-    """For the same queries, what each encoder holds for most similar."""
-    queries = view.queries()
-    names = ["" if label < 0 else classes[label] for label in view.labels]
-    lines = []
+    """For the same queries, what each encoder holds for most similar; and one number over many more."""
+    queries, lines = view.queries(), []
     for row in rows:
         features = view.features(root, row.best.name)
-        if features is None:
-            continue
-        found = pictures.most_similar(features, queries)
-        right = [sum(view.labels[q] == view.labels[i] for i in line) for q, line in zip(queries, found, strict=True)]
-        strips = [uri(pictures.strip(view, q, line), "png") for q, line in zip(queries, found, strict=True)]
-        texts = [", ".join(names[i] or f"image {i}" for i in line) for line in found]
-        lines.append((row, list(zip(strips, texts, strict=True)), sum(right)))
-    heads = [(uri(pictures.png(pictures.thumbnail(view.images[q])), "png"), names[q] or f"image {q}") for q in queries]
-    return Neighbors(heads, lines, bool((view.labels >= 0).any()), len(queries) * pictures.NEIGHBORS)
+        if features is not None:
+            sheet = pictures.neighbor_sheet(view, queries, pictures.most_similar(features, queries))
+            lines.append((row, uri(sheet, "png"), pictures.precision(features, view.labels)))
+    known = view.labels[view.labels >= 0]
+    names = [f"image {q}" if view.labels[q] < 0 else classes[view.labels[q]] for q in queries]
+    return Neighbors(names, lines, bool(len(known)), view.split, len(np.unique(known)))

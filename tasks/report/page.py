@@ -5,14 +5,15 @@ The page is one file that needs no network and no script. Every text from data p
 
 import importlib.metadata
 import platform
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ssl_core.catalogue import BASELINES, METHODS
+from ssl_core.catalogue import ABOUT_LOSS, BASELINES, METHODS
 from ssl_core.evaluation.scores import SCORES, Score
-from tasks import leaderboard
+from tasks import leaderboard, worth
 from tasks.columns import HEADLINES, PRETEXT
 from tasks.leaderboard import percent
 from tasks.metrics import Health
@@ -20,7 +21,7 @@ from tasks.report import figures, findings, illustrations
 from tasks.results import FULL_SCHEDULE, Result, Row, known, load_results, registered_model
 from tasks.runtime import audit, dataset, files
 from tasks.tracking import journal
-from tasks.verdict import Verdict, judge, sentences
+from tasks.verdict import Verdict, judge, sentences, worth_it
 
 PACKAGES = ("torch", "torchvision", "numpy", "dvc", "mlflow", "prefect", "matplotlib")
 MATRIX_CLASSES = 20
@@ -33,12 +34,12 @@ def build(root: Path, target: Path) -> None:
     Raises:
         IntegrityError: nothing is evaluated yet, or a file is damaged.
     """
-    publish(documents(root, *load_results(root)), target)
+    results, missing = load_results(root)
+    publish(documents(root, judge(results), missing), target)
 
 
-def documents(root: Path, results: Sequence[Result], missing: Sequence[str]) -> dict[str, str]:
+def documents(root: Path, verdict: Verdict, missing: Sequence[str]) -> dict[str, str]:
     """Text of each file of the report by its name."""
-    verdict = judge(results)
     return {
         "leaderboard.csv": leaderboard.to_csv(verdict),
         "leaderboard.md": leaderboard.to_markdown(verdict),
@@ -73,6 +74,8 @@ def render(root: Path, verdict: Verdict, missing: Sequence[str]) -> str:
         "listing": listing,
         "score": score_text,
         "uri": illustrations.uri,
+        "points": worth.points,
+        "verdict_text": leaderboard.verdict_text,
     }
     environment.globals |= {"full_schedule": FULL_SCHEDULE, "baselines": BASELINES, "catalogue": METHODS}
     template = environment.from_string(Path(__file__).with_name("page.html.j2").read_text())
@@ -91,6 +94,9 @@ def render(root: Path, verdict: Verdict, missing: Sequence[str]) -> str:
         seeds=sorted({r.seed for r in results}),
         judged=verdict,
         sentences=sentences(verdict),
+        worth_it=worth_it(verdict),
+        **recipes(rows),
+        loss_notes=" ".join(f"{m}: {ABOUT_LOSS[m]}." for m in (row.method for row in rows) if m in ABOUT_LOSS),
         methods=sum(not row.is_baseline for row in rows),
         unhealthy=[(row.method, row.verdict) for row in rows if not row.is_baseline and row.verdict != "healthy"],
         notes=[note for note in (leaderboard.seed_note(verdict), leaderboard.edge_note(results)) if note],
@@ -167,6 +173,22 @@ def mistakes(root: Path, best: Result | None, classes: Sequence[str]) -> dict[st
         if len(names) <= MATRIX_CLASSES
         else None,
     }
+
+
+def recipes(rows: Sequence[Row]) -> dict[str, Any]:
+    """How each row was trained: (row, ``train``, what its augmentation has of its own), and what is usual among them."""
+    made = [(row, row.best.training.recipe, row.best.training.augment) for row in rows if row.best.get("epochs")]
+    made = [(row, train, augment) for row, train, augment in made if {"batch_size", "lr"} <= train.keys()]
+    usual = {name: statistics.mode(str(augment.get(name)) for *_, augment in made) for name in (made[0][2] if made else {})}
+    own = [{k: v for k, v in augment.items() if str(v) != usual.get(k)} for *_, augment in made]
+    return {
+        "recipes": [(row, train, _named(other) or "–") for (row, train, _), other in zip(made, own, strict=True)],
+        "usual": _named(usual),
+    }
+
+
+def _named(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
 
 
 def provenance(root: Path, results: Sequence[Result], data: dataset.Dataset) -> dict[str, Any]:

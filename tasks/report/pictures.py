@@ -14,7 +14,10 @@ from tasks.runtime.files import load_tensors
 THUMBNAIL = 56
 """Largest side of a thumbnail in pixels; the page enlarges smaller ones."""
 NEIGHBORS = 5
-QUERIES = 6
+QUERIES = 12
+"""Images whose neighbors are shown, at most: one of every class as far as that goes."""
+ASKED = 1000
+"""Images that precision is measured on, at most."""
 MAP_POINTS = 600
 PERPLEXITY, STEPS = 20.0, 300
 """Of the maps: about how many neighbors a point has, and how long they settle."""
@@ -42,19 +45,55 @@ class Gallery:
         return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
     def queries(self) -> list[int]:
-        """Positions of the images whose neighbors are shown: of different classes as far as there are any."""
+        """Positions of the images whose neighbors are shown: the first of every class, or of classes evenly over many."""
         known = np.unique(self.labels[self.labels >= 0])
         if len(known) < 2:
-            return [i * len(self.images) // QUERIES for i in range(min(QUERIES, len(self.images)))]
+            count = min(QUERIES // 2, len(self.images))
+            return [i * len(self.images) // count for i in range(count)]
         chosen = known[np.linspace(0, len(known) - 1, min(QUERIES, len(known))).astype(int)]
         return [int(np.flatnonzero(self.labels == label)[0]) for label in chosen]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How many of the most similar images are of the query's class, on average."""
+
+    share: float
+    low: float
+    high: float
+    """Ends of the 95 % interval over the queries."""
+    queries: int
+
+
+def precision(features: np.ndarray, labels: np.ndarray) -> Precision | None:
+    """The share of the ``NEIGHBORS`` most similar images that have the class of the query, over ``ASKED`` queries at most.
+
+    Args:
+        features: (M, D) of unit length.
+        labels: (M,), -1 where unknown: such an image is neither asked nor found.
+
+    Returns:
+        None without two labelled classes.
+    """
+    known = np.flatnonzero(labels >= 0)
+    if len(np.unique(labels[known])) < 2 or len(known) <= NEIGHBORS:
+        return None
+    x, y = features[known], labels[known]
+    asked = np.arange(min(ASKED, len(x))) * len(x) // min(ASKED, len(x))
+    right = (y[most_similar(x, asked)] == y[asked, None]).mean(1)
+    half = 1.96 * right.std() / len(right) ** 0.5
+    return Precision(right.mean(), max(0.0, right.mean() - half), min(1.0, right.mean() + half), len(right))
 
 
 def most_similar(features: np.ndarray, queries: Sequence[int]) -> np.ndarray:
     """(Q, NEIGHBORS) positions of the images most similar to each query (cosine), the query itself left out."""
     similarity = features[list(queries)] @ features.T
     similarity[np.arange(len(queries)), list(queries)] = -np.inf
-    return np.argsort(-similarity, axis=1, kind="stable")[:, :NEIGHBORS]
+    nearest = np.argpartition(-similarity, NEIGHBORS, axis=1)[:, :NEIGHBORS] if len(features) > NEIGHBORS else None
+    if nearest is None:
+        return np.argsort(-similarity, axis=1, kind="stable")[:, :NEIGHBORS]
+    order = np.argsort(-np.take_along_axis(similarity, nearest, 1), axis=1, kind="stable")
+    return np.take_along_axis(nearest, order, 1)
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -77,15 +116,23 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS))
 
 
-def strip(gallery: Gallery, query: int, found: Sequence[int]) -> bytes:
-    """The neighbors side by side; a bar below each is green where the class is the query's and red where it is not."""
-    parts = []
-    for index in found:
-        tile = thumbnail(gallery.images[index])
-        bar = np.zeros((len(tile) // 10, tile.shape[1], 3), np.uint8)
-        bar[:] = _rgb(GREY if gallery.labels[query] < 0 else GREEN if gallery.labels[index] == gallery.labels[query] else RED)
-        parts.append(np.concatenate([tile, bar]))
-    return png(np.concatenate(parts, axis=1))
+def neighbor_sheet(gallery: Gallery, queries: Sequence[int], found: np.ndarray) -> bytes:
+    """A column for each query: the query, a gap, and its neighbors (Q, NEIGHBORS), the most similar one first.
+
+    The bar below a neighbor is green where the class is the query's, red where it is not, grey without classes.
+    """
+    columns = []
+    for query, line in zip(queries, found, strict=True):
+        top = thumbnail(gallery.images[query])
+        width, own = top.shape[1], gallery.labels[query]
+        parts = [top, np.full((max(3, width // 6), width, 3), 255, np.uint8)]
+        for index in line:
+            bar = np.zeros((max(2, width // 12), width, 3), np.uint8)
+            bar[:] = _rgb(GREY if own < 0 else GREEN if gallery.labels[index] == own else RED)
+            parts += [thumbnail(gallery.images[index]), bar, np.full((2, width, 3), 255, np.uint8)]
+        column = np.concatenate(parts)
+        columns += [column, np.full((len(column), 3, 3), 255, np.uint8)]
+    return png(np.concatenate(columns[:-1], axis=1))
 
 
 def _rgb(color: str) -> tuple[int, ...]:

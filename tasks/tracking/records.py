@@ -21,6 +21,8 @@ ORDER = {"evaluate": 1, "report": 2}
 """An evaluation adds to the run of its training, and a report is the parent of both; any other stage comes first."""
 Row = tuple[int, int, str, float]
 """(time, step, name, value)."""
+SHOWN_BY_MLFLOW = ("git_commit", "user", "description")
+"""Facts of a journal that have a tag of MLflow's own, and a place on its pages."""
 LONGEST_NAME, LONGEST_PARAM, LONGEST_TAG = 240, 5900, 7900
 
 
@@ -181,6 +183,7 @@ def first_tags(record: Record) -> dict[str, str]:
         "mlflow.source.type": "JOB",
         "mlflow.source.git.commit": record.tags.get("git_commit", ""),
         "mlflow.user": record.tags.get("user", ""),
+        "mlflow.note.content": record.tags.get("description", "") or description(record),
     }
     if seed is not None:
         tags |= {"method": name, "seed": str(seed)}
@@ -192,6 +195,26 @@ def first_tags(record: Record) -> dict[str, str]:
     return {k: v for k, v in tags.items() if v}
 
 
+def description(record: Record) -> str:
+    """What a run is, for a reader who sees nothing else."""
+    from ssl_core.catalogue import BASELINES, METHODS
+
+    name, seed = record.run["name"], record.run["seed"]
+    if name in METHODS:
+        about = METHODS[name]
+        what = f"**{about.title}** ({about.family}, {about.year}, {about.paper}), trained without labels"
+    else:
+        what = f"Baseline: {BASELINES[name]}" if name in BASELINES else f"`{record.run['stage']}`"
+    where = f" on {record.run['data']['name']}" if record.run["data"] else ""
+    return f"{what}{where}{'' if seed is None else f', seed {seed}'}. Made by `dvc repro -s {record.run['stage']}`."
+
+
+def own_tags(evaluation: Record, trained: Record) -> tuple[dict[str, str], set[str]]:
+    """The tags of an evaluation that say more than those of its training, and the names of those that repeat them."""
+    repeated = {k for k, v in evaluation.tags.items() if "." in k and trained.tags.get(k.partition(".")[2]) == v}
+    return {k: v for k, v in evaluation.tags.items() if k not in repeated}, repeated
+
+
 def headline(record: Record) -> dict[str, str]:
     """Parameters that MLflow's comparison page shows first: it takes the three that differ and come first in ASCII.
 
@@ -201,7 +224,8 @@ def headline(record: Record) -> dict[str, str]:
 
     name = record.tags.get("champion", "").rpartition("-")[0] if record.kind == "report" else record.run["name"]
     year, family = METHODS[name][:2] if name in METHODS else ("", "baseline")
-    return {k: str(v) for k, v in {"Family": family, "Method": name, "Year": year}.items() if v and name}
+    seed = "" if record.run["seed"] is None else str(record.run["seed"])
+    return {k: str(v) for k, v in {"Family": family, "Method": name, "Year": year, "seed": seed}.items() if v and name}
 
 
 def _held(lock: Path) -> bool:

@@ -17,14 +17,17 @@ from typing import Any
 from tasks.runtime import settings
 from tasks.runtime.errors import EnvironmentFault, TrackerDown, UsageError, is_full, no_space
 from tasks.runtime.locks import try_lock
-from tasks.tracking import artifacts, journal, own_store
+from tasks.tracking import artifacts, journal, logged_models, own_store
+from tasks.tracking.logged_models import METRICS_PER_BATCH
 from tasks.tracking.records import (
     LONGEST_PARAM,
     LONGEST_TAG,
+    SHOWN_BY_MLFLOW,
     Record,
     clean,
     first_tags,
     headline,
+    own_tags,
     read_record,
     records,
     redact,
@@ -32,7 +35,7 @@ from tasks.tracking.records import (
     training,
 )
 
-PARAMS_PER_BATCH, METRICS_PER_BATCH = 100, 1000  # MLflow's own limits
+PARAMS_PER_BATCH = 100  # MLflow's own limit
 LOCK_WAIT_SECONDS = 60.0
 
 
@@ -224,7 +227,8 @@ class Tracker:
             self.client.log_batch(run_id, params=batch)
         end = record.end or {}
         facts = {"encoder_sha256": end.get("encoder_sha256"), "reason": end.get("reason")}
-        self._set_tags(run, record.tags | {f"ssl.{k}": v for k, v in facts.items() if v})
+        shown = {k: v for k, v in record.tags.items() if k not in SHOWN_BY_MLFLOW}
+        self._set_tags(run, shown | {f"ssl.{k}": v for k, v in facts.items() if v})
         self._send_data(run_id, record.run["data"])
         return self._send_artifacts(run, record, long)
 
@@ -285,13 +289,13 @@ class Tracker:
             return run is not None
         last, _, stamp = run.data.tags.get("ssl.evaluation", "").partition(" ")
         if last != fingerprint:
-            from mlflow.entities import Metric
-
             # MLflow shows the row with the latest time, so an older result that is valid again must look younger.
             when = max(record.last, int(stamp or 0) + 1)
-            for batch in _batches([Metric(name, value, when, step) for _, step, name, value in record.rows], METRICS_PER_BATCH):
-                self.client.log_batch(run.info.run_id, metrics=batch)
-            self._set_tags(run, record.tags)
+            logged_models.send(self.client, self.experiment, run, trained, [(when, *row[1:]) for row in record.rows])
+            tags, repeated = own_tags(record, trained)
+            self._set_tags(run, tags)
+            for name in repeated & run.data.tags.keys():  # of an evaluation elsewhere
+                self.client.delete_tag(run.info.run_id, name)
             if not self._send_artifacts(run, record, {}):
                 return False
             self.client.set_tag(run.info.run_id, "ssl.evaluation", f"{fingerprint} {when}")

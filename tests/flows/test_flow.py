@@ -43,7 +43,7 @@ def test_failures_are_retried_when_it_helps_and_named_at_the_end(project: Path) 
     assert states["pretrain@byol-0"] == "Failed" and states["report"] == "Completed" and "evaluate@byol-0" not in states
     shown = artifacts(flow_run["id"])
     assert "simclr-0.json" in shown["leaderboard"] and "pretrain@byol-0 failed" in shown["summary"]
-    assert float(shown["progress-pretrain-simclr-0"]) > 0
+    assert not [key for key in shown if key.startswith("progress-")]  # they are of use while a stage runs
 
     tiny.control(project)
     code, log = tiny.finish(project, FLOW, "-m", "byol", "-S", "method.byol.train.lr=2")

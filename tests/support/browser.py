@@ -29,6 +29,7 @@ PROBE = """<script>addEventListener('load', () => {
     images: images.length, broken: images.filter(image => !fine(image)).map(image => image.alt),
     without_alt: images.filter(image => !image.alt).length,
     requests: performance.getEntriesByType('resource').map(entry => entry.name).filter(name => !name.startsWith('data:')),
+    cut: [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth).map(e => e.ariaLabel),
     width: document.documentElement.scrollWidth, scripts: document.scripts.length - 1,
     canvases: document.querySelectorAll('canvas').length, text: document.body.innerText,
   };

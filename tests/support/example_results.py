@@ -41,6 +41,8 @@ VERDICTS = {"jigsaw": "dimensional collapse"}
 WARNINGS = {"jigsaw": ["an alarm of its own"]}
 PRETEXT = {"rotation": 0.71, "jigsaw": 0.44, "supervised": 0.9}
 """Accuracy in the method's own task at the end."""
+HELD_OUT = 200
+RATES = {"simclr": 0.15}
 OTHERS = {"random_init": (1, 2)}
 """Seeds of further encoders that stand in the files of the first."""
 
@@ -129,6 +131,9 @@ def write_result(root, method, seed, labels, labelled, classes):
     write_metrics(root, method, {s: shares.get(s, (linear, linear - 0.05)) for s in guesses}, health, verdict, labelled)
     if labelled and len(labels):
         write_predictions(files_dir / f"predictions/{name}.csv", labels, guesses, classes)
+    if labelled:
+        path = files_dir / f"predictions/{name}.safetensors"
+        files.save_tensors(path, judged(linear, labels, len(classes), [seed, *others], rng))
     epochs = 0 if method in ("raw_pixels", "random_init") else 8
     write_encoder(files_dir / f"encoders/{name}", method, seed, epochs, health, rng)
     write_history(files_dir / f"history/{name}.csv", epochs, health, rng, PRETEXT.get(method))
@@ -204,6 +209,22 @@ def predictions(labels, linear, classes, rng):
     return guesses
 
 
+def judged(linear, labels, classes, seeds, rng):
+    """What probes say of 200 held-out images, and those on few labels of the test images too."""
+    held = np.arange(HELD_OUT) % classes
+    found = {"held_out/actual": held, "test/actual": labels}
+    for prefix in ["", *(f"{seed}/" for seed in seeds[1:])]:
+        for name, guess in zip(("linear", "knn"), predictions(held, linear, classes, rng), strict=True):
+            found[f"{prefix}held_out/{name}"] = guess
+        for share, lost in (("0.01", 0.25), ("0.1", 0.1)):
+            choices = range(3)
+            for split, truth in (("held_out", held), ("test", labels)):
+                guesses = [predictions(truth, linear - lost, classes, rng)[0] for _ in choices]
+                found[f"{prefix}{split}/{share}"] = np.stack(guesses)
+            found[f"{prefix}held_out/{share}"][:, :: int(1 / float(share))] = -1  # these labels were seen
+    return {name: guess.astype(np.int32) for name, guess in found.items()}
+
+
 def write_predictions(path, labels, guesses, classes):
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = {"actual": labels}
@@ -225,14 +246,27 @@ def write_encoder(directory, method, seed, epochs, health, rng):
             "dim": 128,
             "epochs": epochs,
             "parameters": 176000,
-            "train": {"epochs": 8},
-            "health": health | {"step": 78 * epochs} | ({"accuracy": PRETEXT[method]} if method in PRETEXT else {}),
+            "train": {
+                "epochs": 8,
+                "batch_size": 128,
+                "optimizer": "adamw",
+                "lr": RATES.get(method, 0.004),
+                "weight_decay": 1e-4,
+            },
+            "augment": {"crop_scale": [0.4, 1.0], "blur": 0.5 if method == "simclr" else 0.0},
+            "health": health | {"step": 78 * epochs} | pretext_of(method),
             "random_health": {**health, "effective_rank": 11.0},
             "warnings": WARNINGS.get(method, []),
         }
         (temp / "encoder.json").write_text(json.dumps(facts))
 
     files.write_directory(directory, fill)
+
+
+def pretext_of(method):
+    """Accuracy in the method's own task, and that of guessing."""
+    chance = {"rotation": 0.25, "jigsaw": 1 / 24, "supervised": 0.1}
+    return {"accuracy": PRETEXT[method], "chance": chance[method]} if method in PRETEXT else {}
 
 
 def write_history(path, epochs, health, rng, accuracy=None):

@@ -36,9 +36,11 @@ def origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copyfile(ROOT / name, root / name)
     commit(root, "start")
     made.write_project(root, METHODS)
-    for part in ("out/history/simclr-0.csv", "out/predictions/simclr-0.csv", "reports/report.html"):
+    made_by_report = ("reports/report.html", "out/plots/loss.csv", "out/scores/simclr-0.json")
+    for part in ("out/history/simclr-0.csv", "out/predictions/simclr-0.csv", *made_by_report):
         (root / part).parent.mkdir(parents=True, exist_ok=True)
         files.write_text(root / part, "epoch,loss,actual,predicted\n1,2,a,b\n")
+    files.save_tensors(root / "out/predictions/simclr-0.safetensors", {})
     with Journal(root / "out/journal/evaluate-simclr-0.jsonl", position=0) as journal:
         journal.start(fingerprint="e" * 64, stage="evaluate@simclr-0", name="simclr", seed=0, tags={}, params={})
     made.enter(root, monkeypatch)

@@ -17,10 +17,11 @@ from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
 from ssl_core.evaluation import scores
+from ssl_core.evaluation.few_labels import class_balanced_halves
 from ssl_core.evaluation.intervals import bootstrap_intervals
 from ssl_core.evaluation.knn import knn, nearest_neighbors
 from ssl_core.evaluation.probe import linear_probe
-from ssl_core.evaluation.protocol import Labels, _choose_knn, _choose_linear, _rising_edge, class_balanced_halves, evaluate
+from ssl_core.evaluation.protocol import Labels, _choose_knn, _choose_linear, _rising_edge, evaluate
 from tasks.runtime import params
 from tests.conftest import ROOT
 from tests.support.configs import encoder_of
@@ -371,6 +372,25 @@ def test_odd_labels_are_survived(count):
     found = evaluate(layers, replace(labels, train=train, holdout=torch.arange(24) > 20), replace(CONFIG, knn_k=(200,)), 0)
     assert found.protocol["k"] == 24
     assert 0 <= found.numbers["linear_balanced"] <= 1
+
+
+def test_the_predictions_behind_every_held_out_and_few_label_number_are_given():
+    layers, labels = task()
+    found = evaluate(layers, labels, CONFIG, 0)
+    held, judged = labels.train[labels.holdout], found.held_out
+    for kind in ("linear", "knn"):
+        assert float((judged[kind] == held).double().mean()) == found.numbers[f"holdout_{kind}_top1"]
+    for share, numbers in found.numbers["few_label"].items():
+        right = (found.few[share] == labels.test).double().mean(1)
+        assert len(right) == CONFIG.label_seeds and float(right.mean()) == pytest.approx(numbers["mean"])
+        seen = judged[share] == -1
+        drawn = [torch.cat(class_balanced_halves(labels.train, float(share), 0, 1, s)) for s in range(CONFIG.label_seeds)]
+        assert [int(row.sum()) for row in seen] == [int(labels.holdout[rows].sum()) for rows in drawn]
+        right = (judged[share] == held).double().sum(1) / (~seen).sum(1)
+        assert float(right.mean()) == pytest.approx(numbers["mean"], abs=0.12)
+    untested = {name: (train, test[:0]) for name, (train, test) in layers.items()}
+    alone = evaluate(untested, replace(labels, test=labels.test[:0]), CONFIG, 0)
+    assert all(torch.equal(alone.held_out[name], guess) for name, guess in judged.items()) and not alone.few
 
 
 def test_few_labels_are_balanced_disjoint_and_of_one_size():

@@ -12,12 +12,14 @@ import sys
 import numpy as np
 import pytest
 
+from tasks import leaderboard
 from tasks.report import figures, findings, illustrations, pictures
 from tasks.report.page import build, mistakes, publish
 from tasks.results import champion, load_results
 from tasks.runtime import dataset, files
 from tasks.runtime.audit import Leaks
 from tasks.runtime.errors import IntegrityError
+from tasks.verdict import judge
 from tests.conftest import ROOT
 from tests.support import audits, browser
 from tests.support.example_results import CLASSES, write_project
@@ -52,13 +54,16 @@ def test_the_browser_draws_every_image_without_complaint_or_network(seen):
     assert seen["without_alt"] == 0
     assert seen["requests"] == []
     assert seen["scripts"] == 0
-    # 6 charts, 5 sheets of views, 8 maps, 6 queries with 6 strips for each of 8 rows, 1 sheet of near duplicates
-    assert seen["images"] == 6 + 5 + 8 + 6 + 6 * 8 + 1
+    # 6 charts, 5 sheets of views, 8 maps, 8 sheets of neighbors, 1 sheet of near duplicates
+    assert seen["images"] == 6 + 5 + 8 + 8 + 1
     assert "simclr gives the best encoder" in " ".join(seen["text"].split())
 
 
 def test_the_page_fits_a_narrow_window(project):
-    assert browser.inspect(project / "reports/report.html", width=500)["width"] <= 500
+    """No table is cut: one that is wider than its place would have a scroll bar."""
+    for width in (500, 1300):
+        seen = browser.inspect(project / "reports/report.html", width=width)
+        assert seen["width"] <= width and seen["cut"] == []
 
 
 def test_the_page_refers_to_nothing_outside(page):
@@ -86,6 +91,40 @@ def test_the_summary_compares_the_best_method_with_every_baseline(page):
     )
     assert "Not healthy: jigsaw (dimensional collapse)" in text
     assert "jigsaw-0: an alarm of its own." in text
+
+
+def test_one_number_has_one_interval_wherever_it_stands(project, page):
+    results, _ = load_results(project)
+    verdict, best = judge(results), champion(results)
+    low, high = (f"{100 * edge:.1f}" for edge in verdict.standings[best.method].intervals["linear"])
+    share = f"{100 * best.get('linear_top1'):.1f}"
+    text = text_of(page)
+    assert f"{share} % (95 % interval {low} % to {high} %)" in text and f"linear probe, test {share} % {low} to {high}" in text
+    assert f"{share} {low} to {high}" in text.replace(" =", "")
+    line = next(line for line in csv.DictReader((project / "reports/leaderboard.csv").open()) if line["method"] == best.method)
+    assert [f"{100 * float(line[f'linear_{edge}']):.1f}" for edge in ("low", "high")] == [low, high]
+
+
+def test_the_page_begins_with_whether_training_was_worth_it_and_every_row_says_it(project, page):
+    text = text_of(page)
+    assert text.index("Training on your images is worth it") < text.index("simclr gives the best encoder")
+    assert text.index("Decided on held-out training labels") < text.index("simclr gives the best encoder")
+    rows = dict(re.findall(r'<tr class="(?:base)?(?:best)?">\s*<th scope="row">(\w+)(.*?)</tr>', page, re.S)[:8])
+    verdict = judge(load_results(project)[0])
+    said = {row.method: leaderboard.verdict_text(row, verdict.standings[row.method]) for row in verdict.rows}
+    assert {said["simclr"], said["jigsaw"], said["raw_pixels"]} == {"worth it", "dimensional collapse", "–"}
+    for method, words in said.items():
+        assert f" {words}</span>" in rows[method] if words != "–" else "pill" not in rows[method]
+
+
+def test_what_was_done_and_seen_is_said_for_each_method(page):
+    text = text_of(page)
+    assert "71.0 guessing 25.0" in text and "44.0 guessing 4.2" in text  # pretext
+    assert "rotation the image turned by 0, 90, 180 and 270 degrees" in text  # rows of the sheet
+    assert re.search(r"simclr 8 624 42 s 128 adamw 0.15 0.0001 blur 0.5", text)  # recipe
+    assert re.search(r"moco 8 624 42 s 128 adamw 0.004 0.0001 –", text)
+    assert re.search(r"simclr : [\d.]+ % \([\d.]+ to [\d.]+\), 300 queries", text)
+    assert "the five test images whose features" in text and "one query of every class" in text
 
 
 def test_the_page_holds_every_section(page):
@@ -193,7 +232,8 @@ def test_the_stage_publishes_the_report_and_the_journal_of_what_it_compared(tmp_
     root = write_project(tmp_path / "project", methods=("simclr", "random_init"), num_test=40)
     source = ROOT
     (root / "dvc.yaml").write_text(
-        "stages:\n  report:\n    cmd: x\n    deps: [data/prepared, out/metrics]\n    params: [run]\n    outs: [reports]\n"
+        "stages:\n  report:\n    cmd: x\n    deps: [data/prepared, out/metrics]\n    params: [run]\n"
+        "    outs: [reports, out/scores, out/plots]\n"
     )
     command = [sys.executable, "-m", "tasks.report"]
     done = subprocess.run(
@@ -207,8 +247,17 @@ def test_the_stage_publishes_the_report_and_the_journal_of_what_it_compared(tmp_
     assert scores["eval/holdout_linear_top1"] == best["holdout_linear_top1"]
     assert events[-1]["status"] == "FINISHED"
     assert {e["path"] for e in events if e["event"] == "artifact"} == {
-        f"reports/{n}" for n in ("report.html", "leaderboard.csv", "leaderboard.md")
+        *(f"reports/{n}" for n in ("report.html", "leaderboard.csv", "leaderboard.md", "params.yaml")),
+        *(f"out/plots/{n}" for n in ("loss.csv", "scores.csv", "confusion.csv")),
     }
+    assert (root / "reports/params.yaml").read_text() == (root / "params.yaml").read_text()
+    assert all((root / e["path"]).exists() for e in events if e["event"] == "artifact")
+    assert events[0]["run"]["tags"]["description"].startswith("Training on your images is worth it")
+    small = json.loads((root / "out/scores/simclr-0.json").read_text())
+    assert small["linear"] == pytest.approx(best["linear_top1"], abs=1e-4) and set(small) == {
+        "held_out", "linear", "knn", "seconds", "verdict"
+    }  # fmt: skip
+    assert {path.stem for path in (root / "out/scores").iterdir()} == {"simclr-0", *(f"random_init-{s}" for s in range(3))}
     (root / "data/prepared/audit.json").write_text("{}")
     broken = subprocess.run(
         command, cwd=root, env={"PYTHONPATH": str(source), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True
@@ -230,10 +279,26 @@ def test_neighbors_are_the_most_similar_images_without_the_query():
     assert 0 not in found
 
 
-def test_queries_are_of_different_classes():
-    view = pictures.Gallery(np.zeros((40, 1, 4, 4), np.uint8), np.arange(40) % 10, "test")
+@pytest.mark.parametrize(("classes", "shown"), [(10, 10), (50, pictures.QUERIES)])
+def test_queries_are_one_of_every_class_as_far_as_there_is_room(classes, shown):
+    view = pictures.Gallery(np.zeros((100, 1, 4, 4), np.uint8), np.arange(100) % classes, "test")
     chosen = view.queries()
-    assert len(set(view.labels[chosen])) == pictures.QUERIES
+    assert len(set(view.labels[chosen])) == len(chosen) == shown
+
+
+def test_precision_counts_neighbors_of_the_same_class_over_all_queries():
+    rng = np.random.default_rng(0)
+    labels = np.arange(1500) % 3
+    x = rng.normal(size=(3, 8))[labels] + 0.7 * rng.normal(size=(1500, 8))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    found = pictures.precision(x, labels)
+    asked = np.arange(pictures.ASKED) * 1500 // pictures.ASKED
+    order = np.argsort(-(x @ x.T - 2 * np.eye(1500)), axis=1)[:, : pictures.NEIGHBORS]
+    assert found.share == pytest.approx((labels[order] == labels[:, None])[asked].mean())
+    assert found.queries == pictures.ASKED and found.low < found.share < found.high < found.low + 0.06
+    assert pictures.precision(x, np.where(labels == 0, 0, -1)) is None
+    halved = pictures.precision(np.concatenate([x, x]), np.concatenate([labels, np.full(1500, -1)]))
+    assert halved == found  # images without a label are neither asked nor found
 
 
 def test_mistakes_count_what_the_predictions_say(project):

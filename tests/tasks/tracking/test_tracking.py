@@ -117,7 +117,7 @@ def test_a_finished_journal_becomes_one_complete_run(root):
     assert Tracker(root).sync() == 1
     run = only_run(root)
     assert (run.info.run_name, run.info.status) == ("simclr-0", "FINISHED")
-    assert run.data.params == {"Family": "contrastive", "Method": "simclr", "Year": "2020", "train.lr": "0.1"}
+    assert run.data.params == {"Family": "contrastive", "Method": "simclr", "Year": "2020", "seed": "0", "train.lr": "0.1"}
     assert run.data.metrics == {"train/loss": pytest.approx(1 / 3), "train/lr": 0.1, "resources/seconds": 2.0}
     assert {k: run.data.tags[k] for k in ("method", "family", "year", "seed", "dataset", "stage", "ssl.encoder_sha256")} == {
         "method": "simclr",
@@ -365,9 +365,10 @@ def test_the_summary_of_a_flow_links_to_every_run_and_to_the_report_in_mlflow(ro
     sync.once(root)
     links = dict(re.findall(r"\[([^]]*)\]\(([^)]*)\)", artifacts.page(root, "2 stages: 2 ran\nand more")))
     ids = dict(query(root, "SELECT name, run_uuid FROM runs"))
-    address = "http://127.0.0.1:5000/#/experiments/1/runs/"
-    assert [links[name] for name in ("simclr-0", "pipeline")] == [address + ids[name] for name in ("simclr-0", "pipeline")]
-    assert links["in MLflow"] == f"{address}{ids['pipeline']}/artifacts/report/report.html" and len(links) == 4
+    address, layout = "http://127.0.0.1:5000/#/experiments/1/runs/", "?workflowType=machine_learning"
+    names = ("simclr-0", "pipeline")
+    assert [links[name] for name in names] == [address + ids[name] + layout for name in names]
+    assert links["in MLflow"] == f"{address}{ids['pipeline']}/artifacts/report/report.html{layout}" and len(links) == 4
 
 
 def test_a_run_deleted_by_its_user_does_not_come_back(root):

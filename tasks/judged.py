@@ -1,0 +1,56 @@
+"""What an encoder's probes say of the images that decide whether it is worth its training.
+
+``evaluate`` stores it as ``out/predictions/METHOD-SEED.safetensors``, beside the predictions for the test images by all labels
+(``.csv``); the verdict compares encoders by it, image by image.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from tasks.runtime.errors import IntegrityError
+from tasks.runtime.files import MEND, load_tensors
+
+ACTUAL = "actual"
+"""The classes that the images have; every other array holds predicted ones, negative where the probe saw the label."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Which images are predicted right: 1, wrong: 0, and NaN where the probe has seen the label."""
+
+    held_out: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """(H,) float by ``linear`` and ``knn``, and (S, H) by each share of the labels (``0.01``), for S choices of them."""
+    few: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """(S, M) of the labelled test images, by each share of the labels."""
+
+    @classmethod
+    def read(cls, path: Path, seed: int | None = None) -> Self:
+        """The content of a file, empty if there is none; with a seed, of one of ``tasks.metrics.OTHERS``.
+
+        Raises:
+            IntegrityError: it is damaged.
+        """
+        arrays = load_tensors(path) if path.exists() else {}
+        own = _of(arrays, "" if seed is None else f"{seed}/")
+        found: dict[str, dict[str, np.ndarray]] = {"held_out": {}, "test": {}}
+        for name, guess in own.items():
+            split, _, probe = name.partition("/")
+            truth = arrays.get(f"{split}/{ACTUAL}")
+            if split not in found or truth is None or truth.ndim != 1 or guess.shape[-1:] != truth.shape:
+                raise IntegrityError(f"{path}: {name} is of other images than {split}/{ACTUAL}; {MEND}")
+            if probe != ACTUAL:
+                found[split][probe] = np.where(guess < 0, np.nan, guess == truth)
+        return cls(found["held_out"], found["test"])
+
+
+def _of(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Those of one seed: names of others begin with theirs."""
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix) and (prefix or not name.split("/")[0].isdigit())
+    }

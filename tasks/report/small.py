@@ -1,0 +1,73 @@
+"""What DVC's own commands show: a few numbers of each encoder (``dvc metrics``) and tables for its plots (``dvc plots``).
+
+Details stay in ``out/metrics``, which no command of DVC prints: with them a row would be two thousand letters wide.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.leaderboard import verdict_text
+from tasks.report.findings import read_predictions
+from tasks.report.illustrations import read_history
+from tasks.results import Row
+from tasks.verdict import Verdict
+
+NUMBERS = {"held_out": "holdout_linear_top1", "linear": "linear_top1", "knn": "knn_top1", "seconds": "seconds"}
+"""Name for DVC: column of the leaderboard."""
+DIGITS = 4
+
+
+def scores(verdict: Verdict) -> dict[str, dict[str, Any]]:
+    """For each encoder by ``METHOD-SEED``: what people compare; without labels the effective rank is among it."""
+    found = {}
+    for row in verdict.rows:
+        for result in row.results:
+            numbers = {name: result.get(column) for name, column in NUMBERS.items()}
+            if numbers["held_out"] is None:
+                numbers["rank"] = result.metrics.health.effective_rank
+            shown = {name: round(value, DIGITS) for name, value in numbers.items() if value is not None}
+            found[result.name] = shown | {"verdict": verdict_text(row, verdict.standings[row.method])}
+    return found
+
+
+def plots(root: Path, verdict: Verdict) -> dict[str, str]:
+    """Tables by name of the file: losses of all trainings, scores of all rows, mistakes of the champion."""
+    pairs = read_predictions(root, verdict.best)
+    return {
+        "loss.csv": _csv(("epoch", "loss", "method"), _losses(root, verdict.rows)),
+        "scores.csv": _csv(("method", "accuracy", "of"), _accuracies(verdict.rows)),
+        "confusion.csv": _csv(("actual", "predicted"), pairs),
+    }
+
+
+def _losses(root: Path, rows: Sequence[Row]) -> list[tuple[Any, ...]]:
+    """Each training's loss between its own lowest (0) and highest (1): losses of different methods have no common scale."""
+    found = []
+    for result in (result for row in rows for result in row.results if result.kept):
+        history = read_history(root, result.name)
+        if history is None or "loss" not in history:
+            continue
+        known = history.dropna(subset=["loss"])
+        low, high = known["loss"].min(), known["loss"].max()
+        shares = (known["loss"] - low) / ((high - low) or 1.0)
+        found += [(int(e), round(float(s), DIGITS), result.name) for e, s in zip(known["epoch"], shares, strict=True)]
+    return found
+
+
+def _accuracies(rows: Sequence[Row]) -> list[tuple[str, float, str]]:
+    return [
+        (row.method, round(mean, DIGITS), name.replace("_", "-"))
+        for row in rows
+        for name, column in NUMBERS.items()
+        if name != "seconds" and (mean := row.mean(column)) is not None
+    ]
+
+
+def _csv(columns: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerows([columns, *lines])
+    return out.getvalue()

@@ -1,0 +1,35 @@
+"""Encoders as MLflow's own models: what the Models tab lists and ``search_logged_models`` finds, with scores tied to the data.
+
+The registry's versions hold the files; a ``LoggedModel`` holds the numbers, the run it came from and the data set.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tasks.tracking.records import Record, Row
+
+KIND = "image encoder"
+METRICS_PER_BATCH = 1000  # MLflow's own limit
+FINGERPRINT = "ssl.fingerprint"
+
+
+def send(client: Any, experiment: str, run: Any, trained: Record, rows: Sequence[Row]) -> None:
+    """Send the numbers of an evaluation to the run of its training, tied to its encoder and its data; twice changes nothing."""
+    from mlflow.entities import LoggedModelOutput, Metric
+
+    fingerprint, data = trained.run["fingerprint"], trained.run["data"]
+    found = client.search_logged_models([experiment], filter_string=f"tags.`{FINGERPRINT}` = '{fingerprint}'")
+    if found:
+        model = found[0]
+    else:
+        tags = {FINGERPRINT: fingerprint, "encoder_sha256": trained.end["encoder_sha256"]} if trained.end else {}
+        params = {"method": trained.run["name"], "seed": str(trained.run["seed"])}
+        model = client.create_logged_model(experiment, trained.name, run.info.run_id, tags, params, KIND)
+        client.finalize_logged_model(model.model_id, "READY")
+        client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, 0)])
+    where = {"model_id": model.model_id, "run_id": run.info.run_id}
+    if data:
+        where |= {"dataset_name": data["name"], "dataset_digest": data["sha256"][:32]}
+    metrics = [Metric(name, value, time, step, **where) for time, step, name, value in rows]
+    for start in range(0, len(metrics), METRICS_PER_BATCH):
+        client.log_batch(run.info.run_id, metrics=metrics[start : start + METRICS_PER_BATCH])

@@ -1,0 +1,203 @@
+"""Is training on these images worth it? The best method against what needs no training, for each budget of labels.
+
+The answer is decided on held-out training labels and then checked once on the test images: the same two encoders, image by
+image (``ssl_core/evaluation/comparison.py``).
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ssl_core.catalogue import BASELINES
+from tasks.results import Row
+
+if TYPE_CHECKING:
+    from ssl_core.evaluation.comparison import Difference
+
+ALL = "linear"
+"""The budget of all labels: the probe that every table shows."""
+RESAMPLES = 1000
+"""Of rows whose protocol does not say."""
+HOPELESS = 100
+"""Times as many labels as there are: a difference that needs more is called none."""
+
+
+class Answer(StrEnum):
+    """Whether training is worth it."""
+
+    YES = "worth it"
+    NO = "not worth it"
+    UNKNOWN = "cannot be told"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The best method minus the best row that needs no training, by linear probes on so many labels."""
+
+    share: str
+    """Of the training labels: ``0.01``, or ``linear`` for all."""
+    over: str
+    """The row that needs no training."""
+    held_out: "Difference"
+    images: int
+    """Held-out images behind it."""
+    test: "Difference | None"
+    """The same two on the test images; None without test labels."""
+
+    @property
+    def answer(self) -> Answer:
+        """By the held-out labels."""
+        return _answer(self.held_out)
+
+    @property
+    def labels(self) -> str:
+        """The budget in words."""
+        return "all labels" if self.share == ALL else f"{100 * float(self.share):g} % of the labels"
+
+    @property
+    def more(self) -> int | None:
+        """How many more held-out images would settle an open question; None where no reasonable number would."""
+        from ssl_core.evaluation.comparison import images_to_settle
+
+        wanted = images_to_settle(self.held_out, self.images)
+        return None if wanted > HOPELESS * self.images else _rounded(wanted - self.images)
+
+    @property
+    def check(self) -> str:
+        """What the test says to the answer; empty without test labels."""
+        if self.test is None:
+            return ""
+        found = _answer(self.test)
+        if self.answer in (found, Answer.UNKNOWN):
+            return f"the same: {found}" if found is self.answer else f"by these: {found}"
+        return "not clear there" if found is Answer.UNKNOWN else f"the opposite: {found}"
+
+
+def budgets(first: Row, free: Sequence[Row]) -> list[Budget]:
+    """``first`` against the rows that need no training, for each budget of labels, fewest first.
+
+    Returns:
+        Nothing where predictions of held-out images are not there.
+    """
+    shares = {share for r in first.results for share in r.judged.held_out if share not in (ALL, "knn")}
+    found = (budget(first, free, share) for share in [*sorted(shares, key=float), ALL])
+    return [each for each in found if each]
+
+
+def budget(first: Row, free: Sequence[Row], share: str) -> Budget | None:
+    """``first`` against the best of ``free`` on the held-out labels; None where there is nothing to compare."""
+    own = _right(first, share, held_out=True)
+    rivals = {row.method: (row, right) for row in free if (right := _right(row, share, held_out=True)) is not None}
+    rivals = {name: pair for name, pair in rivals.items() if own is not None and _fit(own, pair[1], share)}
+    if own is None or not rivals:
+        return None
+    over, (row, right) = max(rivals.items(), key=lambda item: np.nanmean(item[1][1]))
+    tested = [_right(each, share, held_out=False) for each in (first, row)]
+    resamples = first.best.metrics.protocol.get("resamples", RESAMPLES)
+    test = _difference(tested[0], tested[1], share, resamples) if tested[0] is not None and tested[1] is not None else None
+    return Budget(share, over, _difference(own, right, share, resamples), own.shape[1], test)
+
+
+def _right(row: Row, share: str, held_out: bool) -> np.ndarray | None:
+    """(S, n) which images are predicted right: a line for each encoder or, of few labels, for each choice of them."""
+    few = share != ALL
+    results = [r for r in row.results if r.kept] if few else row.results  # others have the same choices as the kept one
+    guesses = [(r.judged.held_out if held_out else r.judged.few if few else r.right).get(share) for r in results]
+    known = [np.atleast_2d(guess) for guess in guesses if guess is not None]
+    if len(known) < len(guesses) or len({guess.shape[1] for guess in known}) != 1 or not known[0].shape[1]:
+        return None
+    return np.concatenate(known)
+
+
+def _fit(first: np.ndarray, second: np.ndarray, share: str) -> bool:
+    return first.shape[1] == second.shape[1] and (share == ALL or first.shape == second.shape)
+
+
+def _difference(first: np.ndarray, second: np.ndarray, share: str, resamples: int) -> "Difference":
+    import torch
+
+    from ssl_core.evaluation import comparison
+
+    one, other = (torch.from_numpy(np.asarray(right)) for right in (first, second))
+    if share == ALL:
+        return comparison.difference(one == 1, other == 1, resamples, 0)
+    return comparison.paired(one, other, resamples, 0)
+
+
+def _answer(found: "Difference") -> Answer:
+    return Answer.UNKNOWN if not found.is_clear else Answer.YES if found.mean > 0 else Answer.NO
+
+
+def _rounded(count: float) -> int:
+    """With two digits: more would pretend to be known."""
+    digits = max(0, int(math.log10(max(1.0, count))) - 1)
+    return max(1, math.ceil(count / 10**digits) * 10**digits)
+
+
+# ---------------------------------------------------------------------- words
+
+NOUNS = {"raw_pixels": "raw pixels", "random_init": "the same network untrained"}
+LABELS_FOR_5_POINTS = _rounded(0.2 * (1.96 / 0.05) ** 2)
+"""Images on which a difference of 5 points is clear, where two encoders disagree on every fifth image."""
+
+
+def noun(row: str) -> str:
+    """What a row that needs no training is called."""
+    return NOUNS.get(row, BASELINES.get(row, row))
+
+
+def answer(found: Sequence[Budget]) -> str:
+    """The answer in one sentence of plain words."""
+    groups = {answer: [b for b in found if b.answer is answer] for answer in Answer}
+    parts = [_part(answer, group, len(group) < len(found)) for answer, group in groups.items() if group]
+    begins = "Training on your images" if parts[0].startswith("is") else "Whether training on your images is worth it"
+    return f"{begins} {'; it '.join(parts)}."
+
+
+def _part(answer: Answer, group: Sequence[Budget], is_one_of_several: bool) -> str:
+    where = f" with {_listed(b.labels for b in group)}" if is_one_of_several else ""
+    rivals = list(dict.fromkeys(noun(b.over) for b in group))
+    if where and len(rivals) == 1:  # the budgets are named already, in this order
+        numbers = f"{_listed(points(b.held_out) for b in group)} over {rivals[0]}"
+    else:
+        numbers = _listed(f"{points(b.held_out)} over {noun(b.over)} with {b.labels}" for b in group)
+    if answer is Answer.UNKNOWN:
+        return f"cannot be told{where} by {group[0].images:,} held-out labels: {numbers}; {_more(group)}"
+    instead = "" if answer is Answer.YES else f", use {_listed(rivals)}"
+    return f"is {answer}{where}{instead}: {numbers}"
+
+
+def _more(group: Sequence[Budget]) -> str:
+    known = [b.more for b in group if b.more is not None]
+    if not known:
+        return "as far as any reasonable number of labels could tell, they are equally good"
+    return f"about {max(known):,} more labelled images, held out, would settle it"
+
+
+def check(found: Sequence[Budget]) -> str:
+    """What the test images say to the answer; empty without test labels."""
+    tested = [(b, b.test) for b in found if b.test]
+    numbers = [f"{points(test)} with {b.labels} ({b.check})" for b, test in tested]
+    return f"Decided on held-out training labels, then checked on the test images, once: {_listed(numbers)}." if tested else ""
+
+
+def without_labels() -> str:
+    """What can be said where there is no label."""
+    return (
+        "Without labels nothing tells whether training on your images is worth it: give labels to about"
+        f" {LABELS_FOR_5_POINTS} of them, and make run tells a difference of 5 points."
+    )
+
+
+def points(found: "Difference") -> str:
+    """``+3.1 points (2.0 to 4.2)``."""
+    return f"{100 * found.mean:+.1f} points ({100 * found.low:.1f} to {100 * found.high:.1f})".replace("-", "−")
+
+
+def _listed(texts: Iterable[str]) -> str:
+    *most, last = list(texts)
+    return f"{', '.join(most)} and {last}" if most else last

@@ -1,0 +1,39 @@
+"""What the flow shows of the results: the score that chooses, which rows are baselines, and a new champion as an event."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import artifacts
+from tasks import leaderboard
+from tasks.results import load_results
+from tasks.tracking.registered import REGISTRATION, Registration
+from tasks.verdict import judge
+from tests.support.example_results import write_project
+
+
+def test_the_leaderboard_has_the_score_that_chooses_and_marks_baselines(tmp_path: Path) -> None:
+    write_project(tmp_path, methods=("simclr", "raw_pixels"), num_test=40)
+    board = tmp_path / "leaderboard.csv"
+    board.write_text(leaderboard.to_csv(judge(load_results(tmp_path)[0])))
+    rows, about = artifacts.leaderboard(board)
+    assert [row["method"] for row in rows] == ["simclr", "raw_pixels *"]
+    assert list(rows[0])[:3] == ["method", "seed", "holdout_linear_top1"] and {"epochs", "steps", "seconds"} <= rows[0].keys()
+    assert "sorted by the mean holdout_linear_top1" in about and "* baseline" in about
+    board.write_text("method,seed\nsimclr,0\n")
+    assert artifacts.leaderboard(board)[0] == [{"method": "simclr", "seed": "0"}]
+
+
+def test_a_new_champion_is_an_event_and_stands_in_the_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(artifacts, "emit_event", lambda event, resource, payload: seen.append((event, resource, payload)))
+    artifacts.announce(tmp_path)  # nothing is registered yet
+    for best in ("simclr-0", "simclr-0", "byol-0"):
+        Registration("ssl-fm", {}, {"champion": best}).write(tmp_path / REGISTRATION)
+        artifacts.announce(tmp_path)
+    assert [payload["before"] for *_, payload in seen] == [None, "simclr-0"] and seen[-1][2]["champion"] == "byol-0"
+    assert {(event, resource["prefect.resource.id"]) for event, resource, _ in seen} == {
+        ("ssl-pipeline.champion-changed", "ssl-pipeline.model.ssl-fm")
+    }
+    assert "- Champion: **byol-0**, `models:/ssl-fm@champion`" in artifacts.page(tmp_path, "1 stage: 1 ran")

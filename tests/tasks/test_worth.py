@@ -1,0 +1,138 @@
+"""Whether training was worth it: decided on held-out labels, checked on the test, said in plain words."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from ssl_core import catalogue
+from tasks import leaderboard
+from tasks.judged import Judged
+from tasks.results import Result, load_results
+from tasks.runtime.errors import IntegrityError
+from tasks.runtime.files import load_tensors, save_tensors
+from tasks.verdict import judge, remarks, worth_it
+from tasks.worth import Answer
+from tests.support.example_results import HELD_OUT, metrics_of, write_project
+
+IMAGES = 1000
+
+
+def row(method: str, right: Sequence[int], test: Sequence[int] | None = None, seed: int = 0) -> Result:
+    """A result whose probes on 1 %, 10 % and all labels get so many of the held-out images (and of the test images) right."""
+
+    def images(count: int) -> np.ndarray:
+        return np.arange(IMAGES) < count
+
+    def choices(count: int) -> np.ndarray:
+        """Three choices of labels, of which each has seen the last ten images."""
+        found = np.stack([images(count + shift).astype(float) for shift in (-5, 0, 5)])
+        found[:, -10:] = np.nan
+        return found
+
+    tested = test or right
+    held_out = {"0.01": choices(right[0]), "0.1": choices(right[1]), "linear": images(right[2]), "knn": images(right[2])}
+    few = {share: choices(count)[:, :-10] for share, count in zip(("0.01", "0.1"), tested, strict=False)}
+    metrics = metrics_of(method, seed, linear_top1=tested[2] / IMAGES, knn_top1=0.5, holdout_linear_top1=right[2] / IMAGES)
+    return Result(metrics, right={"linear": images(tested[2]), "knn": images(500)}, judged=Judged(held_out, few))
+
+
+@pytest.fixture
+def pretrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A further row that needs no training."""
+    monkeypatch.setitem(catalogue.BASELINES, "pretrained", "ImageNet features")
+
+
+@pytest.mark.usefixtures("pretrained")
+def test_a_clear_lead_over_the_best_free_row_at_every_budget_is_worth_it() -> None:
+    results = [row("simclr", (600, 700, 800)), row("raw_pixels", (500, 660, 700)), row("pretrained", (550, 600, 770))]
+    verdict = judge(results)
+    assert [b.answer for b in verdict.budgets] == [Answer.YES] * 3
+    assert [b.over for b in verdict.budgets] == ["pretrained", "raw_pixels", "pretrained"]
+    said, checked = worth_it(verdict)
+    assert said.startswith("Training on your images is worth it: +5.1 points (")
+    assert "over raw pixels with 10 % of the labels and +3.0 points (" in said
+    assert said.endswith("over ImageNet features with all labels.")
+    assert checked.startswith("Decided on held-out training labels, then checked on the test images, once: +5.1 points (")
+    assert checked.count("(the same: worth it)") == 3
+    assert verdict.standings["simclr"].answer is Answer.YES and verdict.standings["pretrained"].answer is None
+
+
+@pytest.mark.usefixtures("pretrained")
+def test_where_the_off_the_shelf_encoder_is_better_it_is_to_be_used() -> None:
+    verdict = judge([row("simclr", (500, 600, 700)), row("pretrained", (600, 700, 800)), row("random_init", (100, 200, 300))])
+    said, _ = worth_it(verdict)
+    assert said.startswith("Training on your images is not worth it, use ImageNet features: −10.1 points (−")
+    assert verdict.not_beaten == ["pretrained"]
+    card = remarks(verdict.best, [r for line in verdict.rows for r in line.results])
+    assert card[0] == said and card[2].startswith("Do not use this yet: ImageNet features are better than simclr")
+
+
+def test_an_open_question_names_the_labels_that_would_settle_it() -> None:
+    better, worse = np.arange(IMAGES) % 50 == 0, np.arange(IMAGES) % 80 == 1
+    first, second = row("simclr", (500, 500, 500)), row("raw_pixels", (500, 500, 500))
+    for result, extra in ((first, better), (second, worse)):
+        result.judged.held_out["linear"] = (np.arange(IMAGES) < 500) | extra  # type: ignore[index]
+    found = judge([first, second]).budgets[-1]
+    half = (found.held_out.high - found.held_out.low) / 2
+    assert found.answer is Answer.UNKNOWN and found.more is not None
+    assert found.more == pytest.approx(IMAGES * (half / found.held_out.mean) ** 2 - IMAGES, rel=0.06)
+    assert f"about {found.more:,} more labelled images, held out, would settle it" in worth_it(judge([first, second]))[0]
+
+
+def test_equals_are_told_by_no_number_of_labels() -> None:
+    said, checked = worth_it(judge([row("simclr", (500, 600, 700)), row("raw_pixels", (500, 600, 700))]))
+    assert said.startswith("Whether training on your images is worth it cannot be told by 1,000 held-out labels: +0.0 points")
+    assert said.endswith("as far as any reasonable number of labels could tell, they are equally good.")
+    assert checked.count("the same: cannot be told") == 3
+
+
+def test_the_answer_may_differ_from_budget_to_budget_and_on_the_test() -> None:
+    results = [row("simclr", (600, 600, 700), test=(500, 650, 800)), row("raw_pixels", (500, 600, 800), test=(510, 600, 790))]
+    said, checked = worth_it(judge(results))
+    assert said.startswith("Training on your images is worth it with 1 % of the labels: +10.1 points (")
+    assert "; it is not worth it with all labels, use raw pixels: −10.0 points (" in said
+    assert "; it cannot be told with 10 % of the labels by 1,000 held-out labels: " in said
+    assert "with 1 % of the labels (the opposite: not worth it)" in checked and "(by these: worth it)" in checked
+
+
+def test_seeds_are_compared_together_and_an_untrained_row_of_more_seeds_too() -> None:
+    results = [row("simclr", (600, 700, 800 + s), seed=s) for s in range(2)]
+    results += [row("random_init", (500, 600, 700), seed=s) for s in range(2)]
+    results.append(dataclasses.replace(row("random_init", (500, 600, 700), seed=2), kept=False))
+    found = judge(results).budgets
+    assert [b.share for b in found] == ["0.01", "0.1", "linear"]
+    assert [b.held_out.mean for b in found] == pytest.approx([100 / 990, 100 / 990, 0.1005])
+
+
+def test_without_labels_or_rows_to_compare_with_nothing_is_claimed() -> None:
+    assert worth_it(judge([Result(metrics_of("simclr")), Result(metrics_of("raw_pixels"))])) == [
+        "Without labels nothing tells whether training on your images is worth it: give labels to about 310 of them, and make"
+        " run tells a difference of 5 points."
+    ]
+    assert worth_it(judge([row("simclr", (600, 700, 800))])) == []
+    assert worth_it(judge([row("raw_pixels", (600, 700, 800))])) == []
+
+
+def test_the_stored_predictions_are_read_back_and_damage_is_named(tmp_path) -> None:
+    project = write_project(tmp_path / "p", methods=("simclr", "raw_pixels", "random_init"), num_test=60)
+    results, _ = load_results(project)
+    untrained = [r for r in results if r.method == "random_init"]
+    assert [r.judged.held_out["linear"].shape for r in untrained] == [(HELD_OUT,)] * 3
+    assert not np.array_equal(untrained[0].judged.held_out["linear"], untrained[1].judged.held_out["linear"])
+    simclr = next(r for r in results if r.method == "simclr").judged
+    assert np.isnan(simclr.held_out["0.1"]).mean() == 0.1 and simclr.few["0.01"].shape == (3, 60)
+    shown = leaderboard.to_markdown(judge(results))
+    assert shown.index("raining on your images") < shown.index("gives the best encoder") < shown.index("| method")
+    path = project / "out/predictions/simclr-0.safetensors"
+    save_tensors(path, load_tensors(path) | {"held_out/linear": np.zeros(3, np.int32)})
+    with pytest.raises(IntegrityError, match=r"simclr-0\.safetensors: held_out/linear"):
+        load_results(project)
+
+
+def test_the_terminal_ends_with_the_answer(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    project = write_project(tmp_path / "p", methods=("simclr", "raw_pixels", "random_init"), num_test=300)
+    leaderboard.show(project)
+    *_, said, checked = capsys.readouterr().out.splitlines()
+    assert said.startswith("Training on your images is worth it") and checked.startswith("Decided on held-out")

@@ -1,0 +1,46 @@
+"""What MLflow shows of a run besides its numbers: an encoder with scores tied to the data, a description, no tag twice."""
+
+from tasks.tracking.journal import Journal
+from tasks.tracking.tracker import Tracker
+from tests.tasks.tracking.test_tracking import empty_store, evaluated, finished, only_run, query, root, training
+
+__all__ = ["empty_store", "root"]
+
+
+def test_an_encoder_is_found_by_its_scores_which_are_tied_to_the_data(root):
+    finished(root)
+    for fingerprint, top1 in (("A", 0.5), ("A", 0.5), ("B", 0.7)):
+        evaluated(root, fingerprint=fingerprint, top1=top1)
+        tracker = Tracker(root)
+        tracker.sync()
+        found = tracker.client.search_logged_models([tracker.experiment], filter_string=f"metrics.`eval/knn_top1` >= {top1}")
+        assert [model.name for model in found] == ["simclr-0"]
+    (model,) = tracker.client.search_logged_models([tracker.experiment])
+    run = only_run(root)
+    assert (model.source_run_id, model.params) == (run.info.run_id, {"method": "simclr", "seed": "0"})
+    assert run.outputs.model_outputs[0].model_id == model.model_id
+    (dataset,) = [each.dataset for each in run.inputs.dataset_inputs]
+    shown = {(m.dataset_name, m.dataset_digest) for m in model.metrics if m.key == "eval/knn_top1"}
+    assert shown == {(dataset.name, dataset.digest)}
+    assert query(root, "SELECT count(*) FROM metrics WHERE key = 'eval/knn_top1'") == [(2,)]  # one of A and one of B
+
+
+def test_a_run_says_what_it_is_and_repeats_no_tag(root):
+    facts = {"torch": "2.14", "dataset": "sample", "host": "here"}
+    with training(root / "out/journal/simclr-0.jsonl", tags=facts) as journal:
+        journal.end("FINISHED", encoder_sha256="e0")
+    for fingerprint, host in (("A", "there"), ("B", "here")):
+        with Journal(evaluated(root, fingerprint=fingerprint), position=0) as journal:
+            where = {"stage": "evaluate@simclr-0", "name": "simclr", "seed": 0, "params": {"knn_k": [20]}}
+            journal.start(fingerprint=fingerprint, tags=facts | {"host": host}, **where)
+            journal.tags({"verdict": "healthy", "protocol": {"torch": "2.14", "k": 20}})
+            journal.end("FINISHED", encoder_sha256="e0")
+        Tracker(root).sync()
+        tags = only_run(root).data.tags
+        assert tags.get("evaluation.host") == ("there" if host == "there" else None)
+    assert not {"evaluation.torch", "evaluation.dataset", "protocol.torch", "git_commit"} & tags.keys()
+    assert (tags["protocol.k"], tags["protocol.knn_k"], tags["torch"]) == ("20", "[20]", "2.14")
+    assert tags["mlflow.note.content"] == (
+        "**SimCLR** (contrastive, 2020, arXiv 2002.05709), trained without labels on sample, seed 0. Made by `dvc repro -s"
+        " pretrain@simclr-0`."
+    )
