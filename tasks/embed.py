@@ -18,7 +18,7 @@ from tasks.alike import MOST_PAIRS, Duplicates, duplicates, likeness
 from tasks.prepare.decoding import Job, decode_all
 from tasks.prepare.images import DEPTH
 from tasks.prepare.intake import ONE_WORKER
-from tasks.prepare.layout import Item, is_image, shown
+from tasks.prepare.layout import Item, shown, to_read
 from tasks.prepare.source import FileSource
 from tasks.prepare.sources.archive import ArchiveSource
 from tasks.prepare.sources.folder import FolderSource
@@ -36,7 +36,7 @@ class _Flat(FileSource):
     """Every image, wherever it is: folders mean nothing here."""
 
     def place(self, names: Sequence[str], folders: Sequence[str], where: str) -> None:
-        self.items = [Item(name, "train", -1) for name in sorted(names) if is_image(name)]
+        self.items = [Item(name, "train") for name in to_read(names)[0]]
 
     def check_sums(self, text: bytes) -> None:
         pass
@@ -61,14 +61,14 @@ def embed(path: Path, encoder: registry.Loaded) -> tuple[list[str], torch.Tensor
         raise UsageError(f"{path} does not exist")
     source = _Folder(path) if path.is_dir() else _Archive(path)
     made = encoder.config["encoder"]
-    size, channels = made["image_size"], made["channels"]
+    size, channels, bits = made["image_size"], made["channels"], encoder.config.get("bits", 8)
     names = [item.name for item in source.items]
     features: dict[int, torch.Tensor] = {}
     bad, batch = list(source.bad), []
     progress = Progress("embedding", len(names), "images")
 
     def flush() -> None:
-        pixels = np.stack([np.frombuffer(p, np.uint8).reshape(size, size, channels).transpose(2, 0, 1) for _, p in batch])
+        pixels = np.stack([np.frombuffer(p, f"uint{bits}").reshape(size, size, channels).transpose(2, 0, 1) for _, p in batch])
         with torch.inference_mode():
             for (row, _), feature in zip(batch, encoder.module(torch.from_numpy(pixels.copy())), strict=True):
                 features[row] = feature
@@ -76,7 +76,8 @@ def embed(path: Path, encoder: registry.Loaded) -> tuple[list[str], torch.Tensor
 
     jobs = (Job(row, names[row], content) for row, content in source.read(range(len(names))))
     workers, depth = 1 if len(names) <= ONE_WORKER else None, encoder.config.get("bit_depth", DEPTH)
-    with closing(decode_all(jobs, size, channels, workers, depth)) as answers:
+    fit = encoder.config.get("fit", "crop")
+    with closing(decode_all(jobs, size, channels, workers, depth, bits, fit)) as answers:
         for done in answers:
             if done.bad:
                 bad.append((names[done.row], done.bad))
@@ -91,7 +92,7 @@ def embed(path: Path, encoder: registry.Loaded) -> tuple[list[str], torch.Tensor
     for name, reason in sorted(bad):
         print(f"warning: skipped {name!r}: {reason}", file=sys.stderr)
     if not features:
-        raise DataError(f"{path} holds no readable images (JPEG, PNG, BMP, GIF, WebP or TIFF)")
+        raise DataError(f"{path} holds no readable images (JPEG, PNG, BMP, GIF, WebP, TIFF or .npy)")
     rows = sorted(features)
     return [shown(names[row]) for row in rows], torch.stack([features[row] for row in rows])
 

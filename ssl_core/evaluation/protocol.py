@@ -7,7 +7,7 @@ last value is the best one. Probes on few labels choose everything, the layer to
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +22,7 @@ from ssl_core.evaluation.scores import SCORES, EvaluateConfig, Tested, balanced,
 from ssl_core.rng import permutation
 
 # Purposes that keep the streams of random numbers apart.
-FEW_LABELS, CLUSTERING, BOOTSTRAP = 1, 2, 3
+FEW_LABELS, CLUSTERING, BOOTSTRAP, CLASSES = 1, 2, 3, 4
 KMEANS_STARTS, KMEANS_ITERATIONS = 5, 20
 CHOICE, FINAL = 1e-5, 1e-6
 """Tolerances of the probes: held-out accuracies move by less than their own noise between the two."""
@@ -41,6 +41,19 @@ class Labels:
     test: Tensor
     """(M,) int64; may be empty."""
     num_classes: int
+
+    def of_at_most(self, count: int | None) -> "Labels":
+        """These labels, or where there are more classes than ``count`` those of a random sample of so many.
+
+        The sample depends on the number of classes alone, so that all encoders are scored on the same images. Images of the
+        other classes become unlabelled.
+        """
+        if count is None or count >= self.num_classes:
+            return self
+        chosen = torch.zeros(self.num_classes + 1, dtype=torch.bool, device=self.train.device)  # the last: unlabelled
+        chosen[permutation(self.num_classes, CLASSES, device=chosen.device)[:count]] = True
+        train, test = (labels.where(chosen[labels], -1) for labels in (self.train, self.test))
+        return Labels(train, self.holdout, test, self.num_classes)
 
 
 @dataclass(frozen=True)
@@ -67,8 +80,32 @@ def evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) 
     """Score frozen features.
 
     Args:
+        labels: a class that no label names costs nothing.
         seed: of the few-label choices, the clustering and the bootstrap.
     """
+    labels = labels.of_at_most(config.max_classes)
+    named = torch.unique(torch.cat([labels.train, labels.test]))
+    named = named[named >= 0]
+    if len(named) == labels.num_classes:
+        return _evaluate(layers, labels, config, seed)
+    numbers = torch.full((labels.num_classes + 1,), -1, device=named.device)
+    numbers[named] = torch.arange(len(named), device=named.device)
+    few = Labels(numbers[labels.train], labels.holdout, numbers[labels.test], len(named))
+    return _renamed(_evaluate(layers, few, config, seed), named.cpu(), labels.num_classes)
+
+
+def _renamed(scores: Scores, named: Tensor, num_classes: int) -> Scores:
+    """Scores of the classes ``named`` (K,) with the numbers they have among all."""
+    numbers = dict(scores.numbers)
+    if "per_class" in numbers:
+        found = dict(zip(named.tolist(), numbers["per_class"], strict=True))
+        numbers["per_class"] = [found.get(c) for c in range(num_classes)]
+    protocol = scores.protocol | ({"classes": f"{len(named)} of {num_classes}"} if scores.numbers else {})
+    predicted, nearest = (g if g is None else named.to(g.device)[g] for g in (scores.predicted, scores.nearest))
+    return replace(scores, numbers=numbers, protocol=protocol, predicted=predicted, nearest=nearest)
+
+
+def _evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) -> Scores:
     known = labels.train >= 0
     fit, held = known & ~labels.holdout, known & labels.holdout
     last = list(layers)[-1]
@@ -224,19 +261,22 @@ def _few_labels(tasks: Sequence[_Task], config: EvaluateConfig, seed: int) -> di
         tasks: the same images by layer, the last layer last.
     """
     labels, accuracies = tasks[0].train_labels, {}
+    by_size: dict[int, dict[str, Any]] = {}  # with few images a class, several fractions mean the same images
     for fraction in config.label_fractions:
         halves = [class_balanced_halves(labels, fraction, seed, FEW_LABELS, s) for s in range(config.label_seeds)]
         first, second = (torch.stack(half) for half in zip(*halves, strict=True))
-        chosen, tested = zip(*(_few_label_accuracy(task, first, second, config) for task in reversed(tasks)), strict=True)
-        layer = torch.stack(chosen).argmax(0, keepdim=True)  # the first on a tie: the last layer
-        accuracy = torch.stack(tested).gather(0, layer)[0]
-        spread = float(accuracy.std()) if len(accuracy) > 1 else 0.0
-        accuracies[f"{fraction:g}"] = {
-            "mean": float(accuracy.mean()),
-            "std": spread,
-            "labels": first.shape[1] + second.shape[1],
-        }
+        size = first.shape[1] + second.shape[1]
+        if size not in by_size:
+            by_size[size] = _few_label_scores(tasks, first, second, config) | {"labels": size}
+        accuracies[f"{fraction:g}"] = by_size[size]
     return {"few_label": accuracies}
+
+
+def _few_label_scores(tasks: Sequence[_Task], first: Tensor, second: Tensor, config: EvaluateConfig) -> dict[str, Any]:
+    chosen, tested = zip(*(_few_label_accuracy(task, first, second, config) for task in reversed(tasks)), strict=True)
+    layer = torch.stack(chosen).argmax(0, keepdim=True)  # the first on a tie: the last layer
+    accuracy = torch.stack(tested).gather(0, layer)[0]
+    return {"mean": float(accuracy.mean()), "std": float(accuracy.std()) if len(accuracy) > 1 else 0.0}
 
 
 def _few_label_accuracy(task: _Task, first: Tensor, second: Tensor, config: EvaluateConfig) -> tuple[Tensor, Tensor]:
