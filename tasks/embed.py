@@ -5,6 +5,7 @@ some images and the near-duplicates. The encoder comes from MLflow's registry: t
 """
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -24,7 +25,7 @@ from tasks.prepare.sources.archive import ArchiveSource
 from tasks.prepare.sources.folder import FolderSource
 from tasks.register import registry
 from tasks.runtime import files, settings
-from tasks.runtime.errors import DataError, UsageError, run
+from tasks.runtime.errors import DataError, EnvironmentFault, UsageError, run
 from tasks.runtime.progress import Progress
 
 BATCH = 256
@@ -50,16 +51,32 @@ class _Archive(_Flat, ArchiveSource):
     pass
 
 
-def embed(path: Path, encoder: registry.Loaded) -> tuple[list[str], torch.Tensor]:
+def open_images(path: Path, query: str | None = None) -> FileSource:
+    """The images below ``path``, by name, before any is read.
+
+    Raises:
+        UsageError: no such path, or ``query`` is none of them.
+        DataError: an archive that is no archive.
+    """
+    if not path.exists():
+        raise UsageError(f"{path} does not exist")
+    source = _Folder(path) if path.is_dir() else _Archive(path)
+    if query is not None and shown(query) not in {shown(item.name) for item in source.items}:
+        raise UsageError(f"--query {shown(query)} is not an image below {path}; give its path below that folder")
+    return source
+
+
+def embed(path: Path, encoder: registry.Loaded, source: FileSource | None = None) -> tuple[list[str], torch.Tensor]:
     """(names, features (N, D)) of every readable image below ``path``; the others are named on stderr.
+
+    Args:
+        source: the images, where they are open already.
 
     Raises:
         UsageError: no such path.
         DataError: nothing readable there.
     """
-    if not path.exists():
-        raise UsageError(f"{path} does not exist")
-    source = _Folder(path) if path.is_dir() else _Archive(path)
+    source = source or open_images(path)
     made = encoder.config["encoder"]
     size, channels, bits = made["image_size"], made["channels"], encoder.config.get("bits", 8)
     names = [item.name for item in source.items]
@@ -110,6 +127,17 @@ def write(path: Path, names: list[str], features: torch.Tensor, uri: str) -> Non
         temp.replace(path)
     finally:
         temp.unlink(missing_ok=True)
+
+
+def check_space(path: Path, count: int, dim: int) -> None:
+    """Before the work: whether the features of ``count`` images fit on the disk of ``path``.
+
+    Raises:
+        EnvironmentFault: they do not.
+    """
+    needed, free = count * (4 * dim + 200), shutil.disk_usage(path.absolute().parent).free
+    if needed > free:
+        raise EnvironmentFault(f"--output {path} needs about {needed / 1e6:,.0f} MB but {free / 1e6:,.0f} MB are free there")
 
 
 def check_output(path: Path) -> None:
@@ -172,9 +200,12 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     settings.apply()
+    arguments.path, arguments.output = arguments.path.expanduser(), arguments.output.expanduser()
     check_output(arguments.output)
+    source = open_images(arguments.path, arguments.query)
     encoder = registry.load(arguments.model)
-    names, features = embed(arguments.path, encoder)
+    check_space(arguments.output, len(source.items), encoder.config["dim"])
+    names, features = embed(arguments.path, encoder, source)
     write(arguments.output, names, features, encoder.uri)
     print(f"{len(names)} images -> {arguments.output} ({features.shape[1]} features each, {encoder.uri})")
     show(names, features, arguments)

@@ -43,10 +43,9 @@ class Labels:
     num_classes: int
 
     def of_at_most(self, count: int | None) -> "Labels":
-        """These labels, or where there are more classes than ``count`` those of a random sample of so many.
+        """These labels, or of more classes than ``count`` those of a random sample of so many; other images become unlabelled.
 
-        The sample depends on the number of classes alone, so that all encoders are scored on the same images. Images of the
-        other classes become unlabelled.
+        The sample depends on the number of classes alone, so that all encoders are scored on the same images.
         """
         if count is None or count >= self.num_classes:
             return self
@@ -80,18 +79,16 @@ def evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) 
     """Score frozen features.
 
     Args:
-        labels: a class that no label names costs nothing.
         seed: of the few-label choices, the clustering and the bootstrap.
     """
     labels = labels.of_at_most(config.max_classes)
-    named = torch.unique(torch.cat([labels.train, labels.test]))
-    named = named[named >= 0]
+    named = torch.unique(torch.cat([labels.train, labels.test, labels.train.new_tensor([-1])]))[1:]
     if len(named) == labels.num_classes:
         return _evaluate(layers, labels, config, seed)
     numbers = torch.full((labels.num_classes + 1,), -1, device=named.device)
     numbers[named] = torch.arange(len(named), device=named.device)
     few = Labels(numbers[labels.train], labels.holdout, numbers[labels.test], len(named))
-    return _renamed(_evaluate(layers, few, config, seed), named.cpu(), labels.num_classes)
+    return _renamed(_evaluate(layers, few, config, seed), named, labels.num_classes)
 
 
 def _renamed(scores: Scores, named: Tensor, num_classes: int) -> Scores:
@@ -100,8 +97,8 @@ def _renamed(scores: Scores, named: Tensor, num_classes: int) -> Scores:
     if "per_class" in numbers:
         found = dict(zip(named.tolist(), numbers["per_class"], strict=True))
         numbers["per_class"] = [found.get(c) for c in range(num_classes)]
-    protocol = scores.protocol | ({"classes": f"{len(named)} of {num_classes}"} if scores.numbers else {})
-    predicted, nearest = (g if g is None else named.to(g.device)[g] for g in (scores.predicted, scores.nearest))
+    protocol = scores.protocol | ({"classes": f"{len(named)} of {num_classes}"} if numbers else {})
+    predicted, nearest = (guess if guess is None else named[guess] for guess in (scores.predicted, scores.nearest))
     return replace(scores, numbers=numbers, protocol=protocol, predicted=predicted, nearest=nearest)
 
 
@@ -261,7 +258,7 @@ def _few_labels(tasks: Sequence[_Task], config: EvaluateConfig, seed: int) -> di
         tasks: the same images by layer, the last layer last.
     """
     labels, accuracies = tasks[0].train_labels, {}
-    by_size: dict[int, dict[str, Any]] = {}  # with few images a class, several fractions mean the same images
+    by_size: dict[int, Any] = {}  # with few images a class, several fractions mean the same ones
     for fraction in config.label_fractions:
         halves = [class_balanced_halves(labels, fraction, seed, FEW_LABELS, s) for s in range(config.label_seeds)]
         first, second = (torch.stack(half) for half in zip(*halves, strict=True))

@@ -27,14 +27,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 NPY = b"\x93NUMPY"
 """How a file that NumPy saved begins."""
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
-SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png",),
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "WEBP": (".webp",),
-    "TIFF": (".tif", ".tiff"),
-}
+SUFFIXES = {name: (f".{name.lower()}",) for name in FORMATS}
+SUFFIXES |= {"JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "TIFF": (".tif", ".tiff")}
 MODES = set("1 L LA P PA RGB RGBA RGBX RGBa La CMYK YCbCr I;16 I;16B I;16L I;16N I".split())  # noqa: SIM905
 MAX_PIXELS = 89_478_485
 """Pillow's own limit: 0.25 GiB of RGB."""

@@ -214,6 +214,8 @@ def images_path(given: str, root: Path = Path()) -> Path:
         UsageError: nothing is there.
     """
     path = root / given
+    if given.startswith("~") and not path.exists():
+        raise UsageError(f"data.path: {given} has a ~, which DVC does not know; write {Path(given).expanduser()}")
     if not path.exists():
         raise UsageError(f"data.path: {given} does not exist; give the path of your images (relative to the project's root)")
     return path
