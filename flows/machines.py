@@ -227,7 +227,11 @@ def _dvc(root: Path, *arguments: str) -> None:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+    if done.returncode:  # no checkout, or one of another owner: git says which
+        said = done.stderr.splitlines() or [f"exit code {done.returncode}"]
+        raise EnvironmentFault(f"git {arguments[0]}: {said[0].removeprefix('fatal: ')}")
+    return done.stdout.strip()
 
 
 def _here(root: Path) -> str:

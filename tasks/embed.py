@@ -5,6 +5,7 @@ some images and the near-duplicates. The encoder comes from MLflow's registry: t
 """
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -18,13 +19,13 @@ from tasks.alike import MOST_PAIRS, Duplicates, duplicates, likeness
 from tasks.prepare.decoding import Job, decode_all
 from tasks.prepare.images import DEPTH
 from tasks.prepare.intake import ONE_WORKER
-from tasks.prepare.layout import Item, is_image, shown
+from tasks.prepare.layout import Item, shown, to_read
 from tasks.prepare.source import FileSource
 from tasks.prepare.sources.archive import ArchiveSource
 from tasks.prepare.sources.folder import FolderSource
 from tasks.register import registry
 from tasks.runtime import files, settings
-from tasks.runtime.errors import DataError, UsageError, run
+from tasks.runtime.errors import DataError, EnvironmentFault, UsageError, run
 from tasks.runtime.progress import Progress
 
 BATCH = 256
@@ -36,7 +37,7 @@ class _Flat(FileSource):
     """Every image, wherever it is: folders mean nothing here."""
 
     def place(self, names: Sequence[str], folders: Sequence[str], where: str) -> None:
-        self.items = [Item(name, "train", -1) for name in sorted(names) if is_image(name)]
+        self.items = [Item(name, "train") for name in to_read(names)[0]]
 
     def check_sums(self, text: bytes) -> None:
         pass
@@ -50,25 +51,41 @@ class _Archive(_Flat, ArchiveSource):
     pass
 
 
-def embed(path: Path, encoder: registry.Loaded) -> tuple[list[str], torch.Tensor]:
+def open_images(path: Path, query: str | None = None) -> FileSource:
+    """The images below ``path``, by name, before any is read.
+
+    Raises:
+        UsageError: no such path, or ``query`` is none of them.
+        DataError: an archive that is no archive.
+    """
+    if not path.exists():
+        raise UsageError(f"{path} does not exist")
+    source = _Folder(path) if path.is_dir() else _Archive(path)
+    if query is not None and shown(query) not in {shown(item.name) for item in source.items}:
+        raise UsageError(f"--query {shown(query)} is not an image below {path}; give its path below that folder")
+    return source
+
+
+def embed(path: Path, encoder: registry.Loaded, source: FileSource | None = None) -> tuple[list[str], torch.Tensor]:
     """(names, features (N, D)) of every readable image below ``path``; the others are named on stderr.
+
+    Args:
+        source: the images, where they are open already.
 
     Raises:
         UsageError: no such path.
         DataError: nothing readable there.
     """
-    if not path.exists():
-        raise UsageError(f"{path} does not exist")
-    source = _Folder(path) if path.is_dir() else _Archive(path)
+    source = source or open_images(path)
     made = encoder.config["encoder"]
-    size, channels = made["image_size"], made["channels"]
+    size, channels, bits = made["image_size"], made["channels"], encoder.config.get("bits", 8)
     names = [item.name for item in source.items]
     features: dict[int, torch.Tensor] = {}
     bad, batch = list(source.bad), []
     progress = Progress("embedding", len(names), "images")
 
     def flush() -> None:
-        pixels = np.stack([np.frombuffer(p, np.uint8).reshape(size, size, channels).transpose(2, 0, 1) for _, p in batch])
+        pixels = np.stack([np.frombuffer(p, f"uint{bits}").reshape(size, size, channels).transpose(2, 0, 1) for _, p in batch])
         with torch.inference_mode():
             for (row, _), feature in zip(batch, encoder.module(torch.from_numpy(pixels.copy())), strict=True):
                 features[row] = feature
@@ -76,7 +93,8 @@ def embed(path: Path, encoder: registry.Loaded) -> tuple[list[str], torch.Tensor
 
     jobs = (Job(row, names[row], content) for row, content in source.read(range(len(names))))
     workers, depth = 1 if len(names) <= ONE_WORKER else None, encoder.config.get("bit_depth", DEPTH)
-    with closing(decode_all(jobs, size, channels, workers, depth)) as answers:
+    fit = encoder.config.get("fit", "crop")
+    with closing(decode_all(jobs, size, channels, workers, depth, bits, fit)) as answers:
         for done in answers:
             if done.bad:
                 bad.append((names[done.row], done.bad))
@@ -91,7 +109,7 @@ def embed(path: Path, encoder: registry.Loaded) -> tuple[list[str], torch.Tensor
     for name, reason in sorted(bad):
         print(f"warning: skipped {name!r}: {reason}", file=sys.stderr)
     if not features:
-        raise DataError(f"{path} holds no readable images (JPEG, PNG, BMP, GIF, WebP or TIFF)")
+        raise DataError(f"{path} holds no readable images (JPEG, PNG, BMP, GIF, WebP, TIFF or .npy)")
     rows = sorted(features)
     return [shown(names[row]) for row in rows], torch.stack([features[row] for row in rows])
 
@@ -109,6 +127,17 @@ def write(path: Path, names: list[str], features: torch.Tensor, uri: str) -> Non
         temp.replace(path)
     finally:
         temp.unlink(missing_ok=True)
+
+
+def check_space(path: Path, count: int, dim: int) -> None:
+    """Before the work: whether the features of ``count`` images fit on the disk of ``path``.
+
+    Raises:
+        EnvironmentFault: they do not.
+    """
+    needed, free = count * (4 * dim + 200), shutil.disk_usage(path.absolute().parent).free
+    if needed > free:
+        raise EnvironmentFault(f"--output {path} needs about {needed / 1e6:,.0f} MB but {free / 1e6:,.0f} MB are free there")
 
 
 def check_output(path: Path) -> None:
@@ -171,9 +200,12 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     settings.apply()
+    arguments.path, arguments.output = arguments.path.expanduser(), arguments.output.expanduser()
     check_output(arguments.output)
+    source = open_images(arguments.path, arguments.query)
     encoder = registry.load(arguments.model)
-    names, features = embed(arguments.path, encoder)
+    check_space(arguments.output, len(source.items), encoder.config["dim"])
+    names, features = embed(arguments.path, encoder, source)
     write(arguments.output, names, features, encoder.uri)
     print(f"{len(names)} images -> {arguments.output} ({features.shape[1]} features each, {encoder.uri})")
     show(names, features, arguments)

@@ -7,7 +7,7 @@ torchvision counterpart image by image, to rounding.
 The order is fixed: crop and flip; brightness, contrast, saturation, hue; grayscale; blur; solarize; normalize.
 torchvision draws the order of the four color operations per image; a fixed one needs a quarter of the passes.
 
-Images enter as uint8 or as float in [0, 1] and leave as float32 in [0, 1] unless a function says otherwise. All
+Images enter as uint8 or uint16, or as float in [0, 1], and leave as float32 in [0, 1] unless a function says otherwise. All
 randomness comes from the ``Rng``, keyed by image, so a view does not depend on the rest of the batch.
 """
 
@@ -128,11 +128,13 @@ def standardize(x: Tensor) -> Tensor:
 def color_jitter(x: Tensor, rng: Rng, config: AugmentConfig) -> Tensor:
     """Brightness, contrast, saturation and hue changes, in this order, on a share ``config.jitter`` of the images.
 
-    Grey images (C = 1) get brightness and contrast.
+    Grey images (C = 1) get brightness and contrast; bands that are no colors (C = 2 or above 3) get them each by itself.
     """
     x = to_unit(x)
     if config.jitter == 0:
         return x
+    if x.shape[1] not in (1, 3):
+        return _band_jitter(x, rng, config)
     u = rng.uniform(5)[..., None, None, None]
     on = u[:, 0] < config.jitter
     x = torch.mul(x, _factor(u[:, 1], config.brightness, on)).clamp_(max=1)  # a new tensor: in place from here on
@@ -151,10 +153,19 @@ def color_jitter(x: Tensor, rng: Rng, config: AugmentConfig) -> Tensor:
     return x
 
 
+def _band_jitter(x: Tensor, rng: Rng, config: AugmentConfig) -> Tensor:
+    """Brightness, and contrast about the band's mean, of each band by factors of its own."""
+    bands = x.shape[1]
+    u = rng.uniform(1 + 2 * bands)[..., None, None]
+    on = u[:, :1] < config.jitter
+    x = torch.mul(x, _factor(u[:, 1 : 1 + bands], config.brightness, on)).clamp_(max=1)
+    return torch.lerp(x.mean((2, 3), keepdim=True), x, _factor(u[:, 1 + bands :], config.contrast, on)).clamp_(0, 1)
+
+
 def random_grayscale(x: Tensor, rng: Rng, p: float) -> Tensor:
-    """A share ``p`` of the images becomes grey in all channels; grey images stay as they are."""
+    """A share ``p`` of the images becomes grey in all channels; images without color stay as they are."""
     x = to_unit(x)
-    if p == 0 or x.shape[1] == 1:
+    if p == 0 or x.shape[1] != 3:
         return x
     return torch.where(rng.bernoulli(p, 1, 1, 1), _luma(x), x)
 
@@ -171,11 +182,11 @@ def drop_channels(x: Tensor, rng: Rng, noise: float) -> Tensor:
     """Keep one random channel of each image, or tile, of (B, ..., C, h, w); Gaussian noise in the others.
 
     The guard of context prediction against chromatic aberration (arXiv 1505.05192). The noise has the kept channel's
-    mean and ``noise`` times its standard deviation. Grey images stay as they are.
+    mean and ``noise`` times its standard deviation. Images without color (C is not 3) stay as they are.
     """
     x = to_unit(x)
     channels = x.shape[-3]
-    if channels == 1:
+    if channels != 3:
         return x
     kept = rng.integers(channels, *x.shape[1:-3])[..., None, None, None]
     channel = x.gather(-3, kept.expand(*x.shape[:-3], 1, *x.shape[-2:]))

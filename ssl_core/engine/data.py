@@ -1,4 +1,4 @@
-"""Images as one uint8 array, brought to the device a batch at a time."""
+"""Images as one array of uint8 or uint16, brought to the device a batch at a time."""
 
 import threading
 from collections.abc import Iterable, Iterator
@@ -14,15 +14,15 @@ RESIDENT_SHARE = 0.4
 
 
 class Images:
-    """(N, C, H, W) uint8, memory-mapped on the host; wholly on the device when it fits.
+    """(N, C, H, W), uint8 or uint16, memory-mapped on the host; wholly on the device when it fits.
 
     Args:
-        array: any uint8 array; a memory map is not copied on a CPU.
+        array: any such array; a memory map is not copied on a CPU.
     """
 
-    def __init__(self, array: np.ndarray[Any, np.dtype[np.uint8]], device: torch.device):
-        if array.dtype != np.uint8 or array.ndim != 4:
-            raise ValueError(f"images must be uint8 (N, C, H, W), not {array.dtype} {array.shape}")
+    def __init__(self, array: np.ndarray[Any, np.dtype[Any]], device: torch.device):
+        if array.dtype not in (np.uint8, np.uint16) or array.ndim != 4:
+            raise ValueError(f"images must be uint8 or uint16 (N, C, H, W), not {array.dtype} {array.shape}")
         self.device = device
         self.shape = array.shape
         host = torch.from_numpy(array) if array.flags.writeable else _read_only_tensor(array)
@@ -33,7 +33,7 @@ class Images:
         return int(self.shape[0])
 
     def batch(self, ids: Tensor) -> Tensor:
-        """(B, C, H, W) uint8 on the device for (B,) ids on the device."""
+        """(B, C, H, W) on the device for (B,) ids on the device."""
         if self.resident:
             return self._data.index_select(0, ids)
         return self._data.index_select(0, ids.cpu()).pin_memory().to(self.device, non_blocking=True)

@@ -225,6 +225,8 @@ class Torchvision(Encoder):
             net = torchvision.models.get_model(name, weights=None)
         except ValueError:
             raise ConfigError(f"encoder.name: torchvision has no model {name!r}") from None
+        if channels not in (1, 3):
+            raise ConfigError(f"torchvision/{name} takes 1 or 3 channels, not {channels}; use small, resnet18 or vit")
         net.eval()
         example = torch.zeros(1, 3, image_size, image_size)
         nodes = get_graph_node_names(net)[1]

@@ -19,10 +19,14 @@ _TRIES = 10  # candidates per crop before the center crop, as in torchvision
 Filter = Literal["area", "bilinear", "bicubic", "lanczos"]
 
 
+UNIT = {torch.uint8: 1 / 255, torch.uint16: 1 / 65535}
+"""What brings whole numbers to [0, 1]."""
+
+
 def to_unit(images: Tensor) -> Tensor:
-    """uint8 -> float32 in [0, 1]; float input only changes its type."""
+    """uint8 or uint16 -> float32 in [0, 1]; float input only changes its type."""
     x = images.to(torch.float32)
-    return x.mul_(1 / 255) if images.dtype == torch.uint8 else x
+    return x.mul_(UNIT[images.dtype]) if images.dtype in UNIT else x
 
 
 def resized_crop(x: Tensor, rng: Rng, scale: tuple[float, float], size: int, flip: float) -> Tensor:
@@ -42,8 +46,8 @@ def resized_crop(x: Tensor, rng: Rng, scale: tuple[float, float], size: int, fli
     top, left, crop_height, crop_width, flipped = _crop_boxes(rng, height, width, scale, flip)
     rows = _resize_matrix(top, crop_height, height, size)
     columns = _resize_matrix(left, crop_width, width, size, flipped)
-    if x.dtype == torch.uint8:
-        rows = rows.mul_(1 / 255)
+    if x.dtype in UNIT:
+        rows = rows.mul_(UNIT[x.dtype])
     return _separable(x, rows, columns)
 
 

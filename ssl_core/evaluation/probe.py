@@ -1,10 +1,10 @@
-"""Linear probes: multinomial logistic regression on frozen features, for all regularization strengths side by side.
+"""Linear probes: multinomial logistic regression on frozen features, for a path of regularization strengths.
 
 The problem is convex, so it has no learning rate, no schedule and no seed. Features are standardized and rotated to
 their principal axes, where the curvature at weights of zero is diagonal for every strength (as is the bound of Böhning,
 "Multinomial logistic regression algorithm", AISM 1992); in coordinates scaled by it, L-BFGS (Nocedal, Math. Comp. 1980)
-needs some tens of steps, each two matrix products for all problems together. Strengths between those that are solved start
-from a cubic through their solutions and need two or three.
+needs a few steps for the strongest, each two matrix products for all problems together. The weaker ones start from there, where
+ten steps do what forty do from weights of zero.
 """
 
 from collections import deque
@@ -19,8 +19,12 @@ MAX_STEPS = 400
 HALVINGS = 10
 MIN_STEPS = 1
 """Steps that are made in any case: before the first, the curvature is unknown, and with it what is left to gain."""
-COARSE = 5
-"""At least so many strengths are solved from weights of zero."""
+UNKNOWNS = 2**21
+"""Weights that are solved for side by side, if there is a choice: L-BFGS keeps some 25 arrays of this size, 200 MiB in all."""
+MANY = 300
+"""From so many classes on, rows of features are multiplied by the hundred; fewer, which a CPU's cache holds, take longer."""
+LOGITS = 2**24
+"""Logits of a prediction that are in memory at once."""
 
 
 class Probe(NamedTuple):
@@ -35,8 +39,10 @@ class Probe(NamedTuple):
 
     def predict(self, features: Tensor) -> Tensor:
         """Classes (P, L, Q) int64 of (P, Q, D) features, or of (Q, D) for every problem; ties go to the lower class."""
-        logits = features.float() @ self.weight.flatten(1, 2).transpose(1, 2) + self.bias.flatten(1)[:, None]
-        return logits.view(*logits.shape[:2], *self.bias.shape[1:]).argmax(-1).transpose(1, 2)
+        weight, bias = self.weight.flatten(1, 2).transpose(1, 2), self.bias.flatten(1)[:, None]
+        rows = torch.split(features, max(1, LOGITS // self.bias.numel()), -2)
+        logits = ((part.float() @ weight + bias).view(len(bias), -1, *self.bias.shape[1:]) for part in rows)
+        return torch.cat([part.argmax(-1) for part in logits], 1).transpose(1, 2)
 
 
 def linear_probe(features: Tensor, labels: Tensor, strengths: Tensor, num_classes: int, tolerance: float = 1e-7) -> Probe:
@@ -46,7 +52,7 @@ def linear_probe(features: Tensor, labels: Tensor, strengths: Tensor, num_classe
 
     Args:
         features: (P, N, D), P problems side by side; ``labels`` (P, N) int64 in [0, num_classes).
-        strengths: (P, L) > 0, in order: the solutions for some are where their neighbors start.
+        strengths: (P, L) > 0, ascending: a solution is where the next weaker one starts.
         tolerance: a problem ends when its next step can gain less (half of gradient * H * gradient).
 
     Raises:
@@ -54,6 +60,11 @@ def linear_probe(features: Tensor, labels: Tensor, strengths: Tensor, num_classe
     """
     if not features.shape[1] or not torch.isfinite(features).all():
         raise ValueError("a linear probe needs at least one image and finite features")
+    together = max(1, UNKNOWNS // (num_classes * (min(features.shape[1:]) + 1)))
+    if len(features) > together:
+        parts = zip(*(torch.split(t, together) for t in (features, labels, strengths)), strict=True)
+        found = [linear_probe(x, y, strong, num_classes, tolerance) for x, y, strong in parts]
+        return Probe(*map(torch.cat, zip(*found, strict=True)))
     with torch.no_grad():
         x = features.double()
         mean = x.mean(1, keepdim=True)
@@ -81,103 +92,84 @@ def _principal_axes(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Solver:
-    """Preconditioned L-BFGS for P problems with L strengths each; every one has its own step length and history.
+    """Preconditioned L-BFGS for P problems side by side, one strength after another; each has its own step length and history.
 
-    Unknowns are (P, L, C, R + 1): the weights along the axes, then the bias, all divided by ``scale``.
+    Unknowns are (P, C, R + 1): the weights along the axes, then the bias, all divided by ``scale`` (P, 1, R + 1).
     """
 
     def __init__(self, x: Tensor, labels: Tensor, strengths: Tensor, curvature: Tensor, num_classes: int):
         self.x = torch.cat([x, torch.ones_like(x[..., :1])], 2)
-        self.labels = labels
+        self.labels, self.num_classes = labels, num_classes
         penalty = torch.cat([strengths[..., None].expand(-1, -1, x.shape[2]), torch.zeros_like(strengths[..., None])], 2)
         start = torch.cat([curvature, torch.ones_like(curvature[:, :1])], 1) / num_classes
-        self.penalty = penalty[:, :, None].float()
-        self.scale = (1 / (start[:, None] + penalty)).sqrt()[:, :, None].float()
-        self.shape = (*strengths.shape, num_classes, self.x.shape[2])
+        self.penalties = penalty[:, :, None].float()
+        self.scales = (1 / (start[:, None] + penalty)).sqrt()[:, :, None].float()
 
     def minimize(self, tolerance: float) -> tuple[Tensor, Tensor]:
-        """Weights and biases along the axes (P, L, C, R + 1), values (P, L); a coarse grid of strengths, then finer ones."""
-        result, count = self.x.new_zeros(self.shape), self.shape[1]
-        objective = result.new_zeros(self.shape[:2], dtype=torch.float64)
-        step = 1 << max(0, (count // COARSE).bit_length() - 1)
-        self._descend(result, objective, torch.arange(0, count, step, device=result.device), tolerance)
-        while step > 1:
-            step //= 2
-            new = torch.arange(step, count, 2 * step, device=result.device)
-            result[:, new] = _between(result[:, :: 2 * step], len(new))
-            self._descend(result, objective, new, tolerance)
-        return result, objective
+        """Weights and biases along the axes (P, L, C, R + 1), values (P, L); the strongest first, which takes few steps.
 
-    def _descend(self, result: Tensor, objective: Tensor, active: Tensor, tolerance: float) -> None:
-        """Solve the ``active`` strengths (l,) of all problems in place, from where ``result`` stands.
-
-        They walk side by side. A strength whose problems can all gain less than the tolerance is stored and drops out.
+        The others start where the line through the two solutions before theirs leads.
         """
+        problems, count = self.scales.shape[:2]
+        result = self.x.new_zeros(problems, count + 2, self.num_classes, self.x.shape[2])
+        objective = result.new_zeros(problems, count, dtype=torch.float64)
+        for i in reversed(range(count)):
+            before, last = result[:, i + 2], result[:, i + 1]
+            start = last if i + 2 >= count else 2 * last - before
+            result[:, i], objective[:, i] = self._descend(start, self.scales[:, i], self.penalties[:, i], tolerance)
+        return result[:, :count], objective
+
+    def _descend(self, start: Tensor, scale: Tensor, penalty: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+        """Solve all problems for one strength; ends when each can gain less than the tolerance."""
         pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=MEMORY)  # of each step: its change of the point, of the gradient
-        point = result[:, active] / self.scale[:, active]
-        value, gradient = self._evaluate(point, active)
-        for step in range(MAX_STEPS + 1):
+        point = start / scale
+        value, gradient = self._evaluate(point, scale, penalty)
+        for step in range(MAX_STEPS):
             direction = _direction(gradient, pairs)
             slope = _dot(gradient, direction)
             little = slope >= -2 * tolerance  # what a full step along the direction gains is about half of the slope
-            solved = little.flatten(1).all(0) & (step >= MIN_STEPS) | (step == MAX_STEPS)
-            if solved.any():
-                ended, going = active[solved], ~solved
-                result[:, ended], objective[:, ended] = (point * self.scale[:, active])[:, solved], value[:, solved]
-                if not going.any():
-                    return
-                active = active[going]
-                point, value, gradient, direction, slope = (t[:, going] for t in (point, value, gradient, direction, slope))
-                pairs = deque(((s[:, going], y[:, going]) for s, y in pairs), maxlen=MEMORY)
-            new_point, value, new_gradient = self._search(point, value, direction, slope, active)
+            if step >= MIN_STEPS and bool(little.all()):
+                break
+            new_point, value, new_gradient = self._search(point, value, direction, slope, scale, penalty)
             pairs.append((new_point - point, new_gradient - gradient))
             point, gradient = new_point, new_gradient
+        return point * scale, value
 
     def _search(
-        self, point: Tensor, value: Tensor, direction: Tensor, slope: Tensor, active: Tensor
+        self, point: Tensor, value: Tensor, direction: Tensor, slope: Tensor, scale: Tensor, penalty: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The next point, its values and gradients: a full step, halved where it does not lower the objective enough."""
         length = torch.ones_like(slope)
         for _ in range(HALVINGS):
             trial = point + length * direction
-            new, gradient = self._evaluate(trial, active)
+            new, gradient = self._evaluate(trial, scale, penalty)
             enough = new <= value + 1e-4 * (length * slope)[..., 0, 0] + 1e-7 * value  # the last term: float32 noise
             if enough.all():
                 break
             length = torch.where(enough[..., None, None], length, length / 2)
         return trial, new, gradient
 
-    def _evaluate(self, point: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
-        """Objectives (P, l) float64 and scaled gradients (P, l, C, R + 1) at ``point`` for the ``active`` strengths."""
-        scale, penalty = self.scale[:, active], self.penalty[:, active]
+    def _evaluate(self, point: Tensor, scale: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
+        """Objectives (P,) float64 and scaled gradients (P, C, R + 1) at ``point``."""
         weight = point * scale
-        problems, count, classes = weight.shape[:3]
-        flat, total = weight.flatten(1, 2), weight.new_zeros(problems, count, dtype=torch.float64)
-        gradient = torch.zeros_like(flat)
-        rows = max(64, (2**26 if flat.is_cuda else 2**17) // (problems * count * classes))  # logits that fit a CPU's cache
+        problems, classes = weight.shape[:2]
+        total, gradient = weight.new_zeros(problems, dtype=torch.float64), torch.zeros_like(weight)
+        at_once = 2**26 if weight.is_cuda else 2**17  # logits that fit a CPU's cache
+        rows = max(64 if classes < MANY else 512, at_once // (problems * classes))
         for x, labels in zip(torch.split(self.x, rows, 1), torch.split(self.labels, rows, 1), strict=True):
-            logits = (flat @ x.transpose(1, 2)).view(problems, count, classes, -1)
-            own = labels[:, None, None].expand(-1, count, -1, -1)
-            logs = torch.log_softmax(logits, 2)
-            total -= logs.gather(2, own).sum((2, 3), dtype=torch.float64)
-            excess = logs.exp_().scatter_add_(2, own, logs.new_full((), -1.0).expand(own.shape))
-            gradient.baddbmm_(excess.flatten(1, 2), x)
+            logs = torch.log_softmax(weight @ x.transpose(1, 2), 1)
+            own = labels[:, None]
+            total -= logs.gather(1, own).sum((1, 2), dtype=torch.float64)
+            excess = logs.exp_().scatter_add_(1, own, logs.new_full((), -1.0).expand(own.shape))
+            gradient.baddbmm_(excess, x)
         n = self.x.shape[1]
-        value = total / n + 0.5 * (penalty * weight * weight).sum((2, 3), dtype=torch.float64)
-        return value, (gradient.view_as(weight) / n + penalty * weight) * scale
-
-
-def _between(known: Tensor, count: int) -> Tensor:
-    """``count`` values between those of ``known`` along dim 1, by cubic interpolation; beyond both ends lies a line."""
-    first, last = known[:, :1], known[:, -1:]
-    before, after = first - known[:, 1:2], last - known[:, -2:-1]
-    row = torch.cat([first + before, known, last + after, last + 2 * after], 1)
-    return (9 * (row[:, 1 : 1 + count] + row[:, 2 : 2 + count]) - row[:, :count] - row[:, 3 : 3 + count]) / 16
+        value = total / n + 0.5 * (penalty * weight * weight).sum((1, 2), dtype=torch.float64)
+        return value, (gradient / n + penalty * weight) * scale
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products of the unknowns of each problem and strength (P, L, 1, 1)."""
-    return (a * b).sum((2, 3), keepdim=True)
+    """Inner products of the unknowns of each problem (P, 1, 1)."""
+    return (a * b).sum((1, 2), keepdim=True)
 
 
 def _direction(gradient: Tensor, pairs: deque[tuple[Tensor, Tensor]]) -> Tensor:

@@ -6,7 +6,7 @@ last value is the best one. Probes on few labels choose everything, the layer to
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -19,9 +19,10 @@ from ssl_core.evaluation.intervals import bootstrap_intervals
 from ssl_core.evaluation.knn import knn
 from ssl_core.evaluation.probe import linear_probe
 from ssl_core.evaluation.scores import SCORES, EvaluateConfig, Tested, balanced, per_class, top1
+from ssl_core.rng import permutation
 
 # Purposes that keep the streams of random numbers apart.
-CLUSTERING, BOOTSTRAP = 2, 3
+CLUSTERING, BOOTSTRAP, CLASSES = 2, 3, 4
 KMEANS_STARTS, KMEANS_ITERATIONS = 5, 20
 WIDENINGS = 2
 """How often a grid is widened at most. A choice that is at its edge even then is named in the protocol."""
@@ -38,6 +39,18 @@ class Labels:
     test: Tensor
     """(M,) int64; may be empty."""
     num_classes: int
+
+    def of_at_most(self, count: int | None) -> "Labels":
+        """These labels, or of more classes than ``count`` those of a random sample of so many; other images become unlabelled.
+
+        The sample depends on the number of classes alone, so that all encoders are scored on the same images.
+        """
+        if count is None or count >= self.num_classes:
+            return self
+        chosen = torch.zeros(self.num_classes + 1, dtype=torch.bool, device=self.train.device)  # the last: unlabelled
+        chosen[permutation(self.num_classes, CLASSES, device=chosen.device)[:count]] = True
+        train, test = (labels.where(chosen[labels], -1) for labels in (self.train, self.test))
+        return Labels(train, self.holdout, test, self.num_classes)
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,34 @@ def evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) 
     Args:
         seed: of the few-label choices, the clustering and the bootstrap.
     """
+    labels = labels.of_at_most(config.max_classes)
+    named = torch.unique(torch.cat([labels.train, labels.test, labels.train.new_tensor([-1])]))[1:]
+    if len(named) == labels.num_classes:
+        return _evaluate(layers, labels, config, seed)
+    numbers = torch.full((labels.num_classes + 1,), -1, device=named.device)
+    numbers[named] = torch.arange(len(named), device=named.device)
+    few = Labels(numbers[labels.train], labels.holdout, numbers[labels.test], len(named))
+    return _renamed(_evaluate(layers, few, config, seed), named, labels.num_classes)
+
+
+def _renamed(scores: Scores, named: Tensor, num_classes: int) -> Scores:
+    """Scores of the classes ``named`` (K,) with the numbers they have among all."""
+    numbers = dict(scores.numbers)
+    if "per_class" in numbers:
+        found = dict(zip(named.tolist(), numbers["per_class"], strict=True))
+        numbers["per_class"] = [found.get(c) for c in range(num_classes)]
+    protocol = scores.protocol | ({"classes": f"{len(named)} of {num_classes}"} if numbers else {})
+    names = torch.cat([named, named.new_tensor([-1])])  # the last: a label that the probe has seen
+
+    def renamed(guesses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {share: names[guess] for share, guess in guesses.items()}
+
+    predicted, nearest = (guess if guess is None else named[guess] for guess in (scores.predicted, scores.nearest))
+    held_out, few = renamed(scores.held_out), renamed(scores.few)
+    return replace(scores, numbers=numbers, protocol=protocol, predicted=predicted, nearest=nearest, held_out=held_out, few=few)
+
+
+def _evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) -> Scores:
     known = labels.train >= 0
     fit, held = known & ~labels.holdout, known & labels.holdout
     last = list(layers)[-1]

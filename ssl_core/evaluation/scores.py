@@ -6,9 +6,9 @@ torch when it is loaded, so that a table can be shown without it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from ssl_core.config import Count, Fraction, Positive
+from ssl_core.config import Count, Fraction, Positive, Rule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +28,8 @@ class EvaluateConfig:
     """Smallest and largest of them; they are spaced evenly in the logarithm."""
     layers: Count
     """Candidate layers: the last this many blocks of the encoder."""
+    max_classes: Annotated[int, Rule("a whole number of at least 2", lambda v: v >= 2)] | None
+    """Of more classes, a random sample of so many is scored, the same for all encoders; null scores all of any number."""
     label_fractions: tuple[Fraction, ...]
     """Shares of the training labels the few-label probes see."""
     label_seeds: Count

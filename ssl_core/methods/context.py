@@ -72,8 +72,8 @@ def neighbor_pairs(grid: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def project_colors(x: Tensor) -> Tensor:
-    """Remove the green-magenta component of (..., 3, h, w): pixels times I - a'a / aa', a = (-1, 2, -1). Greys stay."""
-    if x.shape[-3] == 1:
+    """Remove the green-magenta component of (..., 3, h, w): pixels times I - a'a / aa', a = (-1, 2, -1). Others stay."""
+    if x.shape[-3] != 3:
         return x
     axis = torch.tensor([-1.0, 2.0, -1.0], device=x.device)[:, None, None]
     return x - axis * (x * axis).sum(-3, keepdim=True) / 6.0

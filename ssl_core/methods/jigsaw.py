@@ -56,8 +56,8 @@ class JigsawConfig:
 
 
 def shift_channels(x: Tensor, rng: Rng, pixels: int) -> Tensor:
-    """Each color channel of (B, C, H, W) moved by up to ``pixels`` on both axes, mirrored at the edges."""
-    if x.shape[1] == 1 or pixels == 0:
+    """Each color channel of (B, C, H, W) moved by up to ``pixels`` on both axes, mirrored at the edges; without color none."""
+    if x.shape[1] != 3 or pixels == 0:
         return x
     return torch.cat([padded_crop(channel, rng, pixels, 0.0) for channel in x.chunk(x.shape[1], dim=1)], dim=1)
 

@@ -87,7 +87,7 @@ class Evaluation:
         self.encoder, self.facts = saved_encoder.load(self.directory)
         arrays = (self.data.train_labels, self.data.train_holdout, self.data.test_labels)
         train, holdout, test = (torch.from_numpy(np.array(a)) for a in arrays)
-        self.labels = Labels(train, holdout, test, len(self.classes))
+        self.labels = Labels(train, holdout, test, len(self.classes)).of_at_most(self.config.max_classes)
 
     def run(self) -> None:
         """Extract, score, write."""

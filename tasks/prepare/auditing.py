@@ -112,7 +112,7 @@ def conflicts(keys: Array, labels: Array, names: Sequence[str], classes: Sequenc
 
 def outlines(images: Array) -> Array:
     """(N, side * side) float32 of zero mean and unit length; zero for an image without structure."""
-    grey = images.astype(np.float32).mean(axis=1) / 255
+    grey = images.astype(np.float32).mean(axis=1) / np.iinfo(images.dtype).max
     pool = _area(images.shape[-1], min(SIDE, images.shape[-1]))
     small = pool @ grey @ pool.T
     edge = np.pad(small, ((0, 0), (1, 1), (1, 1)), mode="edge")
@@ -146,7 +146,7 @@ def near_duplicates(train: Array, test: Array, skip: Array, check: Callable[[], 
     """Find the test images that look like a training image, straight or mirrored.
 
     Args:
-        train, test: (N, C, S, S) and (M, C, S, S) uint8.
+        train, test: (N, C, S, S) and (M, C, S, S) uint8 or uint16.
         skip: (M,) bool, the test images not to look at (their exact copy is already known).
         check: called between blocks; may raise to stop.
     """

@@ -27,7 +27,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """The answer to a job: ``pixels`` (S * S * C bytes in H, W, C order) and ``facts``, or ``bad``."""
+    """The answer to a job: ``pixels`` (S * S * C values in H, W, C order) and ``facts``, or ``bad``."""
 
     row: int
     pixels: bytes = b""
@@ -36,12 +36,18 @@ class Done:
 
 
 def decode_all(
-    jobs: Iterator[Job], size: int, channels: int, workers: int | None = None, depth: int = images.DEPTH
+    jobs: Iterator[Job],
+    size: int,
+    channels: int,
+    workers: int | None = None,
+    depth: int = images.DEPTH,
+    bits: int = 8,
+    fit: str = "crop",
 ) -> Iterator[Done]:
     """Decode ``jobs`` in any order; they are pulled as fast as they are decoded, so memory stays bounded.
 
     Args:
-        depth: bits of the values of grey images that have more than 8.
+        depth, bits, fit: as ``images.decode`` takes them.
 
     Raises:
         EnvironmentFault: the workers do not start.
@@ -51,7 +57,7 @@ def decode_all(
     answers: queue.Queue[list[Done] | BaseException | None] = queue.Queue(maxsize=4)
     stopped = threading.Event()
     count = workers or cores()
-    command = [sys.executable, "-I", images.__file__, *map(str, (size, channels, depth))]
+    command = [sys.executable, "-I", images.__file__, *map(str, (size, channels, depth, bits, fit))]
     threads = [threading.Thread(target=_drive, args=(batches, answers, stopped, command), daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()

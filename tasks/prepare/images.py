@@ -6,7 +6,8 @@ reports a damaged PNG as an exception where torchvision 0.29 can end the process
 
 Rules: the format is told by content and must be in ``FORMATS``; width x height is checked before any pixel is decoded; the
 first frame or page counts; EXIF orientation is applied; transparent pixels are laid on white; 10 to 16 bits are scaled to 8;
-palette, 1-bit, CMYK and YCbCr become grey or RGB; the centered square of the short side is resized with antialiasing.
+palette, 1-bit, CMYK and YCbCr become grey or RGB; the centered square of the short side is resized with antialiasing, or all of
+it (``data.fit``). What has other channels or keeps 16 bits is read by ``tasks.prepare.bands``.
 """
 
 import contextlib
@@ -18,39 +19,17 @@ import sys
 import warnings
 from dataclasses import dataclass, field
 from io import BytesIO
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+NPY = b"\x93NUMPY"
+"""How a file that NumPy saved begins."""
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
-SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png",),
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "WEBP": (".webp",),
-    "TIFF": (".tif", ".tiff"),
-}
-MODES = {
-    "1",
-    "L",
-    "LA",
-    "P",
-    "PA",
-    "RGB",
-    "RGBA",
-    "RGBX",
-    "RGBa",
-    "La",
-    "CMYK",
-    "YCbCr",
-    "I;16",
-    "I;16B",
-    "I;16L",
-    "I;16N",
-    "I",
-}
+SUFFIXES = {name: (f".{name.lower()}",) for name in FORMATS}
+SUFFIXES |= {"JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "TIFF": (".tif", ".tiff")}
+MODES = set("1 L LA P PA RGB RGBA RGBX RGBa La CMYK YCbCr I;16 I;16B I;16L I;16N I".split())  # noqa: SIM905
 MAX_PIXELS = 89_478_485
 """Pillow's own limit: 0.25 GiB of RGB."""
 MAX_BYTES = 256 << 20
@@ -83,16 +62,20 @@ class Facts:
     sha256: str
     notes: list[str] = field(default_factory=list)
     peak: int = 0
-    """Largest value of a grey image with more than 8 bits; 0 of any other."""
+    """Largest value of an image with more than 8 bits, where they count; 0 of any other."""
 
 
-def decode(data: bytes, name: str, size: int, channels: int, depth: int = DEPTH) -> tuple[bytes, Facts]:
-    """Decode a file to ``size * size * channels`` bytes in H, W, C order.
+def decode(
+    data: bytes, name: str, size: int, channels: int, depth: int = DEPTH, bits: int = 8, fit: str = "crop"
+) -> tuple[bytes, Facts]:
+    """Decode a file to ``size * size * channels`` values of ``bits`` in H, W, C order.
 
     Args:
         data: the whole file.
         name: its name, only to compare the suffix with the content.
-        depth: bits of the values of a grey image that has more than 8.
+        depth: bits of the values of an image that has more than 8.
+        bits: 8 or 16, of the result.
+        fit: how a picture becomes a square: ``crop``, ``pad`` or ``stretch``.
 
     Raises:
         BadImage: not usable.
@@ -102,10 +85,12 @@ def decode(data: bytes, name: str, size: int, channels: int, depth: int = DEPTH)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            with Image.open(BytesIO(data), formats=FORMATS) as image:
-                facts = _inspect(image, data, name)
-                _read(image, size)
-                picture = flatten(_plain(_upright(image, facts), depth, facts), channels)
+            if channels not in (1, 3) or bits > 8 or data.startswith(NPY):
+                from tasks.prepare import bands  # only here: a worker starts faster without, and without NumPy
+
+                pixels, facts = bands.decode(data, name, size, channels, depth, bits, fit)
+            else:
+                pixels, facts = _picture(data, name, size, channels, depth, fit)
         except UnidentifiedImageError:
             raise BadImage(_what_else(data)) from None
         except Image.DecompressionBombError:
@@ -117,19 +102,45 @@ def decode(data: bytes, name: str, size: int, channels: int, depth: int = DEPTH)
         except Exception as error:  # decoders raise nearly anything on damaged files
             raise BadImage(f"damaged: {one_line(error)}") from None
     facts.notes += sorted({f"decoder warning: {one_line(w.message)}" for w in caught if w.category is not DeprecationWarning})
-    return fit(picture, size).tobytes(), facts
+    return pixels, facts
 
 
-def _inspect(image: Any, data: bytes, name: str) -> Facts:
-    """Judge what the header tells, before any pixel is decoded."""
-    width, height = image.size
-    kind = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with a second picture behind it
+def _picture(data: bytes, name: str, size: int, channels: int, depth: int, fit: str) -> tuple[bytes, Facts]:
+    with Image.open(BytesIO(data), formats=FORMATS) as image:
+        facts = inspect(image, data, name)
+        stored = data[24:25] == b"\x10" if facts.format == "PNG" else facts.format == "TIFF" and deep_tiff(image)
+        if stored and not image.mode.startswith("I"):
+            facts.notes.append("16 bits a color, of which only the upper 8 are read; data.bits: 16 keeps them")
+        image.draft(None, (DRAFT_FACTOR * size, DRAFT_FACTOR * size))
+        image.load()
+        picture = flatten(_plain(upright(image, facts), depth, facts), channels)
+    return square(picture, size, fit).tobytes(), facts
+
+
+def deep_tiff(image: Any) -> bool:
+    """Whether a TIFF has more than 8 bits of each color."""
+    return max(image.tag_v2.get(258, (8,))) > 8
+
+
+def check_sides(width: int, height: int) -> None:
+    """Refuse an image that is too large, too small or too long.
+
+    Raises:
+        BadImage: it is.
+    """
     if width * height > MAX_PIXELS:
         raise BadImage(f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
     if min(width, height) < MIN_SIDE:
         raise BadImage(f"{width} x {height}: a side is under {MIN_SIDE} pixels")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise BadImage(f"{width} x {height}: one side is more than {MAX_ASPECT} times the other")
+
+
+def inspect(image: Any, data: bytes, name: str) -> Facts:
+    """Judge what the header tells, before any pixel is decoded."""
+    width, height = image.size
+    kind = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with a second picture behind it
+    check_sides(width, height)
     if image.mode not in MODES or (image.mode == "I" and kind != "PNG"):
         raise BadImage(f"pixels of type {image.mode} have no stated range; convert the file to 8 or 16 bits")
     facts = Facts(width, height, image.mode, kind, hashlib.sha256(data).hexdigest())
@@ -141,21 +152,13 @@ def _inspect(image: Any, data: bytes, name: str) -> Facts:
         facts.notes.append("several frames or pages, the first is used")
     if kind == "JPEG" and not data.rstrip(b"\0").endswith(b"\xff\xd9"):
         facts.notes.append("bytes after the end of the JPEG")
-    stored = data[24:25] == b"\x10" if kind == "PNG" else kind == "TIFF" and max(image.tag_v2.get(258, (8,))) > 8
-    if stored and not image.mode.startswith("I"):
-        facts.notes.append("16 bits a color, of which only the upper 8 are read; convert dark ones to 8 bits")
     profile = image.info.get("icc_profile") or b""
     if profile and b"sRGB" not in profile and b"s\0R\0G\0B" not in profile:
         facts.notes.append("a color profile other than sRGB is ignored")
     return facts
 
 
-def _read(image: Any, size: int) -> None:
-    image.draft(None, (DRAFT_FACTOR * size, DRAFT_FACTOR * size))
-    image.load()
-
-
-def _upright(image: Any, facts: Facts) -> Any:
+def upright(image: Any, facts: Facts) -> Any:
     """Apply the EXIF orientation; unreadable EXIF counts as none."""
     try:
         orientation = image.getexif().get(0x0112, 1)
@@ -202,21 +205,30 @@ def flatten(image: Any, channels: int) -> Any:
     return image if image.mode == mode else image.convert(mode)
 
 
-def fit(image: Any, size: int) -> Any:
-    """Resize the centered square of the short side to ``size`` x ``size``, antialiased (bilinear)."""
+def square(image: Any, size: int, fit: str = "crop") -> Any:
+    """An image of one mode as ``size`` x ``size``, antialiased (bilinear).
+
+    Args:
+        fit: ``crop`` takes the centered square of the short side, ``stretch`` all of it, ``pad`` all with black beside it.
+    """
     width, height = image.size
     if width == height == size:
         return image
+    if fit == "pad":
+        inner = [max(1, round(side * size / max(width, height))) for side in image.size]
+        whole = Image.new(image.mode, (size, size))
+        whole.paste(image.resize(inner, Image.Resampling.BILINEAR, reducing_gap=3.0), tuple((size - n) // 2 for n in inner))
+        return whole
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
+    box = (0, 0, width, height) if fit == "stretch" else (left, top, left + side, top + side)
     return image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
 
 
-def from_array(pixels: Any, size: int, channels: int) -> bytes:
+def from_array(pixels: Any, size: int, channels: int, fit: str = "crop") -> bytes:
     """Decoded pixels (H, W) or (H, W, 3) uint8 as ``decode`` would give them."""
     same = pixels.shape[:2] == (size, size) and pixels.ndim == (2 if channels == 1 else 3)
-    return pixels.tobytes() if same else fit(flatten(Image.fromarray(pixels), channels), size).tobytes()
+    return pixels.tobytes() if same else square(flatten(Image.fromarray(pixels), channels), size, fit).tobytes()
 
 
 def _what_else(data: bytes) -> str:
@@ -270,7 +282,7 @@ def _exactly(stream: IO[bytes], count: int) -> bytes:
     return data
 
 
-def serve(source: IO[bytes], sink: IO[bytes], size: int, channels: int, depth: int) -> None:
+def serve(source: IO[bytes], sink: IO[bytes], size: int, channels: int, depth: int, bits: int, fit: str) -> None:
     """Answer batches ``([[name, length], ...], bytes)`` with one message per image, until the other side closes."""
     send(sink, "ready")
     while True:
@@ -282,7 +294,7 @@ def serve(source: IO[bytes], sink: IO[bytes], size: int, channels: int, depth: i
         for name, length in items:
             signal.alarm(SECONDS)
             try:
-                pixels, facts = decode(blob[start : start + length], name, size, channels, depth)
+                pixels, facts = decode(blob[start : start + length], name, size, channels, depth, bits, fit)
                 send(sink, vars(facts), pixels)
             except BadImage as error:
                 send(sink, {"bad": str(error)})
@@ -301,4 +313,6 @@ def _limit() -> None:
 
 if __name__ == "__main__":
     _limit()
-    serve(sys.stdin.buffer, sys.stdout.buffer, *map(int, sys.argv[1:]))
+    sys.path.append(str(Path(__file__).parents[2]))
+    sys.modules["tasks.prepare.images"] = sys.modules["__main__"]  # for ``bands``: the same BadImage
+    serve(sys.stdin.buffer, sys.stdout.buffer, *map(int, sys.argv[1:5]), sys.argv[5])

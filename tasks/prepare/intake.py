@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tasks.prepare import images
+from tasks.prepare import bands, images
 from tasks.prepare.decoding import Done, Job, decode_all
 from tasks.prepare.source import ArraySource, Source
 from tasks.runtime.dataset import BLOCK, Array
@@ -41,7 +42,7 @@ class Split:
     def put(self, at: int, pixels: bytes) -> None:
         """Store the pixels of row ``at``, given in H, W, C order."""
         _, channels, height, width = self.images.shape
-        self.images[at] = np.frombuffer(pixels, np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
+        self.images[at] = np.frombuffer(pixels, self.images.dtype).reshape(height, width, channels).transpose(2, 0, 1)
 
     def drop(self, mask: Array) -> None:
         """Remove the rows where ``mask``, on disk as well."""
@@ -50,7 +51,7 @@ class Split:
         keep = np.flatnonzero(~mask)
         old = self.path.with_suffix(".old")
         self.path.rename(old)
-        source, self.images = self.images, create(self.path, (len(keep), *self.images.shape[1:]))
+        source, self.images = self.images, create(self.path, (len(keep), *self.images.shape[1:]), self.images.dtype)
         for start in range(0, len(keep), BLOCK):
             self.images[start : start + BLOCK] = source[keep[start : start + BLOCK]]
         old.unlink()
@@ -73,12 +74,12 @@ class Seen:
     notes: Counter[str] = field(default_factory=Counter)
 
 
-def create(path: Path, shape: tuple[int, ...]) -> Array:
-    """A writable uint8 array in a .npy file."""
+def create(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """A writable array in a .npy file."""
     if 0 in shape:
-        np.save(path, np.zeros(shape, np.uint8))
-        return np.zeros(shape, np.uint8)
-    return np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+        np.save(path, np.zeros(shape, dtype))
+        return np.zeros(shape, dtype)
+    return np.lib.format.open_memmap(path, "w+", dtype, shape)
 
 
 def new_split(directory: Path, name: str, rows: Array, source: Source, config: DataConfig) -> Split:
@@ -86,7 +87,7 @@ def new_split(directory: Path, name: str, rows: Array, source: Source, config: D
     path = directory / f"{name}_images.npy"
     n, size = len(rows), config.image_size
     labels = np.array([source.items[i].label for i in rows], np.int64)
-    pixels = create(path, (n, config.channels, size, size))
+    pixels = create(path, (n, config.channels, size, size), np.dtype(f"uint{config.bits}"))
     return Split(
         path, rows, labels, [source.items[i].name for i in rows], pixels, np.zeros((n, 2), np.int64), np.zeros(n, np.uint64)
     )
@@ -154,18 +155,25 @@ def scale_alike(
 
 def contents(source: Source, rows: list[int], config: DataConfig, depth: int) -> Iterator[Done]:
     """Every row decoded, in any order."""
-    size, channels = config.image_size, config.channels
+    size, channels, bits, fit = config.image_size, config.channels, config.bits, config.fit
     if not isinstance(source, ArraySource):
         jobs = (Job(row, source.items[row].name, content) for row, content in source.read(rows))
         workers = 1 if len(rows) <= ONE_WORKER else None
-        with contextlib.closing(decode_all(jobs, size, channels, workers, depth)) as answers:
+        with contextlib.closing(decode_all(jobs, size, channels, workers, depth, bits, fit)) as answers:
             yield from answers
         return
     for row, pixels in source.read(rows):
         height, width = pixels.shape[:2]
-        mode = "RGB" if pixels.ndim == 3 else "L"
-        facts = images.Facts(width, height, mode, "array", "")
-        yield Done(row, images.from_array(pixels, size, channels), facts)
+        if pixels.dtype == np.uint8 and channels in (1, 3) and bits == 8 and pixels.shape[2:] in ((), (3,)):
+            facts = images.Facts(width, height, "RGB" if pixels.ndim == 3 else "L", "array", "")
+            yield Done(row, images.from_array(pixels, size, channels, fit), facts)
+            continue
+        values = bands.as_bands(pixels, channels)
+        facts = images.Facts(width, height, f"{values.shape[2]} bands", "array", "")
+        try:
+            yield Done(row, bands.store(values, size, channels, depth, bits, fit, facts), facts)
+        except images.BadImage as error:
+            yield Done(row, bad=str(error))
 
 
 def store(split: Split, at: int, done: Done, source: Source, seen: Seen) -> str:

@@ -27,13 +27,14 @@ SPLITS = {
 }
 NOT_IMAGES = set(  # what lies beside images; any other suffix is judged by content
     ".txt .md .rst .csv .tsv .json .jsonl .xml .yaml .yml .toml .html .htm .css .js .py .ipynb .sh .log .mat .db .sqlite"  # noqa: SIM905
-    " .ini .lock .dvc .sha256 .md5 .npy .npz .parquet .xls .xlsx .doc .docx".split()
+    " .ini .lock .dvc .sha256 .md5 .npz .parquet .xls .xlsx .doc .docx".split()
 )
 Parts = tuple[str, ...]
 Placed = tuple[str, str, Parts]
 """(split, name, path inside the split)"""
 HIDDEN = {"thumbs.db", "desktop.ini", "__macosx"}
 SUMS = "SHA256SUMS"
+ARRAY = ".npy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,16 @@ def is_image(name: str) -> bool:
     return not hidden and parts[-1] != SUMS and PurePosixPath(name).suffix.lower() not in NOT_IMAGES
 
 
+def to_read(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """(images, the other files), each in order. Arrays in .npy files are images where there are no pictures."""
+    found: dict[str, list[str]] = {"picture": [], "array": [], "other": []}
+    for name in sorted(names):
+        array = PurePosixPath(name).suffix.lower() == ARRAY
+        found["other" if not is_image(name) else "array" if array else "picture"].append(name)
+    read, left = (found["picture"], found["array"]) if found["picture"] else (found["array"], [])
+    return read, sorted(name for name in (*found["other"], *left) if name != SUMS)
+
+
 def arrange(names: Iterable[str], folders: Iterable[str], where: str) -> Layout:
     """Sort image names into splits and classes.
 
@@ -74,7 +85,7 @@ def arrange(names: Iterable[str], folders: Iterable[str], where: str) -> Layout:
     """
     names = sorted(names)
     if not names:
-        raise DataError(f"{where} holds no images (JPEG, PNG, BMP, GIF, WebP or TIFF); check data.path")
+        raise DataError(f"{where} holds no images (JPEG, PNG, BMP, GIF, WebP, TIFF or .npy); check data.path")
     inside: dict[str, list[Parts]] = {}
     for top, *rest in (PurePosixPath(name).parts for name in names):
         if rest:

@@ -46,7 +46,7 @@ def prepare(config: DataConfig, target: Path, check: Callable[[], None] = nothin
     """
     source = open_source(config)
     chosen = split_rows(source.items, source.classes, config)
-    check_space(target, sum(map(len, chosen.values())) * config.channels * config.image_size**2)
+    check_space(target, sum(map(len, chosen.values())) * config.channels * config.image_size**2 * config.bits // 8)
     if target.parent.is_dir():
         files.remove_leftovers(target.parent)
 
@@ -119,8 +119,10 @@ def finish(
         "num_train": len(train.rows),
         "num_test": len(test.rows),
     }
-    if seen.peak:
-        meta["bit_depth"] = seen.bit_depth  # images to embed later must be scaled alike
+    # Images to embed later must be treated alike.
+    meta |= {"bit_depth": seen.bit_depth} if seen.peak else {}
+    meta |= {"bits": config.bits} if config.bits != 8 else {}
+    meta |= {"fit": config.fit} if config.fit != "crop" else {}
     files.write_json(directory / "meta.json", meta)
     audit.write(directory, judge(source, splits, holdout, classes, seen, copies, config))
 
@@ -180,13 +182,14 @@ def moments(pixels: Array) -> tuple[list[float], list[float]]:
         DataError: every image is the same single color.
     """
     total, squares = (np.zeros(pixels.shape[1], np.int64) for _ in range(2))
+    white = int(np.iinfo(pixels.dtype).max)
     for _, block in blocks(pixels):
-        counts = np.stack([np.bincount(block[:, c].ravel(), minlength=256) for c in range(pixels.shape[1])])
-        total += counts @ np.arange(256)
-        squares += counts @ np.arange(256) ** 2
+        counts = np.stack([np.bincount(block[:, c].ravel(), minlength=white + 1) for c in range(pixels.shape[1])])
+        total += counts @ np.arange(white + 1)
+        squares += counts @ np.arange(white + 1) ** 2
     n = pixels.size // pixels.shape[1]
     mean = total / n
     std = np.sqrt(np.maximum(squares / n - mean**2, 0))
-    if std.min() < 1e-6 * 255:
+    if std.min() < 1e-6 * white:
         raise DataError("all training images together are a single color in one channel; there is nothing to learn")
-    return (mean / 255).tolist(), (std / 255).tolist()
+    return (mean / white).tolist(), (std / white).tolist()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tasks.prepare import layout
+from tasks.prepare.bands import MOST
 from tasks.prepare.images import BadImage
 from tasks.prepare.layout import SUMS, Item, is_image
 from tasks.runtime.dataset import Array
@@ -37,8 +38,8 @@ def open_source(config: DataConfig) -> "Source":
 class Source(ABC):
     """A list of images that are not read yet.
 
-    ``read(rows)`` yields (row, content) in any order. The content is the file's bytes, decoded pixels (H, W) or (H, W, 3)
-    uint8, or why it cannot be read.
+    ``read(rows)`` yields (row, content) in any order. The content is the file's bytes, decoded pixels (H, W) or (H, W, C)
+    uint8 or uint16, or why it cannot be read.
     """
 
     name: str
@@ -64,7 +65,7 @@ class ArraySource(Source):
     """Images that come decoded.
 
     Args:
-        splits: (``train`` or ``test``, images (N, H, W) or (N, H, W, 3) uint8, labels (N,) with -1 for none).
+        splits: (``train`` or ``test``, images (N, H, W) or (N, H, W, C) uint8 or uint16, labels (N,) with -1 for none).
 
     Raises:
         DataError: images or labels of another type or shape, or a label that names no class.
@@ -86,9 +87,10 @@ class ArraySource(Source):
 
 
 def _check_arrays(where: str, pixels: Array, labels: Array, classes: int) -> None:
-    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[3:] not in ((), (3,)):
+    if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] > MOST):
         raise DataError(
-            f"{where}: the images are {pixels.dtype} of shape {pixels.shape}; they must be uint8 (N, H, W) or (N, H, W, 3)"
+            f"{where}: the images are {pixels.dtype} of shape {pixels.shape}; they must be uint8 or uint16,"
+            f" (N, H, W) or (N, H, W, C) with at most {MOST} channels"
         )
     if labels.shape != pixels.shape[:1] or labels.dtype.kind not in "iu":
         raise DataError(
@@ -109,11 +111,12 @@ class FileSource(Source):
         Raises:
             DataError: no images, or folders that cannot be understood.
         """
-        self.ignored += sorted(n for n in names if not is_image(n) and n != SUMS)
-        if self.bad and not any(map(is_image, names)):
+        images, others = layout.to_read(names)
+        self.ignored += others
+        if self.bad and not images:
             first = "; ".join(f"{name!r}: {reason}" for name, reason in sorted(self.bad)[:3])
             raise DataError(f"{where} holds no images that can be used; {len(self.bad)} refused: {first}")
-        arranged = layout.arrange((n for n in names if is_image(n)), folders, where)
+        arranged = layout.arrange(images, folders, where)
         self.items, self.classes = arranged.items, arranged.classes
         self.warnings += arranged.warnings
 

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ssl_core.engine.augment import to_unit
 from ssl_core.engine.data import Images
 from ssl_core.engine.method import DataInfo, Method
 from ssl_core.rng import Rng
@@ -23,8 +24,8 @@ def view_sheet(method: Method, images: Images) -> bytes:
             alone = [method.views(batch[i : i + 1], Rng(ids[i : i + 1], 0)) for i in range(len(ids))]
             views = tuple(map(torch.cat, zip(*alone, strict=True)))
     rows = [_as_pictures(v, method.data) for v in views if v.is_floating_point() and v.ndim >= 4 and len(v) == len(ids)]
-    original = (batch.float() / 255).cpu()
-    pixels = _sheet([original, *rows]).permute(1, 2, 0).numpy()
+    seen = slice(3 if method.data.channels >= 3 else 1)  # of more bands, the first three as color
+    pixels = _sheet([row[:, seen] for row in (to_unit(batch).cpu(), *rows)]).permute(1, 2, 0).numpy()
     out = io.BytesIO()
     Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(out, format="PNG")
     return out.getvalue()

@@ -187,7 +187,7 @@ class Training:
             "parameters": core_encoders.num_parameters(self.method.exported),
             "mean": meta["mean"],
             "std": meta["std"],
-            **{key: meta[key] for key in ("bit_depth",) if key in meta},
+            **{key: meta[key] for key in ("bit_depth", "bits", "fit") if key in meta},
             "epochs": self.trainer.epochs,
             "train": vars(p.train),
             "augment": vars(p.augment),

@@ -26,8 +26,9 @@ CONFIG, WEIGHTS, SOURCE = "config.json", "model.safetensors", "modeling.py"
 class ImageEncoder(nn.Module):
     """Images to the features (B, ``dim``) of one layer of a trained encoder.
 
-    Images are (B, C, H, W) of any size: integers in 0..255, or floats of any width in 0..1. The centered square of the short
-    side is resized to ``image_size``, antialiased, and normalized. Features are float32.
+    Images are (B, C, H, W) of any size: integers in 0..255, or floats of any width in 0..1. Where the encoder was trained on 16
+    bits, uint16 is in 0..65535. The centered square of the short side (of ``fit`` pad the long one, with black beside the
+    image; of stretch all of the image) is resized to ``image_size``, antialiased, and normalized. Features are float32.
     Set ``layer`` to have those of another layer; ``maps`` gives all of them before pooling.
     """
 
@@ -36,6 +37,7 @@ class ImageEncoder(nn.Module):
         self.encoder, self.layer = encoder, config["layer"]
         self.channels, self.image_size = config["encoder"]["channels"], config["encoder"]["image_size"]
         self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
+        self.fit, self.bits = config.get("fit", "crop"), config.get("bits", 8)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, ``dim``): the mean over the positions of ``maps(images)[layer]``."""
@@ -57,7 +59,7 @@ class ImageEncoder(nn.Module):
             raise ValueError(f"images have the shape {tuple(images.shape)}; it must be (B, {self.channels}, H, W)")
         if images.dtype == torch.bool or images.is_complex():
             raise ValueError(f"images are {images.dtype}; they must be integers in 0..255 or floats in 0..1")
-        white = 1 if images.is_floating_point() else 255
+        white = 1 if images.is_floating_point() else 65535 if images.dtype == torch.uint16 and self.bits == 16 else 255
         if not torch.compiler.is_compiling() and images.numel():
             low, high = (float(x.detach()) for x in images.float().aminmax())
             if not (low >= -1e-3 and high <= white + 1e-3):  # NaN fails too
@@ -72,17 +74,22 @@ class ImageEncoder(nn.Module):
         height, width = x.shape[-2:]
         if not torch.compiler.is_compiling() and height == width == self.image_size:
             return x
-        side = torch.sym_min(height, width)
+        if self.fit == "stretch":
+            return self._weights(height, height, x) @ x @ self._weights(width, width, x).T
+        side = torch.sym_max(height, width) if self.fit == "pad" else torch.sym_min(height, width)
         return self._weights(height, side, x) @ x @ self._weights(width, side, x).T
 
     def _weights(self, length: int, side: int, x: Tensor) -> Tensor:
-        """(``image_size``, length) weights that resize the centered ``side`` of ``length`` pixels: triangles, as Pillow has."""
+        """(``image_size``, length) weights that resize the centered ``side`` of ``length`` pixels: triangles, as Pillow has.
+
+        Where ``side`` reaches beyond the pixels there is black.
+        """
         scale = side / self.image_size
         places = torch.arange(self.image_size, device=x.device, dtype=x.dtype)
         centers = (length - side) / 2 + (places + 0.5) * scale
         distance = (torch.arange(length, device=x.device, dtype=x.dtype) + 0.5 - centers[:, None]).abs()
         weights = (1 - distance / torch.sym_max(scale, 1.0)).clamp_min(0)
-        return weights / weights.sum(1, keepdim=True)
+        return weights / weights.sum(1, keepdim=True).clamp_min(1e-6)
 
 
 def load(folder: Path) -> tuple[ImageEncoder, dict[str, Any]]:

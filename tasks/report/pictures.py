@@ -30,7 +30,7 @@ class Gallery:
     """The images pictures are made of: the test split, or training images where there is no test split."""
 
     images: np.ndarray
-    """(M, C, S, S) uint8."""
+    """(M, C, S, S) uint8 or uint16."""
     labels: np.ndarray
     """(M,) int64, -1 where unknown."""
     split: str
@@ -106,10 +106,11 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """(C, S, S) uint8 -> (s, s, 3) uint8 with s at most ``THUMBNAIL``."""
+    """(C, S, S) uint8 or uint16 -> (s, s, 3) uint8 with s at most ``THUMBNAIL``."""
     from PIL import Image
 
-    pixels = np.repeat(image, 3, 0) if len(image) == 1 else image
+    eight = image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
+    pixels = eight[:3] if len(eight) >= 3 else np.repeat(eight[:1], 3, 0)  # of more bands, the first three as color
     pixels = np.ascontiguousarray(pixels.transpose(1, 2, 0))
     if len(pixels) <= THUMBNAIL:
         return pixels

@@ -26,7 +26,7 @@ BLOCK = 2048
 
 @dataclass(frozen=True)
 class Dataset:
-    """Memory-mapped images (N, C, S, S) uint8 and what goes with them; label -1 means unlabelled."""
+    """Memory-mapped images (N, C, S, S), uint8 or uint16, and what goes with them; label -1 means unlabelled."""
 
     train_images: Array
     train_labels: Array
@@ -83,12 +83,12 @@ def _fault(arrays: dict[str, Array], meta: Any) -> str | None:
     """What is wrong with the types, shapes and values of a prepared data set; pixels may have any value."""
     if not isinstance(meta, dict) or not all(isinstance(meta.get(key), kind) for key, kind in META.items()):
         return f"meta.json does not hold {', '.join(META)}"
-    shape = (meta["channels"], meta["image_size"], meta["image_size"])
+    shape, kind = (meta["channels"], meta["image_size"], meta["image_size"]), f"uint{meta.get('bits', 8)}"
     for split in ("train", "test"):
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-        if images.dtype != np.uint8 or images.shape[1:] != shape:
+        if images.dtype != kind or images.shape[1:] != shape:
             return (
-                f"{split}_images.npy holds {images.dtype} {images.shape}; it must hold bytes (N, {', '.join(map(str, shape))})"
+                f"{split}_images.npy holds {images.dtype} {images.shape}; it must hold {kind} (N, {', '.join(map(str, shape))})"
             )
         if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
             return f"{split}_labels.npy holds {labels.dtype} {labels.shape}; it must hold int64 ({len(images)},)"

@@ -58,7 +58,7 @@ class DataConfig:
     name: str | None
     path: str
     image_size: Annotated[int, Rule("from 8 to 1024", lambda v: 8 <= v <= 1024)]
-    channels: Literal[1, 3]
+    channels: Annotated[int, Rule("from 1 to 16", lambda v: 1 <= v <= 16)]
     bit_depth: Annotated[int, Rule("from 8 to 16", lambda v: 8 <= v <= 16)] | None
     follow_links: bool
     max_train: Whole2 | None
@@ -68,6 +68,8 @@ class DataConfig:
     max_bad: Whole0
     drop_leaks: bool
     seed: Whole0
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    bits: Literal[8, 16] = 8
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,8 @@ def images_path(given: str, root: Path = Path()) -> Path:
         UsageError: nothing is there.
     """
     path = root / given
+    if given.startswith("~") and not path.exists():
+        raise UsageError(f"data.path: {given} has a ~, which DVC does not know; write {Path(given).expanduser()}")
     if not path.exists():
         raise UsageError(f"data.path: {given} does not exist; give the path of your images (relative to the project's root)")
     return path

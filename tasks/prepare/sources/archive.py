@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tasks.prepare.archives import Archive
-from tasks.prepare.layout import SUMS, is_image
+from tasks.prepare.layout import SUMS, to_read
 from tasks.prepare.source import OWN_LICENSE, Content, FileSource, Source
 from tasks.runtime.errors import UsageError
 from tasks.runtime.params import DataConfig, images_path
@@ -30,7 +30,7 @@ class ArchiveSource(FileSource):
         super().__init__(path.name.partition(".")[0] or path.name, path.name, OWN_LICENSE)
         self._archive = Archive(path)
         names = list(self._archive.members)
-        visible = [n for n in names if is_image(n)]
+        visible, _ = to_read(names)
         tops = {n.partition("/")[0] for n in visible}
         wrapped = len(tops) == 1 and all("/" in n for n in visible) and not tops & {"train", "test"}
         self._prefix = f"{tops.pop()}/" if wrapped else ""

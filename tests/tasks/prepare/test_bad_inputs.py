@@ -203,7 +203,9 @@ def test_impossible_settings_are_named(tmp_path: Path, shipped: dict[str, Any]) 
     folder = write(tmp_path / "in", class_folders(2))
     wrong = {
         "image_size": 4,
-        "channels": 2,
+        "channels": 17,
+        "bits": 12,
+        "fit": "squash",
         "test_fraction": 1.0,
         "holdout_fraction": -0.1,
         "max_train": 1,

@@ -1,0 +1,74 @@
+"""What can be known before the work is checked before it: the query, the space on the disk, and paths with a ~."""
+
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pyarrow import parquet
+
+from tasks import embed
+from tasks.register import registry
+from tasks.register.registry import Loaded
+from tasks.runtime.errors import EnvironmentFault, UsageError
+from tests.support import corpus
+from tests.tasks.prepare.test_bands import npy, values
+from tests.tasks.prepare.test_prepare import write
+
+FACTS: dict[str, Any] = {"encoder": {"image_size": 8, "channels": 3}, "dim": 192}
+
+
+def flat(images: torch.Tensor) -> torch.Tensor:
+    return images.flatten(1).to(torch.float32)
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Run the command on a folder of three images."""
+    folder = write(tmp_path / "in", {f"{i}.png": corpus.encoded(corpus.picture(i)) for i in range(3)})
+
+    def run(*more: str, path: str = str(folder)) -> None:
+        monkeypatch.setattr(sys, "argv", ["embed", path, *more])
+        embed.main()
+
+    return run
+
+
+def test_a_query_is_looked_for_before_an_encoder_is_loaded(start: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(registry, "load", lambda uri: pytest.fail("the work began"))
+    with pytest.raises(UsageError, match=r"--query in/0\.png is not an image below"):
+        start("--query", "in/0.png", "--output", str(tmp_path / "x.parquet"))
+
+
+def test_a_disk_that_is_too_small_is_seen_before_the_work(start: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(
+        registry, "load", lambda uri: Loaded(lambda images: pytest.fail("the work began"), FACTS, "models:/x/1")
+    )
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * 4 * 192))
+    with pytest.raises(EnvironmentFault, match=r"x\.parquet needs about 0 MB but 0 MB are free"):
+        start("--output", str(tmp_path / "x.parquet"))
+
+
+def test_a_tilde_is_the_home(start: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(registry, "load", lambda uri: Loaded(flat, FACTS, "models:/x/1"))
+    start("--output", "~/x.parquet", path="~/in")
+    assert parquet.read_table(tmp_path / "x.parquet")["id"].to_pylist() == ["0.png", "1.png", "2.png"]
+
+
+def test_images_are_treated_as_those_of_the_training(tmp_path: Path) -> None:
+    x = values(5)
+    folder = write(tmp_path / "in", {"a.npy": npy(x)})
+    facts = FACTS | {"encoder": {"image_size": len(x), "channels": 5}, "bits": 16, "bit_depth": 16}
+    names, features = embed.embed(folder, Loaded(flat, facts, "models:/x/1"))
+    assert names == ["a.npy"] and features[0].tolist() == x.transpose(2, 0, 1).ravel().astype(float).tolist()
+    wide = np.zeros((8, 24, 3), np.uint8)
+    wide[:, :8] = 255
+    folder = write(tmp_path / "wide", {"a.npy": npy(wide)})
+    for fit, mean in (("crop", 0), ("stretch", 85)):
+        _, features = embed.embed(folder, Loaded(flat, FACTS | {"fit": fit}, "models:/x/1"))
+        assert abs(float(features.mean()) - mean) < 12
