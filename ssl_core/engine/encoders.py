@@ -7,7 +7,7 @@ same with a max-pool up to 112 px, the 7x7 stride-2 ImageNet stem above.
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,15 @@ class Encoder(nn.Module):
     """How much larger than its input a network sees an image."""
     multiple = 1
     """Of which the side that it sees is one."""
+    still_norms = False
+    """Whether BatchNorm keeps its statistics in training."""
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for module in self.modules():
+            if self.still_norms and isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
 
     def enlarged(self, x: Tensor) -> Tensor:
         """``x`` (B, C, H, W) as the network sees it: enlarged by ``zoom``, to a ``multiple``."""
@@ -293,4 +302,4 @@ def num_parameters(module: nn.Module) -> int:
 
 def description(config: EncoderConfig, channels: int, image_size: int) -> dict[str, Any]:
     """What ``build`` needs, as plain values, to be stored beside the weights."""
-    return {"config": vars(config) | {}, "channels": channels, "image_size": image_size}
+    return {"config": dict(vars(config)), "channels": channels, "image_size": image_size}

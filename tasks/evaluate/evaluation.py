@@ -171,7 +171,7 @@ class Evaluation:
         encoder, head = finetune(
             self.encoder,
             self.data.train_images[known.numpy()],
-            self.data.info(self.labels.train[known]),
+            replace(self.data.info(self.labels.train[known]), mean=tuple(facts["mean"]), std=tuple(facts["std"])),
             augment,
             train,
             self.config.finetune_epochs,

@@ -17,6 +17,7 @@ import torch
 from ssl_core.catalogue import load_class
 from ssl_core.engine import distributed
 from ssl_core.engine import encoders as core_encoders
+from ssl_core.engine.continued import freeze
 from ssl_core.engine.data import Images
 from ssl_core.engine.health import judge
 from ssl_core.engine.method import Method
@@ -44,9 +45,14 @@ def make_method(chosen: params.MethodParams, data: dataset.Dataset, seed: int, s
             print(f"{chosen.name} starts from {start.source}: {loading}", file=sys.stderr)
         mean, std = start.preprocessing(meta["channels"]) or (info.mean, info.std)
         info = replace(info, mean=mean, std=std)
+        if chosen.train.epochs:
+            freeze(encoder, chosen.continued, meta["channels"], meta["image_size"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
-        return load_class(chosen.name)(encoder, chosen.config, chosen.augment, info)
+        method = load_class(chosen.name)(encoder, chosen.config, chosen.augment, info)
+    if start and chosen.train.epochs and chosen.continued.average:
+        method.keep_average(chosen.continued.average)
+    return method
 
 
 class Training:
@@ -104,7 +110,7 @@ class Training:
                 **{k: meta[k] for k in ("name", "source", "license", "num_train", "num_test")},
             },
             "params": {
-                "encoder": vars(p.encoder),
+                "encoder": vars(p.encoder) | ({"continued": vars(p.continued)} if self.start else {}),
                 "train": vars(p.train),
                 "augment": vars(p.augment),
                 "method": asdict(p.config),

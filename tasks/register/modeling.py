@@ -122,6 +122,7 @@ from abc import abstractmethod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from typing import Self
 
 import torch
 from safetensors.torch import load_file

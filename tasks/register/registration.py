@@ -49,6 +49,7 @@ def entry(root: Path, result: Result, meta: dict[str, Any], results: Sequence[Re
         "data_sha256": facts["data_sha256"],
         "dataset": meta["name"],
         "license": meta.get("license"),
+        **{f"start_{name}": value for name, value in facts.get("start", {}).items()},
         "protocol": json.dumps(metrics.protocol, sort_keys=True),
         **{score.name: result.get(score.name) for score in SCORES},
         **{name: delivered[name] for name in ("dim", "effective_rank", "feature_std")},

@@ -43,7 +43,7 @@ def test_the_stem_follows_the_image_size(size: int, expected: int) -> None:
 
 
 def test_the_shipped_encoder_is_cheap_enough_for_a_cpu() -> None:
-    shipped = EncoderConfig(**params.load(ROOT / "params.yaml")["encoder"])
+    shipped = params.method_params(params.load(ROOT / "params.yaml"), "simclr").encoder
     encoder = build(shipped, 3, 32, 0)
     with FlopCounterMode(display=False) as counter:
         encoder(torch.zeros(1, 3, 32, 32))
