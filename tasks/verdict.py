@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tasks import starts
 from tasks.results import Result, Row, champion, ranked
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def _right(row: Row, kind: str) -> "Tensor | None":
 GIVES = {
     "raw_pixels": "The raw pixels give",
     "random_init": "The same network untrained gives",
+    "pretrained": "An ImageNet encoder off the shelf gives",
     "supervised": "Training it with all the labels gives",
 }
 
@@ -137,6 +139,7 @@ def sentences(verdict: Verdict) -> list[str]:
         f"It was chosen by its score on held-out training labels, {held_out}, not by the test.",
         *(_against(verdict, row) for row in verdict.rows if row.method in GIVES),
     ]
+    found += starts.remarks(*[[r for row in verdict.rows for r in row.results]] * 2)
     linear, knn = verdict.below_pixels("linear_top1"), verdict.below_pixels("knn_top1")
     if linear is not None:
         found.append(f"Below the raw pixels: {linear} of {count} methods by linear probe, {knn} by kNN.")
@@ -150,6 +153,7 @@ def remarks(result: Result, results: Sequence[Result]) -> list[str]:
     beside = [r for r in results if r.method == result.method or r.method in GIVES]
     verdict = judge(beside, result)
     warning = [_warning(verdict, result)] if verdict.not_beaten else []
+    warning += starts.remarks([result], results)
     return warning + [_against(verdict, row) for row in verdict.rows if row.method in GIVES and row.mean("linear_top1")]
 
 

@@ -61,7 +61,15 @@ def test_science_does_no_input_or_output(path: Path) -> None:
     assert not {c.id for c in calls if isinstance(c, ast.Name)} & {"open", "print", "input"}
 
 
-SHARED = {"tasks.runtime", "tasks.results", "tasks.leaderboard", "tasks.columns", "tasks.metrics", "tasks.verdict"}
+SHARED = {
+    "tasks.runtime",
+    "tasks.results",
+    "tasks.leaderboard",
+    "tasks.columns",
+    "tasks.metrics",
+    "tasks.verdict",
+    "tasks.starts",
+}
 MAY_IMPORT = {f"tasks/{stage}": {f"tasks.{stage}", "tasks.tracking"} | SHARED for stage in STAGES} | {
     "tasks/runtime": {"tasks.runtime"},
     "tasks/tracking": {"tasks.tracking", "tasks.runtime"},
