@@ -54,12 +54,13 @@ def typed(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 def unknown_name(what: str, name: str, known: typing.Iterable[str]) -> str:
     """The message for a name that does not exist, with the nearest one that does."""
     known = list(known)
-    return f"{what} is unknown" + (_suggestion(name, known) or f"; known: {', '.join(known)}")
+    return f"{what} is unknown" + (nearest(name, known) or f"; known: {', '.join(known)}")
 
 
-def _suggestion(name: str, known: typing.Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+def nearest(name: str, known: typing.Iterable[str], count: int = 1) -> str:
+    """The end of a message about a name that does not exist: the ``count`` nearest ones that do; empty where none is near."""
+    near = [repr(other) for other in difflib.get_close_matches(name, list(known), count, cutoff=0.5)]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -81,7 +82,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         allowed = typing.get_args(hint)
         if value not in allowed or isinstance(value, bool) not in {isinstance(a, bool) for a in allowed}:
             names = [str(name) for name in allowed]
-            raise ConfigError(f"{where} is {value!r}; it must be one of {', '.join(names)}{_suggestion(str(value), names)}")
+            raise ConfigError(f"{where} is {value!r}; it must be one of {', '.join(names)}{nearest(str(value), names)}")
         return value
     if origin is tuple:
         return _convert_tuple(typing.get_args(hint), value, where)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks import worth
+from tasks import starts, worth
 from tasks.results import Result, Row, champion, ranked
 from tasks.worth import RESAMPLES, Answer, Budget
 
@@ -131,6 +131,7 @@ def _right(row: Row, kind: str) -> "Tensor | None":
 GIVES = {
     "raw_pixels": "The raw pixels give",
     "random_init": "The same network untrained gives",
+    "pretrained": "An ImageNet encoder off the shelf gives",
     "supervised": "Training it with all the labels gives",
 }
 
@@ -160,6 +161,7 @@ def sentences(verdict: Verdict) -> list[str]:
         f"It was chosen by its score on held-out training labels, {held_out}, not by the test.",
         *(_against(verdict, row) for row in verdict.rows if row.is_baseline),
     ]
+    found += starts.remarks(*[[r for row in verdict.rows for r in row.results]] * 2)
     linear, knn = verdict.below_pixels("linear_top1"), verdict.below_pixels("knn_top1")
     if linear is not None:
         found.append(f"Below the raw pixels: {linear} of {count} methods by linear probe, {knn} by kNN.")
@@ -173,6 +175,7 @@ def remarks(result: Result, results: Sequence[Result]) -> list[str]:
     beside = [r for r in results if r.method == result.method or r.is_baseline]
     verdict = judge(beside, result)
     first = worth_it(verdict) + ([_warning(verdict, result)] if verdict.not_beaten else [])
+    first += starts.remarks([result], results)
     return first + [_against(verdict, row) for row in verdict.rows if row.is_baseline and row.mean("linear_top1")]
 
 

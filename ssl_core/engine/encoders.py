@@ -7,13 +7,13 @@ same with a max-pool up to 112 px, the 7x7 stride-2 ImageNet stem above.
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_core.config import BelowOne, ConfigError, Count, unknown_name
+from ssl_core.config import BelowOne, ConfigError, Count, Rule, unknown_name
 from ssl_core.engine.transformer import DropPath, TransformerLayer, sincos_positions
 
 NAMES = ("small", "resnet18", "resnet34", "resnet50", "vit", "pixels")
@@ -24,7 +24,7 @@ class EncoderConfig:
     """Which network to train."""
 
     name: str
-    """``small``, ``resnet18``, ``resnet34``, ``resnet50``, ``vit``, ``pixels``, or ``torchvision/NAME``."""
+    """``small``, ``resnet18``, ``resnet34``, ``resnet50``, ``vit``, ``pixels``, or ``timm/NAME``."""
     width: Count
     """Channels of the first stage of ``small`` (64 in a ResNet-18), token width of ``vit``."""
     depth: Count
@@ -35,19 +35,52 @@ class EncoderConfig:
     """Normalization layers of the ResNets. ``group`` where batch statistics would leak the answer (CPC)."""
     drop_path: BelowOne = 0.0
     """Share of a ``vit``'s residual branches dropped in training, growing linearly to this at the last layer. DINO: 0.1.
-    This field and the next have defaults because encoders saved before them do not name them."""
+    This field and those below have defaults because encoders saved before them do not name them."""
     feature: Literal["mean", "class"] = "mean"
-    """What stands for the image in a ``vit``: the ``mean`` of its patches' tokens, or the ``class`` token (DINO, LeJEPA)."""
+    """What stands for the image in a transformer: the ``mean`` of its patches' tokens, or the ``class`` token (DINO)."""
+    input_size: Annotated[int, Rule("from 8 to 1024", lambda v: 8 <= v <= 1024)] | None = None
+    """Side to which a ``timm/`` network or a ResNet enlarges an image of the data set, a view in proportion."""
+    weights: str | None = None
+    """Where its training starts: ``tasks.pretrain.weights`` says what may stand here; None: at random."""
 
     def __post_init__(self) -> None:
-        if self.name not in NAMES and not self.name.startswith("torchvision/"):
-            raise ConfigError(unknown_name(f"encoder.name: {self.name!r}", self.name, [*NAMES, "torchvision/NAME"]))
+        if self.name.startswith("torchvision/"):
+            raise ConfigError(f"encoder.name: {self.name!r} is gone; timm has its models: timm/{self.name.partition('/')[2]}")
+        if self.name not in NAMES and not self.name.startswith("timm/"):
+            raise ConfigError(unknown_name(f"encoder.name: {self.name!r}", self.name, [*NAMES, "timm/NAME"]))
+        if self.input_size and not self.name.startswith(("timm/", "resnet")):
+            raise ConfigError(f"encoder.input_size is for timm/NAME and resnet18 to 50; {self.name} sees images as they are")
 
 
 class Encoder(nn.Module):
     """Images (B, C, H, W) to features (B, ``dim``)."""
 
     dim: int
+    zoom = 1.0
+    """How much larger than its input a network sees an image."""
+    multiple = 1
+    """Of which the side that it sees is one."""
+    still_norms = False
+    """Whether BatchNorm keeps its statistics in training."""
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for module in self.modules():
+            if self.still_norms and isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+    def enlarged(self, x: Tensor) -> Tensor:
+        """``x`` (B, C, H, W) as the network sees it: enlarged by ``zoom``, to a ``multiple``."""
+        size = [max(1, round(side * self.zoom / self.multiple)) * self.multiple for side in x.shape[-2:]]
+        if size == list(x.shape[-2:]):
+            return x
+        return F.interpolate(x, size, mode="bilinear", antialias=size[0] < x.shape[-2])
+
+    @property
+    def network(self) -> nn.Module:
+        """The part whose names files of weights use."""
+        return self
 
     @abstractmethod
     def blocks(self, x: Tensor) -> list[Tensor]:
@@ -150,6 +183,8 @@ class ResNet(Encoder):
 
         norm = None if config.norm == "batch" else (lambda c: GroupNorm(32, c))
         net = torchvision.models.get_model(config.name, weights=None, zero_init_residual=True, norm_layer=norm)
+        self.zoom = (config.input_size or image_size) / image_size
+        image_size = config.input_size or image_size
         if image_size <= 112:
             net.conv1 = nn.Conv2d(channels, 64, 3, 1, 1, bias=False)
             nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -163,7 +198,7 @@ class ResNet(Encoder):
             self.add_module(name, getattr(net, name))
 
     def blocks(self, x: Tensor) -> list[Tensor]:
-        x = F.relu(self.get_submodule("bn1")(self.get_submodule("conv1")(x)), inplace=True)
+        x = F.relu(self.get_submodule("bn1")(self.get_submodule("conv1")(self.enlarged(x))), inplace=True)
         if self.pooled_stem:
             x = F.max_pool2d(x, 3, 2, 1)
         maps = []
@@ -213,48 +248,6 @@ class VisionTransformer(Encoder):
         return [t[:, 1:].transpose(1, 2).reshape(x.shape[0], self.dim, side, side) for t in self.tokens(x)]
 
 
-class Torchvision(Encoder):
-    """Any other torchvision classifier by name, with its head removed: the last 4-d feature map is the output."""
-
-    def __init__(self, name: str, channels: int, image_size: int):
-        super().__init__()
-        import torchvision
-        from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
-
-        try:
-            net = torchvision.models.get_model(name, weights=None)
-        except ValueError:
-            raise ConfigError(f"encoder.name: torchvision has no model {name!r}") from None
-        if channels not in (1, 3):
-            raise ConfigError(f"torchvision/{name} takes 1 or 3 channels, not {channels}; use small, resnet18 or vit")
-        net.eval()
-        example = torch.zeros(1, 3, image_size, image_size)
-        nodes = get_graph_node_names(net)[1]
-        shapes = _node_shapes(net, nodes, example)
-        maps = [n for n in nodes if len(shapes[n]) == 4 and shapes[n][-1] * shapes[n][-2] > 1]
-        if not maps:
-            raise ConfigError(f"torchvision/{name} has no 4-d feature map to pool; use vit for transformers")
-        last = maps[-1]
-        before = [n for n in maps if shapes[n][-1] > shapes[last][-1]]
-        self.nodes = ([before[-1]] if before else []) + [last]
-        self.body = create_feature_extractor(net, self.nodes)
-        self.grey = channels == 1
-        self.dim = shapes[last][1]
-
-    def blocks(self, x: Tensor) -> list[Tensor]:
-        x = x.expand(-1, 3, -1, -1) if self.grey else x
-        out = self.body(x)
-        return [out[name] for name in self.nodes]
-
-
-def _node_shapes(net: nn.Module, nodes: list[str], example: Tensor) -> dict[str, tuple[int, ...]]:
-    from torchvision.models.feature_extraction import create_feature_extractor
-
-    with torch.no_grad():
-        out = create_feature_extractor(net, nodes)(example)
-    return {name: tuple(value.shape) if isinstance(value, Tensor) else () for name, value in out.items()}
-
-
 class Pixels(Encoder):
     """The image itself as features: the baseline ``raw_pixels``."""
 
@@ -270,7 +263,7 @@ def build(config: EncoderConfig, channels: int, image_size: int, seed: int) -> E
     """Make an encoder with weights that depend on ``seed`` alone.
 
     Raises:
-        ConfigError: an unknown model of torchvision, or a patch size that does not divide the image.
+        ConfigError: an unknown model of timm, or a patch size or stride that does not fit the image.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -284,7 +277,10 @@ def build(config: EncoderConfig, channels: int, image_size: int, seed: int) -> E
             return VisionTransformer(config, channels, image_size)
         if config.name == "pixels":
             return Pixels(channels, image_size)
-        return Torchvision(config.name.removeprefix("torchvision/"), channels, image_size)
+        from ssl_core.engine import timm_encoder  # timm takes seconds to import
+
+        timm_encoder.check(config.name)
+        return timm_encoder.Timm(config, channels, image_size)
 
 
 def open_residuals(encoder: Encoder) -> Encoder:
@@ -306,4 +302,4 @@ def num_parameters(module: nn.Module) -> int:
 
 def description(config: EncoderConfig, channels: int, image_size: int) -> dict[str, Any]:
     """What ``build`` needs, as plain values, to be stored beside the weights."""
-    return {"config": vars(config) | {}, "channels": channels, "image_size": image_size}
+    return {"config": dict(vars(config)), "channels": channels, "image_size": image_size}

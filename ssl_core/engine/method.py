@@ -12,11 +12,13 @@ member           randomness            buffers                     parameters
 ===============  ====================  ==========================  ==========
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ssl_core.engine.augment import AugmentConfig, normalize, view
@@ -93,6 +95,7 @@ class Method(nn.Module, ABC):
         self.config = config
         self.augment = augment
         self.data = data
+        self.average: Encoder | None = None
 
     def view(self, images: Tensor, rng: Rng, augment: AugmentConfig | None = None, size: int | None = None) -> Tensor:
         """One random view of each image (B, C, H, W), normalized: (B, C, S, S) float32.
@@ -129,6 +132,21 @@ class Method(nn.Module, ABC):
     def after_step(self, progress: float) -> None:
         """Called after each optimizer step (momentum copies, unit-norm prototypes). ``progress`` in (0, 1]."""
 
+    def keep_average(self, momentum: float) -> None:
+        """Export a running average of the encoder's weights over the steps, and not what they are at the end."""
+        self.average, self.average_momentum = copy.deepcopy(self.encoder).requires_grad_(False), momentum
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """After each step, for the loop: move the average, the norms' statistics too; counters are copied."""
+        if self.average is None:
+            return
+        for own, other in zip(self.average.state_dict().values(), self.encoder.state_dict().values(), strict=True):
+            if own.is_floating_point():
+                own.lerp_(other, 1.0 - self.average_momentum)
+            else:
+                own.copy_(other)
+
     def param_groups(self) -> list[dict[str, Any]]:
         """Groups of trained parameters; a group may set ``lr_scale``, ``constant_lr`` or ``weight_decay``."""
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
@@ -140,4 +158,4 @@ class Method(nn.Module, ABC):
     @property
     def exported(self) -> Encoder:
         """The encoder that evaluation and users see."""
-        return self.encoder
+        return self.encoder if self.average is None else self.average

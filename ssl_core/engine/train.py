@@ -160,6 +160,7 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         self.method.after_step(self.step / self.steps)
+        self.method.follow()
         for name, value in out.items():
             self._sums[name] = self._sums.get(name, torch.zeros((), device=self.device)) + value.detach().float()
 

@@ -175,7 +175,7 @@ class Evaluation:
         encoder, head = finetune(
             self.encoder,
             self.data.train_images[known.numpy()],
-            self.data.info(self.labels.train[known]),
+            replace(self.data.info(self.labels.train[known]), mean=tuple(facts["mean"]), std=tuple(facts["std"])),
             augment,
             train,
             self.config.finetune_epochs,
@@ -223,6 +223,7 @@ class Evaluation:
             "finetune_epochs": self.config.finetune_epochs,
             "image_size": self.facts["encoder"]["image_size"],
             "precision": self.facts["precision"],
+            **{f"start_{key}": self.facts["start"][key] for key in ("source", "sha256") if "start" in self.facts},
             "split_sha256": manifest["files"]["train_holdout.npy"]["sha256"],
             "data_sha256": self.data.sha256,
         }

@@ -9,6 +9,7 @@ import sys
 import torch
 
 from ssl_core.engine.train import NonFinite, precision_of
+from tasks.pretrain import weights
 from tasks.pretrain.training import Training
 from tasks.runtime import errors, params, processes
 from tasks.runtime.device import machine, pick_device
@@ -35,12 +36,15 @@ def make(method: str, seed: int) -> tuple[Stage, Body]:
     """The stage and its training, once all the processes that share it have met."""
     values = params.load()
     params.check(values)  # all of it: plain dvc repro reads no more of params.yaml than a stage names
-    train = params.method_params(values, method).train
-    torch.set_num_threads(train.threads)
+    chosen = params.method_params(values, method)
+    torch.set_num_threads(chosen.train.threads)
+    start = weights.find(chosen.encoder)
     device = pick_device()
     processes.join(num_processes(method), device)
-    facts = machine(device) | {"precision": precision_of(train, device)}
-    return Stage(StageName("pretrain", method, seed), facts), lambda stage: body(stage, method, seed, device)
+    facts = machine(device) | {"precision": precision_of(chosen.train, device)}
+    facts |= {"weights": start.sha256} if start else {}
+    stage = Stage(StageName("pretrain", method, seed), facts, told=[weights.FOLDER])
+    return stage, lambda stage: body(stage, method, seed, device, start)
 
 
 def num_processes(name: str) -> int:
@@ -49,9 +53,9 @@ def num_processes(name: str) -> int:
     return train.processes if train.trains else 1
 
 
-def body(stage: Stage, name: str, seed: int, device: torch.device) -> None:
+def body(stage: Stage, name: str, seed: int, device: torch.device, start: weights.Start | None = None) -> None:
     """Train, then write."""
-    run = Training(stage, name, seed, device)
+    run = Training(stage, name, seed, device, start)
     if not run.leads:
         run.trainer.run(run.on_step, run.on_epoch)
         return

@@ -8,7 +8,7 @@ ends with the same bits. With ``train.processes`` above 1 the command starts tha
 import os
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,14 @@ import torch
 from ssl_core.catalogue import load_class
 from ssl_core.engine import distributed
 from ssl_core.engine import encoders as core_encoders
+from ssl_core.engine.continued import freeze
 from ssl_core.engine.data import Images
 from ssl_core.engine.health import judge
 from ssl_core.engine.method import Method
 from ssl_core.engine.train import Position, Trainer
+from ssl_core.engine.weights import put
 from tasks.pretrain.sheet import view_sheet
+from tasks.pretrain.weights import Start
 from tasks.runtime import checkpoint, dataset, files, params, saved_encoder
 from tasks.runtime.errors import Diverged
 from tasks.runtime.progress import Progress
@@ -32,25 +35,36 @@ CHECKPOINT_SECONDS = 60.0  # at most this much work is lost by a crash
 FEW_STEPS = 200  # of a training that teaches an encoder little
 
 
-def make_method(chosen: params.MethodParams, data: dataset.Dataset, seed: int) -> Method:
-    """The method with freshly initialized weights, a function of the parameters and the seed alone."""
+def make_method(chosen: params.MethodParams, data: dataset.Dataset, seed: int, start: Start | None = None) -> Method:
+    """The method before its training: a function of the parameters, the seed and the weights it starts from alone."""
     meta = data.meta
     encoder = core_encoders.build(chosen.encoder, meta["channels"], meta["image_size"], seed)
-    labels = torch.from_numpy(data.train_labels.copy()) if chosen.name == "supervised" else None
+    info = data.info(torch.from_numpy(data.train_labels.copy()) if chosen.name == "supervised" else None)
+    if start:
+        loading = put(encoder, start.tensors, start.source)
+        if distributed.rank() == 0:
+            print(f"{chosen.name} starts from {start.source}: {loading}", file=sys.stderr)
+        mean, std = start.preprocessing(meta["channels"]) or (info.mean, info.std)
+        info = replace(info, mean=mean, std=std)
+        if chosen.train.trains:
+            freeze(encoder, chosen.continued, meta["channels"], meta["image_size"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
-        return load_class(chosen.name)(encoder, chosen.config, chosen.augment, data.info(labels))
+        method = load_class(chosen.name)(encoder, chosen.config, chosen.augment, info)
+    if start and chosen.train.trains and chosen.continued.average:
+        method.keep_average(chosen.continued.average)
+    return method
 
 
 class Training:
     """One run: the trainer, and what is written while it goes."""
 
-    def __init__(self, stage: Stage, name: str, seed: int, device: torch.device):
-        self.stage, self.name, self.seed = stage, name, seed
+    def __init__(self, stage: Stage, name: str, seed: int, device: torch.device, start: Start | None = None):
+        self.stage, self.name, self.seed, self.start = stage, name, seed, start
         self.leads = distributed.rank() == 0
         self.params = params.method_params(params.load(), name)
         self.data = dataset.load()
-        self.method = make_method(self.params, self.data, seed)
+        self.method = make_method(self.params, self.data, seed, start)
         epochs = 0 if name == "supervised" and not self.data.has_labels else None
         self.trainer = Trainer(self.method, Images(self.data.train_images, device), self.params.train, seed, epochs)
         self.checkpoints = stage.work / "checkpoints"
@@ -91,13 +105,14 @@ class Training:
                 "data_sha256": self.data.sha256,
                 "precision": self.trainer.precision,
                 **{k: str(v) for k, v in self.stage.machine.items()},
+                **({f"start_{k}": v for k, v in self.start.facts().items()} if self.start else {}),
             },
             "data": {
                 "sha256": self.data.sha256,
                 **{k: meta[k] for k in ("name", "source", "license", "num_train", "num_test")},
             },
             "params": {
-                "encoder": vars(p.encoder),
+                "encoder": vars(p.encoder) | ({"continued": vars(p.continued)} if self.start else {}),
                 "train": vars(p.train),
                 "augment": vars(p.augment),
                 "method": asdict(p.config),
@@ -185,9 +200,10 @@ class Training:
             "encoder": described,
             "dim": self.method.exported.dim,
             "parameters": core_encoders.num_parameters(self.method.exported),
-            "mean": meta["mean"],
-            "std": meta["std"],
+            "mean": list(self.method.data.mean),
+            "std": list(self.method.data.std),
             **{key: meta[key] for key in ("bit_depth", "bits", "fit") if key in meta},
+            **({"start": self.start.facts()} if self.start else {}),
             "epochs": self.trainer.epochs,
             "train": vars(p.train),
             "augment": vars(p.augment),

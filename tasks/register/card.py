@@ -43,6 +43,7 @@ def model_card(
         f"  Verdict on the training, from its last layer: {metrics.verdict}.",
         f"- **Encoder**: {made['config']['name']}, {facts.get('parameters', 0):,} parameters, weights sha256"
         f" `{metrics.encoder_sha256}`.",
+        *_start(facts.get("start")),
         f"- **Training**: {facts.get('epochs')} epochs, batch {train.get('batch_size')}, precision {facts.get('precision')}.",
         f"- **Data**: {meta['name']}, {meta['num_train']} training images, sha256 `{facts['data_sha256']}`; source:"
         f" {meta.get('source') or 'unknown'}; license: {meta.get('license') or 'unknown'}.",
@@ -65,6 +66,13 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _start(start: Mapping[str, str] | None) -> list[str]:
+    """The card's line on the weights that the training started from; none where it started at random."""
+    if not start:
+        return []
+    return [f"- **Started from**: {start['source']}, sha256 `{start['sha256']}`; license of these weights: {start['license']}."]
 
 
 def _usage(made: Mapping[str, Any]) -> list[str]:

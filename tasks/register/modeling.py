@@ -123,11 +123,13 @@ A plain torch module in one file. Copy it into your project; beside it, or anywh
 """
 
 '''
-IMPORTS = """import json
+IMPORTS = """import contextlib
+import json
 from abc import abstractmethod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from typing import Self
 
 import torch
 from safetensors.torch import load_file
@@ -157,20 +159,27 @@ PIECES: dict[str, tuple[tuple[str, ...], str]] = {
         ("sincos_positions", "TransformerLayer", "VisionTransformer"),
         f"VisionTransformer({MADE}, {SIZES})",
     ),
-    "torchvision": (
-        ("ConfigError", "_node_shapes", "Torchvision"),
-        f'Torchvision(made["config"]["name"].removeprefix("torchvision/"), {SIZES})',
+    "timm": (
+        ("ConfigError", "Conv3x3", "guard_tiny_inputs", "_made", "_timm_network", "_patch_size", "Timm"),
+        f"Timm({MADE}, {SIZES})",
     ),
 }
-"""Of ``ssl_core.engine.encoders``: what each architecture is made of, and the call that makes it."""
+"""What each architecture is made of, in ``ssl_core.engine``, and the call that makes it."""
 
 
 def source(config: Mapping[str, Any], title: str) -> str:
     """The text of ``modeling.py``: this module's class and the architecture of ``config``, and nothing of this project."""
     names, network = PIECES[config["encoder"]["config"]["name"].split("/")[0]]
-    pieces = [Encoder, pool, *(getattr(encoders, name) for name in names), ImageEncoder]
+    pieces = [Encoder, pool, *(_piece(name) for name in names), ImageEncoder]
     text = "\n\n".join(inspect.getsource(piece) for piece in pieces) + "\n" + TAIL.format(network=network)
     text = re.sub(r"self\.drop_path = DropPath.*", "self.drop_path = None", text)  # of the training alone
     text = text.replace(": EncoderConfig", ": SimpleNamespace").replace("Mapping[", "dict[")
     used = [line for line in IMPORTS.splitlines() if not line or re.search(rf"\b{line.split()[-1]}\b", text)]
     return "\n".join([HEAD.format(title=title) + used[0], *used[1:], "", "", text])
+
+
+def _piece(name: str) -> Any:
+    """What is called so in ``ssl_core.engine``."""
+    from ssl_core.engine import timm_encoder  # here: timm takes seconds, and few encoders are its
+
+    return getattr(encoders, name, None) or getattr(timm_encoder, name)

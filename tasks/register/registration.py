@@ -15,6 +15,7 @@ import torch
 
 from ssl_core.engine.health import health
 from ssl_core.evaluation.scores import SCORES
+from tasks import starts
 from tasks.register.card import model_card
 from tasks.register.export import Exporter
 from tasks.register.registry import Entry, Registry, package_key
@@ -49,6 +50,8 @@ def entry(root: Path, result: Result, meta: dict[str, Any], results: Sequence[Re
         "data_sha256": facts["data_sha256"],
         "dataset": meta["name"],
         "license": meta.get("license"),
+        **{f"start_{name}": value for name, value in facts.get("start", {}).items()},
+        "standing": starts.standing(result, results),
         "protocol": json.dumps(metrics.protocol, sort_keys=True),
         **{score.name: result.get(score.name) for score in SCORES},
         **{name: delivered[name] for name in ("dim", "effective_rank", "feature_std")},

@@ -7,7 +7,6 @@ same encoder again changes nothing, unless its files in the store are gone or ch
 
 import contextlib
 import hashlib
-import os
 import re
 import shutil
 import sys
@@ -22,12 +21,12 @@ from tasks.register import modeling
 from tasks.register.export import ONNX, VERSION, Exporter
 from tasks.register.modeling import ImageEncoder
 from tasks.results import model_name
-from tasks.runtime import files, params, settings
-from tasks.runtime.errors import EnvironmentFault, IntegrityError, UsageError
+from tasks.runtime import files
+from tasks.runtime.errors import EnvironmentFault, IntegrityError
 from tasks.runtime.locks import try_lock
-from tasks.tracking import registered
+from tasks.tracking import packages, registered
 from tasks.tracking.records import clean, text
-from tasks.tracking.registered import CHAMPION, PACKAGE, SEAL
+from tasks.tracking.registered import PACKAGE, SEAL
 from tasks.tracking.tracker import Tracker
 
 
@@ -175,62 +174,21 @@ def load(uri: str | None = None, store: str | None = None) -> Loaded:
     """Fetch and verify ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``; None: the champion of this project.
 
     Numbers and text alone are read: nothing that lies in the store is unpickled, imported or executed, and nothing is written
-    where this is called. Another ``store`` than ``MLFLOW_TRACKING_URI`` stays this process's one; without either it is that of
-    the project here, else of the project whose code this is.
+    where this is called. ``store``: see ``tasks.tracking.packages.fetch``.
 
     Raises:
         UsageError: there is no such model.
         IntegrityError: the stored files are not those that were registered, or were registered in an older layout.
         TrackerDown: the store cannot be used now.
     """
-    root = settings.project_root()
-    if not (root / params.PARAMS).exists():
-        root = Path(__file__).parents[2]
-    if store is not None:
-        os.environ["MLFLOW_TRACKING_URI"] = store
-    os.environ.setdefault("MLFLOW_TRACKING_URI", settings.store_uri(root))
-    tracker = Tracker(root, reading=True)
-    with tracker.errors():
-        version = _resolve(tracker.client, uri, root)
-        from mlflow.artifacts import download_artifacts
-
-        with tempfile.TemporaryDirectory(prefix="ssl-model-") as place:
-            try:
-                package = Path(download_artifacts(artifact_uri=version.source, dst_path=place))
-            except OSError as error:
-                raise IntegrityError(f"{version.name} version {version.version}: {error}; make run puts it back") from None
-            files.verify(package)
-            if files.sha256(package / files.MANIFEST) != version.tags.get(SEAL):
-                raise IntegrityError(f"{version.name} version {version.version} does not hold what was registered; not loaded")
-            if not (package / modeling.CONFIG).exists():
-                raise IntegrityError(
-                    f"{version.name} version {version.version} has the layout of an older release; make run registers it again"
-                )
-            module, config = modeling.load(package)
+    with tempfile.TemporaryDirectory(prefix="ssl-model-") as place:
+        package, version = packages.fetch(uri, Path(place), store)
+        if not (package / modeling.CONFIG).exists():
+            raise IntegrityError(
+                f"{version.name} version {version.version} has the layout of an older release; make run registers it again"
+            )
+        module, config = modeling.load(package)
     return Loaded(module, config, f"models:/{version.name}/{version.version}")
-
-
-def _resolve(client: Any, uri: str | None, root: Path) -> Any:
-    from mlflow.exceptions import MlflowException
-
-    if uri is None:
-        wanted = registered.load(root)
-        if wanted is None or CHAMPION not in wanted.aliases:
-            raise UsageError("no encoder is registered yet; run make run, or name one with --model models:/NAME@ALIAS")
-        uri = f"models:/{wanted.model}@{CHAMPION}"
-    match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
-    if match is None:
-        raise UsageError(f"{uri!r} is not a model; write models:/NAME@ALIAS or models:/NAME/VERSION")
-    name, alias, number = match.groups()
-    try:
-        return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
-    except MlflowException as error:
-        if error.get_http_status_code() >= 500:
-            raise
-        known = ", ".join(f"models:/{m.name}@{a}" for m in client.search_registered_models() for a in sorted(m.aliases))
-        raise UsageError(
-            f"there is no {uri}; registered: {known or 'nothing yet'}; make run registers what is missing"
-        ) from None
 
 
 def _write_mlmodel(package: Path, config: Mapping[str, Any], run_id: str) -> None:

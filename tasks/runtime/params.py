@@ -13,6 +13,7 @@ from tasks.runtime.errors import UsageError
 
 if TYPE_CHECKING:  # these import torch, which not every stage needs
     from ssl_core.engine.augment import AugmentConfig
+    from ssl_core.engine.continued import ContinueConfig
     from ssl_core.engine.encoders import EncoderConfig
     from ssl_core.engine.optim import TrainConfig
     from ssl_core.evaluation.scores import EvaluateConfig
@@ -79,6 +80,7 @@ class MethodParams:
     name: str
     config: Any
     encoder: "EncoderConfig"
+    continued: "ContinueConfig"
     train: "TrainConfig"
     augment: "AugmentConfig"
 
@@ -243,6 +245,7 @@ def method_params(params: Mapping[str, Any], name: str) -> MethodParams:
         ConfigError: an unknown method, or a wrong key or value in its block.
     """
     from ssl_core.engine.augment import AugmentConfig
+    from ssl_core.engine.continued import ContinueConfig, slowed
     from ssl_core.engine.encoders import EncoderConfig
     from ssl_core.engine.optim import TrainConfig
 
@@ -250,13 +253,17 @@ def method_params(params: Mapping[str, Any], name: str) -> MethodParams:
     if name not in known:
         raise ConfigError(unknown_name(f"method {name!r}", name, known))
     own = dict(params["method"].get(name) or {})
-    sections: dict[str, Any] = {}
+    merged: dict[str, dict[str, Any]] = {}
     for section, cls in (("encoder", EncoderConfig), ("train", TrainConfig), ("augment", AugmentConfig)):
         override = own.pop(section, {})
-        names = [f.name for f in fields(cls)]
+        names = [f.name for f in fields(cls)] + (["continued"] if section == "encoder" else [])
         for key in override:
             if key not in names:
                 raise ConfigError(unknown_name(f"method.{name}.{section}.{key}", str(key), names))
-        sections[section] = typed(cls, {**params[section], **override}, section)
+        merged[section] = {**params[section], **override}
+    continued = typed(ContinueConfig, merged["encoder"].pop("continued", {}), "encoder.continued")
+    encoder, train = typed(EncoderConfig, merged["encoder"], "encoder"), typed(TrainConfig, merged["train"], "train")
+    if encoder.weights:
+        train = slowed(train, continued)
     config = typed(load_class(name).Config, own, f"method.{name}")
-    return MethodParams(name, config, sections["encoder"], sections["train"], sections["augment"])
+    return MethodParams(name, config, encoder, continued, train, typed(AugmentConfig, merged["augment"], "augment"))

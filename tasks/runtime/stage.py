@@ -42,6 +42,7 @@ class Stage:
         name: its group is the stage in dvc.yaml; its method and seed fill ``${item.method}`` and ``${item.seed}`` there.
         machine: what else shapes the bits.
         listed: dependencies to compare by names, sizes and times: the user's images, whose content DVC hashes anyway.
+        told: dependencies of which ``machine`` says what counts, as one file of a folder.
     """
 
     def __init__(
@@ -49,10 +50,11 @@ class Stage:
         name: StageName,
         machine: Mapping[str, Any] | None = None,
         listed: Collection[Path] = (),
+        told: Collection[Path] = (),
     ):
         self.full_name, self.machine, self.listed = str(name), dict(machine or {}), listed
         entry = declared.entry(name)
-        self.deps = [Path(d) for d in entry.get("deps", [])]
+        self.deps = [path for d in entry.get("deps", []) if (path := Path(d)) not in told]
         self.param_keys = list(entry.get("params", []))
         outs = [out for kind in ("outs", "metrics", "plots") for out in entry.get(kind, [])]
         self.outs = [Path(next(iter(out)) if isinstance(out, dict) else out) for out in outs]

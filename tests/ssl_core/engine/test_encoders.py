@@ -15,7 +15,7 @@ from tasks.runtime import params
 from tests.conftest import ROOT
 
 SMALL = EncoderConfig(name="small", width=8, depth=1, patch_size=4, norm="batch")
-NAMES = ["small", "resnet18", "vit", "torchvision/mobilenet_v3_small", "torchvision/efficientnet_b0"]
+NAMES = ["small", "resnet18", "vit", "timm/mobilenetv3_small_100", "timm/efficientnet_b0"]
 
 
 def named(name: str, **kwargs: object) -> EncoderConfig:
@@ -25,7 +25,8 @@ def named(name: str, **kwargs: object) -> EncoderConfig:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 64)])
 def test_features_are_the_pooled_last_block(name: str, channels: int, size: int) -> None:
-    encoder = build(named(name, width=32, depth=2), channels, size, seed=0).eval()
+    larger = {"input_size": 64} if name.startswith("timm/") else {}
+    encoder = build(named(name, width=32, depth=2, **larger), channels, size, seed=0).eval()
     x = torch.randn(2, channels, size, size)
     with torch.no_grad():
         maps, features = encoder.blocks(x), encoder(x)
@@ -42,7 +43,7 @@ def test_the_stem_follows_the_image_size(size: int, expected: int) -> None:
 
 
 def test_the_shipped_encoder_is_cheap_enough_for_a_cpu() -> None:
-    shipped = EncoderConfig(**params.load(ROOT / "params.yaml")["encoder"])
+    shipped = params.method_params(params.load(ROOT / "params.yaml"), "simclr").encoder
     encoder = build(shipped, 3, 32, 0)
     with FlopCounterMode(display=False) as counter:
         encoder(torch.zeros(1, 3, 32, 32))
@@ -143,7 +144,7 @@ def test_pixels_are_the_pixels() -> None:
     assert torch.equal(build(named("pixels"), 3, 8, 0)(x), x.flatten(1))
 
 
-@pytest.mark.parametrize("config", [named("torchvision/resnet19"), named("vit", patch_size=5)])
+@pytest.mark.parametrize("config", [named("timm/resnet19"), named("vit", patch_size=5)])
 def test_an_impossible_encoder_is_refused(config: EncoderConfig) -> None:
     with pytest.raises(ConfigError):
         build(config, 3, 28, 0)

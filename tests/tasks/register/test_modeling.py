@@ -21,7 +21,7 @@ KINDS = [
     ("small", "group", "block4"),
     ("resnet18", "batch", "block2"),
     ("vit", "batch", "block1"),
-    ("torchvision/mobilenet_v3_small", "batch", "block1"),
+    ("timm/mobilenetv3_small_100", "batch", "block1"),
 ]
 
 
