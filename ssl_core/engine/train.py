@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ssl_core.config import ConfigError
 from ssl_core.engine import distributed
+from ssl_core.engine.convolutions import quicken
 from ssl_core.engine.data import Images
 from ssl_core.engine.encoders import Encoder, open_residuals
 from ssl_core.engine.features import frozen
@@ -93,6 +94,8 @@ class Trainer:
         self.device = images.device
         self.precision = precision_of(config, self.device)
         self.method = method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.device.type == "cpu":
+            quicken(self.method)
         self.forward: Callable[[Batch], dict[str, Tensor]] = distributed.parallel(self.method, self.device)
         self.steps_per_epoch = len(images) // config.batch_size
         self.steps = self.steps_per_epoch * self.epochs

@@ -13,6 +13,7 @@ from tasks.pretrain.training import Training
 from tasks.runtime import errors, params, processes
 from tasks.runtime.device import machine, pick_device
 from tasks.runtime.errors import Diverged
+from tasks.runtime.heap import keep_freed_memory
 from tasks.runtime.stage import Body, Stage
 from tasks.runtime.stage_name import StageName, method_and_seed
 from tasks.tracking.mirror import Mirror
@@ -36,6 +37,7 @@ def make(method: str, seed: int) -> tuple[Stage, Body]:
     values = params.load()
     params.check(values)  # all of it: plain dvc repro reads no more of params.yaml than a stage names
     train = params.method_params(values, method).train
+    keep_freed_memory()
     torch.set_num_threads(train.threads)
     device = pick_device()
     processes.join(num_processes(method), device)
