@@ -8,13 +8,12 @@ import pytest
 
 CODE = """
 import resource
-import numpy as np
 from tasks.runtime.heap import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(8):
-        blocks = [np.ones(24 << 20, np.uint8) for _ in range(3)]
+        blocks = [b"1" * (24 << 20) for _ in range(3)]
         del blocks
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
@@ -30,4 +29,4 @@ print(old, faults())
 def test_a_block_that_was_freed_costs_no_new_pages() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=60, check=True)
     old, kept = map(int, done.stdout.split())
-    assert old > 100_000 / 4 and kept < old / 20
+    assert old > 10_000 and kept < old / 20
