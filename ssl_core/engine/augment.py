@@ -200,8 +200,10 @@ def change_contrast(x: Tensor, rng: Rng, factors: tuple[float, float]) -> Tensor
 
     The axes are the principal ones of natural images: luminance, red-blue, green-magenta (Ohta, Kanade, Sakai, 1980).
     """
-    axes = torch.tensor([[1.0, 1, 1], [1, 0, -1], [1, -2, 1]]) if x.shape[1] == 3 else torch.eye(x.shape[1])
-    axes = F.normalize(axes).to(x.device)
+    if x.shape[1] == 3:
+        axes = F.normalize(_constant((1.0, 1.0, 1.0, 1.0, 0.0, -1.0, 1.0, -2.0, 1.0), x.device).view(3, 3))
+    else:
+        axes = torch.eye(x.shape[1], device=x.device)
     matrix = axes.T @ (_log_uniform(rng, factors, len(axes))[:, :, None] * axes)  # (B, C, C)
     mean = x.mean((2, 3), keepdim=True)
     return (mean + torch.einsum("bij,bjhw->bihw", matrix, x - mean)).clamp(0, 1)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ssl_core.config import ConfigError
 from ssl_core.engine import distributed
+from ssl_core.engine.convolutions import quicken
 from ssl_core.engine.data import Images
 from ssl_core.engine.encoders import Encoder, open_residuals
 from ssl_core.engine.features import frozen
@@ -38,10 +39,12 @@ LOOK_EVERY = 8
 """A row of the history sums up at least this many images for each one looked at, so that looking costs little of a training
 on few images; but there are always LEAST_ROWS."""
 LEAST_ROWS = 25
+GUARD_STEPS = 50
+"""A GPU would wait for the host if it looked at every loss; it looks at all of these steps at once."""
 
 
 class NonFinite(RuntimeError):
-    """The loss or the gradient is not a number; raised before the weights are touched."""
+    """The loss or the gradient is not a number; raised before that reaches anything that is saved."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ class Trainer:
         self.device = images.device
         self.precision = precision_of(config, self.device)
         self.method = method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.device.type == "cpu":
+            quicken(self.method)
         self.forward: Callable[[Batch], dict[str, Tensor]] = distributed.parallel(self.method, self.device)
         self.steps_per_epoch = len(images) // config.batch_size
         self.steps = config.steps(len(images)) if epochs is None else self.steps_per_epoch * epochs
@@ -108,6 +113,8 @@ class Trainer:
         self.step = 0
         self.history: list[dict[str, float]] = []
         self._sums: dict[str, Tensor] = {}
+        self._guard_steps = 1 if self.device.type == "cpu" else GUARD_STEPS
+        self._broken = torch.full((), torch.inf, dtype=torch.float64, device=self.device)
 
     # ------------------------------------------------------------------ running
 
@@ -137,7 +144,8 @@ class Trainer:
     def _rest_of_epoch(self, epoch: int) -> Iterator[Tensor]:
         """This process's share of each batch that is left of the epoch: (B / world,) ids."""
         last = min(self.steps_per_epoch, self.steps - epoch * self.steps_per_epoch)
-        order = permutation(len(self.images), self.seed, ORDER, epoch, device=self.device)
+        device = self.device if self.images.resident else "cpu"  # where the images are picked
+        order = permutation(len(self.images), self.seed, ORDER, epoch, device=device)
         size = self.config.batch_size
         own = distributed.local_rows(size // distributed.world_size())
         for index in range(self.step % self.steps_per_epoch, last):
@@ -165,16 +173,24 @@ class Trainer:
             self._sums[name] = self._sums.get(name, torch.zeros((), device=self.device)) + value.detach().float()
 
     def _guard(self, loss: Tensor) -> None:
-        """Clip, and refuse non-finite numbers before they reach a weight (one synchronization for both)."""
+        """Clip, and note the first step with a number that is not finite: a half more if only its gradient is not."""
         grads = [p.grad for p in self.method.parameters() if p.grad is not None]
         norms = torch._foreach_norm(grads)
         norm = torch.linalg.vector_norm(torch.stack(norms))
-        if not torch.isfinite(loss + norm):
-            which = "loss" if not torch.isfinite(loss) else "gradient"
-            raise NonFinite(
-                f"the {which} is not finite at step {self.step} of {self.steps}; lower train.lr or use precision float32"
-            )
+        place = torch.where(torch.isfinite(loss), self.step + 0.5, float(self.step))
+        self._broken = torch.minimum(self._broken, torch.where(torch.isfinite(loss + norm), torch.inf, place))
+        if self.step % self._guard_steps == 0:
+            self._refuse_broken()
         clip(grads, norms, norm, self.config)
+
+    def _refuse_broken(self) -> None:
+        """Raise if a step since the start was not finite; before a weight is touched on a CPU, before it is saved elsewhere."""
+        place = float(self._broken)
+        if place < torch.inf:
+            which = "loss" if place == int(place) else "gradient"
+            raise NonFinite(
+                f"the {which} is not finite at step {int(place)} of {self.steps}; lower train.lr or use precision float32"
+            )
 
     def autocast(self) -> torch.autocast:
         """The mixed-precision context of the forward pass."""
@@ -187,6 +203,7 @@ class Trainer:
 
         Epoch 0 is the encoder before training with its residual branches on: what the others are judged against.
         """
+        self._refuse_broken()
         row: dict[str, float] = {"epoch": epoch, "step": self.step}
         for name, total in self._sums.items():
             row[name] = float(distributed.mean(total)) / (self.step - int(self.history[-1]["step"]))
@@ -223,7 +240,12 @@ class Trainer:
     # ------------------------------------------------------------------ stopping and going on
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor needed to go on, by name. All processes must call it; all get the same."""
+        """Every tensor needed to go on, by name. All processes must call it; all get the same.
+
+        Raises:
+            NonFinite: they would hold what is not a number.
+        """
+        self._refuse_broken()
         named = {f"method.{k}": v for k, v in self.method.state_dict().items()}
         if self.optimizer is not None:
             named |= {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer).items()}

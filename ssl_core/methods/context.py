@@ -75,8 +75,9 @@ def project_colors(x: Tensor) -> Tensor:
     """Remove the green-magenta component of (..., 3, h, w): pixels times I - a'a / aa', a = (-1, 2, -1). Others stay."""
     if x.shape[-3] != 3:
         return x
-    axis = torch.tensor([-1.0, 2.0, -1.0], device=x.device)[:, None, None]
-    return x - axis * (x * axis).sum(-3, keepdim=True) / 6.0
+    red, green, blue = x.unbind(-3)
+    along = (2 * green - red - blue) / 6
+    return torch.stack([red + along, green - 2 * along, blue + along], dim=-3)
 
 
 class Context(Method):

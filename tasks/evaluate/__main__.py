@@ -7,6 +7,7 @@ import torch
 from tasks.evaluate.evaluation import Evaluation
 from tasks.runtime import params
 from tasks.runtime.device import machine, pick_device
+from tasks.runtime.heap import keep_freed_memory
 from tasks.runtime.stage import Body, Stage, main
 from tasks.runtime.stage_name import StageName, method_and_seed
 
@@ -18,6 +19,7 @@ def command(arguments: list[str]) -> None:
 
 def make(method: str, seed: int) -> tuple[Stage, Body]:
     """The stage of one encoder, and its evaluation."""
+    keep_freed_memory()
     torch.set_num_threads(params.method_params(params.load(), method).train.threads)
     device = pick_device()
     name = StageName("evaluate", method, seed)

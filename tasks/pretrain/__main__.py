@@ -14,6 +14,7 @@ from tasks.pretrain.training import Training
 from tasks.runtime import errors, params, processes
 from tasks.runtime.device import machine, pick_device
 from tasks.runtime.errors import Diverged
+from tasks.runtime.heap import keep_freed_memory
 from tasks.runtime.stage import Body, Stage
 from tasks.runtime.stage_name import StageName, method_and_seed
 from tasks.tracking.mirror import Mirror
@@ -37,6 +38,7 @@ def make(method: str, seed: int) -> tuple[Stage, Body]:
     values = params.load()
     params.check(values)  # all of it: plain dvc repro reads no more of params.yaml than a stage names
     chosen = params.method_params(values, method)
+    keep_freed_memory()
     torch.set_num_threads(chosen.train.threads)
     start = weights.find(chosen.encoder)
     device = pick_device()

@@ -66,7 +66,8 @@ class Training:
         self.data = dataset.load()
         self.method = make_method(self.params, self.data, seed, start)
         epochs = 0 if name == "supervised" and not self.data.has_labels else None
-        self.trainer = Trainer(self.method, Images(self.data.train_images, device), self.params.train, seed, epochs)
+        images = Images(self.data.train_images, device, dataset.at_random(self.data.train_images))
+        self.trainer = Trainer(self.method, images, self.params.train, seed, epochs)
         self.checkpoints = stage.work / "checkpoints"
         self.seconds = 0.0
         self.times: list[int] = []

@@ -1,7 +1,8 @@
 """The prepared data set, opened for reading."""
 
 import hashlib
-from collections.abc import Iterator
+import mmap
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,30 @@ def _fault(arrays: dict[str, Array], meta: Any) -> str | None:
     if holdout.dtype != bool or holdout.shape != arrays["train_labels"].shape:
         return f"train_holdout.npy holds {holdout.dtype} {holdout.shape}; it must hold a bool for each training image"
     return None
+
+
+def at_random(images: Array) -> Callable[[Array], None]:
+    """Read a memory map (N, ...) from now on row by row, not what lies around a row, and begin before a row is used.
+
+    A map larger than the memory comes from the disk at every step: the system reads far ahead of each row, for nothing.
+
+    Returns:
+        Begins to read the rows of the given positions (B,) and does not wait for them; nothing for an array in memory.
+    """
+    memory = images.base
+    if not isinstance(memory, mmap.mmap):
+        return lambda rows: None
+    memory.madvise(mmap.MADV_RANDOM)
+    first = images.ctypes.data - np.frombuffer(memory, np.uint8, 1).ctypes.data
+    size = images[0].nbytes
+
+    def announce(rows: Array) -> None:
+        for row in rows.tolist():
+            start = first + row * size
+            page = start - start % mmap.PAGESIZE
+            memory.madvise(mmap.MADV_WILLNEED, page, start + size - page)
+
+    return announce
 
 
 def blocks(images: Array) -> Iterator[tuple[int, Array]]:

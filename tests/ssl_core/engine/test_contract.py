@@ -258,6 +258,21 @@ def test_a_non_finite_gradient_is_caught_even_when_the_loss_is_finite(shipped: d
         trainer.run()
 
 
+def test_a_device_that_is_looked_at_now_and_then_saves_nothing_broken(shipped: dict[str, Any]) -> None:
+    """As on a GPU: the step that broke is named, not the one that noticed, and neither a checkpoint nor an epoch is made."""
+    from ssl_core.engine.train import NonFinite
+
+    method, trainer = build(shipped, "simclr")
+    trainer._guard_steps = 1000
+    honest = method.loss
+    trainer.forward = lambda batch: {"loss": honest(batch)["loss"] * (np.nan if trainer.step == 2 else 1.0)}
+    with pytest.raises(NonFinite, match="the loss is not finite at step 2 of 8"):
+        trainer.run()
+    assert (trainer.step, len(trainer.history)) == (N // BATCH, 1)
+    with pytest.raises(NonFinite, match="step 2"):
+        trainer.tensors()
+
+
 def test_a_batch_larger_than_the_data_is_refused(shipped: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="larger than the 8 training images"):
         build(shipped, "simclr", n=8)
