@@ -204,11 +204,12 @@ def counted(ahead: "Difference") -> str:
 def advice(best: Result) -> str:
     """What to do about an encoder that is not worth its training."""
     made = best.training
-    if not made.steps or not made.epochs or not made.epochs_asked:
-        return "Train longer: raise train.epochs."
-    wanted = float(f"{made.epochs_asked * max(2.0, ENOUGH_STEPS / made.steps):.2g}")
+    number, asked = ("epochs", made.epochs_asked) if made.epochs_asked else ("images", made.recipe.get("images"))
+    if not made.steps or not made.epochs or not asked:
+        return "Train longer: raise train.images."
+    wanted = float(f"{asked * max(2.0, ENOUGH_STEPS / made.steps):.2g}")
     epochs = "1 epoch" if made.epochs == 1 else f"{made.epochs:,} epochs"
-    return f"{best.method} trained {epochs}, {made.steps:,} steps: set train.epochs to about {wanted:,.0f}."
+    return f"{best.method} trained {epochs}, {made.steps:,} steps: set train.{number} to about {wanted:,.0f}."
 
 
 def _against(verdict: Verdict, row: Row) -> str:

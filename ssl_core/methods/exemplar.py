@@ -9,9 +9,7 @@ seeds, thrown away afterwards, makes the features f blind to the transformations
     L = mean over seeds i in the batch and their copies T of CE(W norm(f(T(x_i))) + b, class of i)
 
 T composes, with magnitudes drawn per copy: shift, scale and rotation; contrast along each principal axis of color;
-saturation and value; hue.
-
-Seeds are drawn before the first epoch in proportion to their gradient energy, so a flat image is never one. With more
+saturation and value; hue. Seeds are drawn before the first epoch in proportion to their gradient energy, so a flat image is never one. With more
 images than ``seeds`` the others are left out (with too many classes, near copies of one thing are told apart).
 
 Deviations from the paper: whole images as seeds, copies made anew in every epoch instead of a stored set; the principal

@@ -43,11 +43,17 @@ def test_a_baseline_that_is_better_is_said_first_with_what_to_do():
     assert "Below the raw pixels: 1 of 1 methods by linear probe, 1 by kNN." in sentences(verdict)
 
 
+def test_a_budget_in_images_is_raised_in_images():
+    made = Training(epochs=4, steps=50, recipe={"images": 6400})
+    said = sentences(judge([row("context", 37 + 267, 65, training=made), WORSE[1]]))
+    assert said[0].endswith("context trained 4 epochs, 50 steps: set train.images to about 190,000.")
+
+
 def test_a_baseline_that_cannot_be_told_apart_is_a_warning_too():
     verdict = judge([row("simclr", 300), row("random_init", 298, 1)])
     first = sentences(verdict)[0]
     assert first.startswith("Do not use this yet: the same network untrained is not clearly worse than simclr")
-    assert first.endswith("Train longer: raise train.epochs.")  # the steps are not known
+    assert first.endswith("Train longer: raise train.images.")  # the steps are not known
     assert verdict.standings["random_init"].ties
 
 
