@@ -2,8 +2,8 @@
 
 A training is as long as ``train.images`` and the method's ``train.epoch_share`` say, whatever the clock does: its bits
 repeat. This command measures, on this machine and the prepared images, what an image costs each method, and writes the
-shares into params.yaml, comments kept: 1 for the cheapest method, less for the others. ``--seconds 40`` sets ``train.images``
-too, so that each training takes that long here. Other images, another encoder or other numbers of a method: run it again.
+shares into params.yaml, comments kept: 1 for a method of middling cost. ``--seconds 40`` sets ``train.images`` too, so that
+each training takes that long here. Other images, another encoder or other numbers of a method: run it again.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from tasks.runtime import dataset, files, params
 from tasks.runtime.device import pick_device
 from tasks.runtime.errors import UsageError, run
 
-WARM, TIMED = 3, 9
+WARM, TIMED = 3, 7
 """Steps before the clock counts (the first ones choose kernels and fill caches), and those whose median counts."""
 ROUNDS = 2
 ENOUGH_SECONDS = 5.0
@@ -95,21 +95,21 @@ def _step_seconds(trainer: Trainer, now: Callable[[], float]) -> list[float]:
     return gaps[WARM:] or gaps[-1:]
 
 
-def share(cost: float, cheapest: float) -> float:
-    """A method's share of the budget, to three digits."""
-    return float(f"{cheapest / cost:.3g}")
+def three_digits(value: float) -> float:
+    """What such a measurement is worth."""
+    return float(f"{value:.3g}")
 
 
 def rewrite(text: str, per_image: Mapping[str, float], seconds: float | None) -> str:
     """params.yaml with the shares that give each method the same time, and the images for so many seconds each."""
-    cheapest = min(per_image.values())
+    middling = statistics.median(per_image.values())
 
     def change(document: Any) -> None:
         for name, cost in per_image.items():
             own = document["method"][name].setdefault("train", {})
-            own["epoch_share"] = share(cost, cheapest)
+            own["epoch_share"] = three_digits(middling / cost)
         if seconds is not None:
-            document["train"]["images"] = int(float(f"{seconds / cheapest:.2g}"))
+            document["train"]["images"] = int(three_digits(seconds / middling))
 
     return preset.edit(text, change)
 

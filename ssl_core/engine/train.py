@@ -35,12 +35,12 @@ from ssl_core.rng import Rng, permutation
 # Purposes that keep the streams of random numbers apart.
 ORDER, VIEWS, HEALTH = 1, 2, 3
 EMBED_BATCH = 500
-LOOK_EVERY = 8
-"""A row of the history sums up at least this many images for each one looked at, so that looking costs little of a training
-on few images; but there are always LEAST_ROWS."""
-LEAST_ROWS = 25
 GUARD_STEPS = 50
 """A GPU would wait for the host if it looked at every loss; it looks at all of these steps at once."""
+ROW_STEPS = 50
+"""A row of the history sums up at least so many steps, so that looking at the encoder costs little where epochs are short, as
+long as there are ``LEAST_ROWS``."""
+LEAST_ROWS = 10
 
 
 class NonFinite(RuntimeError):
@@ -107,8 +107,7 @@ class Trainer:
         self.steps_per_epoch = len(images) // config.batch_size
         self.steps = config.steps(len(images)) if epochs is None else self.steps_per_epoch * epochs
         self.epochs = -(-self.steps // self.steps_per_epoch)
-        looked = LOOK_EVERY * min(config.health_images, len(images))
-        self.row_epochs = max(1, min(-(-looked // len(images)), self.epochs // LEAST_ROWS))
+        self.row_epochs = max(1, min(-(-ROW_STEPS // self.steps_per_epoch), self.epochs // LEAST_ROWS))
         self.optimizer = build_optimizer(self.method, config) if self.steps else None
         self.step = 0
         self.history: list[dict[str, float]] = []

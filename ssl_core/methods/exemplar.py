@@ -9,8 +9,9 @@ seeds, thrown away afterwards, makes the features f blind to the transformations
     L = mean over seeds i in the batch and their copies T of CE(W norm(f(T(x_i))) + b, class of i)
 
 T composes, with magnitudes drawn per copy: shift, scale and rotation; contrast along each principal axis of color;
-saturation and value; hue. Seeds are drawn before the first epoch in proportion to their gradient energy, so a flat image is never one. With more
-images than ``seeds`` the others are left out (with too many classes, near copies of one thing are told apart).
+saturation and value; hue. Seeds are drawn before the first epoch in proportion to their gradient energy, so a flat image is
+never one. With more images than ``seeds``, or their ``seed_share``, the others are left out (with too many classes, near
+copies of one thing are told apart).
 
 Deviations from the paper: whole images as seeds, copies made anew in every epoch instead of a stored set; the principal
 axes of natural images instead of those of the data, to need no pass over it; no dropout (the loss draws no random number).
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_core.config import Count, Positive
+from ssl_core.config import Count, Fraction, Positive
 from ssl_core.engine import distributed
 from ssl_core.engine.augment import AugmentConfig, change_contrast, change_saturation_value, color_jitter, to_unit, warp
 from ssl_core.engine.encoders import Encoder
@@ -43,9 +44,12 @@ class ExemplarConfig:
     """The numbers of Exemplar-CNN."""
 
     seeds: Count
-    """Most surrogate classes. Paper: 8000 is best, 16000 is worse; short trainings: 2000, so that each is met often enough."""
+    """Most surrogate classes. Paper: 8000 is best, 16000 is worse."""
+    seed_share: Fraction
+    """Largest share of the images that are seeds; a step costs as much, whatever their number. Paper: 1; short trainings: 0.05,
+    so that each seed is met often enough to be told from the others."""
     copies: Count
-    """Transformed copies of a seed in each step. Paper: about 100 over the training; short trainings: 10."""
+    """Transformed copies of a seed in each step. Paper: about 100 over the training; short trainings: 4."""
     translate: float
     """Shift within +- this share of the side. Paper: 0.2."""
     scale: tuple[float, float]
@@ -100,7 +104,7 @@ class Exemplar(Method):
 
     def __init__(self, encoder: Encoder, config: ExemplarConfig, augment: AugmentConfig, data: DataInfo):
         super().__init__(encoder, config, augment, data)
-        count = min(config.seeds, data.num_images)
+        count = min(config.seeds, data.num_images, max(2, round(config.seed_share * data.num_images)))
         ids = torch.arange(data.num_images)
         self.register_buffer("classes", torch.where(ids < count, ids, -1))  # until the seeds are drawn
         self.norm = nn.BatchNorm1d(encoder.dim, affine=False)

@@ -32,7 +32,7 @@ from tasks.runtime.stage import Stage
 from tasks.tracking.journal import Journal
 
 CHECKPOINT_SECONDS = 60.0  # at most this much work is lost by a crash
-FEW_STEPS = 200  # of a training that teaches an encoder little
+FEW_STEPS = 150  # of a training that teaches an encoder little
 
 
 def make_method(chosen: params.MethodParams, data: dataset.Dataset, seed: int, start: Start | None = None) -> Method:

@@ -1,5 +1,6 @@
 """Equal time: the shares that the command writes, what it measures, and what a run says it will take."""
 
+import statistics
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def test_shares_give_each_method_the_same_time_and_keep_the_comments():
         train = params.method_params(values, name).train
         seconds[name] = cost * train.steps(10_000) * train.batch_size
     assert seconds == pytest.approx(dict.fromkeys(costs, 40), rel=0.02)
-    assert params.method_params(values, "supervised").train.epoch_share == 1
+    assert params.method_params(values, "simclr").train.epoch_share == 1, "the one in the middle"
     before, after = SHIPPED.splitlines(), text.splitlines()
     assert [line.split("#")[1:] for line in before] == [line.split("#")[1:] for line in after]
     assert {line.split(":")[0].strip() for line in set(after) - set(before)} == {"train", "images"}
@@ -40,11 +41,12 @@ def test_without_seconds_the_budget_stays_and_only_named_methods_change():
     assert {m for m in old["method"] if old["method"][m] != new["method"][m]} <= {"simclr", "moco"}
 
 
-def test_the_shipped_shares_are_at_most_one_and_all_methods_have_one():
+def test_the_shipped_shares_are_about_one_in_the_middle_and_every_trained_method_has_one():
     values = params.parse(SHIPPED, Path("params.yaml"))
-    shares = {name: params.method_params(values, name).train.epoch_share for name in budget.trained(values)}
-    assert max(shares.values()) == 1 and min(shares.values()) > 0.05
-    assert {"raw_pixels", "random_init"}.isdisjoint(shares)
+    names = budget.trained(values)
+    shares = {name: params.method_params(values, name).train.epoch_share for name in names}
+    assert statistics.median(shares.values()) == pytest.approx(1, abs=0.05) and len(set(shares.values())) > len(names) / 2
+    assert {"raw_pixels", "random_init"}.isdisjoint(names)
 
 
 def test_what_a_training_costs_is_measured_on_its_own_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -18,7 +18,7 @@ from ssl_core.rng import Rng
 from tests.support.configs import AUGMENT, encoder_of
 
 CONFIG = ExemplarConfig(
-    seeds=100, copies=2, translate=0.2, scale=(0.7, 1.4), degrees=20.0, contrast=(0.5, 2.0), power=(0.25, 4.0),
+    seeds=100, seed_share=1.0, copies=2, translate=0.2, scale=(0.7, 1.4), degrees=20.0, contrast=(0.5, 2.0), power=(0.25, 4.0),
     factor=(0.7, 1.4), offset=0.1, hue=0.1, classifier_lr=1.0,
 )  # fmt: skip
 STILL = dataclasses.replace(
@@ -57,6 +57,14 @@ def test_the_draw_repeats_and_numbers_the_seeds_without_gaps() -> None:
     classes = draw_seeds(energy, 100)
     assert torch.equal(classes, draw_seeds(energy, 100))
     assert classes[classes >= 0].tolist() == list(range(100))
+
+
+def test_no_more_than_their_share_of_the_images_are_seeds_and_a_step_costs_the_same() -> None:
+    for n in (200, 1000):
+        method = make(dataclasses.replace(CONFIG, seeds=8000, seed_share=0.05), n=n)
+        assert method.classifier.out_features == n // 20
+        assert len(method.chosen(torch.arange(100))) == 5
+    assert make(dataclasses.replace(CONFIG, seed_share=0.05), n=8).classifier.out_features == 2, "there is something to tell"
 
 
 def test_a_flat_image_never_becomes_a_seed() -> None:
