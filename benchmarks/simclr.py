@@ -1,9 +1,10 @@
 """SimCLR end to end, from JPEG files to the optimizer step: this project against lightly's own recipe.
 
 The recipe is the one of lightly's documentation: ImageFolder, SimCLRTransform, a DataLoader with two workers, its
-projection head, its NTXentLoss, SGD, float32; and the same under bf16 autocast, each with one thread and with all. Everybody starts from the same encoder
-weights, with the same images, batch, views per image and widths. Ours reads the uint8 array that ``prepare`` makes of
-the files once; how long that took is printed. Its rate includes the label-free indicators it computes every epoch.
+projection head, its NTXentLoss, SGD, float32; and the same under bf16 autocast; each with one thread and with all.
+Everybody starts from the same encoder weights, with the same images, batch, views per image and widths. Ours reads the
+uint8 array that ``prepare`` makes of the files once; how long that took is printed. Its rate includes the label-free
+indicators it computes every epoch.
 """
 
 import argparse
