@@ -1,15 +1,18 @@
 """SimCLR end to end, from JPEG files to the optimizer step: this project against lightly's own recipe.
 
 The recipe is the one of lightly's documentation: ImageFolder, SimCLRTransform, a DataLoader with two workers, its
-projection head, its NTXentLoss, SGD, float32; and the same under bf16 autocast. Everybody starts from the same encoder
-weights, with the same images, batch, views per image and widths. Ours reads the uint8 array that ``prepare`` makes of
-the files once; how long that took is printed. Its rate includes the label-free indicators it computes every epoch.
+projection head, its NTXentLoss, SGD, float32; and the same under bf16 autocast; each with one thread and with all.
+Everybody starts from the same encoder weights, with the same images, batch, views per image and widths. Ours reads the
+uint8 array that ``prepare`` makes of the files once; how long that took is printed. Its rate includes the label-free
+indicators it computes every epoch.
 """
 
 import argparse
 import contextlib
 import copy
 import dataclasses
+import functools
+import itertools
 import tempfile
 import time
 from pathlib import Path
@@ -37,6 +40,8 @@ from tasks.runtime.params import MethodParams, load, method_params, read
 
 SIZE, BATCH, SYNTHETIC = 32, 256, 4096
 PRESET = PRESETS / "evidence.yaml"
+FLOOR = 2.0
+"""How many times as fast as the recipe at each of its settings, the best one among them."""
 CPU = torch.device("cpu")
 
 
@@ -136,21 +141,20 @@ def compare(folder: Path, options: argparse.Namespace) -> tuple[list[str], bool]
     array, subset = decode(dataset, indices), Subset(dataset, indices)
     params = parameters("float32")
     encoder = build(params.encoder, 3, SIZE, seed=0)
-    fp32 = Contender("lightly's recipe, float32", lambda: recipe_steps(subset, encoder, params, False, options.threads))
-    bf16 = Contender("lightly's recipe, bf16", lambda: recipe_steps(subset, encoder, params, True, options.threads))
-    # Two cores are faster when the loaders have one of them: the most that can be had from the recipe.
-    alone = Contender("lightly's recipe, float32, one thread", lambda: recipe_steps(subset, encoder, params, False, 1))
     fast = "bf16" if bf16_is_fast(CPU) else "float32"
+    peers = []
+    for precision, threads in itertools.product(
+        ("float32", "bf16"), sorted({1, options.threads})
+    ):  # the loaders have cores, too
+        trial = functools.partial(recipe_steps, subset, encoder, params, precision == "bf16", threads)
+        peers.append(Contender(f"lightly's recipe, {precision}, threads: {threads}", trial))
     trainers = {precision: our_trainer(array, encoder, precision) for precision in {fast, "float32"}}
+    equal = {peer.name: None for peer in peers if "float32" in peer.name}
     ours = [
-        Contender(
-            f"ours, {fast}",
-            lambda: our_steps(trainers[fast], options.threads),
-            {fp32.name: 3.0, bf16.name: 1.5, alone.name: None},
-        ),
-        Contender("ours, float32, equal precision", lambda: our_steps(trainers["float32"], options.threads), {fp32.name: None}),
+        Contender(f"ours, {fast}", lambda: our_steps(trainers[fast], options.threads), {peer.name: FLOOR for peer in peers}),
+        Contender("ours, float32, equal precision", lambda: our_steps(trainers["float32"], options.threads), equal),
     ]
     bare = Contender(f"our step alone, {fast}", lambda: bare_steps(trainers[fast], options.threads), {ours[0].name: None})
     source = "synthetic JPEGs" if options.images is None else folder.name
     title = f"SimCLR end to end, {source}, {params.encoder.name} encoder of width {params.encoder.width}"
-    return interleave(title, [*ours, bare, fp32, bf16, alone], options.rounds, options.seconds)
+    return interleave(title, [*ours, bare, *peers], options.rounds, options.seconds)

@@ -14,5 +14,7 @@ import os
 # Threads that wait for each other sleep instead of spinning; on a shared machine spinning was measured to slow a
 # two-thread training three to eight times. OpenMP reads this once, before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Without it cuBLAS is refused where train.mode is deterministic; read when it starts.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 # NumPy's own threads do spin: the maps of a report beside another stage took twice as long with two as with one.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -103,6 +103,9 @@ class Trainer:
         self.method = method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.device.type == "cpu":
             quicken(self.method)
+        else:
+            torch.use_deterministic_algorithms(config.mode == "deterministic")
+            torch.backends.cudnn.benchmark = config.mode == "fast"
         self.forward: Callable[[Batch], dict[str, Tensor]] = distributed.parallel(self.method, self.device)
         self.steps_per_epoch = len(images) // config.batch_size
         self.steps = config.steps(len(images)) if epochs is None else self.steps_per_epoch * epochs

@@ -8,6 +8,7 @@ a trained one. At 0.8 nearly every pair found in CIFAR-10 is the same picture to
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from tasks.prepare.intake import Split
 from tasks.prepare.layout import shown
 from tasks.runtime.audit import Audit, Conflicts, Examples, Labelled, Leaks, NearDuplicates, NearPair, Repeats, Sizes
+from tasks.runtime.cores import cores
 from tasks.runtime.dataset import BLOCK, Array, blocks, hashes
 
 EXAMPLES = 10
@@ -27,6 +29,8 @@ NEAR = (0.8, 0.98)
 """Lowest and highest correlation from which on two images count as the same picture; see ``threshold``."""
 SPREAD = 6.0
 """How far, in median absolute deviations, a pair must stand out from what is usual in the data set."""
+COLUMNS = 1024
+"""Test images that a block of training images is compared with at once: their correlations take 8 MB."""
 MAX_PAIRS = 5e9
 """Compare at most this many pairs of images: above it, evenly spaced test images stand for all."""
 
@@ -123,6 +127,20 @@ def outlines(images: Array) -> Array:
     return np.where(length > 1e-3 * flat.shape[1] ** 0.5, flat / np.maximum(length, 1e-12), 0).astype(np.float32)
 
 
+def halves(images: Array) -> tuple[Array, Array]:
+    """The outlines of (N, C, S, S), what is alike left and right and what is opposite: (N, a) and (N, b), a + b numbers in all.
+
+    The correlation of two images is the product of the first plus that of the second; with one of them mirrored, minus. Both
+    together cost what one of them would cost without.
+    """
+    side = min(SIDE, images.shape[-1])
+    lines, half = outlines(images).reshape(-1, side, side), side // 2
+    left, right = lines[:, :, :half], lines[:, :, ::-1][:, :, :half]
+    alike = np.concatenate([(left + right) * np.float32(0.5**0.5), lines[:, :, half : side - half]], axis=2)
+    opposite = (left - right) * np.float32(0.5**0.5)
+    return alike.reshape(len(images), -1), opposite.reshape(len(images), -1)
+
+
 def threshold(best: Array) -> float:
     """From which correlation on a pair is a near duplicate, given the best one of each test image.
 
@@ -156,23 +174,34 @@ def near_duplicates(train: Array, test: Array, skip: Array, check: Callable[[], 
         rows = rows[np.linspace(0, len(rows) - 1, max(allowed, 1)).astype(int)]
     if not len(rows):
         return NearDuplicates(0, 0, NEAR[0], 0, ())
-    side = min(SIDE, train.shape[-1])
-    straight = np.concatenate([outlines(test[rows[s : s + BLOCK]]) for s in range(0, len(rows), BLOCK)])
-    both = np.concatenate([straight, straight.reshape(-1, side, side)[:, :, ::-1].reshape(len(rows), -1)])
-    best, nearest = np.full(len(both), -1.0, np.float32), np.zeros(len(both), np.int64)
-    for start, block in blocks(train):
-        check()
-        similarity = outlines(block) @ both.T
-        top = similarity.max(axis=0)
-        better = np.flatnonzero((top > best) & (top >= NEAR[0]))
-        nearest[better] = start + similarity[:, better].argmax(axis=0)
-        best = np.maximum(best, top)
-    best, nearest = best.reshape(2, -1), nearest.reshape(2, -1)
-    mirrored = best.argmax(axis=0)
-    limit = threshold(best.max(axis=0))
+    even, odd = (
+        np.concatenate(p) for p in zip(*(halves(test[r]) for r in np.array_split(rows, -(-len(rows) // BLOCK))), strict=True)
+    )
+
+    def search(block: tuple[int, Array]) -> tuple[Array, Array, Array]:
+        """The highest correlation of each test image with images of the block, with which, and whether with it mirrored."""
+        start, images = block
+        own_even, own_odd = halves(images)
+        found = []
+        for first in range(0, len(rows), COLUMNS):
+            difference = odd[first : first + COLUMNS] @ own_odd.T
+            total = np.abs(difference)
+            total += even[first : first + COLUMNS] @ own_even.T
+            at = total.argmax(axis=1)[:, None]
+            top, turned = (np.take_along_axis(x, at, axis=1)[:, 0] for x in (total, difference))
+            found.append((top, start + at[:, 0], turned < 0))
+        return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))  # type: ignore[return-value]
+
+    best, nearest, mirrored = np.full(len(rows), -1.0, np.float32), np.zeros(len(rows), np.int64), np.zeros(len(rows), bool)
+    with ThreadPoolExecutor(cores()) as pool:
+        for top, where, turned in pool.map(search, blocks(train)):
+            check()
+            better = top > best
+            best, nearest, mirrored = (np.where(better, *pair) for pair in ((top, best), (where, nearest), (turned, mirrored)))
+    limit = threshold(best)
     pairs = tuple(
-        NearPair(int(rows[i]), int(nearest[mirrored[i], i]), round(float(best[mirrored[i], i]), 2), bool(mirrored[i]))
-        for i in np.flatnonzero(best.max(axis=0) >= limit)
+        NearPair(int(rows[i]), int(nearest[i]), round(float(best[i]), 2), bool(mirrored[i]))
+        for i in np.flatnonzero(best >= limit)
     )
     return NearDuplicates(len(pairs), len(rows), round(limit, 2), sum(pair.mirrored for pair in pairs), pairs)
 
