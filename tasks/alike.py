@@ -1,6 +1,7 @@
-"""Which images are alike, told from their features: the nearest of each, and all near-duplicates."""
+"""Which images are alike, told from their features: the nearest of each, near-duplicates, outliers and suspected labels."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,12 @@ from ssl_core.evaluation.knn import nearest_neighbors
 BLOCK = 256
 SAME = 1e-6
 """A row that differs from the mean of all by less than this share of its length is no other than the mean: rounding."""
+NEIGHBORS = 10
+"""Of an image: by them it is judged whether it is an outlier or has the wrong label."""
+AGREEMENT = 0.8
+"""Share of the neighbors that have one other label where a label is suspected."""
+SPREAD, LEAST = 4.0, 0.05
+"""An outlier lies this many median absolute deviations below the median, and at least so far."""
 MOST_PAIRS = 10_000
 """Pairs that are kept; of more, their groups say more."""
 
@@ -45,6 +52,38 @@ def likeness(features: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Te
     itself = index == torch.arange(len(rows))[:, None]
     itself[:, -1] |= ~itself.any(1)  # among more than ``count`` copies an image may not find itself
     return similarity[~itself].view(len(rows), -1), index[~itself].view(len(rows), -1)
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """An image that looks like those of another class."""
+
+    row: int
+    label: str
+    other: str
+    """What most of its neighbors are called."""
+    share: float
+    """Of the neighbors."""
+
+
+def outliers(similarity: torch.Tensor) -> list[int]:
+    """Rows that are much less like their neighbors (N, k) than is usual, the least first."""
+    mean = similarity.mean(1)
+    usual = mean.median()
+    limit = usual - max(LEAST, SPREAD * float((mean - usual).abs().median()))
+    return [row for row in torch.argsort(mean, stable=True).tolist() if mean[row] < limit]
+
+
+def suspects(labels: Sequence[str], index: torch.Tensor) -> list[Suspect]:
+    """Images whose neighbors (N, k) nearly all have one other label than they, the surest first; an empty label is none."""
+    found = []
+    for row, near in enumerate(index.tolist()):
+        others = Counter(labels[other] for other in near if labels[other])
+        if labels[row] and others:
+            (other, count), known = others.most_common(1)[0], sum(others.values())
+            if other != labels[row] and count >= AGREEMENT * known:
+                found.append(Suspect(row, labels[row], other, count / known))
+    return sorted(found, key=lambda suspect: (-suspect.share, suspect.row))
 
 
 def duplicates(features: torch.Tensor, threshold: float) -> Duplicates:

@@ -1,13 +1,14 @@
 """``python -m tasks.embed PATH``: features of a folder (or archive) of images by a registered encoder, and what is alike.
 
 Writes a parquet file with one row per image, ``id`` (its name below PATH) and ``features``; prints the nearest neighbors of
-some images and the near-duplicates. The encoder comes from MLflow's registry: the champion, unless ``--model`` says another.
+some images, near-duplicates, outliers and labels that look wrong, and makes a sheet of pictures of them. The encoder comes
+from MLflow's registry: the champion, unless ``--model`` says another.
 """
 
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.alike import MOST_PAIRS, Duplicates, duplicates, likeness
+from tasks.alike import MOST_PAIRS, NEIGHBORS, Duplicates, duplicates, likeness, outliers, suspects
+from tasks.picture_sheet import ACROSS, Section, pictures, png
 from tasks.prepare.decoding import Job, decode_all
 from tasks.prepare.images import DEPTH
 from tasks.prepare.intake import ONE_WORKER
-from tasks.prepare.layout import Item, shown, to_read
+from tasks.prepare.layout import SPLITS, Item, shown, to_read
 from tasks.prepare.source import FileSource
 from tasks.prepare.sources.archive import ArchiveSource
 from tasks.prepare.sources.folder import FolderSource
@@ -28,6 +30,7 @@ from tasks.runtime import files, settings
 from tasks.runtime.errors import DataError, EnvironmentFault, UsageError, run
 from tasks.runtime.progress import Progress
 
+Outputs = Callable[[torch.Tensor], torch.Tensor]
 BATCH = 256
 SHOWN = 5
 """Images whose neighbors are printed without ``--query``; also the most pairs of near-duplicates."""
@@ -66,11 +69,14 @@ def open_images(path: Path, query: str | None = None) -> FileSource:
     return source
 
 
-def embed(path: Path, encoder: registry.Loaded, source: FileSource | None = None) -> tuple[list[str], torch.Tensor]:
+def embed(
+    path: Path, encoder: registry.Loaded, source: FileSource | None = None, outputs: Outputs | None = None
+) -> tuple[list[str], torch.Tensor]:
     """(names, features (N, D)) of every readable image below ``path``; the others are named on stderr.
 
     Args:
         source: the images, where they are open already.
+        outputs: what to keep of a batch, (B, ...); default the features.
 
     Raises:
         UsageError: no such path.
@@ -87,7 +93,7 @@ def embed(path: Path, encoder: registry.Loaded, source: FileSource | None = None
     def flush() -> None:
         pixels = np.stack([np.frombuffer(p, f"uint{bits}").reshape(size, size, channels).transpose(2, 0, 1) for _, p in batch])
         with torch.inference_mode():
-            for (row, _), feature in zip(batch, encoder.module(torch.from_numpy(pixels.copy())), strict=True):
+            for (row, _), feature in zip(batch, (outputs or encoder.module)(torch.from_numpy(pixels.copy())), strict=True):
                 features[row] = feature
         batch.clear()
 
@@ -115,12 +121,18 @@ def embed(path: Path, encoder: registry.Loaded, source: FileSource | None = None
 
 
 def write(path: Path, names: list[str], features: torch.Tensor, uri: str) -> None:
-    """A parquet file with columns ``id`` and ``features`` (fixed-size lists of float32); the model is in its metadata."""
+    """A parquet file with columns ``id`` and ``features`` (fixed-size lists of float32), and model and shape in its metadata.
+
+    Args:
+        features: (N, D), or dense (N, C, h, w).
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
-    values = pa.FixedSizeListArray.from_arrays(pa.array(features.numpy().ravel()), features.shape[1])
-    table = pa.table({"id": names, "features": values}).replace_schema_metadata({"model": uri})
+    values = pa.FixedSizeListArray.from_arrays(pa.array(features.numpy().ravel()), features[0].numel())
+    table = pa.table({"id": names, "features": values}).replace_schema_metadata(
+        {"model": uri, "shape": ",".join(map(str, features.shape[1:]))}
+    )
     temp = files.beside(path)
     try:
         parquet.write_table(table, temp)
@@ -148,29 +160,57 @@ def check_output(path: Path) -> None:
         OSError: its folder takes no file.
     """
     if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"--output {path}: {'that is a folder' if path.is_dir() else 'there is no such folder'}; name a file")
+        raise UsageError(f"{path}: {'that is a folder' if path.is_dir() else 'there is no such folder'}; name a file")
     temp = files.beside(path)
     temp.touch()
     temp.unlink()
 
 
-def show(names: list[str], features: torch.Tensor, arguments: Any) -> None:
-    """Print neighbors and near-duplicates."""
-    count = min(max(arguments.neighbors, 1), len(names) - 1)
+def show(names: list[str], features: torch.Tensor, arguments: Any) -> list[Section]:
+    """Print neighbors, near-duplicates, outliers and suspected labels; the same as pictures to show, by row."""
+    count = min(max(arguments.neighbors, NEIGHBORS), len(names) - 1)
     if count < 1:
-        return
+        return []
     similarity, index = likeness(features, count)
     chosen = range(min(SHOWN, len(names)))
     if arguments.query is not None:
         query = shown(arguments.query)
         if query not in names:
-            raise UsageError(f"--query {query} is not an image below {arguments.path}; give its path below that folder")
-        chosen = [names.index(query)]
+            raise UsageError(f"--query {query} cannot be read; see above")
+        chosen = range(names.index(query), names.index(query) + 1)
+    sections = []
     for row in chosen if arguments.neighbors else []:
         print(f"most like {names[row]}:")
-        for value, other in zip(similarity[row].tolist(), index[row].tolist(), strict=True):
+        near = list(zip(similarity[row].tolist(), index[row].tolist(), strict=True))[: arguments.neighbors]
+        for value, other in near:
             print(f"    {value:6.3f}  {names[other]}")
-    show_duplicates(names, duplicates(features, arguments.threshold), arguments)
+        sections.append(Section(f"{names[row]} and those most like it", [row, *(other for _, other in near)]))
+    found = duplicates(features, arguments.threshold)
+    show_duplicates(names, found, arguments)
+    sections += [Section(f"{len(group)} near-duplicates", group[:ACROSS]) for group in found.groups[:SHOWN]]
+    return sections + show_odd(names, similarity[:, :NEIGHBORS], index[:, :NEIGHBORS], None if arguments.all else SHOWN)
+
+
+def show_odd(names: list[str], similarity: torch.Tensor, index: torch.Tensor, most: int | None) -> list[Section]:
+    """Print the images least like others, and those whose folder looks wrong."""
+    odd = outliers(similarity)
+    if odd:
+        print(f"much less like any other than is usual: {len(odd)} images")
+    for row in odd[:most]:
+        print(f"    {float(similarity[row].mean()):6.3f}  {names[row]}")
+    wrong = suspects([class_folder(name) for name in names], index)
+    if wrong:
+        print(f"in another class than their neighbors: {len(wrong)} images")
+    for suspect in wrong[:most]:
+        print(f"    {names[suspect.row]}: {suspect.share:.0%} of its neighbors are {suspect.other}")
+    sections = [Section("much less like any other than is usual", odd[:ACROSS])] if odd else []
+    return sections + ([Section("in another class than their neighbors", [s.row for s in wrong[:ACROSS]])] if wrong else [])
+
+
+def class_folder(name: str) -> str:
+    """The class that an image's folder says; empty for a loose image."""
+    parts = [part for part in name.split("/")[:-1] if part.lower() not in SPLITS]
+    return parts[0] if parts else ""
 
 
 def show_duplicates(names: list[str], found: Duplicates, arguments: Any) -> None:
@@ -186,6 +226,39 @@ def show_duplicates(names: list[str], found: Duplicates, arguments: Any) -> None
         print(f"    {len(group)} images:  {'  '.join(names[i] for i in group[:most])}")
 
 
+def chosen_layer(encoder: registry.Loaded, layer: str | None) -> str:
+    """The layer whose outputs are written, set in the encoder.
+
+    Raises:
+        UsageError: it has no such layer.
+    """
+    if layer is None:
+        return str(encoder.config.get("layer", ""))
+    if layer not in encoder.config["layers"]:
+        raise UsageError(f"--layer {layer}: {encoder.uri} has {', '.join(encoder.config['layers'])}")
+    encoder.module.layer = layer
+    return layer
+
+
+def width(encoder: registry.Loaded, outputs: Outputs | None) -> int:
+    """How many numbers are written of an image."""
+    made = encoder.config["encoder"]
+    blank = torch.zeros(1, made["channels"], made["image_size"], made["image_size"])
+    return outputs(blank).numel() if outputs else int(encoder.config["dim"])
+
+
+def write_sheet(
+    path: Path, sections: Sequence[Section], names: list[str], source: FileSource, encoder: registry.Loaded
+) -> None:
+    """The pictures of ``sections``, whose rows are of ``names``, as a PNG."""
+    places = {shown(item.name): row for row, item in enumerate(source.items)}
+    here = [Section(section.title, [places[names[row]] for row in section.rows]) for section in sections]
+    wanted = [row for section in here for row in section.rows]
+    found = pictures(source, wanted, encoder.config["encoder"]["channels"], encoder.config.get("bit_depth", DEPTH))
+    files.write_bytes(path, png(here, found))
+    print(f"sheet of pictures -> {path}")
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tasks.embed", description=(__doc__ or "").split("\n\n")[0])
@@ -198,17 +271,28 @@ def main() -> None:
     parser.add_argument(
         "--all", action="store_true", help="list every pair of near-duplicates; every group of them, when there are many"
     )
+    parser.add_argument("--sheet", type=Path, metavar="PNG", help="write a sheet of pictures of all that is printed")
+    parser.add_argument("--layer", help="another layer than the evaluation chose: block1, block2, ...")
+    parser.add_argument("--dense", action="store_true", help="write the layer's maps (C, h, w) instead of their mean")
     arguments = parser.parse_args()
     settings.apply()
     arguments.path, arguments.output = arguments.path.expanduser(), arguments.output.expanduser()
+    arguments.sheet = arguments.sheet and arguments.sheet.expanduser()
     check_output(arguments.output)
+    if arguments.sheet:
+        check_output(arguments.sheet)
     source = open_images(arguments.path, arguments.query)
     encoder = registry.load(arguments.model)
-    check_space(arguments.output, len(source.items), encoder.config["dim"])
-    names, features = embed(arguments.path, encoder, source)
+    layer = chosen_layer(encoder, arguments.layer)
+    dense: Outputs | None = (lambda images: encoder.module.maps(images)[layer].float()) if arguments.dense else None
+    check_space(arguments.output, len(source.items), width(encoder, dense))
+    names, features = embed(arguments.path, encoder, source, dense)
     write(arguments.output, names, features, encoder.uri)
-    print(f"{len(names)} images -> {arguments.output} ({features.shape[1]} features each, {encoder.uri})")
-    show(names, features, arguments)
+    size = " x ".join(map(str, features.shape[1:]))
+    print(f"{len(names)} images -> {arguments.output} ({size} features each, {encoder.uri})")
+    sections = show(names, features.flatten(2).mean(2) if arguments.dense else features, arguments)
+    if arguments.sheet and sections:
+        write_sheet(arguments.sheet, sections, names, source, encoder)
 
 
 if __name__ == "__main__":

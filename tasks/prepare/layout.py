@@ -39,11 +39,12 @@ ARRAY = ".npy"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image: its name in the source, its split, and its label (-1: none)."""
+    """One image: its name in the source, its split, its label (-1: none) and its group (empty: none)."""
 
     name: str
     split: str
     label: int = -1
+    group: str = ""
 
 
 @dataclass

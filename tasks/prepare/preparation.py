@@ -16,7 +16,7 @@ from tasks.prepare import auditing
 from tasks.prepare.intake import Seen, Split, decode_into, new_split
 from tasks.prepare.layout import one_per_line, shown
 from tasks.prepare.source import Source, open_source
-from tasks.prepare.splits import HOLDOUT, split_rows, stratified
+from tasks.prepare.splits import HOLDOUT, chosen_share, split_rows
 from tasks.runtime import audit, files
 from tasks.runtime.audit import Audit, Ignored, Quarantined
 from tasks.runtime.dataset import Array, blocks
@@ -99,7 +99,8 @@ def finish(
     classes = [shown(c) for c in source.classes]
     copies = auditing.compare(train, test, classes, config.drop_leaks, check)
     check_classes(train, test, classes)
-    holdout = stratified(train.labels, config.holdout_fraction, config.seed, HOLDOUT)
+    groups = [source.items[row].group for row in train.rows]
+    holdout = chosen_share(train.labels, groups, config.holdout_fraction, config.seed, HOLDOUT)
     mean, std = moments(train.images)
     for name, split in splits.items():
         if isinstance(split.images, np.memmap):

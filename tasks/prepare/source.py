@@ -29,7 +29,7 @@ def open_source(config: DataConfig) -> "Source":
         EnvironmentFault: a download is needed and impossible.
     """
     source: Source = importlib.import_module(f"tasks.prepare.sources.{config.source}").open_source(config)
-    if config.name and isinstance(source, FileSource):
+    if config.name and not isinstance(source, ArraySource):
         source.name = config.name  # two folders may be called alike
     return source
 

@@ -35,11 +35,40 @@ def stratified(labels: Array, fraction: float, seed: int, purpose: int) -> Array
     return mask
 
 
+def by_groups(labels: Array, groups: Sequence[str], fraction: float, seed: int, purpose: int) -> Array:
+    """(N,) bool: about ``fraction`` of each class, by whole groups (empty: an image of its own); never all of a class.
+
+    Groups come in random order; one is taken where that leaves the classes no farther from what is wanted of them.
+    """
+    known = labels >= 0
+    members: dict[str, list[int]] = {}
+    for row, group in enumerate(groups):
+        members.setdefault(group or f"\0{row}", []).append(row)
+    rows_of = [np.array(rows) for rows in members.values()]
+    total = np.bincount(labels[known], minlength=1).astype(float)
+    wanted, taken = np.maximum(total * fraction, 1) * (fraction > 0), np.zeros_like(total)
+    mask = np.zeros(len(labels), bool)
+    for number in permutation(len(rows_of), seed, purpose).tolist():
+        own = labels[rows_of[number]]
+        counts = np.bincount(own[own >= 0], minlength=len(total))
+        nearer = np.abs(wanted - taken - counts).sum() <= np.abs(wanted - taken).sum()
+        if nearer and (taken + counts < total)[counts > 0].all():
+            mask[rows_of[number]], taken = True, taken + counts
+    return mask & known
+
+
 def at_most(labels: Array, count: int | None, seed: int, purpose: int) -> Array:
     """Sorted positions of at most ``count`` rows, evenly over the classes."""
     if count is None or count >= len(labels):
         return np.arange(len(labels))
     return np.sort(np.lexsort((labels, ranks(labels, seed, purpose)))[:count])
+
+
+def chosen_share(labels: Array, groups: Sequence[str], fraction: float, seed: int, purpose: int) -> Array:
+    """``stratified``, or ``by_groups`` where there are groups."""
+    if any(groups):
+        return by_groups(labels, groups, fraction, seed, purpose)
+    return stratified(labels, fraction, seed, purpose)
 
 
 def split_rows(items: Sequence[Item], classes: Sequence[str], config: DataConfig) -> dict[str, Array]:
@@ -58,7 +87,12 @@ def split_rows(items: Sequence[Item], classes: Sequence[str], config: DataConfig
             raise DataError(
                 f"class {classes[counts.argmin()]!r} has one image, which cannot be in both splits; add images or remove it"
             )
-        is_test = stratified(labels, config.test_fraction, config.seed, TEST)
+        is_test = chosen_share(labels, [item.group for item in items], config.test_fraction, config.seed, TEST)
+        missing = set(range(len(classes))) - set(labels[is_test].tolist()) if config.test_fraction else set()
+        if missing:
+            raise DataError(
+                f"class {classes[min(missing)]!r} is in one group, which cannot be in both splits; name a split of it"
+            )
     rows = {"train": np.flatnonzero(~is_test), "test": np.flatnonzero(is_test)}
     limits = {"train": (config.max_train, MAX_TRAIN), "test": (config.max_test, MAX_TEST)}
     chosen = {name: r[at_most(labels[r], limits[name][0], config.seed, limits[name][1])] for name, r in rows.items()}

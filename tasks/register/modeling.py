@@ -89,6 +89,8 @@ class ImageEncoder(nn.Module):
         centers = (length - side) / 2 + (places + 0.5) * scale
         distance = (torch.arange(length, device=x.device, dtype=x.dtype) + 0.5 - centers[:, None]).abs()
         weights = (1 - distance / torch.sym_max(scale, 1.0)).clamp_min(0)
+        if self.fit == "pad":
+            weights = weights * ((centers >= 0) & (centers <= length))[:, None]
         return weights / weights.sum(1, keepdim=True).clamp_min(1e-6)
 
 

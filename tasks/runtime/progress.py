@@ -10,6 +10,8 @@ from typing import Any
 from tasks.runtime import files
 
 TERMINAL_SECONDS, LOG_SECONDS, FILE_SECONDS = 0.2, 10.0, 1.0
+SETTLED_SECONDS, SETTLED_SHARE = 3.0, 0.1
+"""After so long, or so much of the work, its rate says something: the first unit waits for what must start."""
 
 
 def clock(seconds: float) -> str:
@@ -55,7 +57,9 @@ class Progress:
         rate = (done - self.first) / elapsed
         left = (self.total - done) / rate if rate > 0 else 0.0
         time_text = f"{clock(elapsed)} taken" if done >= self.total else f"{clock(left)} left"
-        parts = [f"{100 * done / max(1, self.total):3.0f} %", note, f"{rate * self.per_step:,.0f} {self.unit}/s", time_text]
+        parts = [f"{100 * done / max(1, self.total):3.0f} %", note]
+        if elapsed >= SETTLED_SECONDS or done - self.first >= SETTLED_SHARE * self.total:
+            parts += [f"{rate * self.per_step:,.0f} {self.unit}/s", time_text]
         return "  ".join(p for p in parts if p)
 
     def _show(self, line: str, last: bool) -> None:

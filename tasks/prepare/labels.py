@@ -1,0 +1,108 @@
+"""Labels that stand beside the images, in tables and shards: rows become items, and what is no class is refused."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tasks.prepare.layout import SPLITS, Item
+from tasks.runtime.errors import DataError
+
+SEVERAL = ("|", ";")
+"""What parts several labels of one image, where they are written as one."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is said of one image."""
+
+    name: str
+    label: Any = None
+    """A word or a whole number; None or an empty word is no label."""
+    split: str = "train"
+    group: str = ""
+    """Images of one group (a patient, a place, a film) stay in one split; empty: of none."""
+
+
+def class_of(row: Row, where: str) -> str | None:
+    """The class's name, None for an image without label.
+
+    Raises:
+        DataError: a number to predict, or several labels.
+    """
+    label = row.label
+    if label is None or label == "":
+        return None
+    if isinstance(label, (list, tuple, dict, set)) or any(sign in str(label) for sign in SEVERAL):
+        raise DataError(
+            f"{where}: {row.name!r} has several labels ({label!r}); one class an image can be scored, or leave them out"
+        )
+    if str(label).lstrip("-").isdecimal():
+        return str(label)  # as it is written: 007 is another class than 7
+    try:
+        number = float(label)
+    except ValueError:
+        return str(label)
+    if math.isnan(number):
+        return None
+    if not number.is_integer():
+        raise DataError(f"{where}: {row.name!r} has the label {label}: a number to predict, no class; leave the column out")
+    return str(int(number))
+
+
+def arranged(rows: Sequence[Row], names: Sequence[str] | None, where: str) -> tuple[list[Item], list[str], list[str]]:
+    """Items, class names and warnings of the rows.
+
+    Args:
+        names: class names where labels are positions among them.
+
+    Raises:
+        DataError: an unknown split, a label that is no class, a name with two labels, or a group in two splits.
+    """
+    labels = [class_of(row, where) for row in rows]
+    classes = sorted({label for label in labels if label is not None}, key=_in_order)
+    shown = [_named(label, names, where) for label in classes]
+    numbers = {label: number for number, label in enumerate(classes)}
+    splits = [_split(row, where) for row in rows]
+    use = {split: split for split in ("train", "test")} | {"unlabeled": "train"}
+    if "test" not in splits:
+        use["val"] = "test"
+    items: dict[str, Item] = {}
+    for row, label, split in zip(rows, labels, splits, strict=True):
+        if split not in use:
+            continue
+        number = -1 if label is None or split == "unlabeled" else numbers[label]
+        item = Item(row.name, "train" if use[split] == "test" and number < 0 and classes else use[split], number, row.group)
+        if items.setdefault(row.name, item) != item:
+            raise DataError(f"{where}: {row.name!r} is listed twice, with different labels, splits or groups")
+    _check_groups(items.values(), where)
+    unused = sum(split not in use for split in splits)
+    return list(items.values()), shown, [f"{unused} images of the split val are not used"] if unused else []
+
+
+def _in_order(label: str) -> tuple[int, int, str]:
+    """Numbers in their order, before words."""
+    return (0, int(label), "") if label.lstrip("-").isdecimal() else (1, 0, label)
+
+
+def _named(label: str, names: Sequence[str] | None, where: str) -> str:
+    if names is None:
+        return label
+    if not label.isdecimal() or int(label) >= len(names):
+        raise DataError(f"{where}: the label {label} is none of its {len(names)} classes")
+    return names[int(label)]
+
+
+def _split(row: Row, where: str) -> str:
+    if row.split.lower() not in SPLITS:
+        raise DataError(f"{where}: {row.name!r} has the split {row.split!r}; it must be one of {', '.join(SPLITS)}")
+    return SPLITS[row.split.lower()]
+
+
+def _check_groups(items: Iterable[Item], where: str) -> None:
+    splits: dict[str, str] = {}
+    for item in items:
+        if item.group and splits.setdefault(item.group, item.split) != item.split:
+            raise DataError(
+                f"{where}: images of the group {item.group!r} are in train and in test; a group must be in one of them"
+            )

@@ -1,0 +1,144 @@
+"""``source: table``: a folder with a list of its images, in CSV or parquet, or with parquet files that hold the images.
+
+Columns: ``path`` or ``file_name`` (below the folder), or ``image`` (the bytes, or bytes and path as Hugging Face writes them);
+then, if you have them, ``label``, ``split`` and ``group``. Without a column ``split`` a table called train, test or val is one.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from tasks.prepare.images import MAX_BYTES, BadImage, one_line
+from tasks.prepare.labels import Row, arranged
+from tasks.prepare.layout import SPLITS
+from tasks.prepare.source import Content, Source
+from tasks.prepare.sources.folder import FolderSource
+from tasks.runtime.errors import DataError, UsageError
+from tasks.runtime.params import DataConfig, images_path
+
+PATHS = ("path", "file_name")
+BATCH = 64
+"""Rows with images that are in memory at once."""
+
+
+def open_source(config: DataConfig) -> Source:
+    """The folder at ``data.path``.
+
+    Raises:
+        UsageError: no folder there.
+        DataError: no table, or one that cannot be understood.
+    """
+    path = images_path(config.path)
+    if not path.is_dir():
+        raise UsageError(f"data.path: {path} is not a folder; give the folder of the table, with its images")
+    return TableSource(path, config.follow_links)
+
+
+class TableSource(FolderSource):
+    """Images that a table names, or holds."""
+
+    def place(self, names: Sequence[str], folders: Sequence[str], where: str) -> None:
+        """Take the tables among the names, and of the other files those that they list."""
+        tables = sorted(n for n in names if n.endswith(".parquet") or (n.endswith(".csv") and "/" not in n))
+        if not tables:
+            raise DataError(f"{where} holds no table: a .csv beside the images, or .parquet files")
+        self._held: dict[str, tuple[str, int]] = {}
+        rows: list[Row] = []
+        classes: list[str] | None = None
+        for table in tables:
+            found, named = self._csv(table) if table.endswith(".csv") else self._parquet(table)
+            rows, classes = rows + found, named or classes
+        there = set(names)
+        listed = {row.name for row in rows}
+        self.bad += [(name, "listed in the table but not there") for name in sorted(listed - there - set(self._held))]
+        self.ignored += sorted(there - listed - set(tables))
+        usable = [row for row in rows if row.name in there or row.name in self._held]
+        self.items, self.classes, warnings = arranged(usable, classes, where)
+        self.warnings += warnings
+        if not self.items:
+            raise DataError(f"{where}: none of the {len(rows)} images that the table lists is there")
+
+    def _csv(self, table: str) -> tuple[list[Row], None]:
+        content = self._content(table)
+        if isinstance(content, BadImage):
+            raise DataError(f"{table} {content}")
+        try:
+            reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+            lines = [{(key or "").strip(): value for key, value in line.items()} for line in reader]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{table} is no CSV in UTF-8: {one_line(error)}") from None
+        return [_row(line, table, _path(line, table)) for line in lines], None
+
+    def _parquet(self, table: str) -> tuple[list[Row], list[str] | None]:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        try:
+            with parquet.ParquetFile(self._root / table) as file:
+                schema, columns = file.schema_arrow, [c for c in file.schema_arrow.names if c != "image"]
+                lines = file.read(columns=columns).to_pylist()
+                held = "image" in schema.names
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{table} is no parquet file: {one_line(error)}") from None
+        if not held:
+            return [_row(line, table, _path(line, table)) for line in lines], _class_names(schema)
+        names = [f"{table}#{number:06}" for number in range(len(lines))]
+        self._held |= {name: (table, number) for number, name in enumerate(names)}
+        return [_row(line, table, name) for name, line in zip(names, lines, strict=True)], _class_names(schema)
+
+    def read(self, rows: Sequence[int]) -> Iterator[tuple[int, Content]]:
+        """Read the items at ``rows``."""
+        inside: dict[str, dict[int, int]] = {}
+        for row in rows:
+            name = self.items[row].name
+            if name in self._held:
+                table, number = self._held[name]
+                inside.setdefault(table, {})[number] = row
+            else:
+                yield row, self._content(name)
+        for table, wanted in inside.items():
+            for number, content in self._images(table):
+                if number in wanted:
+                    yield wanted[number], content
+
+    def _images(self, table: str) -> Iterator[tuple[int, Content]]:
+        from pyarrow import parquet
+
+        number = 0
+        with parquet.ParquetFile(self._root / table) as file:
+            for batch in file.iter_batches(batch_size=BATCH, columns=["image"]):
+                for value in batch.column(0).to_pylist():
+                    data = value.get("bytes") if isinstance(value, dict) else value
+                    fine = isinstance(data, bytes) and len(data) <= MAX_BYTES
+                    yield number, data if fine else BadImage("the table holds no bytes of it")
+                    number += 1
+
+
+def _path(line: dict[str, Any], table: str) -> str:
+    """The name of the file that a line lists, below the folder."""
+    column = next((name for name in PATHS if name in line), None)
+    if column is None:
+        raise DataError(f"{table} has the columns {', '.join(map(str, line))}; it needs {' or '.join(PATHS)}, or image")
+    path = PurePosixPath(str(line[column]))
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(f"{table} lists {str(path)!r}; paths must lie below its folder, for DVC watches that folder alone")
+    return str(path)
+
+
+def _row(line: dict[str, Any], table: str, name: str) -> Row:
+    stem = PurePosixPath(table).stem.lower()
+    split = next((word for word in SPLITS if stem == word or stem.startswith(f"{word}-")), "train")
+    given, group = line.get("split"), line.get("group")
+    return Row(name, line.get("label"), str(given) if given else split, "" if group is None else str(group))
+
+
+def _class_names(schema: Any) -> list[str] | None:
+    """Those that Hugging Face's datasets writes into a parquet file, for labels that are numbers."""
+    try:
+        facts = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        return [str(name) for name in facts["info"]["features"]["label"]["names"]]
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,87 @@
+"""``source: webdataset``: tar shards, in which files of one name belong together: ``1.jpg`` with ``1.cls`` or ``1.json``.
+
+``.cls`` holds the class, a word or a number; of ``.json`` the key ``label`` counts, and ``group`` if it is there. A shard whose
+name begins with ``test`` or ``val`` is that split.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tasks.prepare.archives import Archive
+from tasks.prepare.labels import Row, arranged
+from tasks.prepare.layout import SPLITS, is_image
+from tasks.prepare.source import OWN_LICENSE, Content, Source
+from tasks.runtime.errors import DataError
+from tasks.runtime.params import DataConfig, images_path
+
+ABOUT = (".cls", ".json")
+
+
+def open_source(config: DataConfig) -> Source:
+    """The shards in the folder ``data.path``, or the one that it names.
+
+    Raises:
+        UsageError: nothing is there.
+        DataError: no shard, or one that is rejected.
+    """
+    path = images_path(config.path)
+    shards = sorted(p for p in path.iterdir() if p.suffix == ".tar") if path.is_dir() else [path]
+    if not shards:
+        raise DataError(f"{path} holds no shards (.tar)")
+    return ShardSource(path, shards)
+
+
+class ShardSource(Source):
+    """Images in tar shards."""
+
+    def __init__(self, path: Path, shards: Sequence[Path]):
+        super().__init__(path.resolve().name.partition(".")[0], path.name, OWN_LICENSE)
+        self._shards = {shard.name: Archive(shard) for shard in shards}
+        rows = [row for shard in self._shards for row in self._rows(shard)]
+        if not rows:
+            raise DataError(f"{path}: the shards hold no images")
+        self.items, self.classes, warnings = arranged(rows, None, str(path))
+        self.warnings += warnings
+
+    def _rows(self, shard: str) -> Iterator[Row]:
+        archive = self._shards[shard]
+        about = [name for name in archive.members if name.endswith(ABOUT)]
+        facts: dict[str, dict[str, Any]] = {}
+        for name, content in archive.read(about):
+            facts.setdefault(_key(name), {}).update(_facts(f"{shard}/{name}", content))
+        split = next((word for word in SPLITS if shard.lower().startswith(word)), "train")
+        for name in archive.members:
+            if is_image(name) and not name.endswith(ABOUT):
+                said = facts.get(_key(name), {})
+                yield Row(f"{shard}/{name}", said.get("label"), split, str(said.get("group", "")))
+            elif not name.endswith(ABOUT):
+                self.ignored.append(f"{shard}/{name}")
+
+    def read(self, rows: Sequence[int]) -> Iterator[tuple[int, Content]]:
+        """Read the items at ``rows``."""
+        by_shard: dict[str, dict[str, int]] = {}
+        for row in rows:
+            shard, _, name = self.items[row].name.partition("/")
+            by_shard.setdefault(shard, {})[name] = row
+        for shard, names in by_shard.items():
+            for name, content in self._shards[shard].read(list(names)):
+                yield names[name], content
+
+
+def _key(name: str) -> str:
+    """What the files of one sample share: the name up to the first point after the folders."""
+    path = PurePosixPath(name)
+    return str(path.parent / path.name.partition(".")[0])
+
+
+def _facts(name: str, content: object) -> dict[str, Any]:
+    try:
+        text = content.decode() if isinstance(content, bytes) else ""
+        found = {"label": text.strip()} if name.endswith(".cls") else json.loads(text)
+        if isinstance(found, dict):
+            return found
+    except ValueError:  # no text, no JSON
+        pass
+    raise DataError(f"{name} is no class and no JSON object")

@@ -1,0 +1,183 @@
+"""Images from lists and shards: CSV and parquet with labels, splits and groups, images in parquet, webdataset's tar files."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from tasks.prepare.labels import Row, arranged
+from tasks.prepare.source import open_source
+from tasks.prepare.splits import by_groups
+from tasks.runtime.errors import DataError, UsageError
+from tests.support import corpus
+from tests.tasks.prepare.test_prepare import config, run, write
+
+PICTURES = {f"img/{i}.png": corpus.encoded(corpus.picture(i)) for i in range(12)}
+
+
+def listing(*columns: str, rows: int = 12) -> bytes:
+    """A CSV of the pictures; {} in a column is the number."""
+    heads = [column.partition("=")[0] for column in columns]
+    lines = [",".join(column.partition("=")[2].format(i, i % 2, i % 3) for column in columns) for i in range(rows)]
+    return "\n".join([",".join(heads), *lines, ""]).encode()
+
+
+LIST = listing("path=img/{}.png", "label=c{1}")
+
+
+def folder_of(tmp_path: Path, table: bytes = LIST, name: str = "labels.csv") -> Path:
+    return write(tmp_path / "in", PICTURES | {name: table})
+
+
+def test_a_csv_gives_paths_and_classes_and_the_other_files_are_told(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, b"\xef\xbb\xbf" + listing("file_name=img/{}.png", "label=c{1}", rows=10) + b"img/99.png,c0\n")
+    data = run(tmp_path, config(folder, "table", max_bad=1, image_size=corpus.SIDE))
+    assert data.meta["classes"] == ["c0", "c1"] and data.meta["name"] == "in"
+    stored = dict(zip([*data.train_files, *data.test_files], [*data.train_labels, *data.test_labels], strict=True))
+    assert stored == {f"img/{i}.png": i % 2 for i in range(10)}
+    assert [q["file"] for q in data.audit["quarantined"]] == ["img/99.png"]
+    assert data.audit["ignored"]["files"] == ["img/10.png", "img/11.png"]
+    pixels = dict(zip([*data.train_files, *data.test_files], [*data.train_images, *data.test_images], strict=True))
+    assert (pixels["img/1.png"] == np.asarray(corpus.picture(1)).transpose(2, 0, 1)).all()
+
+
+def test_splits_are_those_of_the_column_or_of_the_table_s_name(tmp_path: Path) -> None:
+    table = listing("path=img/{}.png", "label=c{1}", "split=test", rows=4) + listing("a=img/{}.png", "b=c{1}", "c=train")[6:]
+    source = open_source(config(folder_of(tmp_path, b"\n".join(table.splitlines()[:5] + table.splitlines()[9:])), "table"))
+    assert [item.split for item in source.items] == ["test"] * 4 + ["train"] * 8
+    folder = write(
+        tmp_path / "two", PICTURES | {"train.csv": LIST.replace(b"img/11", b"img/1"), "val.csv": b"path,label\nimg/11.png,c1\n"}
+    )
+    assert [item.name for item in open_source(config(folder, "table")).items if item.split == "test"] == ["img/11.png"]
+
+
+def test_groups_never_straddle_splits(tmp_path: Path) -> None:
+    data = run(tmp_path, config(folder_of(tmp_path, listing("path=img/{}.png", "label=c{1}", "group=p{2}")), "table"))
+    groups = [{int(name[4:-4]) % 3 for name in names} for names in (data.train_files, data.test_files)]
+    assert groups[0] and groups[1] and not groups[0] & groups[1]
+    held = {int(name[4:-4]) % 3 for name, out in zip(data.train_files, data.train_holdout, strict=True) if out}
+    kept = {int(name[4:-4]) % 3 for name, out in zip(data.train_files, data.train_holdout, strict=True) if not out}
+    assert held and not held & kept
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shares_by_groups_are_near_what_is_asked_and_leave_some_of_each_class(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    groups = [f"g{g}" for g in generator.integers(0, 60, 900)]
+    labels = generator.integers(-1, 5, 900)
+    chosen = by_groups(labels, groups, 0.2, seed, 1)
+    for c in range(5):
+        assert 0.1 < chosen[labels == c].mean() < 0.3
+    assert not chosen[labels < 0].any()
+    inside = {g for g, out, label in zip(groups, chosen, labels, strict=True) if out and label >= 0}
+    assert not inside & {g for g, out, label in zip(groups, chosen, labels, strict=True) if not out and label >= 0}
+
+
+REFUSED = {
+    "several labels": (listing("path=img/{}.png", "label=a|b"), "has several labels"),
+    "targets": (listing("path=img/{}.png", "label=0.{}5"), "a number to predict, no class"),
+    "an unknown split": (listing("path=img/{}.png", "label=c{1}", "split=fold{1}"), "has the split 'fold0'"),
+    "no paths": (listing("picture=img/{}.png", "label=c{1}"), "has the columns picture, label; it needs path or file_name"),
+    "a path that leads out": (listing("path=../{}.png", "label=c{1}"), "must lie below its folder"),
+    "an absolute path": (listing("path=/img/{}.png", "label=c{1}"), "must lie below its folder"),
+    "two labels": (LIST + b"img/0.png,c1\n", "is listed twice"),
+    "a group in two splits": (
+        listing("path=img/{}.png", "label=c{1}", "group=p{2}", "split=train") + b"img/0.png,c0,p1,test\n",
+        "listed twice|of the group 'p1'",
+    ),
+    "nothing there": (listing("path=no/{}.png", "label=c{1}"), "none of the 12 images"),
+    "no text": (b"path,label\n\xff\xfe,1\n", "is no CSV in UTF-8"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_list_of_classes_is_refused_in_one_line(tmp_path: Path, case: str) -> None:
+    table, word = REFUSED[case]
+    with pytest.raises(DataError, match=word) as error:
+        open_source(config(folder_of(tmp_path, table), "table"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_a_table_is_refused(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    with pytest.raises(UsageError, match="give the folder of the table"):
+        open_source(config(folder / "labels.csv", "table"))
+    (folder / "labels.csv").unlink()
+    with pytest.raises(DataError, match="holds no table"):
+        open_source(config(folder, "table"))
+
+
+def test_labels_are_words_or_whole_numbers_in_their_order() -> None:
+    items, classes, _ = arranged([Row(str(i), label) for i, label in enumerate([10, 9.0, "2", None, "", "007"])], None, "x")
+    assert classes == ["2", "007", "9", "10"] and [item.label for item in items] == [3, 2, 0, -1, -1, 1]
+    _, named, _ = arranged([Row("a", 1), Row("b", 0)], ["cat", "dog"], "x")
+    assert named == ["cat", "dog"]
+    with pytest.raises(DataError, match="the label 2 is none of its 2 classes"):
+        arranged([Row("a", 2)], ["cat", "dog"], "x")
+    with pytest.raises(DataError, match="has several labels"):
+        arranged([Row("a", [1, 2])], None, "x")
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_images_in_parquet_with_the_class_names_of_hugging_face(tmp_path: Path, nested: bool) -> None:
+    folder = tmp_path / "in" / "data"
+    folder.mkdir(parents=True)
+    names = {"info": {"features": {"label": {"names": ["cat", "dog"]}}}}
+    for split, numbers in (("train", range(8)), ("test", range(8, 12))):
+        data = [corpus.encoded(corpus.picture(i)) for i in numbers]
+        image = [{"bytes": d, "path": None} for d in data] if nested else data
+        table = pa.table({"image": image, "label": [i % 2 for i in numbers]})
+        table = table.replace_schema_metadata({"huggingface": json.dumps(names)})
+        parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet", row_group_size=3)
+    found = run(tmp_path, config(tmp_path / "in", "table", image_size=corpus.SIDE))
+    assert found.meta["classes"] == ["cat", "dog"] and found.meta["num_test"] == 4
+    assert found.test_files[1] == "data/test-00000-of-00001.parquet#000001" and found.test_labels.tolist() == [0, 1, 0, 1]
+    assert (found.test_images[1] == np.asarray(corpus.picture(9)).transpose(2, 0, 1)).all()
+
+
+def test_a_damaged_parquet_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is no parquet file"):
+        open_source(config(folder_of(tmp_path, b"PAR1 nothing", "x.parquet"), "table"))
+
+
+def shard(path: Path, files: dict[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def sample(number: int, **more: Any) -> dict[str, bytes]:
+    said = {f"{number}.json": json.dumps(more).encode()} if more else {f"{number}.cls": str(number % 2).encode()}
+    return {f"{number}.png": corpus.encoded(corpus.picture(number)), **said}
+
+
+def test_shards_give_images_with_the_class_beside_them(tmp_path: Path) -> None:
+    shard(tmp_path / "in/train-000.tar", sample(0) | sample(1) | {"0.txt": b"a caption"})
+    shard(tmp_path / "in/train-001.tar", sample(2, label=0) | sample(3, label=1) | sample(4, label=0, group="p"))
+    shard(tmp_path / "in/val-000.tar", sample(5) | sample(6))
+    data = run(tmp_path, config(tmp_path / "in", "webdataset", image_size=corpus.SIDE, holdout_fraction=0.0))
+    assert data.meta["classes"] == ["0", "1"] and data.meta["name"] == "in"
+    assert data.test_files == ["val-000.tar/5.png", "val-000.tar/6.png"] and data.test_labels.tolist() == [1, 0]
+    assert data.train_labels.tolist() == [0, 1, 0, 1, 0] and data.audit["ignored"]["files"] == ["train-000.tar/0.txt"]
+    assert (data.test_images[0] == np.asarray(corpus.picture(5)).transpose(2, 0, 1)).all()
+
+
+def test_shards_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no shards"):
+        open_source(config(tmp_path / "empty", "webdataset"))
+    shard(tmp_path / "a/x.tar", sample(0) | {"0.json": b"[1]"})
+    with pytest.raises(DataError, match=r"x\.tar/0\.json is no class and no JSON object"):
+        open_source(config(tmp_path / "a", "webdataset"))
+    shard(tmp_path / "b/x.tar", {"0.txt": b"x"})
+    with pytest.raises(DataError, match="the shards hold no images"):
+        open_source(config(tmp_path / "b", "webdataset"))
