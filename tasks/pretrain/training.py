@@ -51,7 +51,8 @@ class Training:
         self.data = dataset.load()
         self.method = make_method(self.params, self.data, seed)
         epochs = 0 if name == "supervised" and not self.data.has_labels else self.params.train.own_epochs
-        self.trainer = Trainer(self.method, Images(self.data.train_images, device), self.params.train, seed, epochs)
+        images, labels = Images(self.data.train_images, device), torch.from_numpy(self.data.train_labels.copy())
+        self.trainer = Trainer(self.method, images, self.params.train, seed, epochs, labels)
         self.checkpoints = stage.work / "checkpoints"
         self.seconds = 0.0
         self.times: list[int] = []
