@@ -249,7 +249,7 @@ def test_the_stage_publishes_the_report_and_the_journal_of_what_it_compared(tmp_
     assert events[-1]["status"] == "FINISHED"
     assert {e["path"] for e in events if e["event"] == "artifact"} == {
         *(f"reports/{n}" for n in ("report.html", "leaderboard.csv", "leaderboard.md", "params.yaml")),
-        *(f"out/plots/{n}" for n in ("loss.csv", "scores.csv", "confusion.csv")),
+        *(f"out/plots/{n}" for n in ("loss.csv", "knn.csv", "scores.csv", "confusion.csv")),
     }
     assert (root / "reports/params.yaml").read_text() == (root / "params.yaml").read_text()
     assert all((root / e["path"]).exists() for e in events if e["event"] == "artifact")
