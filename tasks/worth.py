@@ -22,6 +22,7 @@ ALL = "linear"
 """The budget of all labels: the probe that every table shows."""
 RESAMPLES = 1000
 """Of rows whose protocol does not say."""
+OF_THE_LABELS = " of the labels"
 HOPELESS = 100
 """Times as many labels as there are: a difference that needs more is called none."""
 
@@ -56,7 +57,7 @@ class Budget:
     @property
     def labels(self) -> str:
         """The budget in words."""
-        return "all labels" if self.share == ALL else f"{100 * float(self.share):g} % of the labels"
+        return "all labels" if self.share == ALL else f"{100 * float(self.share):g} %{OF_THE_LABELS}"
 
     @property
     def more(self) -> int | None:
@@ -159,16 +160,23 @@ def answer(found: Sequence[Budget]) -> str:
 
 
 def _part(answer: Answer, group: Sequence[Budget], is_one_of_several: bool) -> str:
-    where = f" with {_listed(b.labels for b in group)}" if is_one_of_several else ""
-    rivals = list(dict.fromkeys(noun(b.over) for b in group))
+    where = f" with {_budgets(group)}" if is_one_of_several else ""
+    rivals, over = list(dict.fromkeys(noun(b.over) for b in group)), "over" if answer is Answer.YES else "against"
     if where and len(rivals) == 1:  # the budgets are named already, in this order
-        numbers = f"{_listed(points(b.held_out) for b in group)} over {rivals[0]}"
+        numbers = f"{_listed(points(b.held_out) for b in group)} {over} {rivals[0]}"
     else:
-        numbers = _listed(f"{points(b.held_out)} over {noun(b.over)} with {b.labels}" for b in group)
+        numbers = _listed(f"{points(b.held_out)} {over} {noun(b.over)} with {b.labels}" for b in group)
     if answer is Answer.UNKNOWN:
         return f"cannot be told{where} by {group[0].images:,} held-out labels: {numbers}; {_more(group)}"
     instead = "" if answer is Answer.YES else f", use {_listed(rivals)}"
     return f"is {answer}{where}{instead}: {numbers}"
+
+
+def _budgets(group: Sequence[Budget]) -> str:
+    """``1 % and 10 % of the labels and all labels``."""
+    few = [b.labels.removesuffix(OF_THE_LABELS) for b in group if b.share != ALL]
+    every = [b.labels for b in group if b.share == ALL]
+    return _listed([_listed(few) + OF_THE_LABELS, *every] if few else every)
 
 
 def _more(group: Sequence[Budget]) -> str:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 Verdict = Literal["healthy", "dimensional collapse", "collapsed"]
 
 RANK_EPS = 1e-7
+WATCHED_NEIGHBORS = 10
 UNIFORMITY_BLOCK = 1024
 """Rows of the similarity matrix in memory at once."""
 
@@ -44,6 +45,26 @@ def health(features: Tensor, pair: tuple[Tensor, Tensor] | None = None) -> dict[
     if pair is not None:
         values["alignment"] = alignment(*pair)
     return values
+
+
+def knn_by_the_others(features: Tensor, labels: Tensor) -> dict[str, float]:
+    """``knn``: the share of images whose class their nearest neighbors among the others tell, by votes exp(similarity / 0.07).
+
+    It is watched over a training and chooses nothing. Rows without a label (-1) do not count.
+
+    Args:
+        features: (N, D); ``labels`` (N,) int64.
+
+    Returns:
+        Nothing where fewer than two classes are known.
+    """
+    known = labels >= 0
+    unit, own = F.normalize(features[known].float()), labels[known]
+    if len(own) <= WATCHED_NEIGHBORS or bool((own == own[0]).all()):
+        return {}
+    similarity, nearest = (unit @ unit.T).fill_diagonal_(-torch.inf).topk(WATCHED_NEIGHBORS, 1)
+    votes = F.one_hot(own)[nearest] * (similarity / 0.07).exp()[..., None]
+    return {"knn": float((votes.sum(1).argmax(1) == own).float().mean())}
 
 
 def effective_rank(features: Tensor) -> float:

@@ -19,7 +19,7 @@ from ssl_core.engine.convolutions import quicken
 from ssl_core.engine.data import Images
 from ssl_core.engine.encoders import Encoder, open_residuals
 from ssl_core.engine.features import frozen
-from ssl_core.engine.health import health
+from ssl_core.engine.health import health, knn_by_the_others
 from ssl_core.engine.method import Batch, Method
 from ssl_core.engine.optim import (
     TrainConfig,
@@ -84,13 +84,23 @@ class Trainer:
         images: (N, C, H, W) uint8.
         seed: of the order and the views.
         epochs: instead of what ``config`` says. A budget in images may end within an epoch, which then counts as one.
+        labels: (N,) int64, -1 where unknown: kNN is watched by them, nothing is trained with them.
 
     Raises:
         ConfigError: a batch larger than the data set, or one the processes cannot share evenly.
     """
 
-    def __init__(self, method: Method, images: Images, config: TrainConfig, seed: int, epochs: int | None = None):
+    def __init__(
+        self,
+        method: Method,
+        images: Images,
+        config: TrainConfig,
+        seed: int,
+        epochs: int | None = None,
+        labels: Tensor | None = None,
+    ):
         self.config, self.images, self.seed = config, images, seed
+        self.labels = None if labels is None else labels.to(images.device)
         world = distributed.world_size()
         if config.batch_size > len(images):
             raise ConfigError(
@@ -216,14 +226,16 @@ class Trainer:
             on_epoch(row)
 
     def health(self, encoder: Encoder) -> dict[str, float]:
-        """Label-free indicators of ``encoder`` on evenly spaced training images and one augmented pair of views of each."""
+        """Label-free indicators of ``encoder`` on evenly spaced training images and one augmented pair of views of each, and
+        where there are labels ``knn`` among these images."""
         count = min(self.config.health_images, len(self.images))
         ids = torch.arange(count, device=self.device) * len(self.images) // count
         plain = self.features(encoder, ids)
         rngs = (Rng(ids, self.seed, HEALTH, number) for number in (1, 2))
         views = (self.method.view(self.images.batch(ids), rng) for rng in rngs)
         first, second = (frozen(encoder, torch.split(x, EMBED_BATCH), self.precision)[0] for x in views)
-        return health(plain, (first, second))
+        watched = {} if self.labels is None else knn_by_the_others(plain, self.labels[ids])
+        return health(plain, (first, second)) | watched
 
     def features(self, module: nn.Module, ids: Tensor) -> Tensor:
         """Outputs (B, D) float32 of ``module`` for the images ``ids``, un-augmented, in evaluation mode."""

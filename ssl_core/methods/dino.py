@@ -90,7 +90,6 @@ class DINO(Method):
     family = "non-contrastive"
     paper = "arXiv 2104.14294"
     shows = "two large views, which the teacher sees too, then the small ones"
-    about_loss = "it may rise at first, while the teacher's temperature does (method.dino.warmup)"
     Config = DINOConfig
     center: Tensor
 

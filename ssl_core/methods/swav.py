@@ -80,7 +80,6 @@ class SwAV(Method):
     family = "clustering"
     paper = "arXiv 2006.09882"
     shows = "two large views, then the small ones: all of an image belong to one cluster"
-    about_loss = "it falls late, when the prototypes begin to learn (method.swav.freeze)"
     Config = SwAVConfig
 
     def __init__(self, encoder: Encoder, config: SwAVConfig, augment: AugmentConfig, data: DataInfo):

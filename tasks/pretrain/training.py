@@ -67,7 +67,8 @@ class Training:
         self.method = make_method(self.params, self.data, seed, start)
         epochs = 0 if name == "supervised" and not self.data.has_labels else None
         images = Images(self.data.train_images, device, dataset.at_random(self.data.train_images))
-        self.trainer = Trainer(self.method, images, self.params.train, seed, epochs)
+        labels = torch.from_numpy(self.data.train_labels.copy())
+        self.trainer = Trainer(self.method, images, self.params.train, seed, epochs, labels)
         self.checkpoints = stage.work / "checkpoints"
         self.seconds = 0.0
         self.times: list[int] = []

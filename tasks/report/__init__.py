@@ -5,8 +5,8 @@
 1. ``tasks.results`` reads what was found, ``tasks.leaderboard`` writes the table; ``tasks.columns`` says which scores have a
    column.
 2. ``findings`` says what the audit of the data found.
-3. ``illustrations`` reads histories, features and images and has them drawn: ``figures`` draws charts, ``pictures`` makes
-   thumbnails, strips of neighbors and maps.
+3. ``illustrations`` reads histories, features and images and has them drawn: ``figures`` and ``curves`` draw charts,
+   ``pictures`` makes thumbnails, sheets of neighbors and maps.
 4. ``small`` makes what DVC's own commands show.
 
 Nothing else imports this package. pandas, matplotlib, scikit-learn and jinja2 are imported where they are needed.

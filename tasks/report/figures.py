@@ -6,7 +6,7 @@ Colors are Okabe and Ito's, which stay apart for color-blind readers (https://jf
 import io
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,6 @@ from ssl_core.catalogue import LABELLED, METHODS
 from tasks.results import Result, Row
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -59,7 +58,8 @@ def to_svg(figure: "Figure") -> bytes:
     return text.replace("<defs>", f"{THEME}<defs>", 1).encode()
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple["Figure", list["Axes"]]:
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple["Figure", list["Axes"]]:
+    """An empty figure of that many inches, and its panels row by row."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -75,7 +75,7 @@ def color(method: str) -> str:
 def scores(rows: Sequence[Row]) -> bytes:
     """Test scores as dots with intervals, best held-out score on top; baselines grey, untrained encoder as a line."""
     with style():
-        figure, (axes,) = _figure(WIDTH, 0.8 + 0.27 * len(rows))
+        figure, (axes,) = new_figure(WIDTH, 0.8 + 0.27 * len(rows))
         for y, row in enumerate(rows):
             for column, filled in (("knn", False), ("linear", True)):
                 _dot(axes, row, column, y + (0.14 if filled else -0.14), filled)
@@ -110,7 +110,7 @@ def knn_against_linear(rows: Sequence[Row]) -> bytes:
         if (x := r.mean("knn_top1")) is not None and (y := r.mean("linear_top1")) is not None
     ]
     with style():
-        figure, (axes,) = _figure(WIDTH, 4.4)
+        figure, (axes,) = new_figure(WIDTH, 4.4)
         for x, y, method in points:
             look = {"marker": "o"} if method in METHODS else {"marker": "s", "markerfacecolor": "none"}
             axes.plot([x], [y], color=color(method), markersize=7, **look)
@@ -151,87 +151,13 @@ def _labels(axes: "Axes", points: Sequence[tuple[float, float, str]]) -> None:
     axes.set(xlim=(x0, x1), ylim=(y0, y1))
 
 
-def learning_curves(histories: Mapping[str, Sequence["pd.DataFrame"]]) -> bytes:
-    """Training loss per epoch, one panel a method (losses of different methods have no common scale), a line per seed."""
-    columns = 5
-    lines = -(-len(histories) // columns)
-    with style():
-        figure, axes = _figure(WIDTH, 1.6 * lines + 0.25, lines, columns)
-        for panel, (method, seeds) in zip(axes, histories.items(), strict=False):
-            for history in seeds:
-                look = {"color": color(method), "alpha": 1 if len(seeds) == 1 else 0.7}
-                few = np.isfinite(history["loss"]).sum() < 4  # one epoch is no line
-                panel.plot(history["epoch"], history["loss"], marker="o" if few else None, markersize=3, **look)
-            panel.set_title(method)
-            panel.locator_params(nbins=4)
-            panel.locator_params(axis="x", integer=True)
-        for panel in axes[len(histories) :]:
-            panel.set_axis_off()
-        for panel in axes[max(0, len(histories) - columns) : len(histories)]:
-            panel.set_xlabel("epoch")
-        return to_svg(figure)
-
-
-INDICATORS = {
-    "effective_rank": "effective rank (RankMe): directions in use",
-    "feature_std": "feature std of unit vectors: spread",
-    "alignment": "alignment: distance of two views of one image",
-    "uniformity": "uniformity: lower is more evenly spread",
-}
-
-
-def health_curves(
-    histories: Mapping[str, Sequence["pd.DataFrame"]], verdicts: Mapping[str, str], best: str | None
-) -> bytes | None:
-    """The label-free indicators over the epochs, a panel each; None if no history has one.
-
-    Methods are grey, but for the best in blue and the unhealthy in red. The dashed line is the untrained encoder.
-    """
-    tints = {method: RED if verdicts.get(method, "healthy") != "healthy" else GREY for method in histories}
-    tints |= {best: BLUE} if best in histories else {}
-    curves = [
-        (tints[method], history) for method in sorted(histories, key=lambda m: m == best) for history in histories[method]
-    ]
-    shown = [name for name in INDICATORS if any(name in history for _, history in curves)]
-    if not shown:
-        return None
-    lines = -(-len(shown) // 2)
-    with style():
-        figure, axes = _figure(WIDTH, 2.1 * lines + 0.3, lines, 2)
-        for panel, name in zip(axes, shown, strict=False):
-            _indicator(panel, name, [(tint, history) for tint, history in curves if name in history])
-        for panel in axes[len(shown) :]:
-            panel.set_axis_off()
-        legend = [(best, BLUE, "-")] if best else []
-        legend.append(("others", GREY, "-"))
-        if any(verdict != "healthy" for verdict in verdicts.values()):
-            legend.append(("collapsed in part or whole", RED, "-"))
-        for label, tint, dashes in [*legend, ("untrained", TEXT, "--")]:
-            axes[0].plot([], [], dashes, color=tint, label=label, linewidth=1.2)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
-        return to_svg(figure)
-
-
-def _indicator(panel: "Axes", name: str, curves: Sequence[tuple[str, "pd.DataFrame"]]) -> None:
-    """One indicator of every training, each in its color, and the median of what it was before training."""
-    for tint, history in curves:
-        look = {"alpha": 0.55, "linewidth": 1.1} if tint == GREY else {"linewidth": 2}
-        panel.plot(history["epoch"], history[name], color=tint, **look)
-    starts = [history[name].iloc[0] for _, history in curves if history["epoch"].iloc[0] == 0]
-    if starts:
-        panel.axhline(float(np.median(starts)), color=TEXT, linestyle=(0, (4, 3)), linewidth=1)
-    panel.set_title(INDICATORS[name])
-    panel.locator_params(axis="x", integer=True)
-    panel.set_xlabel("epoch")
-
-
 def few_labels(rows: Sequence[Row], best: str | None) -> bytes | None:
     """Linear accuracy against the share of labels; None where no few-label probe was made."""
     lines = {row.method: line for row in rows if len(line := label_curve(row.best)) > 1}
     if not lines:
         return None
     with style():
-        figure, (axes,) = _figure(WIDTH, 3.6)
+        figure, (axes,) = new_figure(WIDTH, 3.6)
         named = {best: BLUE} | dict(zip([r.method for r in rows if r.is_free], itertools.cycle((RED, ORANGE, PINK, SKY))))
         for method, line in sorted(lines.items(), key=lambda item: item[0] in named):
             share, mean, spread = (np.array(v) for v in zip(*line, strict=True))
@@ -268,7 +194,7 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> bytes:
     short = [name if len(name) <= 18 else f"{name[:17]}…" for name in names]
     side = 1.8 + 0.36 * len(names)
     with style():
-        figure, (axes,) = _figure(side + 0.4, side)
+        figure, (axes,) = new_figure(side + 0.4, side)
         wrong = shares * (1 - np.eye(len(names)))
         cmap = LinearSegmentedColormap.from_list("mistakes", [(0.84, 0.37, 0.0, 0.0), (0.84, 0.37, 0.0, 1.0)])
         axes.imshow(wrong, cmap=cmap, vmin=0, vmax=max(1.0, wrong.max()))

@@ -34,26 +34,29 @@ def scores(verdict: Verdict) -> dict[str, dict[str, Any]]:
 
 
 def plots(root: Path, verdict: Verdict) -> dict[str, str]:
-    """Tables by name of the file: losses of all trainings, scores of all rows, mistakes of the champion."""
+    """Tables by name of the file: curves of all trainings, scores of all rows, mistakes of the champion."""
     pairs = read_predictions(root, verdict.best)
     return {
-        "loss.csv": _csv(("epoch", "loss", "method"), _losses(root, verdict.rows)),
+        **{f"{c}.csv": _csv(("epoch", c, "method"), _curves(root, verdict.rows, c)) for c in ("loss", "knn")},
         "scores.csv": _csv(("method", "accuracy", "of"), _accuracies(verdict.rows)),
         "confusion.csv": _csv(("actual", "predicted"), pairs),
     }
 
 
-def _losses(root: Path, rows: Sequence[Row]) -> list[tuple[Any, ...]]:
-    """Each training's loss between its own lowest (0) and highest (1): losses of different methods have no common scale."""
+def _curves(root: Path, rows: Sequence[Row], column: str) -> list[tuple[Any, ...]]:
+    """(epoch, value, ``METHOD-SEED``) of every training.
+
+    A loss stands between its own lowest (0) and highest (1): losses of different methods have no common scale.
+    """
     found = []
     for result in (result for row in rows for result in row.results if result.kept):
         history = read_history(root, result.name)
-        if history is None or "loss" not in history:
+        if history is None or column not in history or not result.get("epochs"):
             continue
-        known = history.dropna(subset=["loss"])
-        low, high = known["loss"].min(), known["loss"].max()
-        shares = (known["loss"] - low) / ((high - low) or 1.0)
-        found += [(int(e), round(float(s), DIGITS), result.name) for e, s in zip(known["epoch"], shares, strict=True)]
+        known = history.dropna(subset=[column])
+        low, high = (known["loss"].min(), known["loss"].max()) if column == "loss" else (0.0, 1.0)
+        values = (known[column] - low) / ((high - low) or 1.0)
+        found += [(int(e), round(float(v), DIGITS), result.name) for e, v in zip(known["epoch"], values, strict=True)]
     return found
 
 

@@ -25,7 +25,9 @@ def send(client: Any, experiment: str, run: Any, trained: Record, rows: Sequence
         tags = {FINGERPRINT: fingerprint, "encoder_sha256": trained.end["encoder_sha256"]} if trained.end else {}
         params = {"method": trained.run["name"], "seed": str(trained.run["seed"])}
         model = client.create_logged_model(experiment, trained.name, run.info.run_id, tags, params, KIND)
+    if model.status != "READY":  # it is new, or its sender stopped here
         client.finalize_logged_model(model.model_id, "READY")
+    if model.model_id not in {output.model_id for output in (run.outputs.model_outputs if run.outputs else ())}:
         client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, 0)])
     where = {"model_id": model.model_id, "run_id": run.info.run_id}
     if data:

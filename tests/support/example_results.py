@@ -271,13 +271,15 @@ def pretext_of(method):
 
 def write_history(path, epochs, health, rng, accuracy=None):
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ["epoch,step,feature_std,effective_rank,alignment,uniformity,loss" + ",accuracy" * bool(accuracy)]
+    lines = ["epoch,step,feature_std,effective_rank,alignment,uniformity,knn,loss" + ",accuracy" * bool(accuracy)]
     for epoch in range(epochs + 1):
         share = epoch / max(epochs, 1)
         rank = 11 + (health["effective_rank"] - 11) * share + rng.normal() * 0.3
         loss = f"{4 - 2 * share + 0.05 * rng.normal():.4f}" if epoch else ""
+        known = (0.1 + 0.07 * share, 0.6 - 0.2 * share, -1.5 - 0.6 * share, 0.3 + 0.3 * share**0.5)
+        std, alignment, uniformity, knn = (f"{value:.4f}" for value in known)
         lines.append(
-            f"{epoch},{epoch * 78},{0.1 + 0.07 * share:.4f},{rank:.3f},{0.6 - 0.2 * share:.4f},{-1.5 - 0.6 * share:.4f},{loss}"
+            f"{epoch},{epoch * 78},{std},{rank:.3f},{alignment},{uniformity},{knn},{loss}"
             + (f",{accuracy * share:.6g}" if accuracy else "")
         )
     path.write_text("\n".join(lines) + "\n")

@@ -84,6 +84,7 @@ def test_an_open_question_names_the_labels_that_would_settle_it() -> None:
 def test_equals_are_told_by_no_number_of_labels() -> None:
     said, checked = worth_it(judge([row("simclr", (500, 600, 700)), row("raw_pixels", (500, 600, 700))]))
     assert said.startswith("Whether training on your images is worth it cannot be told by 1,000 held-out labels: +0.0 points")
+    assert "against raw pixels with all labels; " in said
     assert said.endswith("as far as any reasonable number of labels could tell, they are equally good.")
     assert checked.count("the same: cannot be told") == 3
 
@@ -95,6 +96,13 @@ def test_the_answer_may_differ_from_budget_to_budget_and_on_the_test() -> None:
     assert "; it is not worth it with all labels, use raw pixels: −10.0 points (" in said
     assert "; it cannot be told with 10 % of the labels by 1,000 held-out labels: " in said
     assert "with 1 % of the labels (the opposite: not worth it)" in checked and "(by these: worth it)" in checked
+
+
+def test_budgets_with_one_answer_are_named_together() -> None:
+    said, _ = worth_it(judge([row("simclr", (600, 700, 700)), row("raw_pixels", (500, 600, 800))]))
+    assert said.startswith("Training on your images is worth it with 1 % and 10 % of the labels: +10.1 points (")
+    assert " over raw pixels; it is not worth it with all labels, use raw pixels: −10.0 points (" in said
+    assert said.endswith(" against raw pixels.")
 
 
 def test_seeds_are_compared_together_and_an_untrained_row_of_more_seeds_too() -> None:

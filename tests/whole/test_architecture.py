@@ -39,7 +39,7 @@ ALLOWED = {
     "mlflow": ("tasks/tracking/", "tasks/register/"),
     "dvc": ("tasks/dvc/graph.py", "tasks/dvc/lock_files.py"),
     "yaml": ("tasks/runtime/params.py", "tasks/runtime/declared.py", "tasks/runtime/recorded.py"),
-    "matplotlib": ("tasks/report/figures.py",),
+    "matplotlib": ("tasks/report/figures.py", "tasks/report/curves.py"),
     "pandas": ("tasks/leaderboard.py", "tasks/report/", "flows/artifacts.py"),
     "sklearn": ("tasks/report/pictures.py",),
     "onnxruntime": ("tasks/register/export.py",),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ssl_core.engine import encoders
-from ssl_core.engine.health import alignment, effective_rank, health, judge, uniformity
+from ssl_core.engine.health import alignment, effective_rank, health, judge, knn_by_the_others, uniformity
 from tests.support.configs import encoder_of
 
 
@@ -129,3 +129,16 @@ def test_a_network_forced_to_one_output_is_collapsed():
             parameter.mul_(0)
         encoder.stages[-1][-1].norm2.bias.fill_(1.0)
     assert judge(health(features_of(encoder, images())), REFERENCE) == "collapsed"
+
+
+def test_knn_among_the_others_never_asks_the_image_itself():
+    centers = torch.eye(4)
+    labels = torch.arange(80) % 4
+    x = centers[labels] + 0.05 * normal(80, 4)
+    assert knn_by_the_others(x, labels) == {"knn": 1.0}
+    alone = torch.cat([labels, torch.tensor([4])])  # a class of one image: nobody else can tell it
+    assert knn_by_the_others(torch.cat([x, x[:1]]), alone)["knn"] == pytest.approx(80 / 81)
+    unknown = torch.where(labels == 3, -1, labels)
+    assert knn_by_the_others(x, unknown) == {"knn": 1.0}
+    assert knn_by_the_others(normal(400, 16), torch.arange(400) % 4)["knn"] == pytest.approx(0.25, abs=0.08)
+    assert knn_by_the_others(x, torch.full((80,), -1)) == knn_by_the_others(x[:5], labels[:5]) == {}

@@ -35,7 +35,7 @@ def test_dvc_plots_and_metrics_of_all_methods_are_small_and_drawn_without_a_netw
     seen = browser.inspect(tmp_path / "dvc_plots/index.html")
     assert seen["requests"] == []
     assert not [line for line in seen["console"] if "Error" in line]
-    assert seen["canvases"] == len(shipped["plots"]) == 3
+    assert seen["canvases"] == len(shipped["plots"]) == 4
     shown = subprocess.run([*DVC, "metrics", "show"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
     assert max(map(len, shown.splitlines())) <= 100 and len(shown.splitlines()) == 4
     assert {"held_out", "linear", "knn", "seconds", "verdict"} < set(shown.splitlines()[0].split())

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tasks import leaderboard
@@ -54,8 +55,8 @@ def test_the_browser_draws_every_image_without_complaint_or_network(seen):
     assert seen["without_alt"] == 0
     assert seen["requests"] == []
     assert seen["scripts"] == 0
-    # 6 charts, 5 sheets of views, 8 maps, 8 sheets of neighbors, 1 sheet of near duplicates
-    assert seen["images"] == 6 + 5 + 8 + 8 + 1
+    # 7 charts, 5 sheets of views, 8 maps, 8 sheets of neighbors, 1 sheet of near duplicates
+    assert seen["images"] == 7 + 5 + 8 + 8 + 1
     assert "simclr gives the best encoder" in " ".join(seen["text"].split())
 
 
@@ -248,7 +249,7 @@ def test_the_stage_publishes_the_report_and_the_journal_of_what_it_compared(tmp_
     assert events[-1]["status"] == "FINISHED"
     assert {e["path"] for e in events if e["event"] == "artifact"} == {
         *(f"reports/{n}" for n in ("report.html", "leaderboard.csv", "leaderboard.md", "params.yaml")),
-        *(f"out/plots/{n}" for n in ("loss.csv", "scores.csv", "confusion.csv")),
+        *(f"out/plots/{n}" for n in ("loss.csv", "knn.csv", "scores.csv", "confusion.csv")),
     }
     assert (root / "reports/params.yaml").read_text() == (root / "params.yaml").read_text()
     assert all((root / e["path"]).exists() for e in events if e["event"] == "artifact")
@@ -267,6 +268,18 @@ def test_the_stage_publishes_the_report_and_the_journal_of_what_it_compared(tmp_
 
 
 # ---------------------------------------------------------------------- parts
+
+
+def test_a_training_that_still_gets_better_is_named_with_its_rise_over_the_last_doubling():
+    def history(*knn):
+        return [pd.DataFrame({"epoch": range(len(knn)), "knn": knn})]
+
+    rising, flat, short = history(0.3, 0.4, 0.5, 0.55, 0.6), history(0.3, 0.5, 0.6, 0.6, 0.59), history(0.3, 0.4)
+    said = illustrations.still_rising({"simclr": rising, "byol": flat, "moco": short}, 1000)
+    assert said == (
+        "Points over the last doubling of epochs (less than 2.8 may be chance); still rising: simclr +10.0; flat: byol −1.0."
+    )
+    assert illustrations.still_rising({"simclr": [pd.DataFrame({"epoch": [0, 1, 2]})]}, 1000) == ""
 
 
 def test_neighbors_are_the_most_similar_images_without_the_query():

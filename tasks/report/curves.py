@@ -1,0 +1,112 @@
+"""The report's charts over the epochs: losses, kNN and the label-free indicators."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tasks.report.figures import BLUE, GREY, RED, TEXT, WIDTH, color, new_figure, style, to_svg
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+def learning_curves(histories: Mapping[str, Sequence["pd.DataFrame"]]) -> bytes:
+    """Training loss per epoch, one panel a method (losses of different methods have no common scale), a line per seed."""
+    columns = 5
+    lines = -(-len(histories) // columns)
+    with style():
+        figure, axes = new_figure(WIDTH, 1.6 * lines + 0.25, lines, columns)
+        for panel, (method, seeds) in zip(axes, histories.items(), strict=False):
+            for history in seeds:
+                look = {"color": color(method), "alpha": 1 if len(seeds) == 1 else 0.7}
+                few = np.isfinite(history["loss"]).sum() < 4  # one epoch is no line
+                panel.plot(history["epoch"], history["loss"], marker="o" if few else None, markersize=3, **look)
+            panel.set_title(method)
+            panel.locator_params(nbins=4)
+            panel.locator_params(axis="x", integer=True)
+        for panel in axes[len(histories) :]:
+            panel.set_axis_off()
+        for panel in axes[max(0, len(histories) - columns) : len(histories)]:
+            panel.set_xlabel("epoch")
+        return to_svg(figure)
+
+
+def knn_curves(histories: Mapping[str, Sequence["pd.DataFrame"]], best: str | None) -> bytes | None:
+    """kNN among the watched training images over the share of each training, all methods on one scale; None without labels."""
+    shown = {m: [h for h in seeds if "knn" in h and len(h) > 1] for m, seeds in histories.items()}
+    shown = {m: seeds for m, seeds in shown.items() if seeds}
+    if not shown:
+        return None
+    with style():
+        figure, (axes,) = new_figure(WIDTH, 3.4)
+        ends = []
+        for method, seeds in shown.items():
+            look = {"linewidth": 2.2, "zorder": 3} if method == best else {"linewidth": 1.2, "alpha": 0.75}
+            for history in seeds:
+                share = 100 * history["epoch"] / history["epoch"].iloc[-1]
+                axes.plot(share, 100 * history["knn"], color=color(method), **look)
+            ends.append((100 * float(seeds[0]["knn"].iloc[-1]), method))
+        low, high = axes.get_ylim()
+        level = low
+        for end, method in sorted(ends):  # names do not cover each other
+            level = max(end, level + (high - low) * 0.055)
+            axes.annotate(method, (100, end), (103, level), annotation_clip=False, fontsize=8, va="center_baseline")
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("share of the training, %")
+        axes.set_ylabel("kNN, %")
+        return to_svg(figure)
+
+
+INDICATORS = {
+    "effective_rank": "effective rank (RankMe): directions in use",
+    "feature_std": "feature std of unit vectors: spread",
+    "alignment": "alignment: distance of two views of one image",
+    "uniformity": "uniformity: lower is more evenly spread",
+}
+
+
+def health_curves(
+    histories: Mapping[str, Sequence["pd.DataFrame"]], verdicts: Mapping[str, str], best: str | None
+) -> bytes | None:
+    """The label-free indicators over the epochs, a panel each; None if no history has one.
+
+    Methods are grey, but for the best in blue and the unhealthy in red. The dashed line is the untrained encoder.
+    """
+    tints = {method: RED if verdicts.get(method, "healthy") != "healthy" else GREY for method in histories}
+    tints |= {best: BLUE} if best in histories else {}
+    curves = [
+        (tints[method], history) for method in sorted(histories, key=lambda m: m == best) for history in histories[method]
+    ]
+    shown = [name for name in INDICATORS if any(name in history for _, history in curves)]
+    if not shown:
+        return None
+    lines = -(-len(shown) // 2)
+    with style():
+        figure, axes = new_figure(WIDTH, 2.1 * lines + 0.3, lines, 2)
+        for panel, name in zip(axes, shown, strict=False):
+            _indicator(panel, name, [(tint, history) for tint, history in curves if name in history])
+        for panel in axes[len(shown) :]:
+            panel.set_axis_off()
+        legend = [(best, BLUE, "-")] if best else []
+        legend.append(("others", GREY, "-"))
+        if any(verdict != "healthy" for verdict in verdicts.values()):
+            legend.append(("collapsed in part or whole", RED, "-"))
+        for label, tint, dashes in [*legend, ("untrained", TEXT, "--")]:
+            axes[0].plot([], [], dashes, color=tint, label=label, linewidth=1.2)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+        return to_svg(figure)
+
+
+def _indicator(panel: "Axes", name: str, curves: Sequence[tuple[str, "pd.DataFrame"]]) -> None:
+    """One indicator of every training, each in its color, and the median of what it was before training."""
+    for tint, history in curves:
+        look = {"alpha": 0.55, "linewidth": 1.1} if tint == GREY else {"linewidth": 2}
+        panel.plot(history["epoch"], history[name], color=tint, **look)
+    starts = [history[name].iloc[0] for _, history in curves if history["epoch"].iloc[0] == 0]
+    if starts:
+        panel.axhline(float(np.median(starts)), color=TEXT, linestyle=(0, (4, 3)), linewidth=1)
+    panel.set_title(INDICATORS[name])
+    panel.locator_params(axis="x", integer=True)
+    panel.set_xlabel("epoch")
