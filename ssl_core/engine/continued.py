@@ -1,8 +1,10 @@
 """Training that goes on from weights: slower, and with what is known kept, so that it loses little of what it started with."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from torch import nn
 
 from ssl_core.config import BelowOne, ConfigError, Positive, Share
 from ssl_core.engine.encoders import Encoder
@@ -39,8 +41,8 @@ def freeze(encoder: Encoder, config: ContinueConfig, channels: int, size: int) -
     Raises:
         ConfigError: it has fewer blocks, or none would be left to train.
     """
-    encoder.still_norms = config.frozen_norm
-    encoder.train()
+    if config.frozen_norm:
+        encoder.register_forward_pre_hook(_still_norms)
     if not config.frozen_blocks:
         return
     maps = encoder.eval().blocks(torch.zeros(1, channels, size, size))
@@ -52,3 +54,10 @@ def freeze(encoder: Encoder, config: ContinueConfig, channels: int, size: int) -
     reached = torch.autograd.grad(maps[config.frozen_blocks - 1].sum(), parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, reached, strict=True):
         parameter.requires_grad_(gradient is None)
+
+
+def _still_norms(encoder: nn.Module, inputs: Any) -> None:
+    """Before each forward pass, after ``Module.train`` has set every part to training mode."""
+    for module in encoder.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()

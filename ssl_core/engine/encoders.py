@@ -7,7 +7,7 @@ same with a max-pool up to 112 px, the 7x7 stride-2 ImageNet stem above.
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,31 +56,6 @@ class Encoder(nn.Module):
     """Images (B, C, H, W) to features (B, ``dim``)."""
 
     dim: int
-    zoom = 1.0
-    """How much larger than its input a network sees an image."""
-    multiple = 1
-    """Of which the side that it sees is one."""
-    still_norms = False
-    """Whether BatchNorm keeps its statistics in training."""
-
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        for module in self.modules():
-            if self.still_norms and isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
-        return self
-
-    def enlarged(self, x: Tensor) -> Tensor:
-        """``x`` (B, C, H, W) as the network sees it: enlarged by ``zoom``, to a ``multiple``."""
-        size = [max(1, round(side * self.zoom / self.multiple)) * self.multiple for side in x.shape[-2:]]
-        if size == list(x.shape[-2:]):
-            return x
-        return F.interpolate(x, size, mode="bilinear", antialias=size[0] < x.shape[-2])
-
-    @property
-    def network(self) -> nn.Module:
-        """The part whose names files of weights use."""
-        return self
 
     @abstractmethod
     def blocks(self, x: Tensor) -> list[Tensor]:
@@ -89,6 +64,14 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, ``dim``)."""
         return pool(self.blocks(x)[-1])
+
+
+def enlarge(x: Tensor, zoom: float, multiple: int = 1) -> Tensor:
+    """Images (B, C, H, W) with ``zoom`` times the side, rounded to a ``multiple``."""
+    size = [max(1, round(side * zoom / multiple)) * multiple for side in x.shape[-2:]]
+    if size == list(x.shape[-2:]):
+        return x
+    return F.interpolate(x, size, mode="bilinear", antialias=zoom < 1)
 
 
 def pool(maps: Tensor) -> Tensor:
@@ -198,7 +181,7 @@ class ResNet(Encoder):
             self.add_module(name, getattr(net, name))
 
     def blocks(self, x: Tensor) -> list[Tensor]:
-        x = F.relu(self.get_submodule("bn1")(self.get_submodule("conv1")(self.enlarged(x))), inplace=True)
+        x = F.relu(self.get_submodule("bn1")(self.get_submodule("conv1")(enlarge(x, self.zoom))), inplace=True)
         if self.pooled_stem:
             x = F.max_pool2d(x, 3, 2, 1)
         maps = []
@@ -280,7 +263,9 @@ def build(config: EncoderConfig, channels: int, image_size: int, seed: int) -> E
         from ssl_core.engine import timm_encoder  # timm takes seconds to import
 
         timm_encoder.check(config.name)
-        return timm_encoder.Timm(config, channels, image_size)
+        encoder = timm_encoder.Timm(config, channels, image_size)
+        guard_tiny_inputs(encoder)
+        return encoder
 
 
 def open_residuals(encoder: Encoder) -> Encoder:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_core.config import ConfigError, nearest
-from ssl_core.engine.encoders import Encoder, EncoderConfig, guard_tiny_inputs
+from ssl_core.engine.encoders import Encoder, EncoderConfig, enlarge
 
 
 class Timm(Encoder):
@@ -16,7 +16,7 @@ class Timm(Encoder):
     ``blocks`` gives timm's stages (of a transformer: its layers, the last one normalized), and then the convolution that
     some networks widen their features with, the last thing before pooling.
     Another number of channels than 3 gets a first convolution of its own, and images of another size get position codes of
-    their own. Dropout and stochastic depth are off: what is random here is keyed (``ssl_core.rng``), and theirs is not.
+    their own. Dropout and stochastic depth are off: what is random in a training here is keyed, and theirs is not.
     """
 
     def __init__(self, config: EncoderConfig, channels: int, image_size: int):
@@ -33,12 +33,8 @@ class Timm(Encoder):
             self.dim = self.blocks(torch.zeros(1, channels, image_size, image_size))[-1].shape[1]
         self.net.train()
 
-    @property
-    def network(self) -> nn.Module:
-        return self.net  # type: ignore[no-any-return]
-
     def blocks(self, x: Tensor) -> list[Tensor]:
-        x = self.enlarged(x)
+        x = enlarge(x, self.zoom, self.multiple)
         if self.by_token:
             _, both = self.net.forward_intermediates(x, norm=True, return_prefix_tokens=True)
             return [prefix[:, 0, :, None, None] for _, prefix in both]
@@ -63,7 +59,6 @@ def _timm_network(name: str, channels: int, size: int) -> Any:
             module.p = 0.0
         elif hasattr(module, "drop_prob"):
             module.drop_prob = 0.0
-    guard_tiny_inputs(net)
     return net
 
 
@@ -96,3 +91,7 @@ def check(name: str) -> None:
     name = name.removeprefix("timm/")
     if not timm.is_model(name):
         raise ConfigError(f"encoder.name: timm has no network {name!r}{nearest(name, timm.list_models(), 3)}")
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        raise ConfigError(f"encoder.name: timm has no weights {name!r}{nearest(name, timm.list_pretrained(), 3)}") from None

@@ -41,8 +41,8 @@ def _some(names: tuple[str, ...]) -> str:
 def put(encoder: Encoder, weights: Mapping[str, Tensor], where: str) -> Loading:
     """Copy ``weights`` into ``encoder``, in place.
 
-    Names are those of ``encoder.network``, all below one prefix if need be (``module.``, ``encoder.``). The first convolution
-    is summed over the colors, or spread over the channels there are; position codes are interpolated.
+    Names are those of the encoder, or of the network of timm in it; all may have one prefix (``module.``, ``encoder.``). The
+    first convolution is summed over the colors, or spread over the channels there are; position codes are interpolated.
 
     Args:
         where: they come from, for messages.
@@ -50,7 +50,7 @@ def put(encoder: Encoder, weights: Mapping[str, Tensor], where: str) -> Loading:
     Raises:
         ConfigError: a tensor of another shape, or too few of the parameters: the weights are of another network.
     """
-    network = encoder.network
+    network: nn.Module = getattr(encoder, "net", encoder)
     own = network.state_dict()
     weights = _below_prefix(weights, own)
     found: dict[str, Tensor] = {}

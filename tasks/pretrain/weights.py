@@ -10,6 +10,7 @@ The preprocessing belongs to the weights: the mean and deviation that they were 
 
 import hashlib
 import importlib.metadata
+import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ssl_core.engine import timm_encoder
 from ssl_core.engine.encoders import EncoderConfig
 from ssl_core.engine.weights import renamed
 from tasks.runtime import files
@@ -64,13 +66,15 @@ def find(config: EncoderConfig) -> Start | None:
     """The weights that ``config`` names, None if it names none.
 
     Raises:
-        UsageError: there are no such weights, or the file is none that is read.
+        UsageError, ConfigError: there are no such weights, or the file is none that is read.
         IntegrityError: they are damaged.
         EnvironmentFault: they cannot be downloaded here.
     """
     name = config.weights
     if name is None:
         return None
+    if config.name.startswith("timm/"):
+        timm_encoder.check(config.name)
     if name == "package":
         start = _packaged(config)
     elif name == "hub":
@@ -124,8 +128,9 @@ def _downloaded(config: EncoderConfig) -> Start:
     import timm
 
     name = _timm_name(config.name)
-    if not timm.is_model(name) or not timm.get_pretrained_cfg(name).has_weights:
+    if not timm.get_pretrained_cfg(name).has_weights:
         raise UsageError(f"encoder.weights: timm has no weights of {name}; timm.list_pretrained() in Python lists those it has")
+    logging.disable(logging.WARNING)  # a dozen lines of retries; what is wrong is said below
     try:
         tensors = timm.create_model(name, pretrained=True, num_classes=0).state_dict()
     except Exception as error:  # of urllib, of huggingface_hub, of httpx: each has its own
@@ -134,6 +139,8 @@ def _downloaded(config: EncoderConfig) -> Start:
             f"encoder.weights: the weights of timm/{name} could not be downloaded ({reason}); download them where there is a"
             f" network, or name a file in {FOLDER}/"
         ) from None
+    finally:
+        logging.disable(logging.NOTSET)
     cfg = timm.get_pretrained_cfg(name)
     source = f"hub: {cfg.hf_hub_id or cfg.url or name}"
     digest = hashlib.sha256(safetensors.torch.save(dict(tensors))).hexdigest()

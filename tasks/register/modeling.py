@@ -131,7 +131,6 @@ from abc import abstractmethod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from typing import Self
 
 import torch
 from safetensors.torch import load_file
@@ -149,7 +148,7 @@ def load(folder) -> ImageEncoder:
 '''
 MADE, SIZES = 'SimpleNamespace(**made["config"])', 'made["channels"], made["image_size"]'
 RESNET = (
-    ("GroupNorm", "_norm", "Conv3x3", "guard_tiny_inputs", "ResNet"),
+    ("enlarge", "GroupNorm", "_norm", "Conv3x3", "guard_tiny_inputs", "ResNet"),
     f"ResNet({MADE}, {SIZES})",
 )
 PIECES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -162,7 +161,7 @@ PIECES: dict[str, tuple[tuple[str, ...], str]] = {
         f"VisionTransformer({MADE}, {SIZES})",
     ),
     "timm": (
-        ("ConfigError", "Conv3x3", "guard_tiny_inputs", "_made", "_timm_network", "_patch_size", "Timm"),
+        ("ConfigError", "enlarge", "_made", "_timm_network", "_patch_size", "Timm"),
         f"Timm({MADE}, {SIZES})",
     ),
 }

@@ -44,9 +44,9 @@ def test_grey_weights_see_the_mean_of_the_colors() -> None:
 
 def test_position_codes_are_interpolated_to_another_grid() -> None:
     source, target = encoder_of(3, 64, seed=1, **VIT), encoder_of(3, 32, seed=2, **VIT)
-    loading = put(target, source.network.state_dict(), "w.pth")
+    loading = put(target, source.net.state_dict(), "w.pth")
     assert loading.resized == ("pos_embed",) and loading.share == 1.0
-    theirs, ours = source.network.pos_embed, target.network.pos_embed
+    theirs, ours = source.net.pos_embed, target.net.pos_embed
     assert torch.equal(theirs[:, 0], ours[:, 0])  # the class token's
     grid = F.interpolate(theirs[:, 1:].reshape(1, 4, 4, -1).permute(0, 3, 1, 2), (2, 2), mode="bicubic", antialias=True)
     torch.testing.assert_close(ours[:, 1:], grid.permute(0, 2, 3, 1).reshape(1, 4, -1), rtol=1e-4, atol=1e-5)

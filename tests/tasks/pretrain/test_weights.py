@@ -7,11 +7,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ssl_core.config import ConfigError
 from ssl_core.engine.encoders import EncoderConfig, build
 from ssl_core.engine.weights import put
 from tasks.pretrain import weights
 from tasks.runtime import files, params
-from tasks.runtime.errors import explain
+from tasks.runtime.errors import Stop, explain
 from tests.conftest import ROOT
 from tests.support.configs import ENCODER, encoder_of
 
@@ -27,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refusal(config: EncoderConfig) -> tuple[int, str]:
-    with pytest.raises(Exception) as caught:  # noqa: B017, PT011: which one it is, its code says
+    with pytest.raises((Stop, ConfigError)) as caught:
         weights.find(config)
     code, message = explain(caught.value)
     assert "\n" not in message and len(message) < 400
@@ -111,6 +112,8 @@ def test_names_that_are_no_weights_are_refused(folder: Path) -> None:
         2,
         "encoder.weights: hub has none for small; it has for timm/NAME and resnet18 to 50",
     )
+    code, message = refusal(replace(ENCODER, name="timm/resnet18.a1_in2k", weights="hub"))
+    assert code == 2 and "timm has no weights 'resnet18.a1_in2k'; did you mean 'resnet18.a1_in1k'" in message
     code, message = refusal(replace(ENCODER, weights="package"))
     assert code == 2 and "holds weights of timm/tf_efficientnet_lite0" in message
 
