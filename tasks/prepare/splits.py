@@ -48,7 +48,7 @@ def by_groups(labels: Array, groups: Sequence[str], fraction: float, seed: int, 
     total = np.bincount(labels[known], minlength=1).astype(float)
     wanted, taken = np.maximum(total * fraction, 1) * (fraction > 0), np.zeros_like(total)
     mask = np.zeros(len(labels), bool)
-    for number in permutation(len(rows_of), seed, purpose).tolist():
+    for number in order(len(rows_of), seed, purpose).tolist():
         own = labels[rows_of[number]]
         counts = np.bincount(own[own >= 0], minlength=len(total))
         nearer = np.abs(wanted - taken - counts).sum() <= np.abs(wanted - taken).sum()

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
-from multiprocessing import get_context
+from multiprocessing import get_context, process
 from pathlib import Path
 
 LIBRARIES = ["torch", "numpy", "yaml", "PIL.Image", "dvc.cli", "prefect.main", "prefect.cli", "prefect.server.api.server"]
@@ -70,6 +70,7 @@ class Forked:
 
 def _main(directory: str, arguments: tuple[str, ...], environment: dict[str, str], output: list[str]) -> None:
     """In the forked process: become what ``python -m`` would have started. Never returns."""
+    process.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # it may have children, as any command
     os.setsid()
     os.chdir(directory)
     end = os.O_WRONLY | os.O_CREAT | os.O_APPEND

@@ -15,7 +15,7 @@ import torch
 
 from ssl_core.engine.health import effective_rank
 from tasks import leaderboard
-from tasks.prepare.images import fit
+from tasks.prepare.images import square
 from tasks.register import export, modeling, registry
 from tasks.register.registration import aliases, register
 from tasks.results import Result, load_results, model_name
@@ -107,7 +107,7 @@ def test_an_image_of_any_size_is_prepared_as_prepare_would(original):
 
     (large,) = textured_images(1, 1, 90)
     wide = np.ascontiguousarray(large[:, 10:70])
-    small = np.array(fit(Image.fromarray(wide[0]), 28))[None]
+    small = np.array(square(Image.fromarray(wide[0]), 28))[None]
     module = registry.load().module
     features = [module(torch.from_numpy(x)[None]) for x in (wide, small)]
     assert torch.nn.functional.cosine_similarity(*features) > 0.9999
