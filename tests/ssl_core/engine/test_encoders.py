@@ -144,7 +144,7 @@ def test_pixels_are_the_pixels() -> None:
     assert torch.equal(build(named("pixels"), 3, 8, 0)(x), x.flatten(1))
 
 
-@pytest.mark.parametrize("config", [named("timm/resnet19"), named("vit", patch_size=5)])
+@pytest.mark.parametrize("config", [named("timm/resnet19"), named("timm/efficientnet_b0"), named("vit", patch_size=5)])
 def test_an_impossible_encoder_is_refused(config: EncoderConfig) -> None:
     with pytest.raises(ConfigError):
         build(config, 3, 28, 0)

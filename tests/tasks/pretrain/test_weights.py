@@ -127,3 +127,15 @@ def test_a_hub_without_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(timm, "create_model", unreachable)
     code, message = refusal(replace(ENCODER, name="timm/resnet18", weights="hub"))
     assert code == 4 and "could not be downloaded (no route to host)" in message
+
+
+def test_a_stage_depends_on_the_file_it_names_and_on_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks.pretrain.__main__ import make
+    from tests.support.project import training_project
+
+    monkeypatch.chdir(training_project(tmp_path / "p", encoder={"weights": "weights/mine.safetensors"}))
+    found = []
+    for name, seed in (("mine", 1), ("other", 1), ("other", 2), ("mine", 2)):
+        save_file(encoder_of(width=8, seed=seed).state_dict(), f"weights/{name}.safetensors")
+        found.append(make("simclr", 0)[0].fingerprint)
+    assert found[0] == found[1] == found[2] != found[3]
