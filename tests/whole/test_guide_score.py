@@ -77,7 +77,8 @@ def test_the_worked_example_touches_three_files_and_stands_everywhere(tmp_path: 
     assert float(line["retrieval"]) == value
     assert "| retrieval % |" in (project / "reports/leaderboard.md").read_text()
     page = (project / "reports/report.html").read_text()
-    assert '<th scope="col">retrieval</th>' in page and f"<td>{100 * value:.1f}</td>" in page
+    assert '<th scope="col">retrieval</th>' in page
+    assert f'<td data-of="retrieval %">{100 * value:.1f}</td>' in page
     assert metrics(project / "out/journal/evaluate-simclr-0.jsonl")["retrieval"] == value
     assert metrics(project / "reports/journal.jsonl")["eval/retrieval"] == value
     entry = json.loads((project / "entry.json").read_text())
