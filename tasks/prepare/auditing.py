@@ -195,7 +195,11 @@ def near_duplicates(train: Array, test: Array, skip: Array, check: Callable[[], 
     best, nearest, mirrored = np.full(len(rows), -1.0, np.float32), np.zeros(len(rows), np.int64), np.zeros(len(rows), bool)
     with ThreadPoolExecutor(cores()) as pool:
         for top, where, turned in pool.map(search, blocks(train)):
-            check()
+            try:
+                check()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
             better = top > best
             best, nearest, mirrored = (np.where(better, *pair) for pair in ((top, best), (where, nearest), (turned, mirrored)))
     limit = threshold(best)
