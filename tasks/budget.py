@@ -29,8 +29,8 @@ from tasks.runtime.errors import UsageError, run
 WARM, TIMED = 3, 7
 """Steps before the clock counts (the first ones choose kernels and fill caches), and those whose median counts."""
 ROUNDS = 2
-ENOUGH_SECONDS = 5.0
-"""Of timed steps: slow ones are told by fewer."""
+ENOUGH_SECONDS, GLANCE_SECONDS = 5.0, 0.4
+"""Of timed steps, for the shares and for a run's forecast: slow ones are told by fewer."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,10 @@ def trained(values: Mapping[str, Any]) -> list[str]:
     return [name for name in values["method"] if params.method_params(values, name).train.trains]
 
 
-def measure(values: Mapping[str, Any], name: str, data: dataset.Dataset, device: torch.device) -> Cost:
-    """Take some steps of the training that params.yaml describes; nothing is kept of them.
+def measure(
+    values: Mapping[str, Any], name: str, data: dataset.Dataset, device: torch.device, enough: float = ENOUGH_SECONDS
+) -> Cost:
+    """Take some steps of the training that params.yaml describes, of ``enough`` seconds; nothing is kept of them.
 
     A single thread is timed by its processor time, which other work on the machine changes least.
     """
@@ -69,7 +71,7 @@ def measure(values: Mapping[str, Any], name: str, data: dataset.Dataset, device:
             torch.cuda.synchronize()
         return clock()
 
-    step = statistics.median(_step_seconds(trainer, now))
+    step = statistics.median(_step_seconds(trainer, now, enough))
     started = now()
     trainer.method.before_epoch(trainer.epochs, trainer.embed)
     between = now() - started
@@ -79,14 +81,14 @@ def measure(values: Mapping[str, Any], name: str, data: dataset.Dataset, device:
     return Cost(per_image / chosen.train.processes, trainer.steps * chosen.train.batch_size, peak_memory(device))
 
 
-def _step_seconds(trainer: Trainer, now: Callable[[], float]) -> list[float]:
+def _step_seconds(trainer: Trainer, now: Callable[[], float], enough: float) -> list[float]:
     """Seconds of each timed step; of a training that is over sooner, those of its last step."""
     times = [now()]
 
     def on_step(position: Position) -> None:
         times.append(now())
         timed = times[WARM:]
-        if len(timed) > TIMED or (len(timed) > 1 and timed[-1] - timed[0] > ENOUGH_SECONDS):
+        if len(timed) > TIMED or (len(timed) > 1 and timed[-1] - timed[0] > enough):
             raise _Enough
 
     with contextlib.suppress(_Enough):
@@ -123,7 +125,7 @@ def main() -> None:
     values = params.load()
     params.check(values)
     if options.measure:
-        for name, cost in costs(values, options.measure):
+        for name, cost in costs(values, options.measure, GLANCE_SECONDS):
             print(json.dumps({"method": name, **asdict(cost)}), flush=True)
         return
     if options.seconds is not None and not 0 < options.seconds < float("inf"):
@@ -146,12 +148,12 @@ def main() -> None:
     print("params.yaml now holds these shares.")
 
 
-def costs(values: Mapping[str, Any], names: list[str]) -> Iterator[tuple[str, Cost]]:
+def costs(values: Mapping[str, Any], names: list[str], enough: float = ENOUGH_SECONDS) -> Iterator[tuple[str, Cost]]:
     """Measure one after another; ``supervised`` only where there are labels."""
     data, device = dataset.load(), pick_device()
     for name in names:
         if name != "supervised" or data.has_labels:
-            yield name, measure(values, name, data, device)
+            yield name, measure(values, name, data, device, enough)
 
 
 if __name__ == "__main__":

@@ -66,8 +66,10 @@ def make(root: Path, schedule: Schedule, jobs: int) -> Forecast | None:
     """
     values = params.load(root / params.PARAMS)
     stale = [s.parts for name in schedule.chosen if (s := schedule.stages[name]).parts.group == "pretrain" and s.stale]
-    num_images = files.read_json(root / dataset.PREPARED / "meta.json")["num_train"]
-    images = 0
+    meta = root / dataset.PREPARED / "meta.json"
+    if not stale or not meta.exists():
+        return None
+    num_images, images = files.read_json(meta)["num_train"], 0
     for training in stale:
         train = params.method_params(values, str(training.method)).train
         images += train.steps(num_images) * train.batch_size

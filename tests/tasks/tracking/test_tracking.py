@@ -296,7 +296,7 @@ def test_odd_names_and_long_values_are_kept_apart_and_whole(root):
     tracker = Tracker(root)
     assert (tracker.sync(), tracker.problems) == (1, [])
     run = only_run(root)
-    assert sorted(v for v in run.data.params.values() if len(v) == 1) == ["1", "2", "3", "4", "5"]
+    assert sorted(v for v in run.data.params.values() if len(v) == 1) == ["0", "1", "2", "3", "4", "5"]  # 0: the seed
     assert run.data.params["ключ"] == "значение"
     assert run.data.params["uri"] == "s3://***@host/x"
     assert "cut, sha256" in run.data.params["long"]
