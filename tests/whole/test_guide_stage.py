@@ -35,7 +35,7 @@ def follow(project: Path) -> set[str]:
 
 def test_the_worked_example_touches_four_files_and_is_a_stage_like_the_others(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "p", git=True)
-    for part in ("tests", "pyproject.toml"):
+    for part in ("tests", "benchmarks", "pyproject.toml"):
         subprocess.run(["cp", "-r", str(ROOT / part), str(project)], check=True)
     touched = follow(project)
     new = {"tasks/hubness/__init__.py", "tasks/hubness/__main__.py", "tests/tasks/test_hubness.py"}

@@ -112,7 +112,12 @@ def test_the_stage_writes_every_output_and_they_agree(project):
 def test_the_journal_ties_the_evaluation_to_the_training_and_carries_the_protocol(project):
     metrics = run()
     events = list(journal.read(outs() / "journal/evaluate-simclr-0.jsonl"))
-    assert [e["event"] for e in events] == ["start", "metrics", "tags", "end"]
+    assert [e["event"] for e in events] == ["start", "metrics", "tags", "artifact", "artifact", "artifact", "end"]
+    assert [e["path"] for e in events if e["event"] == "artifact"] == [
+        "out/predictions/simclr-0.csv",
+        "out/predictions/simclr-0.safetensors",
+        "out/metrics/simclr-0.json",
+    ]
     assert events[-1]["encoder_sha256"] == metrics["encoder_sha256"]
     assert events[1]["step"] == 0 and events[1]["metrics"]["linear_top1"] == metrics["linear_top1"]
     assert events[1]["metrics"]["linear_top1_10pct"] == metrics["few_label"]["0.1"]["mean"]
