@@ -10,10 +10,12 @@ DVC says what is stale and what depends on what; each stage is one ``dvc repro -
 import argparse
 import contextlib
 import queue
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -77,7 +79,20 @@ def _state(outcome: Outcome) -> State[Outcome]:
     return Completed(name=name, message=outcome.message or outcome.how, data=outcome)
 
 
-@flow(name="ssl-pipeline", persist_result=False, on_completion=[runs.forget], on_failure=[runs.forget])
+def run_name() -> str:
+    """What Prefect's pages call a run: what was asked for, and when. Also a name that git takes for an experiment."""
+    asked = flow_run.parameters
+    words = [str(word) for key in ("targets", "methods", "seeds", "overrides") for word in asked.get(key) or ()]
+    return f"{re.sub(r'[^a-zA-Z0-9_=]+', '-', ' '.join(words) or 'all').strip('-')[:60]}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+@flow(
+    name="ssl-pipeline",
+    flow_run_name=run_name,
+    persist_result=False,
+    on_completion=[runs.forget],
+    on_failure=[runs.forget],
+)
 def pipeline(
     methods: list[str] | None = None,
     seeds: list[int] | None = None,

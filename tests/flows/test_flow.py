@@ -47,7 +47,7 @@ def test_failures_are_retried_when_it_helps_and_named_at_the_end(project: Path) 
 
     tiny.control(project)
     code, log = tiny.finish(project, FLOW, "-m", "byol", "-S", "method.byol.train.lr=2")
-    assert code == 0 and "recorded as experiment" in log
+    assert code == 0 and "recorded as experiment byol-method-byol-train-lr=2-20" in log
     states = server.task_states(server.newest_run()["id"])
     assert states["prepare"] == "Unchanged" and states["report"] == "Completed" and "pretrain@simclr-0" not in states
     assert "lr: 2" in (project / "params.yaml").read_text() and tiny.is_clean(project)
