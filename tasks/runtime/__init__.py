@@ -7,7 +7,7 @@
 - ``files`` writes whole or not at all and verifies what it reads. ``checkpoint`` keeps a training's state with it. ``locks``
   has the one kind of lock that is used.
 - ``recorded`` compares what stages have made with what dvc.lock says of it.
-- ``errors`` has the exit codes and the one line that a failure ends with.
+- ``errors`` has the exit codes and the one line that a failure ends with; ``redaction`` takes secrets out of it.
 - ``dataset`` and ``saved_encoder`` open what an earlier stage wrote.
 - ``device``, ``gpu``, ``cores`` and ``processes``: where a training runs, and with how many processes.
 - ``progress`` shows long work. ``settings`` has the settings of the tools that the pipeline drives.

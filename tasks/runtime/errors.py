@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ssl_core.config import ConfigError
+from tasks.runtime.redaction import redact
 
 T = TypeVar("T")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -94,7 +95,12 @@ MISTAKES = (UsageError, ConfigError)
 
 
 def explain(error: BaseException) -> tuple[int, str]:
-    """The exit code of a failure and the line that says what is wrong; ``Stop.code`` for what nobody foresaw."""
+    """The exit code of a failure and the line, without secrets, that says what is wrong; ``Stop.code`` if nobody foresaw it."""
+    code, message = _explained(error)
+    return code, redact(message)
+
+
+def _explained(error: BaseException) -> tuple[int, str]:
     if isinstance(error, Stop):
         return error.code, str(error)
     if isinstance(error, ConfigError):
@@ -134,7 +140,7 @@ def run(main: Callable[[], T]) -> T:
                 os.dup2(nowhere, stream)  # else Python complains at its end about what it could not write
             sys.exit(code)
         if code == Stop.code and not isinstance(error, Stop):
-            traceback.print_exc()
+            print(redact(traceback.format_exc()), end="", file=sys.stderr)
         print(f"error: {message}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         sys.exit(code)
@@ -150,14 +156,12 @@ def _unread() -> list[int]:
 
 def _from_outside(error: BaseException) -> str | None:
     """One line of what a library found outside this process; None for an error that is of our making."""
-    from tasks.runtime.settings import redact  # here: settings raises errors of this module
-
     packages = [cls.__module__.partition(".")[0] for cls in type(error).__mro__]
     if type(error) is RuntimeError:  # Prefect's, of a server that does not answer
         frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
         packages = [name.partition(".")[0] for name in frames[-1:]]
     found = [OUTSIDE[package] for package in packages if package in OUTSIDE]
-    text = redact(" ".join(str(error).split()) or type(error).__name__)
+    text = " ".join(str(error).split()) or type(error).__name__
     return f"{found[0]}: {text if len(text) <= LONGEST else text[:LONGEST] + ' ...'}" if found else None
 
 

@@ -23,7 +23,7 @@ from tasks import sync
 from tasks.doctor import Doctor
 from tasks.runtime import recorded, settings
 from tasks.runtime.errors import TrackerDown
-from tasks.runtime.settings import redact
+from tasks.runtime.redaction import redact
 from tasks.runtime.work import discard
 from tasks.tracking.journal import Journal
 from tasks.tracking.mirror import Mirror
