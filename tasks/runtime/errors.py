@@ -34,6 +34,15 @@ OUTSIDE = {
 }
 """Packages that reach outside this process, by what a user calls them: their own exceptions tell of what they found there."""
 LONGEST = 300
+SHORT_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "could not create a primitive",  # oneDNN's words for it
+    "could not create a memory object",
+    "can't start new thread",
+)
+"""What libraries say, in exceptions of their own, when the machine has no memory left for them."""
 
 
 class Stop(Exception):
@@ -107,7 +116,7 @@ def _explained(error: BaseException) -> tuple[int, str]:
         return UsageError.code, f"params.yaml: {error}"
     if isinstance(error, KeyboardInterrupt):
         return Preempted.code, "interrupted; the same command continues from the last checkpoint"
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in SHORT_MEMORY):
         return EnvironmentFault.code, "out of memory; use a smaller train.batch_size or data.max_train"
     if isinstance(error, BrokenPipeError) and _unread():
         return READER_LEFT, "whoever read the output is gone"
