@@ -142,7 +142,7 @@ def _runs(root: Path) -> dict[str, str]:
     if not (root / SENT).exists():
         return {}
     sent = files.read_json(root / SENT)
-    remote = sent["uri"].replace("***@", "") if sent["uri"].startswith("http") else ""
+    remote = sent["uri"].replace("***@", "").partition("?")[0] if sent["uri"].startswith("http") else ""
     server = remote.rstrip("/") or f"http://{ui.HOST}:{os.environ.get('MLFLOW_PORT', ui.MLFLOW_PORT)}"
     return {name: f"{server}/#/experiments/{sent['experiment']}/runs/{run}" for name, run in sent["runs"].items()}
 

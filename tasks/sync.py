@@ -14,7 +14,7 @@ from typing import Any
 
 from tasks.runtime import files, settings
 from tasks.runtime.errors import TrackerDown, run
-from tasks.runtime.settings import redact
+from tasks.runtime.redaction import redact
 from tasks.tracking.records import set_aside
 from tasks.tracking.tracker import Tracker
 

@@ -3,3 +3,7 @@
 ``__main__`` is the command. ``evaluation`` extracts the features, has ``ssl_core/evaluation`` score them, and writes
 features, metrics, predictions and the journal.
 """
+
+from tasks.runtime import signals
+
+signals.watch_command()

@@ -10,3 +10,7 @@
 
 ``tasks.embed`` decodes a user's folder by the same modules; nothing else imports this package.
 """
+
+from tasks.runtime import signals
+
+signals.watch_command()

@@ -4,3 +4,7 @@
 method, resumes it, runs the loop of ``ssl_core/engine`` and writes the encoder, the history and the journal. ``sheet`` draws
 the views that the method saw.
 """
+
+from tasks.runtime import signals
+
+signals.watch_command()

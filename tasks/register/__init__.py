@@ -4,3 +4,7 @@
 into files that need no code of ours, of which ``modeling`` is the trainable module and ``card`` the text; ``registry`` talks
 to MLflow. ``tasks.embed`` and ``tasks.encoder`` use ``registry`` too.
 """
+
+from tasks.runtime import signals
+
+signals.watch_command()

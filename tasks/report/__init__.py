@@ -11,3 +11,7 @@
 
 Nothing else imports this package. pandas, matplotlib, scikit-learn and jinja2 are imported where they are needed.
 """
+
+from tasks.runtime import signals
+
+signals.watch_command()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ssl_core.config import ConfigError
+from tasks.runtime.redaction import redact
 
 T = TypeVar("T")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -33,6 +34,15 @@ OUTSIDE = {
 }
 """Packages that reach outside this process, by what a user calls them: their own exceptions tell of what they found there."""
 LONGEST = 300
+SHORT_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "could not create a primitive",  # oneDNN's words for it
+    "could not create a memory object",
+    "can't start new thread",
+)
+"""What libraries say, in exceptions of their own, when the machine has no memory left for them."""
 
 
 class Stop(Exception):
@@ -94,14 +104,19 @@ MISTAKES = (UsageError, ConfigError)
 
 
 def explain(error: BaseException) -> tuple[int, str]:
-    """The exit code of a failure and the line that says what is wrong; ``Stop.code`` for what nobody foresaw."""
+    """The exit code of a failure and the line, without secrets, that says what is wrong; ``Stop.code`` if nobody foresaw it."""
+    code, message = _explained(error)
+    return code, redact(message)
+
+
+def _explained(error: BaseException) -> tuple[int, str]:
     if isinstance(error, Stop):
         return error.code, str(error)
     if isinstance(error, ConfigError):
         return UsageError.code, f"params.yaml: {error}"
     if isinstance(error, KeyboardInterrupt):
         return Preempted.code, "interrupted; the same command continues from the last checkpoint"
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in SHORT_MEMORY):
         return EnvironmentFault.code, "out of memory; use a smaller train.batch_size or data.max_train"
     if isinstance(error, BrokenPipeError) and _unread():
         return READER_LEFT, "whoever read the output is gone"
@@ -134,7 +149,7 @@ def run(main: Callable[[], T]) -> T:
                 os.dup2(nowhere, stream)  # else Python complains at its end about what it could not write
             sys.exit(code)
         if code == Stop.code and not isinstance(error, Stop):
-            traceback.print_exc()
+            print(redact(traceback.format_exc()), end="", file=sys.stderr)
         print(f"error: {message}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         sys.exit(code)
@@ -150,14 +165,12 @@ def _unread() -> list[int]:
 
 def _from_outside(error: BaseException) -> str | None:
     """One line of what a library found outside this process; None for an error that is of our making."""
-    from tasks.runtime.settings import redact  # here: settings raises errors of this module
-
     packages = [cls.__module__.partition(".")[0] for cls in type(error).__mro__]
     if type(error) is RuntimeError:  # Prefect's, of a server that does not answer
         frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
         packages = [name.partition(".")[0] for name in frames[-1:]]
     found = [OUTSIDE[package] for package in packages if package in OUTSIDE]
-    text = redact(" ".join(str(error).split()) or type(error).__name__)
+    text = " ".join(str(error).split()) or type(error).__name__
     return f"{found[0]}: {text if len(text) <= LONGEST else text[:LONGEST] + ' ...'}" if found else None
 
 

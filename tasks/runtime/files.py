@@ -246,6 +246,7 @@ def load_tensors(path: Path) -> dict[str, np.ndarray]:
         IntegrityError: absent or malformed.
     """
     try:
+        path.open("rb").close()  # safetensors calls every file that it cannot open missing
         return safetensors.numpy.load_file(path)
     except (FileNotFoundError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{path}: {error}; {MEND}") from None

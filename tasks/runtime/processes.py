@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ssl_core.engine import distributed
-from tasks.runtime import gpu, stage
+from tasks.runtime import gpu, signals, stage
 from tasks.runtime.errors import MISTAKES, IntegrityError, Preempted, Stop, UsageError, explain, run
 from tasks.runtime.stage import Body, Stage
 
@@ -51,6 +51,8 @@ def launch(name: str, module: str, arguments: Sequence[str], processes: int) -> 
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     stage.leave_code(name, None)
+    if signals.asked.is_set():
+        raise Preempted(f"{name} was asked to stop before it began; the same command begins it")
     if not os.environ.get("SSL_DEVICE"):
         try:
             gpu.acquire(processes)

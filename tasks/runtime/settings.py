@@ -2,7 +2,6 @@
 
 import getpass
 import os
-import re
 import sys
 from pathlib import Path
 
@@ -115,8 +114,3 @@ def _fill_in_user() -> None:
     else:
         os.environ.setdefault("PREFECT_HOME", str(own / ".prefect"))
         os.environ.setdefault("XDG_CACHE_HOME", str(own / ".cache"))
-
-
-def redact(message: str) -> str:
-    """``message`` without the user and password of any address in it."""
-    return re.sub(r"//[^/@\s]*@", "//***@", message)

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -19,14 +18,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.runtime import ancestors, declared, files, params, recorded, work
+from tasks.runtime import ancestors, declared, files, params, recorded, signals, work
+from tasks.runtime.bus_error import on_bus_error
 from tasks.runtime.errors import EnvironmentFault, IntegrityError, Preempted, UsageError, explain, run
 from tasks.runtime.locks import try_lock
 from tasks.runtime.stage_name import StageName
 
 DONE = "DONE"
 """The manifest of a finished work copy of the outputs; written last."""
-ORPHAN_GRACE_SECONDS = 4.0
+GRACE_SECONDS = 4.0
+"""From a request to stop to the end of what does not poll; shorter than the patience of whoever asks."""
 LOCK_WAIT_SECONDS = 15.0
 
 
@@ -62,7 +63,7 @@ class Stage:
         self._recorded = recorded.outputs(Path())
         self.fingerprint = self._fingerprint()
         self.work = state_directory() / "work" / self.full_name / self.fingerprint[:16]
-        self._stop = threading.Event()
+        self._stop, self._over = threading.Event(), threading.Event()
 
     # ------------------------------------------------------------------ what the body uses
 
@@ -91,19 +92,27 @@ class Stage:
             Whether ``body`` ran: not if an earlier command with the same inputs had finished it.
         """
         self.watch_signals()
+        try:
+            return self._run(body)
+        finally:
+            self._over.set()
+
+    def _run(self, body: "Body") -> bool:
         with self._locked():
-            for directory in {out.parent for out in self.outs} | {self.work}:
+            for directory in {out.parent for out in self.outs} | {self.work, self.work / "checkpoints"}:
                 if directory.is_dir():
                     files.remove_leftovers(directory)
             runs = not self._is_done()
             if runs:
+                if self.stop_requested():
+                    self.leave()
                 shutil.rmtree(self.work / "outs", ignore_errors=True)  # half written when it was killed
                 body(self)
                 missing = [str(o) for o in self.outs if not (self.work / "outs" / o).exists()]
                 if missing:
                     raise RuntimeError(f"{self.full_name} did not write {', '.join(missing)}")
                 files.write_json(self.work / DONE, files.manifest_of(self.work / "outs", stage=self.full_name))
-            if self._fingerprint() != self.fingerprint:
+            if self._fingerprint_now() != self.fingerprint:
                 raise IntegrityError(
                     f"an input of {self.full_name} (code, params.yaml or data) changed while it ran, so its result is not"
                     " recorded; run the same command again, or undo the edit to keep the result"
@@ -112,6 +121,21 @@ class Stage:
                 work.publish(self.work / "outs" / out, out)
             work.discard_old(self.work.parent, work.KEPT - 1, but=self.work)
         return runs
+
+    def _fingerprint_now(self) -> str:
+        """The fingerprint, of contents: sizes and times do not tell a bit that changed under a memory map.
+
+        Raises:
+            IntegrityError: an input is damaged; what was computed may come of it, so nothing of it is kept.
+        """
+        self._digests.clear()
+        try:
+            return self._fingerprint()
+        except IntegrityError:
+            for part in self.work.iterdir():
+                if part.name != ".lock":
+                    files.remove(part)
+            raise
 
     def _is_done(self) -> bool:
         """Whether an earlier command has finished the outputs and they are as it left them; damaged ones are made again."""
@@ -147,15 +171,12 @@ class Stage:
             yield
 
     def watch_signals(self) -> None:
-        """Take SIGTERM, SIGINT and the end of the process that watches over this one as requests to stop."""
+        """Take SIGTERM, SIGINT and the end of the process that watches over this one as requests to stop.
 
-        def ask(number: int, frame: Any) -> None:
-            if self._stop.is_set() and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self._stop.set()
-
-        signal.signal(signal.SIGTERM, ask)
-        signal.signal(signal.SIGINT, ask)
+        Work that does not poll ends by itself before whoever stops it loses patience: it may be killed at any point.
+        """
+        signals.answer(self._stop, GRACE_SECONDS, self._over, self._end)
+        on_bus_error(self._tell_what_shrank, IntegrityError.code)
         above = [ancestors.dvc()] if os.environ.get("DVC_STAGE") else []
         above += [ancestors.living(os.getppid())] if "TORCHELASTIC_RUN_ID" in os.environ else []
         for parent in filter(None, above):
@@ -166,8 +187,27 @@ class Stage:
         while ancestors.start_time(pid) == started:
             time.sleep(0.5)
         self._stop.set()
-        time.sleep(ORPHAN_GRACE_SECONDS)
+        time.sleep(GRACE_SECONDS)
         os._exit(Preempted.code)
+
+    def _end(self) -> None:
+        """Leave from another thread than the one that works."""
+        try:
+            self._end_with(Preempted(f"{self.full_name} was asked to stop; the same command goes on from where it last saved"))
+        finally:
+            os._exit(Preempted.code)
+
+    def _tell_what_shrank(self) -> None:
+        try:
+            self._digests.clear()
+            self._fingerprint()
+            raise IntegrityError(f"a file that {self.full_name} reads was cut while it ran; {files.MEND}")
+        except Exception as error:
+            self._end_with(error)
+
+    def _end_with(self, error: Exception) -> None:
+        leave_code(self.full_name, error)
+        print(f"error: {explain(error)[1]}", file=sys.stderr, flush=True)
 
     # ------------------------------------------------------------------ inputs
 

@@ -15,13 +15,16 @@ def publish(source: Path, target: Path) -> None:
     """Put a finished output in its place at once; the work copy stays so that a failing dvc costs no computation."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temp = files.beside(target)
-    if source.is_dir():
-        shutil.copytree(source, temp, copy_function=_link)
-        files.replace_directory(temp, target)
-    else:
-        _link(source, temp)
-        temp.replace(target)
-        files.sync_directory(target.parent)
+    try:
+        if source.is_dir():
+            shutil.copytree(source, temp, copy_function=_link)
+            files.replace_directory(temp, target)
+        else:
+            _link(source, temp)
+            temp.replace(target)
+            files.sync_directory(target.parent)
+    finally:
+        files.remove(temp)  # of a failure, or a link to what is there already: a rename over it does nothing
 
 
 def _link(source: Path | str, target: Path | str) -> None:

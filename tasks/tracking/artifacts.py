@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.runtime.errors import explain, is_full
-from tasks.tracking.records import Record, redact
+from tasks.runtime.redaction import redact
+from tasks.tracking.records import Record
 
 MISSING, REASON = "ssl.missing_artifacts", "ssl.missing_reason"
 LONG = "long_params.json"

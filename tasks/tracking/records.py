@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.runtime import files, recorded
 from tasks.runtime.locks import try_lock
-from tasks.runtime.settings import redact
+from tasks.runtime.redaction import redact
 from tasks.runtime.stage_name import StageName
 from tasks.tracking import journal
 

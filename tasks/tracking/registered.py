@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from tasks.runtime import files, settings
 from tasks.runtime.errors import EnvironmentFault, IntegrityError, StageFailed, Stop, TrackerDown
-from tasks.runtime.settings import redact
+from tasks.runtime.redaction import redact
 from tasks.tracking import own_store
 
 REGISTRATION = Path("out/registry.json")

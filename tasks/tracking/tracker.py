@@ -17,6 +17,7 @@ from typing import Any
 from tasks.runtime import settings
 from tasks.runtime.errors import EnvironmentFault, TrackerDown, UsageError, is_full, no_space
 from tasks.runtime.locks import try_lock
+from tasks.runtime.redaction import redact
 from tasks.tracking import artifacts, journal, logged_models, own_store
 from tasks.tracking.logged_models import METRICS_PER_BATCH
 from tasks.tracking.records import (
@@ -30,7 +31,6 @@ from tasks.tracking.records import (
     own_tags,
     read_record,
     records,
-    redact,
     text,
     training,
 )

@@ -28,6 +28,7 @@ def project(tmp_path: Path) -> Iterator[Path]:
     tiny.end_all(tmp_path / "p")
 
 
+@pytest.mark.fault("F78")
 def test_the_server_refuses_other_sites_and_serves_its_own_page_and_programs() -> None:
     port = int(re.findall(r":(\d+)/", server.prefect_environment()["PREFECT_API_URL"])[0])
     assert foreign.listening(server.server_pid()) == {("127.0.0.1", port)}
@@ -50,6 +51,7 @@ def test_the_server_refuses_other_sites_and_serves_its_own_page_and_programs() -
     assert not [row for row in server.api("work_pools/filter") if row["name"] == "planted"]
 
 
+@pytest.mark.fault("F78")
 def test_a_worker_answers_no_page(project: Path) -> None:
     """It listens on loopback for the flows it starts, each of which has a token of its own."""
     code, log = tiny.finish(project, "prefect", "work-pool", "create", "doors", "--type", "process", "--overwrite")
@@ -64,6 +66,7 @@ def test_a_worker_answers_no_page(project: Path) -> None:
     assert worker.poll() is None
 
 
+@pytest.mark.fault("F78")
 def test_a_flow_without_a_server_starts_one_that_answers_it_alone(project: Path, tmp_path: Path) -> None:
     tiny.control(project, prepare={"seconds": 20})
     env = environment(PREFECT_HOME=str(tmp_path / "home"), PYTHONPATH=server.prefect_environment()["PYTHONPATH"])

@@ -31,6 +31,7 @@ def artifacts(flow_run_id: str) -> dict[str, str]:
     return {row["key"]: str(row["data"]) for row in rows}
 
 
+@pytest.mark.fault("F11")
 def test_failures_are_retried_when_it_helps_and_named_at_the_end(project: Path) -> None:
     tiny.control(project, pretrain_byol_0={"code": 5}, prepare={"code": 75, "once": True}, pretrain_simclr_0={"seconds": 2})
     code, log = tiny.finish(project, FLOW, "-j", "2")
@@ -70,6 +71,7 @@ def test_a_mistake_in_params_is_one_line_before_anything_runs(project: Path) -> 
     assert not tiny.computed(project)
 
 
+@pytest.mark.fault("F11")
 def test_an_exit_code_says_whether_to_try_again() -> None:
     codes = [1, 2, 3, 4, 5, 6, 70, 75, 128 + signal.SIGKILL, 128 + signal.SIGTERM]
     again = [c for c in codes if worth_retrying(None, None, Failed(data=Outcome(c, Fate.FAILED, "")))]  # type: ignore[arg-type]
@@ -89,6 +91,7 @@ def test_a_signal_ends_all_children_and_starts_nothing_more(project: Path, numbe
     assert server.newest_run()["state_type"] in ("CRASHED", "CANCELLED")
 
 
+@pytest.mark.fault("F8", "F68")
 def test_after_kill_9_of_the_flow_its_stage_is_recorded_and_its_run_closed(project: Path) -> None:
     tiny.control(project, pretrain_byol_0={"seconds": 8}, pretrain_simclr_0={"seconds": 8})
     process = tiny.start(project, FLOW, "-j", "2")
@@ -105,6 +108,7 @@ def test_after_kill_9_of_the_flow_its_stage_is_recorded_and_its_run_closed(proje
     assert runs[0]["state_type"] == "CRASHED" and server.task_states(dead)["pretrain@byol-0"] == "Crashed"
 
 
+@pytest.mark.fault("F68")
 def test_a_killed_stage_is_tried_again_and_a_killed_server_waited_for(project: Path) -> None:
     tiny.control(project, pretrain_byol_0={"seconds": 4}, pretrain_simclr_0={"seconds": 4})
     process = tiny.start(project, FLOW, "-j", "2")
@@ -116,6 +120,7 @@ def test_a_killed_stage_is_tried_again_and_a_killed_server_waited_for(project: P
     assert server.newest_run()["state_type"] == "COMPLETED" and tiny.is_clean(project)
 
 
+@pytest.mark.fault("F68")
 def test_one_command_needs_no_server(project: Path, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     shutil.copyfile(server.migrated(), tmp_path / "home/prefect.db")

@@ -35,6 +35,7 @@ def dead_pid() -> int:
     return process.pid
 
 
+@pytest.mark.fault("F2", "F10")
 def test_it_repairs_what_a_crash_left_and_touches_nothing_in_use(project: Path) -> None:
     dead = dead_pid()
     gone = [project / "out" / f".encoder.{dead}.ab12.tmp", project / ".ssl" / f".state.{dead}.cd34.tmp"]

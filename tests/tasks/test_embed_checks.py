@@ -44,6 +44,7 @@ def test_a_query_is_looked_for_before_an_encoder_is_loaded(start: Any, monkeypat
         start("--query", "in/0.png", "--output", str(tmp_path / "x.parquet"))
 
 
+@pytest.mark.fault("F21")
 def test_a_disk_that_is_too_small_is_seen_before_the_work(start: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(
         registry, "load", lambda uri: Loaded(lambda images: pytest.fail("the work began"), FACTS, "models:/x/1")

@@ -77,6 +77,7 @@ def test_a_mistake_in_params_is_found_before_anything_runs(tmp_path: Path) -> No
     assert not (project / "data/prepared").exists()
 
 
+@pytest.mark.fault("F19")
 def test_a_full_disk_is_named_though_no_message_could_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left = tmp_path / ".ssl" / "exit" / "prepare"
     for free, message in ((0, f"no space left on the device of {tmp_path}"), (1 << 30, "dvc ended with 1 and no message")):

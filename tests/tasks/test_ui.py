@@ -58,6 +58,7 @@ def refuses_other_sites(pid: int, ports: dict[str, int]) -> None:
 
 
 @pytest.mark.stress
+@pytest.mark.fault("F78")
 def test_both_pages_open_on_loopback_and_close_on_a_signal(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "p", git=True)
     ports = {"MLFLOW_PORT": free_port(), "PREFECT_PORT": free_port()}

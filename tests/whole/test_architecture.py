@@ -150,6 +150,7 @@ def unpickling(text: str, reads_pth: bool = False) -> list[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=where)
+@pytest.mark.fault("F71")
 def test_nothing_is_unpickled(path: Path) -> None:
     assert not tops(path) & {"pickle", "dill", "joblib", "cloudpickle"}
     assert not unpickling(path.read_text(), where(path) == READS_PTH), (

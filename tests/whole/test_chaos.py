@@ -120,6 +120,7 @@ def same_as_plain(project: Path, place: Path) -> None:
     assert results(project) == results(plain)
 
 
+@pytest.mark.fault("F13", "R8")
 def test_a_run_that_is_hit_twice_ends_as_plain_dvc_repro(project: Path, tmp_path: Path) -> None:
     hits = [("stage", signal.SIGTERM), ("command", signal.SIGKILL)]
     seen = chaos(project, make_run(), hits, seed=0)
@@ -128,6 +129,7 @@ def test_a_run_that_is_hit_twice_ends_as_plain_dvc_repro(project: Path, tmp_path
 
 
 @pytest.mark.stress
+@pytest.mark.fault("R3", "R8")
 def test_twenty_runs_with_failures_and_kills(project: Path, tmp_path: Path) -> None:
     hits = HITS * 10
     random.Random(1).shuffle(hits)
@@ -138,6 +140,7 @@ def test_twenty_runs_with_failures_and_kills(project: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.stress
+@pytest.mark.fault("F68", "R8")
 def test_the_flow_its_server_and_its_stages_are_hit(project: Path, tmp_path: Path) -> None:
     started = server.now()
     hits = [*HITS, *itertools.product(["server"], SIGNALS), ("command", signal.SIGINT)]
@@ -150,6 +153,7 @@ def test_the_flow_its_server_and_its_stages_are_hit(project: Path, tmp_path: Pat
 
 
 @pytest.mark.stress
+@pytest.mark.fault("F59", "R8")
 def test_mlflow_has_each_run_once_when_the_flow_was_killed_in_every_kind_of_stage(tmp_path: Path) -> None:
     """The real stages; all processes die at once, as when a machine stops, and in an evaluation the flow alone."""
     project, started = copy_project(tmp_path / "p", git=True), server.now()

@@ -67,6 +67,7 @@ def report() -> str:
 
 
 @pytest.mark.parametrize("name", READ)
+@pytest.mark.fault("F25")
 def test_one_bit_in_any_file_that_a_later_stage_reads_is_named(project: Path, name: str) -> None:
     report()
     damage.flip(project / name)
@@ -96,6 +97,7 @@ def rewrite_manifest(directory: Path, **changes: object) -> None:
 
 
 @pytest.mark.parametrize("kind", SEALED)
+@pytest.mark.fault("F25")
 def test_a_sealed_directory_holds_what_its_manifest_lists_and_nothing_else(project: Path, kind: str) -> None:
     SEALED[kind](project / "out/encoders/byol-0")
     with pytest.raises(IntegrityError, match="out/encoders/byol-0"):
@@ -104,6 +106,7 @@ def test_a_sealed_directory_holds_what_its_manifest_lists_and_nothing_else(proje
         saved_encoder.load(project / "out/encoders/byol-0")
 
 
+@pytest.mark.fault("F25")
 def test_a_changed_digit_never_reaches_the_table_or_the_report(project: Path) -> None:
     text = (project / METRICS).read_text()
     better = text.replace('"holdout_linear_top1": 0.', '"holdout_linear_top1": 0.9', 1).replace(" ", "", 1)
@@ -148,6 +151,7 @@ def test_doctor_removes_what_readers_refuse_and_nothing_else(project: Path) -> N
     report()  # what is left is sound
 
 
+@pytest.mark.fault("F27")
 def test_what_dvc_restores_damaged_is_made_again(tmp_path: Path) -> None:
     """``make run`` and the flow do so at once; after plain ``dvc repro``, the doctor and the same command."""
     project, stage = tiny.make(tmp_path / "p"), "evaluate@byol-0"
@@ -170,6 +174,7 @@ def test_what_dvc_restores_damaged_is_made_again(tmp_path: Path) -> None:
     assert tiny.dvc(project, "repro", "-s", stage).returncode == 0 and path.read_bytes() == truth
 
 
+@pytest.mark.fault("F27")
 def test_doctor_checks_every_object_of_the_cache(project: Path) -> None:
     stored = next(project.glob(".dvc/cache/files/md5/??/*"))
     damage.flip(stored)
@@ -233,15 +238,18 @@ def fuzz_parsers(project: Path, rounds: int, seed: int) -> None:
 SHOWN = [METRICS, "out/journal/byol-0.jsonl", "out/encoders/byol-0/encoder.json", "out/encoders/byol-0/MANIFEST.json"]
 
 
+@pytest.mark.fault("F25", "F26")
 def test_no_mutation_of_what_tables_show_is_accepted(project: Path) -> None:
     fuzz(project, SHOWN, 80, seed=0)
 
 
+@pytest.mark.fault("F76")
 def test_mutations_that_pass_the_seals_are_damage_and_no_traceback(project: Path) -> None:
     fuzz_parsers(project, 70, seed=1)
 
 
 @pytest.mark.stress
+@pytest.mark.fault("F25", "F76")
 def test_thousands_of_mutations(project: Path) -> None:
     fuzz(project, SHOWN, 3000, seed=2)
     fuzz_parsers(project, 6000, seed=3)

@@ -64,6 +64,7 @@ def test_frozen_norms_keep_their_statistics() -> None:
         assert torch.equal(features, encoder.eval()(X)) == kept
 
 
+@pytest.mark.fault("R6")
 def test_the_average_is_exported_and_is_in_the_checkpoint() -> None:
     info = SimpleNamespace(mean=(0.5,), std=(0.2,))
     method = RandomInit(encoder_of(1, 32), Config(), AUGMENT, info)  # type: ignore[arg-type]

@@ -108,6 +108,7 @@ def test_the_sheet_shows_more_than_the_images_themselves(shipped: dict[str, Any]
 
 
 @pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.fault("R1", "F50")
 def test_loss_is_a_finite_scalar_and_repeats_exactly(shipped: dict[str, Any], name: str) -> None:
     method, trainer = moved(shipped, name)
     batch = make_batch(method, trainer.images)
@@ -140,6 +141,7 @@ def test_loss_writes_no_parameter_and_views_touch_nothing(shipped: dict[str, Any
 
 
 @pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.fault("F54")
 def test_mixed_precision_reaches_the_networks_and_nothing_else(shipped: dict[str, Any], name: str) -> None:
     """With the layers held in float32, autocast changes no bit: similarities, covariances and codes are never rounded."""
     method, trainer = build(shipped, name)
@@ -174,6 +176,7 @@ def test_every_trained_parameter_is_in_one_group_and_gets_a_gradient(shipped: di
 
 
 @pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.fault("F1", "R2", "R5")
 def test_training_stopped_and_resumed_at_any_step_ends_with_the_same_bits(shipped: dict[str, Any], name: str) -> None:
     _, whole = build(shipped, name)
     whole.run()
@@ -218,6 +221,7 @@ def test_views_of_large_images_are_whole_and_lie_inside(shipped: dict[str, Any],
 
 
 @pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.fault("F49")
 def test_images_of_a_batch_do_not_see_each_others_randomness(shipped: dict[str, Any], name: str) -> None:
     method, trainer = build(shipped, name)
     ids = torch.arange(BATCH)
@@ -237,6 +241,7 @@ def test_config_refuses_a_wrong_key(shipped_copy: dict[str, Any], name: str) -> 
         typed(config, {**block, "temprature": 1.0}, name)
 
 
+@pytest.mark.fault("F36")
 def test_a_non_finite_loss_stops_before_a_weight_is_touched(shipped: dict[str, Any]) -> None:
     from ssl_core.engine.train import NonFinite
 
@@ -250,6 +255,7 @@ def test_a_non_finite_loss_stops_before_a_weight_is_touched(shipped: dict[str, A
         assert torch.equal(parameter, before[key])
 
 
+@pytest.mark.fault("F37")
 def test_a_non_finite_gradient_is_caught_even_when_the_loss_is_finite(shipped: dict[str, Any]) -> None:
     from ssl_core.engine.train import NonFinite
 
@@ -259,6 +265,7 @@ def test_a_non_finite_gradient_is_caught_even_when_the_loss_is_finite(shipped: d
         trainer.run()
 
 
+@pytest.mark.fault("F36", "F37")
 def test_a_device_that_is_looked_at_now_and_then_saves_nothing_broken(shipped: dict[str, Any]) -> None:
     """As on a GPU: the step that broke is named, not the one that noticed, and neither a checkpoint nor an epoch is made."""
     from ssl_core.engine.train import NonFinite
@@ -274,6 +281,7 @@ def test_a_device_that_is_looked_at_now_and_then_saves_nothing_broken(shipped: d
         trainer.tensors()
 
 
+@pytest.mark.fault("F43")
 def test_a_batch_larger_than_the_data_is_refused(shipped: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="larger than the 8 training images"):
         build(shipped, "simclr", n=8)

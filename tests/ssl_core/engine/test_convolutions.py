@@ -22,6 +22,7 @@ def gradients(conv: torch.nn.Module, x: Tensor, upstream: Tensor, bf16: bool) ->
 
 @pytest.mark.parametrize(("stride", "side"), CASES)
 @pytest.mark.parametrize(("dtype", "bf16", "error"), [(torch.float64, False, 1e-12), (torch.float32, True, 0.02)])
+@pytest.mark.fault("F54")
 def test_it_is_the_plain_convolution(stride: int, side: int, dtype: torch.dtype, bf16: bool, error: float) -> None:
     torch.manual_seed(0)
     plain = torch.nn.Conv2d(16, 24, 3, stride, 1, bias=False).to(dtype)

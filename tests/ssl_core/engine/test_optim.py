@@ -51,6 +51,7 @@ class Groups(nn.Module):
         (AdamW, torch.optim.AdamW, {"betas": (0.9, 0.95)}),
     ],
 )
+@pytest.mark.fault("F54")
 def test_an_unwrapped_optimizer_is_that_of_torch(ours: Any, its: Any, options: dict[str, Any]) -> None:
     """Bit for bit, also when it goes on from a saved state half-way."""
     both = [Groups(), Groups()]

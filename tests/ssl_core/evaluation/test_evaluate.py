@@ -95,6 +95,7 @@ def brute_force(train: torch.Tensor, queries: torch.Tensor, k: int) -> list[list
 
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 90), st.integers(1, 6), st.integers(1, 60), st.integers(1, 9), st.integers(0, 1000))
+@pytest.mark.fault("F52")
 def test_neighbors_are_exact_with_ties_for_any_block_size(n, d, k, block, seed):
     generator = torch.Generator().manual_seed(seed)
     train = torch.randint(-1, 2, (n, d), generator=generator).float()  # few distinct directions: many exact ties
@@ -113,6 +114,7 @@ def test_nearly_equal_features_are_ranked_exactly_though_float32_cannot_tell_the
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 400), st.integers(1, 5), st.integers(1, 40), st.integers(1, 60), st.integers(0, 1000))
+@pytest.mark.fault("R7")
 def test_predictions_are_those_of_exact_similarities_for_any_block_size(n, d, k, block, seed):
     generator = torch.Generator().manual_seed(seed)
     train = torch.randint(-2, 3, (n, d), generator=generator) + 1e-7 * torch.randn(n, d, generator=generator)
@@ -126,12 +128,14 @@ def test_predictions_are_those_of_exact_similarities_for_any_block_size(n, d, k,
     assert torch.equal(found, knn(train, labels, queries, (k,), (0.07,), 3, 40)[k, 0.07])
 
 
+@pytest.mark.fault("F52")
 def test_equal_features_go_to_the_lowest_indices():
     similarity, index = nearest_neighbors(torch.ones(500, 8), torch.ones(3, 8), 4, block=2)
     assert index.tolist() == [[0, 1, 2, 3]] * 3
     assert len(similarity.unique()) == 1
 
 
+@pytest.mark.fault("F43")
 def test_k_above_the_training_set_means_all_of_it():
     x, y = blobs(30)
     found = knn(x, y, x[:5], (30, 1000), (1.0,), 4)
@@ -219,6 +223,7 @@ def test_random_labels_give_chance():
     assert float((predicted == truth).float().mean()) == pytest.approx(0.25, abs=0.04)
 
 
+@pytest.mark.fault("F52", "F53")
 def test_constant_features_and_absent_classes_do_no_harm():
     x, y = blobs(100, 5, classes=2, spread=0.5)
     x = torch.cat([x, torch.full((100, 1), 0.1), torch.zeros(100, 1)], 1)
@@ -229,6 +234,7 @@ def test_constant_features_and_absent_classes_do_no_harm():
     assert (one.predict(x) == 3).all()
 
 
+@pytest.mark.fault("F38")
 def test_features_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="finite"):
         linear_probe(torch.full((1, 3, 2), torch.nan), torch.zeros(1, 3, dtype=torch.long), torch.ones(1, 1), 2)
@@ -247,6 +253,7 @@ def test_clustering_scores_equal_scikit_learn(n, clusters, classes, seed):
     assert ari == pytest.approx(adjusted_rand_score(b, a), abs=1e-9)
 
 
+@pytest.mark.fault("F53")
 def test_balanced_accuracy_equals_scikit_learn_under_imbalance():
     labels = torch.cat([torch.zeros(1000, dtype=torch.long), torch.ones(1, dtype=torch.long)])
     predicted = torch.zeros(1001, dtype=torch.long)
@@ -364,6 +371,7 @@ def test_without_held_out_labels_nothing_is_chosen():
 
 
 @pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.fault("F53")
 def test_odd_labels_are_survived(count):
     """One class only; a class only in the test split; a class with one image; ten times fewer images than k."""
     layers, labels = task(n=24, m=12)

@@ -31,6 +31,7 @@ def test_a_sample_of_the_classes_is_the_same_for_all_encoders_and_as_large_as_as
     assert (unlabelled.train == -1).all()
 
 
+@pytest.mark.fault("I64")
 def test_scores_of_a_sample_are_those_of_a_data_set_without_the_other_classes() -> None:
     layers, labels = task()
     found = evaluate(layers, labels, FEW, 0)
@@ -61,6 +62,7 @@ def test_fractions_that_mean_the_same_images_are_probed_once(monkeypatch: pytest
     assert found["0.001"] == found["0.01"] and found["0.01"]["labels"] == 10 < found["0.5"]["labels"]
 
 
+@pytest.mark.fault("R7")
 def test_blocks_of_problems_and_of_predictions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     sets = [blobs(90, 6, spread=2.0, seed=seed) for seed in range(3)]
     x, y = (torch.stack(parts) for parts in zip(*sets, strict=True))

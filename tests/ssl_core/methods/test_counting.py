@@ -143,6 +143,7 @@ def test_halves_and_quarters_share_one_forward_pass() -> None:
     assert int(method.encoder.stem[1].num_batches_tracked) == 1
 
 
+@pytest.mark.fault("F43")
 def test_a_batch_of_one_has_no_other_image() -> None:
     method = make()
     with pytest.raises(ValueError, match="batch_size"):

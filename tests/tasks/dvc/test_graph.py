@@ -83,6 +83,7 @@ def test_a_plan_takes_no_lock_that_a_starting_stage_could_trip_over(project: Pat
         assert (path.read_text() if path.exists() else None) == before
 
 
+@pytest.mark.fault("R7")
 def test_parallel_runs_give_the_bytes_of_plain_dvc_repro(fresh: Path, bare: Path) -> None:
     tiny.control(bare, pretrain_simclr_0={"seconds": 1.0, "code": 5})  # byol alone is recorded at first
     assert bring_up(bare).failed == ["pretrain@simclr-0"]
@@ -114,6 +115,7 @@ def test_a_method_added_to_a_recorded_project_stands_where_the_graph_has_it(proj
     assert list(yaml.safe_load((project / "dvc.lock").read_text())["stages"]) == [s.name for s in graph.plan(project)]
 
 
+@pytest.mark.fault("F11")
 def test_one_method_fails_and_the_others_go_on(project: Path) -> None:
     for method in ("simclr", "byol"):
         tiny.set_lr(project, method, 3)
@@ -129,6 +131,7 @@ def test_one_method_fails_and_the_others_go_on(project: Path) -> None:
 
 
 @pytest.mark.parametrize("victim", ["stage", "dvc"])
+@pytest.mark.fault("F13", "R8")
 def test_after_kill_9_the_same_command_finishes(project: Path, victim: str) -> None:
     tiny.set_lr(project, "byol", 4)
     tiny.control(project, pretrain_byol_0={"seconds": 60})
@@ -176,6 +179,7 @@ def test_a_stage_that_plain_dvc_is_running_is_waited_for(project: Path) -> None:
     assert other.wait(60) == 0 and tiny.computed(project) == ["pretrain@byol-0"]
 
 
+@pytest.mark.fault("F9", "F35")
 def test_two_runners_compute_a_stage_once(project: Path) -> None:
     tiny.set_lr(project, "byol", 6)
     tiny.control(project, pretrain_byol_0={"seconds": 1})
@@ -194,6 +198,7 @@ def test_two_runners_compute_a_stage_once(project: Path) -> None:
     assert lines.count("worked on pretrain@byol-0") == 1
 
 
+@pytest.mark.fault("F10", "F69")
 def test_locks_of_the_dead_are_released_and_those_of_the_living_kept(project: Path) -> None:
     with lock_files.rwlock(project) as path:
         reused = {"pid": os.getpid(), "cmd": "dvc repro -s pretrain@byol-0"}  # this process is no dvc

@@ -124,6 +124,7 @@ def test_the_journal_ties_the_evaluation_to_the_training_and_carries_the_protoco
     assert events[2]["tags"]["protocol"]["lambda"] == metrics["protocol"]["lambda"]
 
 
+@pytest.mark.fault("R1", "R7")
 def test_two_runs_give_the_same_bytes_for_any_batch_size(project):
     def everything() -> list[bytes]:
         run()
@@ -135,6 +136,7 @@ def test_two_runs_give_the_same_bytes_for_any_batch_size(project):
     assert json.loads(everything()[0])["linear_top1"] == json.loads(first[0])["linear_top1"]
 
 
+@pytest.mark.fault("F42")
 def test_features_of_an_image_do_not_depend_on_its_batch_and_leave_the_encoder_alone(project):
     encoder, facts = saved_encoder.load(project / "out/encoders/simclr-0")
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
@@ -172,12 +174,14 @@ def test_an_empty_test_split_leaves_the_held_out_numbers(project):
     assert files.load_tensors(outs() / "features/simclr-0.safetensors")["test"].shape[0] == 0
 
 
+@pytest.mark.fault("F38")
 def test_features_that_are_not_finite_stop_the_stage_with_one_line(project):
     write_encoder(project, "simclr", poison=True)
     with pytest.raises(Diverged, match="not finite"):
         run()
 
 
+@pytest.mark.fault("F39")
 def test_a_collapsed_encoder_is_called_so(project):
     write_encoder(project, "simclr", health={**HEALTH, "feature_std": 1e-6})
     assert run()["verdict"] == "collapsed"

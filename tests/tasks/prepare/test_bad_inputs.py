@@ -40,12 +40,39 @@ def refused(tmp_path: Path, chosen: object, match: str) -> str:
 
 
 @pytest.mark.parametrize("name", sorted(BAD))
+@pytest.mark.fault(
+    "F74",
+    "I1",
+    "I2",
+    "I3",
+    "I4",
+    "I5",
+    "I7",
+    "I8",
+    "I9",
+    "I10",
+    "I12",
+    "I13",
+    "I26",
+    "I27",
+    "I36",
+    "I37",
+    "I39",
+    "I40",
+    "I41",
+    "I42",
+    "I43",
+    "I44",
+    "I45",
+    "I46",
+)
 def test_an_unusable_file_has_a_reason(name: str) -> None:
     with pytest.raises(images.BadImage) as error:
         images.decode(BAD[name], name, 16, 3)
     assert str(error.value) and " at 0x" not in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.fault("I1", "I2", "I3", "I4", "I5")
 def test_bad_files_stop_the_stage_or_are_quarantined_as_allowed(tmp_path: Path) -> None:
     folder = write(tmp_path / "in", class_folders(4) | {f"cat/{name}": data for name, data in BAD.items()})
     message = refused(tmp_path, config(folder, max_bad=len(BAD) - 1), f"{len(BAD)} of {12 + len(BAD)} files cannot be used")
@@ -57,6 +84,7 @@ def test_bad_files_stop_the_stage_or_are_quarantined_as_allowed(tmp_path: Path) 
     assert len(data.train_images) + len(data.test_images) == 12 and not any(Path(n).name in BAD for n in data.train_files)
 
 
+@pytest.mark.fault("I11")
 def test_damage_that_decodes_is_found_by_its_hash(tmp_path: Path) -> None:
     pictures = class_folders(4)
     photo = bytearray(corpus.encoded(corpus.picture(77, 128), "JPEG", quality=95))
@@ -88,6 +116,7 @@ def deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int = 60) -
     monkeypatch.setattr(images, "__file__", str(worker))
 
 
+@pytest.mark.fault("F16", "I12")
 def test_a_file_that_kills_or_stalls_the_decoder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deadly(tmp_path, monkeypatch, seconds=1)
     names = [f"{i}.png" for i in range(150)]
@@ -121,6 +150,7 @@ def test_stopping_early_ends_the_workers() -> None:
 # ---------------------------------------------------------------------- folders
 
 
+@pytest.mark.fault("F33", "I48", "I50", "I51")
 def test_links_pipes_and_sockets_are_named_and_never_opened(tmp_path: Path) -> None:
     folder = write(tmp_path / "in", class_folders(4))
     write(tmp_path / "outside", {"secret.png": corpus.encoded(corpus.picture(5))})
@@ -142,6 +172,7 @@ def test_links_pipes_and_sockets_are_named_and_never_opened(tmp_path: Path) -> N
     )  # the link inside: one image, two labels
 
 
+@pytest.mark.fault("F33")
 def test_a_link_swapped_in_after_the_look_is_not_followed(tmp_path: Path) -> None:
     from tasks.prepare.sources.folder import FolderSource
 
@@ -178,18 +209,21 @@ BLACK = corpus.encoded(corpus.Image.new("RGB", (24, 24)))
 
 
 @pytest.mark.parametrize("case", FOLDERS)
+@pytest.mark.fault("I54", "I55")
 def test_a_folder_that_cannot_answer_the_question_is_rejected(tmp_path: Path, case: str) -> None:
     make, match = FOLDERS[case]
     (tmp_path / "in").mkdir()
     refused(tmp_path, config(write(tmp_path / "in", make())), match)
 
 
+@pytest.mark.fault("I53")
 def test_an_empty_class_folder_is_rejected(tmp_path: Path) -> None:
     folder = write(tmp_path / "in", class_folders(4))
     (folder / "empty").mkdir()
     refused(tmp_path, config(folder), "'empty' in train holds no images")
 
 
+@pytest.mark.fault("F34")
 def test_class_names_that_look_alike_are_told(tmp_path: Path) -> None:
     twins = {
         f"{c}/{i}.png": corpus.encoded(corpus.picture(30 * n + i))
@@ -231,6 +265,7 @@ def test_impossible_settings_are_named(tmp_path: Path, shipped: dict[str, Any]) 
             prepare(config(path, source), tmp_path / "out")
 
 
+@pytest.mark.fault("F21")
 def test_a_disk_that_is_too_small_is_seen_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tasks.prepare import preparation as stage
 

@@ -106,6 +106,7 @@ def test_other_arrays_are_no_images(array: Array) -> None:
 
 
 @pytest.mark.parametrize("count", [3, 4])
+@pytest.mark.fault("I22")
 def test_sixteen_bits_a_color_are_kept_with_all_their_bits(count: int) -> None:
     x = values(count)
     assert (stored(png16(x), count)[0] == x).all()

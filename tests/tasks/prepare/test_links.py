@@ -22,6 +22,7 @@ def linked(tmp_path: Path, pictures: dict[str, bytes]) -> Path:
     return tmp_path / "in"
 
 
+@pytest.mark.fault("F33", "I50")
 def test_links_out_are_refused_by_count_and_name_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # DVC manages nothing here
     folder = linked(tmp_path, class_folders(4))
@@ -34,6 +35,7 @@ def test_links_out_are_refused_by_count_and_name_unless_asked_for(tmp_path: Path
     assert len(data.train_files) + len(data.test_files) == 12 and data.meta["classes"] == ["bird", "cat", "fish"]
 
 
+@pytest.mark.fault("F33", "I49")
 def test_linked_class_folders_are_read_when_asked_for_and_loops_end(tmp_path: Path) -> None:
     store = write(tmp_path / "store", class_folders(4))
     (tmp_path / "in").mkdir()

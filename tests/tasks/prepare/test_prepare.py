@@ -104,6 +104,7 @@ def test_a_damaged_sample_is_refused(tmp_path: Path, root: Path) -> None:
         sample.read_sample(tmp_path / "sample")
 
 
+@pytest.mark.fault("R1")
 def test_the_same_images_give_the_same_bytes(tmp_path: Path) -> None:
     folder = write(
         tmp_path / "in", class_folders(100) | {"cat/empty.png": b"", "cat/copy.png": corpus.encoded(corpus.picture(0))}
@@ -265,6 +266,7 @@ def test_limits_take_images_evenly_over_the_classes(tmp_path: Path) -> None:
     assert np.bincount(data.train_labels).tolist() == [3, 3, 3] and np.bincount(data.test_labels).tolist() == [1, 1, 1]
 
 
+@pytest.mark.fault("F32", "I60")
 def test_strange_file_names_are_kept_exactly(tmp_path: Path) -> None:
     names = [
         "a b.png",
@@ -288,6 +290,7 @@ def test_strange_file_names_are_kept_exactly(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- audit
 
 
+@pytest.mark.fault("I57")
 def test_leaks_are_dropped_from_training_and_recorded(tmp_path: Path) -> None:
     pictures = tree()
     pictures["train/cat/leak.png"] = pictures["test/cat/0.png"]
@@ -305,6 +308,7 @@ def test_leaks_are_dropped_from_training_and_recorded(tmp_path: Path) -> None:
     assert any("inflate" in w for w in kept.audit["warnings"])
 
 
+@pytest.mark.fault("I38", "I56", "I59")
 def test_duplicates_conflicting_labels_and_constant_images_are_told(tmp_path: Path) -> None:
     pictures = tree()
     pictures["train/bird/copy.png"] = pictures["train/bird/0.png"]
@@ -318,6 +322,7 @@ def test_duplicates_conflicting_labels_and_constant_images_are_told(tmp_path: Pa
     assert audit["constant"]["train"] == {"count": 1, "examples": ["train/fish/black.png"]}
 
 
+@pytest.mark.fault("I58")
 def test_near_duplicates_are_found_and_strangers_are_not(tmp_path: Path) -> None:
     pictures = {
         f"train/{c}/{i}.png": corpus.encoded(corpus.picture(50 * n + i, 64)) for n, c in enumerate(CLASSES) for i in range(20)
@@ -342,6 +347,7 @@ def test_near_duplicates_are_found_and_strangers_are_not(tmp_path: Path) -> None
     assert near["checked"] == 30 and data.audit["leaks"]["count"] == 0
 
 
+@pytest.mark.fault("I52")
 def test_sizes_modes_and_oddities_are_counted(tmp_path: Path) -> None:
     pictures = tree() | {f"train/cat/{name}": data for name, (data, _) in corpus.usable().items()}
     pictures["train/bird/small.png"] = corpus.encoded(corpus.picture(7, 10))

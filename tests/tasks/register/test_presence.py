@@ -120,6 +120,7 @@ def test_a_changed_byte_is_found_by_reading_the_whole_and_put_back(root):
     assert registered.fault(root, whole=True) is None and numbers(root) == before
 
 
+@pytest.mark.fault("F67")
 def test_a_store_that_is_no_store_is_one_line(root):
     (root / "mlruns/mlflow.db").write_bytes(b"no database, and longer than the header of one" * 9)
     with pytest.raises(TrackerDown, match=r"mlflow\.db cannot be read: file is not a database"):
@@ -190,6 +191,7 @@ def test_the_lines_of_the_terminal_work_in_any_directory_and_leave_nothing_there
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.fault("F77")
 def test_the_lines_name_the_store_without_secrets(original, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     first, second = registered.load_lines(original, "ssl-my-data-set")

@@ -235,6 +235,7 @@ def die_at(point: str) -> None:
 
 
 @pytest.mark.parametrize("point", ["upload", "verify", "create", "created", "alias simclr", "alias champion"])
+@pytest.mark.fault("F14", "F64")
 def test_killed_at_any_point_the_aliases_stay_valid_and_the_same_command_finishes(root, point):
     before, numbers = versions(root)
     made.write_encoder(root, "simclr", weights=1)
@@ -257,6 +258,7 @@ def test_killed_at_any_point_the_aliases_stay_valid_and_the_same_command_finishe
     assert not list((root / ".ssl").glob(".package-*"))
 
 
+@pytest.mark.fault("F64")
 def test_what_arrives_damaged_is_not_registered(root, monkeypatch):
     before = state(root)
     made.write_encoder(root, "simclr", weights=1)
@@ -275,6 +277,7 @@ def test_what_arrives_damaged_is_not_registered(root, monkeypatch):
     assert state(root) == before
 
 
+@pytest.mark.fault("F65")
 def test_an_encoder_that_is_not_the_evaluated_one_is_refused(root):
     before = state(root)
     metrics = root / "out/metrics/simclr-0.json"
@@ -285,6 +288,7 @@ def test_an_encoder_that_is_not_the_evaluated_one_is_refused(root):
     assert state(root) == before
 
 
+@pytest.mark.fault("F66")
 def test_two_registrations_at_once_are_one_and_a_refusal(root):
     with (root / ".ssl/registry.lock").open("a+") as lock:
         assert try_lock(lock)
@@ -302,6 +306,7 @@ def flip(path):
 
 
 @pytest.mark.parametrize("reseal", [False, True])
+@pytest.mark.fault("F65")
 def test_a_tampered_package_is_refused_before_anything_in_it_is_read(root, reseal):
     """Also when whoever changed it made the manifest fit."""
     package = made.stored()

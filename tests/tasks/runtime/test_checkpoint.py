@@ -90,6 +90,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.fault("F12", "F25", "F26", "R6")
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     directory: Path, fault: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,6 +102,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     assert [path.name for path in directory.iterdir()] == ["step-0000000001"]
 
 
+@pytest.mark.fault("F25")
 def test_every_bit_of_a_manifest_and_of_the_numbers_counts(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = directory / "step-0000000002"
     for name in (files.MANIFEST, "state.json"):

@@ -29,6 +29,7 @@ def take(directory: Path, root: Path, count: int = 1) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.fault("F10", "F46")
 def test_a_third_process_waits_for_the_gpu_of_one_that_was_killed(tmp_path: Path, root: Path) -> None:
     processes = [take(tmp_path / "locks", root) for _ in range(2)]
     try:
@@ -67,6 +68,7 @@ def test_without_a_gpu_or_told_to_stop_nothing_is_reserved(tmp_path: Path, monke
     assert acquire(1, ["0"], directory=tmp_path / "locks") == []  # torchrun gave this rank its device
 
 
+@pytest.mark.fault("F79")
 def test_a_lock_directory_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "locks").symlink_to(tmp_path / "elsewhere")

@@ -17,6 +17,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give fi
 
 
 @needs_root
+@pytest.mark.fault("F22", "F79")
 def test_a_lock_directory_of_another_user_is_named_and_left_alone(tmp_path: Path) -> None:
     locks = tmp_path / "locks"
     locks.mkdir(mode=0o777)
@@ -27,6 +28,7 @@ def test_a_lock_directory_of_another_user_is_named_and_left_alone(tmp_path: Path
 
 
 @needs_root
+@pytest.mark.fault("F22", "F69")
 def test_a_checkout_of_another_user_keeps_git_s_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # whose git trusts no folder
     project = tmp_path / "p"

@@ -34,6 +34,7 @@ def refusal(shipped: dict[str, Any], path: tuple[Any, ...], value: Any) -> str:
     return ""
 
 
+@pytest.mark.fault("F49")
 def test_no_number_may_be_negative_or_none_at_all(shipped: dict[str, Any]) -> None:
     found = list(numbers(shipped))
     assert len(found) > 200
@@ -69,6 +70,7 @@ def test_a_wrong_value_is_named_with_what_would_be_right(
 
 
 @pytest.mark.parametrize("name", ["", "a" * 101, "../../etc", "a\\b", "two\nlines"])
+@pytest.mark.fault("F79")
 def test_a_name_of_the_data_that_makes_no_file_name_is_refused_in_one_short_line(shipped_copy, name):
     shipped_copy["data"]["name"] = name
     with pytest.raises(ConfigError, match=r"data\.name must have 1 to 100 characters") as caught:

@@ -41,6 +41,7 @@ def ranks(project: Path) -> dict[int, int]:
     return found
 
 
+@pytest.mark.fault("F8", "R7")
 def test_whatever_ends_it_the_same_command_continues_and_ends_with_the_same_bits(project: Path, tmp_path: Path) -> None:
     quiet = duplicate(project, tmp_path / "quiet")
     unbroken = command(quiet, *STAGE)

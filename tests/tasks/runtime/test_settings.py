@@ -86,6 +86,7 @@ def test_without_a_proxy_and_with_all_hosts_excepted_nothing_is_set(clean: Path,
     ("name", "reason"),
     [("a?b", "options"), ("a:b", "two folders"), ("a\nb", "control"), ("a\x1b", "control"), ("a'\"b", "marks")],
 )
+@pytest.mark.fault("F32")
 def test_a_path_that_the_tools_read_as_something_else_is_refused_at_the_start(
     clean: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
 ) -> None:
@@ -102,6 +103,7 @@ def test_an_installation_below_a_percent_sign_is_refused_at_the_start(clean: Pat
         settings.apply()
 
 
+@pytest.mark.fault("F32")
 def test_a_path_with_every_other_sign_works(tmp_path: Path) -> None:
     place = tmp_path / "it's #1 [new] {50%} é & $HOME; *~\\x"
     place.mkdir()
@@ -146,6 +148,7 @@ def test_a_user_that_the_machine_does_not_know_has_a_name_and_a_home(tmp_path: P
 
 
 @needs_root
+@pytest.mark.fault("F22")
 def test_a_project_and_a_home_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
     for folder in (*tmp_path.parents, tmp_path):
         if folder.is_relative_to("/tmp/") and folder != Path("/tmp"):
@@ -158,6 +161,7 @@ def test_a_project_and_a_home_that_cannot_be_written_are_one_line(tmp_path: Path
 
 
 @needs_root
+@pytest.mark.fault("F22")
 def test_a_project_that_only_others_may_write_is_one_line(tmp_path: Path) -> None:
     for folder in (*tmp_path.parents, tmp_path):
         if folder.is_relative_to("/tmp/") and folder != Path("/tmp"):

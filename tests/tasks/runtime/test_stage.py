@@ -62,6 +62,7 @@ def runs_in_mlflow(project: Path) -> list[tuple[str, str]]:
         return store.execute("SELECT name, status FROM runs").fetchall()
 
 
+@pytest.mark.fault("F1", "R3", "F30")
 def test_killed_again_and_again_it_ends_with_the_same_bits_as_one_run(project: Path, unbroken: dict[str, bytes]) -> None:
     def killed_when(condition) -> None:  # type: ignore[no-untyped-def]
         process = start(project, *STAGE, SSL_CHECKPOINT_SECONDS="0")
@@ -82,6 +83,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits_as_one_run(project: P
     assert runs_in_mlflow(project) == [("simclr-0", "FINISHED")]
 
 
+@pytest.mark.fault("F4")
 def test_sigterm_saves_and_says_how_to_go_on(project: Path, unbroken: dict[str, bytes]) -> None:
     process = start(project, *STAGE, SSL_CHECKPOINT_SECONDS="0")
     wait_for(lambda: len(checkpoints(project)) > 0)
@@ -94,6 +96,7 @@ def test_sigterm_saves_and_says_how_to_go_on(project: Path, unbroken: dict[str, 
     assert outputs(project) == unbroken
 
 
+@pytest.mark.fault("F12", "F26")
 def test_a_damaged_checkpoint_is_passed_over(project: Path, unbroken: dict[str, bytes]) -> None:
     process = start(project, *STAGE, SSL_CHECKPOINT_SECONDS="0")
     wait_for(lambda: len(checkpoints(project)) > 1)
@@ -109,6 +112,7 @@ def test_a_damaged_checkpoint_is_passed_over(project: Path, unbroken: dict[str, 
     assert outputs(project) == unbroken
 
 
+@pytest.mark.fault("F9", "R1")
 def test_a_second_command_waits_and_then_publishes_the_first_ones_result(project: Path, unbroken: dict[str, bytes]) -> None:
     first, second = start(project, *STAGE), start(project, *STAGE)
     codes = (first.wait(60), second.wait(60))
@@ -118,6 +122,7 @@ def test_a_second_command_waits_and_then_publishes_the_first_ones_result(project
     assert len(list(project.glob(".ssl/work/pretrain@simclr-0/*"))) == 1
 
 
+@pytest.mark.fault("F28")
 def test_an_edit_during_the_run_is_refused_and_undoing_it_keeps_the_result(project: Path, unbroken: dict[str, bytes]) -> None:
     original = (project / "params.yaml").read_text()
     process = start(project, *STAGE, SSL_CHECKPOINT_SECONDS="0")
@@ -135,6 +140,7 @@ def test_an_edit_during_the_run_is_refused_and_undoing_it_keeps_the_result(proje
     assert time.monotonic() - started < 60
 
 
+@pytest.mark.fault("F28")
 def test_an_edit_of_code_during_a_run_is_never_recorded(project: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=project, check=True)
     process = start(project, "dvc", "repro", "-s", "pretrain@simclr-0", SSL_CHECKPOINT_SECONDS="0")
@@ -146,6 +152,7 @@ def test_an_edit_of_code_during_a_run_is_never_recorded(project: Path) -> None:
     assert not (project / OUTPUTS[0]).exists() and not (project / "dvc.lock").exists()
 
 
+@pytest.mark.fault("F8")
 def test_it_stops_when_dvc_above_it_is_killed(project: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=project, check=True)
     set_params(project, {"run": {"methods": ["simclr"]}, "method": {"simclr": {"train": {"epochs": 10_000}}}})
@@ -193,6 +200,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize(("old", "new", "message"), TEXTS)
+@pytest.mark.fault("F76")
 def test_what_yaml_lets_pass_is_caught(project: Path, root: Path, old: str, new: str, message: str) -> None:
     text = (root / "params.yaml").read_text()
     assert old in text
@@ -203,6 +211,7 @@ def test_what_yaml_lets_pass_is_caught(project: Path, root: Path, old: str, new:
     assert not (project / "pwned").exists()
 
 
+@pytest.mark.fault("F39")
 def test_an_alarm_of_the_method_is_said_once_and_kept_with_the_encoder(project: Path) -> None:
     """Decay takes all weights at once, so that counting counts nothing from its second step on."""
     train = {
@@ -228,6 +237,7 @@ def test_an_alarm_of_the_method_is_said_once_and_kept_with_the_encoder(project: 
     assert [e["tags"] for e in events if e["event"] == "tags"] == [{"warning.zero_solution": facts["warnings"][0]}]
 
 
+@pytest.mark.fault("F25")
 def test_a_damaged_input_is_refused(project: Path) -> None:
     images = project / "data/prepared/train_images.npy"
     data = bytearray(images.read_bytes())
@@ -238,6 +248,7 @@ def test_a_damaged_input_is_refused(project: Path) -> None:
     assert "does not match its manifest" in result.stderr and "Traceback" not in result.stderr
 
 
+@pytest.mark.fault("F19")
 def test_a_full_disk_ends_with_one_line_and_no_output(project: Path) -> None:
     process = start(project, *STAGE)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))  # of each file; Python ignores the signal

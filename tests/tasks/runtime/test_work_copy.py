@@ -61,6 +61,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.fault("F25")
 def test_a_damaged_work_copy_is_computed_again(project: Path, fault: str, capsys: pytest.CaptureFixture[str]) -> None:
     gather = Gather()
     assert Stage(StageName("gather")).execute(gather)
@@ -75,6 +76,7 @@ def test_a_damaged_work_copy_is_computed_again(project: Path, fault: str, capsys
     assert said.startswith("warning: the finished result of gather is made again: ") and said.count("\n") == 1
 
 
+@pytest.mark.fault("F35")
 def test_an_output_changed_by_hand_does_not_change_the_work_copy_behind_it(project: Path) -> None:
     """They may be one file on the disk, so the change is seen as damage."""
     gather = Gather()

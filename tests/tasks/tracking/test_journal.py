@@ -61,6 +61,7 @@ def test_events_come_back_in_order_and_complete(tmp_path):
     assert all(isinstance(t, int) for t in times) and times == sorted(times)
 
 
+@pytest.mark.fault("F62")
 def test_numbers_that_are_not_finite_are_written_as_words(tmp_path):
     with begin(tmp_path / "j", params={"limit": float("inf"), "path": Path("a")}) as journal:
         journal.metrics(3, {"a": float("nan"), "b": float("inf"), "c": -float("inf"), "d": 1e308})
@@ -105,6 +106,7 @@ def test_a_damaged_tail_is_cut_off_and_never_read(tmp_path, tail):
     assert [e["event"] for e in read(journal.path)] == ["start", "metrics", "metrics"]
 
 
+@pytest.mark.fault("F61")
 def test_a_resume_keeps_the_first_description_and_notes_what_changed(tmp_path):
     begin(tmp_path / "j").close()
     begin(tmp_path / "j", tags={"commit": "b"}, params={"train": {"lr": 0.2}}).close()
@@ -119,6 +121,7 @@ def test_a_resume_keeps_the_first_description_and_notes_what_changed(tmp_path):
     assert second["tags"] == {"resumed": "resume_2"}
 
 
+@pytest.mark.fault("F19")
 def test_a_full_disk_leaves_whole_lines(tmp_path):
     """The file size limit stands for the disk: the line that does not fit is not there in part."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)

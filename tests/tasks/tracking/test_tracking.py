@@ -23,7 +23,7 @@ from tasks import sync
 from tasks.doctor import Doctor
 from tasks.runtime import recorded, settings
 from tasks.runtime.errors import TrackerDown
-from tasks.runtime.settings import redact
+from tasks.runtime.redaction import redact
 from tasks.runtime.work import discard
 from tasks.tracking.journal import Journal
 from tasks.tracking.mirror import Mirror
@@ -192,6 +192,7 @@ def test_a_lost_store_is_rebuilt_from_the_journals(root, empty_store):
     assert rows(root) == before
 
 
+@pytest.mark.fault("F59")
 def test_a_crash_at_any_call_leaves_what_the_next_sync_completes(root):
     """The N-th call to MLflow fails, N = 1, 2, ...; after the repair the rows are those of an undisturbed sync."""
     for seed in (0, 1):
@@ -226,6 +227,7 @@ def test_a_crash_at_any_call_leaves_what_the_next_sync_completes(root):
     assert fail_at > 12
 
 
+@pytest.mark.fault("F60")
 def test_a_killed_run_is_closed_and_goes_on_as_the_same_run(root):
     work = root / ".ssl/work/pretrain@simclr-0/0000"
     journal = training(work / "journal.jsonl")
@@ -270,6 +272,7 @@ def test_a_failed_run_says_so_and_has_no_cost(root):
     assert "resources/seconds" not in run.data.metrics
 
 
+@pytest.mark.fault("F62")
 def test_numbers_that_are_not_finite_are_tags_and_never_rows(root):
     with training(root / "out/journal/simclr-0.jsonl") as journal:
         journal.metrics(7, {"loss": float("nan"), "lr": float("inf"), "other": 1e300})
@@ -281,6 +284,7 @@ def test_numbers_that_are_not_finite_are_tags_and_never_rows(root):
     assert {(k, s) for _, k, s, _ in rows(root) if s == 7} == {("train/other", 7)}
 
 
+@pytest.mark.fault("F63")
 def test_odd_names_and_long_values_are_kept_apart_and_whole(root):
     params = {
         "a?": 1,
@@ -392,6 +396,7 @@ def test_a_run_created_twice_by_a_late_answer_becomes_one(root):
     assert len(rows(root)) == 7
 
 
+@pytest.mark.fault("F35")
 def test_many_processes_on_a_store_that_does_not_exist_yet(tmp_path, monkeypatch):
     for seed in range(2):
         finished(tmp_path, seed)
@@ -405,6 +410,7 @@ def test_many_processes_on_a_store_that_does_not_exist_yet(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("damage", ["garbage", "forbidden"])
+@pytest.mark.fault("F55", "F67")
 def test_a_store_that_cannot_be_used_is_one_line_and_loses_nothing(root, monkeypatch, damage):
     finished(root)
     store = root / "mlruns" / "mlflow.db"
@@ -426,6 +432,7 @@ def test_a_store_that_cannot_be_used_is_one_line_and_loses_nothing(root, monkeyp
 @pytest.mark.parametrize(
     "words", ["[Errno 28] No space left on device: 'weights'", "(OperationalError) database or disk is full"]
 )
+@pytest.mark.fault("F19")
 def test_a_full_disk_is_named_whoever_found_it(root, words):
     """MLflow wraps what its threads met; its first line says only that something failed."""
     from mlflow.exceptions import MlflowException
@@ -437,6 +444,7 @@ def test_a_full_disk_is_named_whoever_found_it(root, words):
         )
 
 
+@pytest.mark.fault("F67")
 def test_a_store_locked_by_somebody_is_waited_for(root):
     finished(root)
     with contextlib.closing(sqlite3.connect(root / "mlruns" / "mlflow.db", check_same_thread=False)) as holder:
@@ -488,6 +496,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
+@pytest.mark.fault("F58", "F77")
 def test_a_tracker_that_answers_nonsense_is_one_line_without_secrets(root, monkeypatch, capsys, kind):
     finished(root)
     with scripted(BAD[kind]) as address:
@@ -506,6 +515,7 @@ def hang(connection):
 
 
 @pytest.mark.parametrize("behave", [hang, BAD["500"]], ids=["hangs", "answers 500"])
+@pytest.mark.fault("F55", "F57", "R7")
 def test_a_training_beside_a_broken_tracker_neither_waits_nor_loses_a_point(root, monkeypatch, capfd, behave):
     with monkeypatch.context() as patch, scripted(behave) as address:
         patch.setenv("MLFLOW_TRACKING_URI", address)
@@ -556,6 +566,7 @@ def test_the_mirror_shows_a_training_while_it_runs_and_its_killing(root, monkeyp
     _until(lambda: query(root, "SELECT 1 FROM runs WHERE status = 'KILLED'"))
 
 
+@pytest.mark.fault("F59")
 def test_the_next_mirror_sends_what_the_last_one_could_not(root, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     finished(root, seed=1)
@@ -601,6 +612,7 @@ def mlflow_server(root, port):
         process.wait()
 
 
+@pytest.mark.fault("F56")
 def test_a_server_killed_in_the_middle_costs_nothing(root, monkeypatch):
     """A training is mirrored to a real server, which is killed; later everything is there exactly once."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -640,6 +652,7 @@ def _timed(action):
     return time.monotonic() - started
 
 
+@pytest.mark.fault("F77")
 def test_addresses_are_printed_without_user_and_password():
     assert redact("http://me:secret@host:5000/x failed") == "http://***@host:5000/x failed"
 
@@ -689,6 +702,7 @@ def mutated_journals(root, count, seed):
     )
 
 
+@pytest.mark.fault("F76")
 def test_mutated_journals_stop_nothing(root):
     mutated_journals(root, 25, seed=0)
 
