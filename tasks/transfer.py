@@ -113,10 +113,11 @@ def _leak(task: Task) -> str:
     if not leak or not leak["equal"] + leak["alike"]:
         return ""
     named = [*leak["examples"], *leak["alike_examples"]]
+    names = ", ".join(named)
     more = ", ..." if leak["equal"] + leak["alike"] > len(named) else ""
     return (
         f"Of {leak['test_images']:,} test images of {task.name}, {leak['equal']:,} are among the images that encoders are"
-        f" trained on and {leak['alike']:,} look like one, without their labels; its scores may be too good: {', '.join(named)}{more}."
+        f" trained on and {leak['alike']:,} look like one, without their labels; its scores may be too good: {names}{more}."
     )
 
 

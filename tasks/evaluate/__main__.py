@@ -14,8 +14,8 @@ from tasks.runtime.stage_name import StageName, method_and_seed
 
 def command(arguments: list[str]) -> None:
     """``METHOD SEED`` or ``METHOD SEED TASK`` from the command line."""
-    *_, task = [None, *arguments[2:3]]
-    main(lambda: make(*method_and_seed("tasks.evaluate", [*arguments[:2], *arguments[3:]]), task))
+    task = arguments[2] if len(arguments) == 3 and arguments[2].isidentifier() else None
+    main(lambda: make(*method_and_seed("tasks.evaluate", arguments[: 2 if task else None]), task))
 
 
 def make(method: str, seed: int, task: str | None = None) -> tuple[Stage, Body]:
