@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_core.evaluation.scores import Score
+from tasks import transfer
 from tasks.columns import COLUMNS, PRETEXT, table_scores
 from tasks.results import Result, Row, known, load_results
 from tasks.runtime import errors
@@ -197,6 +198,9 @@ def show(root: Path) -> None:
     if verdict.best:
         title = "best encoder" if not verdict.not_beaten else "best of the methods, not to be used yet"
         print(registered.how_to_load(root, verdict.best.name, title))
+    several = transfer.load(root)
+    if several:
+        print(f"\n{transfer.to_markdown(several)}")
     for line in worth_it(verdict):
         print(line)
 

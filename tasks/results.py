@@ -64,6 +64,8 @@ class Result:
     """For ``linear`` and ``knn``: (M,) bool, which of the labelled test images its predictions get right."""
     judged: Judged = field(default_factory=Judged)
     """The same of held-out images, and of probes on few labels."""
+    task: str | None = None
+    """The task on whose images it was scored; None: those it was trained on."""
     kept: bool = True
     """Whether it has files of its own; of untrained encoders only the one of the stage's seed has."""
 
@@ -81,6 +83,11 @@ class Result:
     def name(self) -> str:
         """The name of its files: ``simclr-0``."""
         return f"{self.method}-{self.seed}"
+
+    @property
+    def file(self) -> str:
+        """Where its scores, predictions and features are, in the folder of each: ``simclr-0`` or ``TASK/simclr-0``."""
+        return _file(self.name, self.task)
 
     @property
     def is_baseline(self) -> bool:
@@ -156,7 +163,17 @@ def champion(results: Iterable[Result]) -> Result | None:
 
 
 def load_results(root: Path) -> tuple[list[Result], list[str]]:
+    """``load_scores`` that choose: on the images that encoders are trained on or, if these have no labels, the first task's."""
+    found = load_scores(root)
+    tasks = params.run_config(params.load(root / params.PARAMS)).tasks
+    return load_scores(root, tasks[0]) if tasks and not known(found[0], "holdout_linear_top1") else found
+
+
+def load_scores(root: Path, task: str | None = None) -> tuple[list[Result], list[str]]:
     """Read the results of the methods (baselines included) and seeds listed in params.yaml under ``run``.
+
+    Args:
+        task: on whose images the encoders were scored; None: on those they were trained on.
 
     Returns:
         The results, and the names (``simclr-0``) of those that are listed but not evaluated yet.
@@ -166,10 +183,11 @@ def load_results(root: Path) -> tuple[list[Result], list[str]]:
     """
     run = params.run_config(params.load(root / params.PARAMS))
     names = [(method, seed) for method in run.methods for seed in run.seeds]
-    recorded.check_all((path for method, seed in names for path in _files(root, f"{method}-{seed}")), root)
-    read = [r for method, seed in names for r in _read(root, method, seed)]
+    recorded.check_all((path for method, seed in names for path in _files(root, f"{method}-{seed}", task)), root)
+    read = [r for method, seed in names for r in _read(root, method, seed, task)]
     if not read:
-        raise IntegrityError("out/metrics holds no results of the methods in params.yaml; run dvc repro first")
+        place = f"out/metrics/{task}" if task else "out/metrics"
+        raise IntegrityError(f"{place} holds no results of the methods in params.yaml; run dvc repro first")
     found = {r.name for r in read if r.kept}
     once = {r.name: r for r in sorted(read, key=lambda r: r.kept)}  # a kept one in place of the same that is not
     return sorted(once.values(), key=lambda r: not r.kept), [
@@ -177,32 +195,36 @@ def load_results(root: Path) -> tuple[list[Result], list[str]]:
     ]
 
 
-def _files(root: Path, name: str) -> tuple[Path, Path, Path, Path]:
+def _file(name: str, task: str | None) -> str:
+    return f"{task}/{name}" if task else name
+
+
+def _files(root: Path, name: str, task: str | None) -> tuple[Path, Path, Path, Path]:
     """Metrics, journal and predictions of ``METHOD-SEED``: of test images, and the others."""
-    guesses = (root / f"out/predictions/{name}.{kind}" for kind in ("csv", "safetensors"))
-    return root / f"out/metrics/{name}.json", root / f"out/journal/{name}.jsonl", *guesses
+    guesses = (root / f"out/predictions/{_file(name, task)}.{kind}" for kind in ("csv", "safetensors"))
+    return root / f"out/metrics/{_file(name, task)}.json", root / f"out/journal/{name}.jsonl", *guesses
 
 
-def _read(root: Path, method: str, seed: int) -> list[Result]:
+def _read(root: Path, method: str, seed: int, task: str | None) -> list[Result]:
     """What the evaluation of one encoder left: nothing yet, its result, or that and those of further untrained encoders."""
     name = f"{method}-{seed}"
-    path, *_, guesses = _files(root, name)
+    path, *_, guesses = _files(root, name, task)
     if not path.exists():
         return []
-    predictions, training = read_predictions(root, name), read_training(root, name)
+    predictions, training = read_predictions(root, _file(name, task)), read_training(root, name)
     found = []
     for each in metrics.load(path):
         own = not found
         columns = zip(("linear", "knn"), prediction_columns(None if own else each.seed), strict=True)
         right = {kind: predictions["actual"] == predictions[c] for kind, c in columns if c in predictions}
-        found.append(Result(each, training, right, Judged.read(guesses, None if own else each.seed), kept=own))
+        found.append(Result(each, training, right, Judged.read(guesses, None if own else each.seed), task, kept=own))
     if found[0].name != name:
         raise IntegrityError(f"{path} holds the metrics of {found[0].name}; run dvc repro evaluate@{name}")
     return found
 
 
 def read_predictions(root: Path, name: str) -> dict[str, np.ndarray]:
-    """Columns of the predictions of ``METHOD-SEED``, each (M,) names of classes; empty where there are none."""
+    """Columns of the predictions of ``[TASK/]METHOD-SEED``, each (M,) names of classes; empty where there are none."""
     path = root / f"out/predictions/{name}.csv"
     if not path.exists():
         return {}

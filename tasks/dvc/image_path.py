@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.runtime.errors import UsageError
-from tasks.runtime.params import images_path
+from tasks.runtime.params import images_path, task_configs
 
 
 def check_images(root: Path, values: Mapping[str, Any]) -> None:
-    """Refuse a ``data.path`` that DVC would stumble or wait over, with a line that says what to do.
+    """Refuse a ``data.path``, or one of a task, that DVC would stumble or wait over, with a line that says what to do.
 
     Args:
         root: the project's root.
@@ -20,19 +20,24 @@ def check_images(root: Path, values: Mapping[str, Any]) -> None:
         UsageError: nothing there, ``~``, the workspace itself, or below it a link that leads nowhere, a pipe or device, or a
             name that is not UTF-8.
     """
-    given = values["data"].get("path")
+    _check(root, "data.path", values["data"].get("path"))
+    for task, config in task_configs(values).items() if values.get("tasks") else ():
+        _check(root, f"tasks.{task}.path", config.path)
+
+
+def _check(root: Path, key: str, given: Any) -> None:
     if not isinstance(given, str) or not given:
-        raise UsageError(f"data.path is {given!r}; give the path of your images (data/sample is the embedded data set)")
+        raise UsageError(f"{key} is {given!r}; give the path of your images (data/sample is the embedded data set)")
     if given.startswith("~"):
-        raise UsageError(f"data.path: DVC knows no ~; write {Path(given).expanduser()}")
-    path = images_path(given, root)
-    if (root / "data" / "prepared").resolve().is_relative_to(path.resolve()):
-        raise UsageError(f"data.path: {given} holds the project's own results; put your images into a folder of their own")
+        raise UsageError(f"{key}: DVC knows no ~; write {Path(given).expanduser()}")
+    path = images_path(given, root, key)
+    if any((root / "data" / made).resolve().is_relative_to(path.resolve()) for made in ("prepared", "tasks")):
+        raise UsageError(f"{key}: {given} holds the project's own results; put your images into a folder of their own")
     for entry in _entries(path) if path.is_dir() else ():
         name = os.fsencode(entry.path).decode(errors="backslashreplace")
         if name != entry.path or not (entry.is_file() or entry.is_dir()):
             raise UsageError(
-                f"data.path: {name} is no file that DVC can hash (a pipe, a link that leads nowhere, or a name that is not"
+                f"{key}: {name} is no file that DVC can hash (a pipe, a link that leads nowhere, or a name that is not"
                 " UTF-8); remove or rename it, or use an archive of the folder"
             )
 

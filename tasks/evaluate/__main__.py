@@ -1,4 +1,4 @@
-"""The command of the stage: ``python -m tasks.evaluate METHOD SEED``."""
+"""The command of the stages: ``python -m tasks.evaluate METHOD SEED``, and ``METHOD SEED TASK`` on the images of a task."""
 
 import sys
 
@@ -13,17 +13,20 @@ from tasks.runtime.stage_name import StageName, method_and_seed
 
 
 def command(arguments: list[str]) -> None:
-    """``METHOD SEED`` from the command line."""
-    main(lambda: make(*method_and_seed("tasks.evaluate", arguments)))
+    """``METHOD SEED`` or ``METHOD SEED TASK`` from the command line."""
+    task = arguments[2] if len(arguments) == 3 and arguments[2].isidentifier() else None
+    main(lambda: make(*method_and_seed("tasks.evaluate", arguments[: 2 if task else None]), task))
 
 
-def make(method: str, seed: int) -> tuple[Stage, Body]:
+def make(method: str, seed: int, task: str | None = None) -> tuple[Stage, Body]:
     """The stage of one encoder, and its evaluation."""
     keep_freed_memory()
-    torch.set_num_threads(params.method_params(params.load(), method).train.threads)
+    values = params.load()
+    params.check_task(values, task)
+    torch.set_num_threads(params.method_params(values, method).train.threads)
     device = pick_device()
-    name = StageName("evaluate", method, seed)
-    return Stage(name, machine(device)), lambda stage: Evaluation(stage, method, seed, device).run()
+    name = StageName("evaluate_task" if task else "evaluate", method, seed, task)
+    return Stage(name, machine(device)), lambda stage: Evaluation(stage, method, seed, device, task).run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage ``evaluate``: score one encoder by its frozen features, ``python -m tasks.evaluate METHOD SEED``.
+"""Stages ``evaluate`` and ``evaluate_task``: score one encoder by its frozen features, on the pool's images or a task's.
 
 How an untrained network does is luck: encoders of some more seeds are scored beside it, and stand in the same files.
 """
@@ -30,6 +30,7 @@ from ssl_core.methods import random_init
 from tasks.judged import ACTUAL
 from tasks.metrics import Health, Metrics, prediction_columns, to_json
 from tasks.runtime import dataset, files, params, saved_encoder
+from tasks.runtime.dataset import IN_POOL
 from tasks.runtime.errors import Diverged
 from tasks.runtime.progress import Progress
 from tasks.runtime.stage import Stage
@@ -75,14 +76,20 @@ class Another:
 
 
 class Evaluation:
-    """One encoder: its features, its scores, its files."""
+    """One encoder: its features, its scores, its files.
 
-    def __init__(self, stage: Stage, name: str, seed: int, device: torch.device):
-        self.stage, self.name, self.seed, self.device = stage, name, seed, device
+    Args:
+        task: one of ``run.tasks``, whose images it is scored on; None: those it was trained on.
+    """
+
+    def __init__(self, stage: Stage, name: str, seed: int, device: torch.device, task: str | None = None):
+        self.stage, self.name, self.seed, self.device, self.task = stage, name, seed, device, task
         self.key = f"{name}-{seed}"
+        self.file = f"{task}/{self.key}" if task else self.key
         self.directory = Path("out/encoders") / self.key
         self.config = params.evaluate_config(params.load())
-        self.data = dataset.load()
+        self.prepared = dataset.prepared(task)
+        self.data = dataset.load(self.prepared)
         self.classes: list[str] = self.data.meta["classes"]
         self.encoder, self.facts = saved_encoder.load(self.directory)
         arrays = (self.data.train_labels, self.data.train_holdout, self.data.test_labels)
@@ -100,24 +107,29 @@ class Evaluation:
             metrics = self._metrics(scores, tuned)
             self._write(layers[scores.layer], metrics, scores, self._others(metrics))
             few = {f"linear_top1_{100 * probe.share:g}pct": probe.mean for probe in metrics.few_labels()}
-            numbers = {k: v for k, v in metrics.found.items() if isinstance(v, float)} | few | vars(metrics.health)
-            journal.metrics(0, numbers)  # MLflow compares numbers of step 0 as bars, others as points along the steps
-            journal.tags({"verdict": metrics.verdict, "protocol": metrics.protocol})
+            numbers = {k: v for k, v in metrics.found.items() if isinstance(v, float)} | few
+            numbers |= {} if self.task else vars(metrics.health)
+            of_task, below = (f"{self.task}/", f"/{self.task}") if self.task else ("", "")
+            # MLflow compares numbers of step 0 as bars, others as points along the steps.
+            journal.metrics(0, {f"{of_task}{name}": number for name, number in numbers.items()})
+            said = {"verdict": metrics.verdict, "protocol": metrics.protocol}
+            journal.tags({self.task: {"protocol": metrics.protocol}} if self.task else said)
             for kind in ("csv", "safetensors"):
-                journal.artifact(Path(f"out/predictions/{self.key}.{kind}"), "predictions")
-            journal.artifact(Path(f"out/metrics/{self.key}.json"), "metrics")
+                journal.artifact(Path(f"out/predictions/{self.file}.{kind}"), f"predictions{below}")
+            journal.artifact(Path(f"out/metrics/{self.file}.json"), f"metrics{below}")
             cost = {"evaluation_seconds": time.monotonic() - started}
-            journal.end("FINISHED", cost=cost, encoder_sha256=metrics.encoder_sha256)
-            journal.publish(self.stage.out(f"out/journal/evaluate-{self.key}.jsonl"))
+            journal.end("FINISHED", cost={} if self.task else cost, encoder_sha256=metrics.encoder_sha256)
+            journal.publish(self.stage.out(f"out/journal/evaluate-{self.file.replace('/', '-')}.jsonl"))
 
     def _run_facts(self) -> dict[str, Any]:
         machine_tags = {k: str(v) for k, v in self.stage.machine.items()}
+        tags = {"dataset": self.data.meta["name"], "data_sha256": self.data.sha256}
         return {
             "fingerprint": self.stage.fingerprint,
             "stage": self.stage.full_name,
             "name": self.name,
             "seed": self.seed,
-            "tags": {"dataset": self.data.meta["name"], "data_sha256": self.data.sha256, **machine_tags},
+            "tags": {self.task: tags} if self.task else tags | machine_tags,
             "params": vars(self.config),
         }
 
@@ -158,8 +170,9 @@ class Evaluation:
         made, facts = self.facts["encoder"], self.facts
         encoder = build(typed(EncoderConfig, made["config"], "encoder"), made["channels"], made["image_size"], seed)
         train, augment = typed(TrainConfig, facts["train"], "train"), typed(AugmentConfig, facts["augment"], "augment")
-        method = random_init.RandomInit(encoder, random_init.Config(), augment, self.data.info())
-        trainer = Trainer(method, Images(self.data.train_images, self.device), train, seed, epochs=0)
+        pool = dataset.load() if self.task else self.data  # health is that on the images which others are trained on
+        method = random_init.RandomInit(encoder, random_init.Config(), augment, pool.info())
+        trainer = Trainer(method, Images(pool.train_images, self.device), train, seed, epochs=0)
         health = Health.of(trainer.health(method.exported))
         scores = evaluate(self._features(method.exported), self.labels, self.config, seed)
         found = {"health": health, "random_health": health, "found": self._named(scores.numbers)}
@@ -204,7 +217,7 @@ class Evaluation:
             health=Health.of(facts["health"]),
             random_health=Health.of(facts["random_health"]),
             protocol=self._protocol() | scores.protocol,
-            found=self._named(scores.numbers) | tuned,
+            found=self._named(scores.numbers) | tuned | self._about_task(),
         )
 
     def _named(self, numbers: dict[str, Any]) -> dict[str, Any]:
@@ -213,9 +226,13 @@ class Evaluation:
             return numbers
         return numbers | {"per_class": dict(zip(self.classes, numbers["per_class"], strict=True))}
 
+    def _about_task(self) -> dict[str, Any]:
+        """Of a task, what its preparation found: which of its test images are in the pool."""
+        return {"task": self.task, "in_pool": files.read_json(self.prepared / IN_POOL)} if self.task else {}
+
     def _protocol(self) -> dict[str, Any]:
         """What the numbers mean, stored with them; the choices come from the result."""
-        manifest = files.read_json(dataset.PREPARED / files.MANIFEST)
+        manifest = files.read_json(self.prepared / files.MANIFEST)
         return {
             "features": "frozen, evaluation mode, no augmentation, global average of the layer's output",
             "choices": "layers, k, temperature and lambda on held-out training labels; test read once",
@@ -230,10 +247,10 @@ class Evaluation:
 
     def _write(self, features: tuple[Tensor, Tensor], metrics: Metrics, scores: Scores, others: Sequence[Another]) -> None:
         arrays = {name: x.half().numpy() for name, x in zip(("train", "test"), features, strict=True)}
-        files.save_tensors(self.stage.out(f"out/features/{self.key}.safetensors"), arrays, {"layer": scores.layer})
-        files.write_json(self.stage.out(f"out/metrics/{self.key}.json"), to_json(metrics, [other.metrics for other in others]))
-        files.write_text(self.stage.out(f"out/predictions/{self.key}.csv"), self._predictions(scores, others))
-        files.save_tensors(self.stage.out(f"out/predictions/{self.key}.safetensors"), self._judged(scores, others))
+        files.save_tensors(self.stage.out(f"out/features/{self.file}.safetensors"), arrays, {"layer": scores.layer})
+        files.write_json(self.stage.out(f"out/metrics/{self.file}.json"), to_json(metrics, [other.metrics for other in others]))
+        files.write_text(self.stage.out(f"out/predictions/{self.file}.csv"), self._predictions(scores, others))
+        files.save_tensors(self.stage.out(f"out/predictions/{self.file}.safetensors"), self._judged(scores, others))
 
     def _judged(self, scores: Scores, others: Sequence[Another]) -> dict[str, np.ndarray]:
         """Classes of the held-out images, and of the test images by few labels, as int32; see ``tasks/judged.py``."""

@@ -6,7 +6,7 @@
 3. ``intake`` fills the arrays. ``decoding`` starts worker processes, and each worker runs ``images``, where one file becomes
    pixels, or ``bands`` where it has more channels or bits than a picture.
 4. ``auditing`` looks for duplicates, leaks and oddities. ``tasks.runtime.audit`` is the file it fills.
-5. ``preparation`` is the whole of it; ``__main__`` is the command.
+5. ``preparation`` is the whole of it; ``__main__`` is the command. ``pool`` sets a task (``run.tasks``) beside the pool.
 
 ``tasks.embed`` decodes a user's folder by the same modules; nothing else imports this package.
 """

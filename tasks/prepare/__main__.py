@@ -1,40 +1,65 @@
-"""The command of the stage: ``python -m tasks.prepare``."""
+"""The command of the stages: ``python -m tasks.prepare`` for the pool, ``python -m tasks.prepare TASK`` for a task."""
 
 import shutil
+import sys
 from pathlib import Path
 
-from tasks.prepare import auditing
+from tasks.prepare import auditing, pool
 from tasks.prepare.preparation import prepare
 from tasks.runtime import audit, files
-from tasks.runtime.dataset import PREPARED
-from tasks.runtime.errors import IntegrityError
-from tasks.runtime.params import data_config, images_path, load
+from tasks.runtime.dataset import prepared
+from tasks.runtime.errors import DataError, IntegrityError, UsageError
+from tasks.runtime.params import DataConfig, check_task, data_config, images_path, load, task_configs
 from tasks.runtime.stage import Body, Stage, main
 from tasks.runtime.stage_name import StageName
 
 
-def make() -> tuple[Stage, Body]:
+def make(task: str | None = None) -> tuple[Stage, Body]:
     """The stage, its parameters checked."""
-    return Stage(StageName("prepare"), listed=[images_path(data_config(load()).path)]), body
+    name = StageName("prepare_task", task=task) if task else StageName("prepare")
+    path = images_path(config_of(task).path, key=f"tasks.{task}.path" if task else "data.path")
+    return Stage(name, listed=[path]), lambda stage: body(stage, task)
 
 
-def body(stage: Stage) -> None:
+def config_of(task: str | None) -> DataConfig:
+    """What params.yaml says of the pool's or the task's images."""
+    values = load()
+    check_task(values, task)
+    return task_configs(values)[task] if task else data_config(values)
+
+
+def body(stage: Stage, task: str | None = None) -> None:
     """Prepare, check that the user's files stayed the same meanwhile, and say in three lines what came out."""
-    config = data_config(load())
-    target = stage.out(str(PREPARED))
+    config, target = config_of(task), stage.out(str(prepared(task)))
     before = files.listing_digest(Path(config.path))
 
     def check() -> None:
         if stage.stop_requested():
             stage.leave()
 
-    prepare(config, target, check, stage.work / "progress.json")
+    def beside_pool(directory: Path) -> None:
+        if task:
+            pool.compare(directory, task, check)
+
+    try:
+        prepare(config, target, check, stage.work / "progress.json", beside_pool)
+    except DataError as error:
+        raise DataError(str(error).replace("data.", f"tasks.{task}.") if task else str(error)) from None
     if files.listing_digest(Path(config.path)) != before:
         shutil.rmtree(target)  # even if they come back: what was read is a mixture
         raise IntegrityError(f"{config.path} changed while it was read; run the same command again")
     for line in auditing.in_three_lines(files.read_json(target / "meta.json"), audit.load(target)):
         print(line)
+    for line in pool.in_words(target, task) if task else ():
+        print(line)
+
+
+def command(arguments: list[str]) -> None:
+    """Nothing, or ``TASK``, from the command line."""
+    if len(arguments) > 1:
+        raise UsageError("usage: python -m tasks.prepare [TASK]")
+    main(lambda: make(*arguments))
 
 
 if __name__ == "__main__":
-    main(make)
+    command(sys.argv[1:])

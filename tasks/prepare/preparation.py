@@ -32,12 +32,19 @@ def nothing() -> None:
     """The check of a caller that never stops."""
 
 
-def prepare(config: DataConfig, target: Path, check: Callable[[], None] = nothing, progress_file: Path | None = None) -> None:
+def prepare(
+    config: DataConfig,
+    target: Path,
+    check: Callable[[], None] = nothing,
+    progress_file: Path | None = None,
+    also: Callable[[Path], None] = lambda directory: None,
+) -> None:
     """Write the prepared data set to the directory ``target``, whole or not at all.
 
     Args:
         check: called now and then; may raise to stop.
         progress_file: where to leave the progress for a watching process.
+        also: called with the directory once all else is in it; may add files, and may raise to refuse the images.
 
     Raises:
         ConfigError, UsageError: an unknown data set, or a path that is not what data.source says.
@@ -56,6 +63,7 @@ def prepare(config: DataConfig, target: Path, check: Callable[[], None] = nothin
         if len(seen.bad) > config.max_bad:
             raise rejection(source, seen.bad, config.max_bad)
         finish(directory, source, splits, seen, config, check)
+        also(directory)
 
     files.write_directory(target, fill)
 

@@ -41,7 +41,7 @@ def entry(root: Path, result: Result, meta: dict[str, Any], results: Sequence[Re
     if metrics.encoder_sha256 != weights:
         raise IntegrityError(f"{source} is not the encoder that was evaluated; run dvc repro")
     facts = files.read_json(source / saved_encoder.FACTS)
-    delivered = _delivered(root, result.name, facts)
+    delivered = _delivered(root, result.file, facts)
     tags = {
         "method": result.method,
         "seed": result.seed,
@@ -52,6 +52,7 @@ def entry(root: Path, result: Result, meta: dict[str, Any], results: Sequence[Re
         "license": meta.get("license"),
         **{f"start_{name}": value for name, value in facts.get("start", {}).items()},
         "standing": starts.standing(result, results),
+        "chosen_on": result.task,
         "protocol": json.dumps(metrics.protocol, sort_keys=True),
         **{score.name: result.get(score.name) for score in SCORES},
         **{name: delivered[name] for name in ("dim", "effective_rank", "feature_std")},

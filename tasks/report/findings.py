@@ -61,7 +61,8 @@ class Findings:
 def findings(root: Path, audit: Audit, data: dataset.Dataset, best: Result | None) -> Findings:
     """Gather what the page says about the data; ``best`` is the encoder whose scores are judged."""
     suspects = suspicious_rows(audit, data)
-    changed = effect(read_predictions(root, best), suspects) if best and len(suspects) else None
+    on_these = best and not best.task and len(suspects)
+    changed = effect(read_predictions(root, best), suspects) if on_these else None
     return Findings(audit.warnings, facts(audit), lists(audit), audit.classes, near_sheet(audit, data), changed)
 
 
@@ -122,7 +123,7 @@ def suspicious_rows(audit: Audit, data: dataset.Dataset) -> Array:
 
 def read_predictions(root: Path, best: Result | None) -> list[tuple[str, str]]:
     """(actual, predicted) of every test image by the best encoder's linear probe; empty where there are none."""
-    path = root / f"out/predictions/{best.name if best else ''}.csv"
+    path = root / f"out/predictions/{best.file if best else ''}.csv"
     if not path.exists():
         return []
     try:

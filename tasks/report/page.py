@@ -13,7 +13,7 @@ from typing import Any
 
 from ssl_core.catalogue import ABOUT_LOSS, BASELINES, METHODS
 from ssl_core.evaluation.scores import SCORES, Score
-from tasks import leaderboard, worth
+from tasks import leaderboard, transfer, worth
 from tasks.columns import HEADLINES, PRETEXT
 from tasks.leaderboard import percent
 from tasks.metrics import Health
@@ -21,6 +21,7 @@ from tasks.report import figures, findings, illustrations
 from tasks.results import FULL_SCHEDULE, Result, Row, known, load_results, registered_model
 from tasks.runtime import audit, dataset, files
 from tasks.tracking import journal
+from tasks.transfer import Transfer
 from tasks.verdict import Verdict, judge, sentences, worth_it
 
 PACKAGES = ("torch", "torchvision", "numpy", "dvc", "mlflow", "prefect", "matplotlib")
@@ -40,10 +41,13 @@ def build(root: Path, target: Path) -> None:
 
 def documents(root: Path, verdict: Verdict, missing: Sequence[str]) -> dict[str, str]:
     """Text of each file of the report by its name."""
+    several = transfer.load(root)
+    beside = f"\n{transfer.to_markdown(several)}" if several else ""
     return {
         "leaderboard.csv": leaderboard.to_csv(verdict),
-        "leaderboard.md": leaderboard.to_markdown(verdict),
-        "report.html": render(root, verdict, missing),
+        "leaderboard.md": leaderboard.to_markdown(verdict) + beside,
+        "report.html": render(root, verdict, missing, several),
+        **({"transfer.csv": transfer.to_csv(several)} if several else {}),
     }
 
 
@@ -57,7 +61,7 @@ def publish(texts: Mapping[str, str], target: Path) -> None:
     files.write_directory(target, fill)
 
 
-def render(root: Path, verdict: Verdict, missing: Sequence[str]) -> str:
+def render(root: Path, verdict: Verdict, missing: Sequence[str], several: Transfer | None = None) -> str:
     """The page."""
     import jinja2
 
@@ -85,6 +89,7 @@ def render(root: Path, verdict: Verdict, missing: Sequence[str]) -> str:
         best=best,
         missing=missing,
         labelled=known(results, "linear_top1"),
+        own_labels=known(results, "linear_top1") and not results[0].task,
         held_out=known(results, "holdout_linear_top1"),
         pretext=PRETEXT,
         solved=known(results, PRETEXT.name),
@@ -107,6 +112,8 @@ def render(root: Path, verdict: Verdict, missing: Sequence[str]) -> str:
         mistakes=mistakes(root, best, data.meta["classes"]),
         audit=findings.findings(root, audit.load(root / dataset.PREPARED), data, best),
         provenance=provenance(root, results, data),
+        transfer=several,
+        transfer_sentences=transfer.sentences(several) if several else (),
         load_lines=("from tasks.encoder import load", f'encoder = load("models:/{registered_model(root)}@champion")'),
     )
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:  # these import torch, which not every stage needs
     from ssl_core.engine.method import DataInfo
 
 PREPARED = Path("data/prepared")
+TASKS = Path("data/tasks")
+IN_POOL = "in_pool.json"
+"""In the directory of a task: which of its test images are among those that encoders are trained on."""
 Array = np.ndarray[Any, Any]
 META = {"name": str, "classes": list, "image_size": int, "channels": int, "mean": list, "std": list}
 """What ``meta.json`` must hold, among other facts."""
@@ -57,6 +60,11 @@ class Dataset:
             labels=labels,
             num_classes=len(self.meta["classes"]),
         )
+
+
+def prepared(task: str | None = None) -> Path:
+    """Where ``prepare`` puts the pool or a task."""
+    return TASKS / task if task else PREPARED
 
 
 def load(path: Path = PREPARED) -> Dataset:

@@ -14,10 +14,14 @@ from tasks.runtime.stage_name import StageName
 
 
 def entry(name: StageName) -> dict[str, Any]:
-    """The stage's deps, params and outs from dvc.yaml, with ``${item.KEY}`` and ``${PARAMETER}`` filled in."""
-    declared = groups()[name.group]
+    """The stage's deps, params and outs from dvc.yaml, with ``${item.KEY}``, ``${key}`` and ``${PARAMETER}`` filled in."""
+    declared, values = groups()[name.group], params.load()
+    item = {"task": name.task, "method": name.method, "seed": name.seed}
+    if "foreach" in declared:  # a mapping by task
+        item |= lookup(values, f"{declared['foreach'].strip('${}')}.{name.task}") or {}
+        declared = declared["do"]
     text = json.dumps({k: v for k, v in declared.items() if k in ("deps", "params", "outs", "metrics", "plots")})
-    values = {**params.load(), "item": {"method": name.method, "seed": name.seed}}
+    values |= {"item": item, "key": name.task}
     filled: dict[str, Any] = json.loads(
         re.sub(r"\$\{([\w.]+)\}", lambda key: json.dumps(str(lookup(values, key[1])))[1:-1], text)
     )

@@ -9,6 +9,7 @@ import yaml
 
 from ssl_core.catalogue import BASELINES, METHODS, load_class
 from ssl_core.config import ConfigError, Rule, typed, unknown_name
+from tasks.runtime import task_params
 from tasks.runtime.errors import UsageError
 
 if TYPE_CHECKING:  # these import torch, which not every stage needs
@@ -23,7 +24,8 @@ SOURCES = Path(__file__).parents[1] / "prepare" / "sources"
 """A source of images is a module here. The names are enough: the stage that reads images imports it."""
 LONGEST_NAME = 100
 """Of a data set: names of folders, tags and registered models are made from it."""
-SECTIONS = ("run", "data", "encoder", "train", "augment", "evaluate", "method")
+NEEDED = ("run", "data", "encoder", "train", "augment", "evaluate", "method")
+SECTIONS = (*NEEDED, "tasks")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class RunConfig:
 
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
+    tasks: tuple[str, ...] = ()
+    """Further labelled sets, by their names under ``tasks``."""
 
     @property
     def baselines(self) -> tuple[str, ...]:
@@ -110,7 +114,7 @@ def load(path: Path = PARAMS) -> dict[str, Any]:
         UsageError: absent, not YAML, too large, or an unknown or missing section.
     """
     values = read(path)
-    for name in SECTIONS:
+    for name in NEEDED:
         if not isinstance(values.get(name), dict):
             raise UsageError(f"{path}: section {name} is missing")
     return values
@@ -169,7 +173,7 @@ def check(params: Mapping[str, Any]) -> None:
         ConfigError: the first thing that is wrong.
     """
     methods = run_config(params).methods
-    data_config(params)
+    task_configs(params)
     evaluate_config(params)
     for name in dict.fromkeys([*methods, *params["method"]]):
         method_params(params, name)
@@ -190,6 +194,7 @@ def run_config(params: Mapping[str, Any]) -> RunConfig:
         raise ConfigError("run.methods must name something, and nothing twice")
     if not run.seeds or len(set(run.seeds)) != len(run.seeds) or not all(0 <= s < 2**31 for s in run.seeds):
         raise ConfigError("run.seeds must be different whole numbers from 0 to 2147483647")
+    task_params.check_names(run.tasks, params.get("tasks") or {})
     return run
 
 
@@ -199,27 +204,53 @@ def data_config(params: Mapping[str, Any]) -> DataConfig:
     Raises:
         ConfigError: a wrong key or value, or an unknown source.
     """
-    config = typed(DataConfig, params["data"], "data")
+    return _images(params["data"], "data")
+
+
+def task_configs(params: Mapping[str, Any]) -> dict[str, DataConfig]:
+    """The images of each task in ``run.tasks``: where a task says nothing, as in ``data``.
+
+    Raises:
+        ConfigError: a wrong key or value, or images that encoders of these data cannot take.
+    """
+    data, names = vars(data_config(params)), run_config(params).tasks
+    keys = {name: f"tasks.{name}" for name in names}
+    return {name: _images(task_params.merged(data, params["tasks"][name], key), key) for name, key in keys.items()}
+
+
+def check_task(params: Mapping[str, Any], name: str | None) -> None:
+    """Refuse a task that is not listed.
+
+    Raises:
+        ConfigError: it is none of ``run.tasks``.
+    """
+    known = run_config(params).tasks
+    if name is not None and name not in known:
+        raise ConfigError(unknown_name(f"task {name!r}", name, known))
+
+
+def _images(values: Mapping[str, Any], where: str) -> DataConfig:
+    config = typed(DataConfig, values, where)
     sources = sorted(path.stem for path in SOURCES.glob("[a-z]*.py"))
     if config.source not in sources:
-        raise ConfigError(unknown_name(f"data.source: {config.source!r}", config.source, sources))
+        raise ConfigError(unknown_name(f"{where}.source: {config.source!r}", config.source, sources))
     name = config.name
     if name is not None and not (0 < len(name) <= LONGEST_NAME and name.isprintable() and not set(name) & {"/", "\\"}):
-        raise ConfigError(f"data.name must have 1 to {LONGEST_NAME} characters, and no slash or line break among them")
+        raise ConfigError(f"{where}.name must have 1 to {LONGEST_NAME} characters, and no slash or line break among them")
     return config
 
 
-def images_path(given: str, root: Path = Path()) -> Path:
-    """``data.path`` below ``root``.
+def images_path(given: str, root: Path = Path(), key: str = "data.path") -> Path:
+    """``data.path`` below ``root``, or that of a task; ``key`` is its name.
 
     Raises:
         UsageError: nothing is there.
     """
     path = root / given
     if given.startswith("~") and not path.exists():
-        raise UsageError(f"data.path: {given} has a ~, which DVC does not know; write {Path(given).expanduser()}")
+        raise UsageError(f"{key}: {given} has a ~, which DVC does not know; write {Path(given).expanduser()}")
     if not path.exists():
-        raise UsageError(f"data.path: {given} does not exist; give the path of your images (relative to the project's root)")
+        raise UsageError(f"{key}: {given} does not exist; give the path of your images (relative to the project's root)")
     return path
 
 

@@ -16,18 +16,23 @@ class StageName:
     method: str | None = None
     """None: a stage for all methods."""
     seed: int | None = None
+    task: str | None = None
+    """A name in ``run.tasks``, of the stages whose group ends with ``_task``; it has no dash."""
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """The parts of ``GROUP``, ``GROUP@METHOD`` or ``GROUP@METHOD-SEED``."""
+        """The parts of ``GROUP``, ``GROUP@METHOD`` or ``GROUP@METHOD-SEED``; ``TASK-`` stands before them after ``X_task@``."""
         group, _, item = name.partition("@")
+        task = None
+        if group.endswith("_task"):
+            task, _, item = item.partition("-")
         method, _, seed = item.rpartition("-")
         if method and seed.isdecimal():
-            return cls(group, method, int(seed))
-        return cls(group, item or None)
+            return cls(group, method, int(seed), task)
+        return cls(group, item or None, task=task)
 
     def __str__(self) -> str:
-        item = "-".join(str(part) for part in (self.method, self.seed) if part is not None)
+        item = "-".join(str(part) for part in (self.task, self.method, self.seed) if part is not None)
         return f"{self.group}@{item}" if item else self.group
 
 

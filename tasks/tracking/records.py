@@ -45,7 +45,12 @@ class Record:
     @property
     def kind(self) -> str:
         """``pretrain``, ``evaluate``, ``report``, ..."""
-        return StageName.parse(self.run["stage"]).group
+        return _kind(self.run)
+
+    @property
+    def evaluated(self) -> str:
+        """The tag of a run that says which evaluation it shows: one for the pool's images and one for each task's."""
+        return ".".join(filter(None, ("ssl.evaluation", StageName.parse(self.run["stage"]).task)))
 
     @property
     def name(self) -> str:
@@ -72,7 +77,7 @@ def read_record(path: Path) -> Record | None:
     if not events or events[0]["event"] != "start":
         return None
     run = events[0]["run"]
-    kind = StageName.parse(run["stage"]).group
+    kind = _kind(run)
     end = events[-1] if events[-1]["event"] == "end" else None
     status = end["status"] if end else "RUNNING" if _held(path.parent / ".lock") else "KILLED"
     return Record(
@@ -87,6 +92,11 @@ def read_record(path: Path) -> Record | None:
         end=end,
         status=status,
     )
+
+
+def _kind(run: dict[str, Any]) -> str:
+    """The stage's group; an evaluation on the images of a task is one too."""
+    return StageName.parse(run["stage"]).group.removesuffix("_task")
 
 
 def _numbers(events: list[dict[str, Any]], kind: str) -> Iterator[tuple[int, int, str, float | str]]:

@@ -287,7 +287,7 @@ class Tracker:
         run = self._find(trained.run["fingerprint"])
         if run is None or run.info.lifecycle_stage == "deleted":
             return run is not None
-        last, _, stamp = run.data.tags.get("ssl.evaluation", "").partition(" ")
+        last, _, stamp = run.data.tags.get(record.evaluated, "").partition(" ")
         if last != fingerprint:
             # MLflow shows the row with the latest time, so an older result that is valid again must look younger.
             when = max(record.last, int(stamp or 0) + 1)
@@ -298,7 +298,7 @@ class Tracker:
                 self.client.delete_tag(run.info.run_id, name)
             if not self._send_artifacts(run, record, {}):
                 return False
-            self.client.set_tag(run.info.run_id, "ssl.evaluation", f"{fingerprint} {when}")
+            self.client.set_tag(run.info.run_id, record.evaluated, f"{fingerprint} {when}")
         self._done[fingerprint] = record.digest
         return True
 

@@ -14,6 +14,8 @@ from tasks.runtime.stage_name import StageName, method_and_seed
         ("evaluate@random_init-12", StageName("evaluate", "random_init", 12)),
         ("export@simclr", StageName("export", "simclr")),  # a matrix of methods alone
         ("export@simclr-small", StageName("export", "simclr-small")),
+        ("prepare_task@tiles", StageName("prepare_task", task="tiles")),
+        ("evaluate_task@my_tiles-random_init-12", StageName("evaluate_task", "random_init", 12, "my_tiles")),
     ],
 )
 def test_a_name_and_its_parts_say_the_same(name: str, parts: StageName) -> None:

@@ -1,0 +1,72 @@
+"""A task beside the pool: whether it can be scored, and which of its test images the encoders are trained on.
+
+A test image that an encoder has seen without its label flatters the score; it does not give the label away. So such images
+are named and stay. A task that is the pool's own test is refused: it would be scored, and choose, twice.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.prepare.auditing import EXAMPLES, near_duplicates, printable
+from tasks.runtime import dataset, files
+from tasks.runtime.dataset import IN_POOL, Array
+from tasks.runtime.errors import DataError
+
+
+def compare(directory: Path, task: str, check: Callable[[], None]) -> None:
+    """Write ``in_pool.json`` into the directory of a task that is nearly finished.
+
+    Raises:
+        DataError: fewer than two classes, no test images, or the pool's own test.
+    """
+    classes = files.read_json(directory / "meta.json")["classes"]
+    if len(classes) < 2:
+        what = f"one class, {classes[0]!r}" if classes else "no classes"
+        raise DataError(f"the images of task {task} have {what}; a task needs at least two (a folder for each)")
+    test = np.load(directory / "test_images.npy", mmap_mode="r", allow_pickle=False)
+    if not len(test):
+        raise DataError(f"task {task} has no test images; raise tasks.{task}.test_fraction")
+    pool, keys = dataset.load(), dataset.hashes(test)
+    if np.isin(keys, dataset.hashes(pool.test_images)).all():
+        raise DataError(
+            f"task {task} is the pool's own test: its {len(test):,} test images are all in that of data, where every encoder"
+            f" is scored already; give other images, or take {task} out of run.tasks"
+        )
+    copied = np.isin(keys, dataset.hashes(pool.train_images))
+    names = [json.loads(line) for line in (directory / "test_files.txt").read_text().splitlines()]
+    alike = near_duplicates(pool.train_images, test, copied, check)
+    files.write_json(
+        directory / IN_POOL,
+        {
+            "test_images": len(test),
+            "equal": int(copied.sum()),
+            "alike": alike.count,
+            "checked": alike.checked,
+            "examples": _named(copied, names),
+            "alike_examples": [_shown(names[pair.test]) for pair in alike.pairs[:EXAMPLES]],
+        },
+    )
+
+
+def _named(mask: Array, names: list[str]) -> list[str]:
+    return [_shown(names[row]) for row in np.flatnonzero(mask)[:EXAMPLES]]
+
+
+def _shown(name: str) -> str:
+    return printable(name.encode(errors="backslashreplace").decode())
+
+
+def in_words(directory: Path, task: str) -> list[str]:
+    """What ``in_pool.json`` says, a line; nothing where no image is in both."""
+    found: dict[str, Any] = files.read_json(directory / IN_POOL)
+    if not found["equal"] and not found["alike"]:
+        return []
+    named = ", ".join([*found["examples"], *found["alike_examples"]][:3])
+    return [
+        f"pool: of {found['test_images']:,} test images of task {task}, {found['equal']:,} are among the training images of"
+        f" data and {found['alike']:,} look like one ({named}, ...): encoders have seen them without their labels"
+    ]

@@ -1,0 +1,137 @@
+"""Encoders on several sets of images: one pretraining, many tasks, side by side.
+
+A task is a labelled set of its own (``run.tasks``) on which every encoder is scored by the same protocol, frozen. Here are its
+scores beside those on the images that encoders are trained on.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.results import Result, Row, champion, known, load_scores, ranked
+from tasks.runtime import params
+
+POOL = "data"
+"""What the images are called that encoders are trained on."""
+TEST = "linear_top1"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One set of images and the scores on it."""
+
+    name: str
+    rows: tuple[Row, ...]
+    """Best first, by held-out labels."""
+    missing: tuple[str, ...]
+    """Encoders that are not scored here yet."""
+
+    @property
+    def best(self) -> Result | None:
+        """Its champion: the method to take for these images, by their held-out labels."""
+        return champion(result for row in self.rows for result in row.results)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Mean test accuracy of the linear probe by method."""
+        return {row.method: mean for row in self.rows if (mean := row.mean(TEST)) is not None}
+
+    @property
+    def leak(self) -> Mapping[str, Any]:
+        """What ``prepare_task`` found of its test images in the pool; empty for the pool."""
+        return next((r.metrics.found.get("in_pool") or {} for row in self.rows for r in row.results), {})
+
+    @property
+    def ranks(self) -> dict[str, float]:
+        """1 for the best method or baseline; equal scores share the mean of their places."""
+        scores = self.scores
+        return {
+            m: (1 + sum(o >= s for o in scores.values()) + sum(o > s for o in scores.values())) / 2 for m, s in scores.items()
+        }
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """All sets of images with labels that ``params.yaml`` names."""
+
+    tasks: tuple[Task, ...]
+    """The pool first, if it has labels; then in the order of ``run.tasks``."""
+    chose: str
+    """The one whose held-out labels choose."""
+
+    @property
+    def ranks(self) -> list[tuple[str, float]]:
+        """The average rank of each method and baseline over the tasks on which all are scored, best first."""
+        every = [task.ranks for task in self.tasks]
+        methods = [m for m in every[0] if all(m in ranks for ranks in every)] if every else []
+        means = {m: statistics.fmean(ranks[m] for ranks in every) for m in methods}
+        return sorted(means.items(), key=lambda pair: pair[1])
+
+    @property
+    def table(self) -> list[tuple[str, float, list[float]]]:
+        """(method, average rank, its score on each task)."""
+        return [(method, rank, [task.scores[method] for task in self.tasks]) for method, rank in self.ranks]
+
+
+def load(root: Path) -> Transfer | None:
+    """Read the scores on the pool and on every task; None where ``run.tasks`` is empty.
+
+    Raises:
+        IntegrityError: nothing is evaluated yet on one of them, or a file is damaged.
+    """
+    names = params.run_config(params.load(root / params.PARAMS)).tasks
+    if not names:
+        return None
+    tasks = [_task(POOL, *load_scores(root)), *(_task(name, *load_scores(root, name)) for name in names)]
+    pool_chooses = known([r for row in tasks[0].rows for r in row.results], "holdout_linear_top1")
+    return Transfer(tuple(task for task in tasks if task.scores), POOL if pool_chooses else names[0])
+
+
+def _task(name: str, results: Sequence[Result], missing: Sequence[str]) -> Task:
+    return Task(name, tuple(ranked(results)), tuple(missing))
+
+
+# ---------------------------------------------------------------------- words
+
+
+def sentences(transfer: Transfer) -> list[str]:
+    """Which images chose, what each task would choose, and which test images encoders have seen."""
+    chose = "the images that encoders are trained on" if transfer.chose == POOL else f"the task {transfer.chose}"
+    found = [f"The champion was chosen by held-out labels of {chose}."]
+    bests = {task.name: task.best.method for task in transfer.tasks if task.best}
+    if len(set(bests.values())) > 1:
+        found.append(f"Held-out labels of each choose: {', '.join(f'{best} for {name}' for name, best in bests.items())}.")
+    found += [leak for task in transfer.tasks if (leak := _leak(task))]
+    found += [f"Not scored on {t.name} yet: {', '.join(t.missing)}." for t in transfer.tasks if t.missing]
+    return found
+
+
+def _leak(task: Task) -> str:
+    leak = task.leak
+    if not leak or not leak["equal"] + leak["alike"]:
+        return ""
+    named = [*leak["examples"], *leak["alike_examples"]]
+    names = ", ".join(named)
+    more = ", ..." if leak["equal"] + leak["alike"] > len(named) else ""
+    return (
+        f"Of {leak['test_images']:,} test images of {task.name}, {leak['equal']:,} are among the images that encoders are"
+        f" trained on and {leak['alike']:,} look like one, without their labels; its scores may be too good: {names}{more}."
+    )
+
+
+def to_csv(transfer: Transfer) -> str:
+    """``transfer.csv``: a line for each method, a column for each set of images, and the average rank."""
+    lines = [["method", "average_rank", *(task.name for task in transfer.tasks)]]
+    lines += [[method, f"{rank:g}", *map(repr, scores)] for method, rank, scores in transfer.table]
+    return "".join(",".join(line) + "\n" for line in lines)
+
+
+def to_markdown(transfer: Transfer) -> str:
+    """The same for people, in percent, with what is to be known."""
+    head = ["method", "average rank", *(f"{task.name} %" for task in transfer.tasks)]
+    lines = [head, ["---"] * len(head)]
+    lines += [[method, f"{rank:.1f}", *(f"{100 * s:.1f}" for s in scores)] for method, rank, scores in transfer.table]
+    shown = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"## Tasks\n\nLinear probe on the test images of each.\n\n{shown}\n\n" + "\n".join(sentences(transfer)) + "\n"

@@ -1,0 +1,93 @@
+"""Several labelled sets: the table, the average rank, and who chooses where the pool has no labels."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ssl_core.config import ConfigError
+from tasks import transfer
+from tasks.report.page import documents
+from tasks.results import champion, load_results
+from tasks.runtime import files, params
+from tasks.verdict import judge
+from tests.support.example_results import write_project
+from tests.support.project import set_params
+
+METHODS = ("simclr", "byol", "rotation", "raw_pixels")
+LEAK = {"test_images": 300, "equal": 2, "alike": 1, "checked": 298, "examples": ["a.png", "b.png"], "alike_examples": ["c.png"]}
+
+
+def project_of(root: Path, labelled: bool) -> Path:
+    """A pool, and a task ``tiles`` on which rotation is the best and byol cannot be told from it in rank."""
+    write_project(root, METHODS, labelled=labelled)
+    other = write_project(root.with_name("other"), METHODS)
+    for kind in ("metrics", "predictions", "features"):
+        shutil.copytree(other / "out" / kind, root / "out" / kind / "tiles")
+    for method, share in {"simclr": 0.5, "byol": 0.7, "rotation": 0.8, "raw_pixels": 0.7}.items():
+        path = root / f"out/metrics/tiles/{method}-0.json"
+        values = files.read_json(path) | {"linear_top1": share, "holdout_linear_top1": share, "task": "tiles", "in_pool": LEAK}
+        files.write_json(path, values)
+    set_params(root, {"run": {"tasks": ["tiles"]}, "tasks": {"tiles": {"source": "folder", "path": "tiles"}}})
+    return root
+
+
+def test_scores_stand_side_by_side_with_the_average_rank(tmp_path: Path) -> None:
+    found = transfer.load(project_of(tmp_path / "p", labelled=True))
+    assert found is not None and [task.name for task in found.tasks] == ["data", "tiles"] and found.chose == "data"
+    assert found.tasks[1].ranks == {"rotation": 1.0, "byol": 2.5, "raw_pixels": 2.5, "simclr": 4.0}
+    pool = found.tasks[0].ranks
+    assert dict(found.ranks) == {method: (rank + found.tasks[1].ranks[method]) / 2 for method, rank in pool.items()}
+    lines = transfer.to_csv(found).splitlines()
+    assert lines[0] == "method,average_rank,data,tiles" and len(lines) == 5
+    assert any(line.startswith("rotation,") and line.endswith(",0.8") for line in lines)
+
+
+def test_the_report_shows_the_tasks_and_names_the_leak(tmp_path: Path) -> None:
+    root = project_of(tmp_path / "p", labelled=True)
+    results, missing = load_results(root)
+    texts = documents(root, judge(results), missing)
+    assert '<h2 id="tasks">' in texts["report.html"] and "a.png, b.png, c.png" in texts["report.html"]
+    assert "Of 300 test images of tiles, 2 are among" in texts["leaderboard.md"] and "transfer.csv" in texts
+    assert all(result.task is None for result in results)
+
+
+def test_a_pool_without_labels_is_chosen_for_by_the_first_task(tmp_path: Path) -> None:
+    root = project_of(tmp_path / "p", labelled=False)
+    results, missing = load_results(root)
+    best = champion(results)
+    assert {r.task for r in results} == {"tiles"} and best is not None and best.method == "rotation"
+    found = transfer.load(root)
+    assert found is not None and found.chose == "tiles" and [task.name for task in found.tasks] == ["tiles"]
+    page = documents(root, judge(results), missing)["report.html"]
+    assert "held-out labels of the task tiles" in page and "judged on the test images of the task tiles" in page
+
+
+def test_without_tasks_nothing_is_added(tmp_path: Path) -> None:
+    root = write_project(tmp_path / "p", METHODS)
+    assert transfer.load(root) is None
+    results, missing = load_results(root)
+    texts = documents(root, judge(results), missing)
+    assert texts.keys() == {"leaderboard.csv", "leaderboard.md", "report.html"} and 'id="tasks"' not in texts["report.html"]
+
+
+@pytest.mark.parametrize(
+    ("names", "blocks", "says"),
+    [
+        (["Tiles"], {}, "run.tasks: 'Tiles' is no name"),
+        (["a-b"], {}, "is no name"),
+        (["tiles"], {}, "tiles has no block under tasks"),
+        ([], {"tiles": {}}, "tasks.tiles is not in run.tasks"),
+        (["tiles", "tiles"], {"tiles": {}}, "nothing twice"),
+        (["tiles"], {"tiles": {"source": "folder"}}, "tasks.tiles.path"),
+        (["tiles"], {"tiles": {"source": "folder", "path": "x", "image_size": 64}}, "tasks.tiles.image_size is 64"),
+        (["tiles"], {"tiles": {"source": "folde", "path": "x"}}, "tasks.tiles.source"),
+    ],
+)
+def test_a_wrong_task_is_told_in_one_line(names: list[str], blocks: dict[str, object], says: str) -> None:
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["run"]["tasks"], values["tasks"] = names, blocks
+    with pytest.raises(ConfigError) as error:
+        params.task_configs(values)
+    assert says in str(error.value) and "\n" not in str(error.value)
