@@ -10,14 +10,11 @@ seeds, thrown away afterwards, makes the features f blind to the transformations
 
 T composes, with magnitudes drawn per copy: shift, scale and rotation; contrast along each principal axis of color;
 saturation and value; hue. Seeds are drawn before the first epoch in proportion to their gradient energy, so a flat image is
-never one. With more images than ``seeds``, or their ``seed_share``, the others are left out (with too many classes, near
-copies of one thing are told apart).
+never one. Images beyond ``seeds`` or their ``seed_share`` are left out: of too many, some are near copies of one thing.
 
-Deviations from the paper: whole images as seeds, copies made anew in every epoch instead of a stored set; the principal
-axes of natural images instead of those of the data, to need no pass over it; no dropout (the loss draws no random number).
-The classifier starts at zero, learns faster than the encoder and sees standardized features (norm: BatchNorm without
-scale): a class met once an epoch learns nothing in a short training if it has to find its image under noise of its own and
-the large mean that all rectified features share; without it the loss stays at ln(seeds).
+Deviations from the paper: whole images as seeds, copies made anew in every epoch; the principal axes of natural images, to need
+no pass over the data; no dropout. The classifier starts at zero, learns faster than the encoder and sees standardized features
+(``norm``): a class met once an epoch would stay at ln(seeds) in a short training.
 """
 
 import math
