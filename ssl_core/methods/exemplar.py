@@ -1,7 +1,6 @@
 """Exemplar-CNN: every seed image is a class of its own.
 
-Dosovitskiy, Fischer, Springenberg, Riedmiller, Brox, "Discriminative Unsupervised Feature Learning with Exemplar
-Convolutional Neural Networks", PAMI 2016, arXiv 1406.6909 (NIPS 2014).
+Dosovitskiy, Fischer, Springenberg, Riedmiller, Brox, PAMI 2016, arXiv 1406.6909 (NIPS 2014).
 
 Strongly transformed copies T(x_i) of seed image i are the members of surrogate class i; an ordinary classifier over the
 seeds, thrown away afterwards, makes the features f blind to the transformations and alert to everything else:
