@@ -47,7 +47,7 @@ def changed(project: Path) -> set[str]:
 
 def test_the_worked_example_runs_only_its_own_stages_and_passes_all_that_is_asked_of_a_method(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "p", git=True)
-    for part in ("tests", "README.md", "pyproject.toml"):
+    for part in ("tests", "benchmarks", "README.md", "pyproject.toml"):
         subprocess.run(["cp", "-r", str(ROOT / part), str(project)], check=True)
     params = project / "params.yaml"
     shipped = params.read_text()

@@ -8,13 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_core.config import ConfigError
 from ssl_core.engine import augment
 from ssl_core.engine.data import Images
 from ssl_core.engine.method import Batch
 from ssl_core.rng import Rng
 from tests.ssl_core.engine.test_contract import TRAINED, build
-from tests.support.configs import AUGMENT, STILL, encoder_of
+from tests.support.configs import AUGMENT, STILL
 
 
 def sixteen(count: int = 6, channels: int = 5, side: int = 16) -> Tensor:
@@ -81,8 +80,3 @@ def test_every_method_takes_a_step_on_bands_of_sixteen_bits(shipped: dict[str, A
 def test_a_fixed_recipe_gives_the_bands_themselves() -> None:
     x = sixteen()
     assert torch.allclose(augment.view(x, rng(), STILL, (0.0,) * 5, (1.0,) * 5), augment.to_unit(x), atol=1e-6)
-
-
-def test_torchvision_s_encoders_say_which_channels_they_take() -> None:
-    with pytest.raises(ConfigError, match="takes 1 or 3 channels, not 4"):
-        encoder_of(channels=4, name="torchvision/mobilenet_v3_small", size=32)
