@@ -2,6 +2,7 @@
 
 import hashlib
 import mmap
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,13 @@ def load(path: Path = PREPARED) -> Dataset:
     for name in ("train_images", "train_labels", "train_holdout", "test_images", "test_labels"):
         try:
             arrays[name] = np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        except (FileNotFoundError, EOFError, ValueError, SyntaxError) as error:  # any other OSError is no damage
+        except (
+            FileNotFoundError,
+            EOFError,
+            ValueError,
+            SyntaxError,
+            zipfile.BadZipFile,
+        ) as error:  # any other OSError is no damage
             raise IntegrityError(f"{path / name}.npy: {error}; run dvc repro -f prepare") from None
         if not isinstance(arrays[name], np.ndarray):  # numpy opens a zip of arrays whatever it is called
             raise IntegrityError(f"{path / name}.npy is an archive, not an array; run dvc repro -f prepare")

@@ -19,6 +19,8 @@ MANIFEST = "MANIFEST.json"
 SCHEMA = 1
 FOREIGN = {"registered_model_meta"}
 """What MLflow adds to a package that it downloads; nobody here reads it."""
+LONGEST_HEADER = 100 << 20
+"""Bytes; safetensors' own limit."""
 MEND = "run python -m tasks.doctor, which removes what is damaged, then the same command again"
 """What a reader of a damaged output is told."""
 
@@ -246,7 +248,9 @@ def load_tensors(path: Path) -> dict[str, np.ndarray]:
         IntegrityError: absent or malformed.
     """
     try:
-        path.open("rb").close()  # safetensors calls every file that it cannot open missing
+        with path.open("rb") as file:  # safetensors calls every file that it cannot open missing, and takes a name twice
+            size = int.from_bytes(file.read(8), "little")
+            json.loads(file.read(min(size, LONGEST_HEADER)), object_pairs_hook=_once)
         return safetensors.numpy.load_file(path)
-    except (FileNotFoundError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise IntegrityError(f"{path}: {error}; {MEND}") from None

@@ -1,5 +1,6 @@
 """params.yaml, read strictly: duplicate keys, unknown keys and values of the wrong type are errors."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -101,10 +102,21 @@ class _StrictLoader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if isinstance(key, (list, dict)):
+                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: a name must be text, not a list or mapping")
             if key in seen:
                 raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: {key!r} is written twice")
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: Any) -> Any:
+        value = super().construct_yaml_int(node)  # type: ignore[no-untyped-call]
+        if not re.fullmatch(r"[-+]?(0|[1-9][0-9_]*)", node.value):
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: YAML reads {node.value} as {value}; write that or quote it")
+        return value
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
 
 
 def load(path: Path = PARAMS) -> dict[str, Any]:
@@ -127,7 +139,9 @@ def read(path: Path) -> dict[str, Any]:
         UsageError: absent, not YAML, too large, or an unknown section.
     """
     try:
-        return parse(path.read_text(), path)
+        return parse(path.read_bytes().decode("utf-8-sig"), path)
+    except UnicodeDecodeError:
+        raise UsageError(f"{_shown(path)} is not UTF-8 text; save it as UTF-8") from None
     except FileNotFoundError:
         raise UsageError(
             f"{_shown(path)} is missing; run from the project's root (git checkout {_shown(path)} restores it)"
@@ -146,6 +160,10 @@ def parse(text: str, path: Path) -> dict[str, Any]:
         values = yaml.load(text, _StrictLoader)
     except yaml.YAMLError as error:
         raise UsageError(f"{_shown(path)} is not valid YAML: {_first_fault(error)}") from None
+    except RecursionError:
+        raise UsageError(f"{_shown(path)} is nested too deeply; it should hold parameters only") from None
+    except (ValueError, TypeError) as error:  # a date without such a day, a number of thousands of digits
+        raise UsageError(f"{_shown(path)} holds a value that is none: {error}") from None
     if not isinstance(values, dict):
         raise UsageError(f"{_shown(path)} must be a mapping of sections: {', '.join(SECTIONS)}")
     for name in values:
@@ -283,10 +301,15 @@ def method_params(params: Mapping[str, Any], name: str) -> MethodParams:
     known = [*METHODS, *BASELINES]
     if name not in known:
         raise ConfigError(unknown_name(f"method {name!r}", name, known))
-    own = dict(params["method"].get(name) or {})
+    given = params["method"].get(name) or {}
+    if not isinstance(given, dict):
+        raise ConfigError(f"method.{name} is {given!r}; it must be a mapping of parameters")
+    own = dict(given)
     merged: dict[str, dict[str, Any]] = {}
     for section, cls in (("encoder", EncoderConfig), ("train", TrainConfig), ("augment", AugmentConfig)):
-        override = own.pop(section, {})
+        override = own.pop(section, None) or {}
+        if not isinstance(override, dict):
+            raise ConfigError(f"method.{name}.{section} is {override!r}; it must be a mapping of parameters")
         names = [f.name for f in fields(cls)] + (["continued"] if section == "encoder" else [])
         for key in override:
             if key not in names:

@@ -26,8 +26,9 @@ from tasks.runtime.stage_name import StageName
 
 DONE = "DONE"
 """The manifest of a finished work copy of the outputs; written last."""
-GRACE_SECONDS = 4.0
-"""From a request to stop to the end of what does not poll; shorter than the patience of whoever asks."""
+ORPHAN_GRACE_SECONDS = 4.0
+GRACE_SECONDS = 6.0
+"""From a request to stop to the end of what does not poll; shorter than the patience of ``tasks.dvc.runner``."""
 LOCK_WAIT_SECONDS = 15.0
 
 
@@ -187,7 +188,7 @@ class Stage:
         while ancestors.start_time(pid) == started:
             time.sleep(0.5)
         self._stop.set()
-        time.sleep(GRACE_SECONDS)
+        time.sleep(ORPHAN_GRACE_SECONDS)
         os._exit(Preempted.code)
 
     def _end(self) -> None:

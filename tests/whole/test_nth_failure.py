@@ -189,7 +189,7 @@ def stage_with_faults(place: Path, kind: str, stride: int, monkeypatch: pytest.M
 @pytest.mark.fault("F3", "F19", "F23", "F24", "R8")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stage_publishes_all_or_can_be_repeated(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert stage_with_faults(tmp_path / "p", kind, 5, monkeypatch) > 30
+    assert stage_with_faults(tmp_path / "p", kind, 13, monkeypatch) > 30
 
 
 @pytest.mark.stress
