@@ -59,4 +59,4 @@ bench: $(READY) ## speed against other libraries, side by side
 	@python -m benchmarks
 
 clean: ## remove results and work in progress, but not the installed packages
-	rm -rf out reports data/prepared .ssl mlruns dvc.lock
+	rm -rf out reports data/prepared data/tasks .ssl mlruns dvc.lock
