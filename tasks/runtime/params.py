@@ -1,6 +1,5 @@
 """params.yaml, read strictly: duplicate keys, unknown keys and values of the wrong type are errors."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from ssl_core.catalogue import BASELINES, METHODS, load_class
 from ssl_core.config import ConfigError, Rule, typed, unknown_name
 from tasks.runtime import task_params
 from tasks.runtime.errors import UsageError
+from tasks.runtime.strict_yaml import StrictLoader, first_fault
 
 if TYPE_CHECKING:  # these import torch, which not every stage needs
     from ssl_core.engine.augment import AugmentConfig
@@ -90,35 +90,6 @@ class MethodParams:
     augment: "AugmentConfig"
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses duplicate keys and aliases (a few aliases can expand without bound)."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: aliases (*name) are not allowed")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, (list, dict)):
-                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: a name must be text, not a list or mapping")
-            if key in seen:
-                raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: {key!r} is written twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-    def construct_yaml_int(self, node: Any) -> Any:
-        value = super().construct_yaml_int(node)  # type: ignore[no-untyped-call]
-        if not re.fullmatch(r"[-+]?(0|[1-9][0-9_]*)", node.value):
-            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: YAML reads {node.value} as {value}; write that or quote it")
-        return value
-
-
-_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
-
-
 def load(path: Path = PARAMS) -> dict[str, Any]:
     """Read the parameters and check the top level.
 
@@ -157,9 +128,9 @@ def parse(text: str, path: Path) -> dict[str, Any]:
     if len(text) > 1_000_000:
         raise UsageError(f"{_shown(path)} is over 1 MB; it should hold parameters only")
     try:
-        values = yaml.load(text, _StrictLoader)
+        values = yaml.load(text, StrictLoader)
     except yaml.YAMLError as error:
-        raise UsageError(f"{_shown(path)} is not valid YAML: {_first_fault(error)}") from None
+        raise UsageError(f"{_shown(path)} is not valid YAML: {first_fault(error)}") from None
     except RecursionError:
         raise UsageError(f"{_shown(path)} is nested too deeply; it should hold parameters only") from None
     except (ValueError, TypeError) as error:  # a date without such a day, a number of thousands of digits
@@ -175,13 +146,6 @@ def parse(text: str, path: Path) -> dict[str, Any]:
 def _shown(path: Path) -> Path:
     """``path`` as a user in the project writes it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def _first_fault(error: yaml.YAMLError) -> str:
-    """Where and what, in one line."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
-    return " ".join(str(error).split())
 
 
 def check(params: Mapping[str, Any]) -> None:
