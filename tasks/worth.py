@@ -141,7 +141,7 @@ def _rounded(count: float) -> int:
 
 # ---------------------------------------------------------------------- words
 
-NOUNS = {"raw_pixels": "raw pixels", "random_init": "the same network untrained"}
+NOUNS = {"raw_pixels": "raw pixels", "random_init": "the same network untrained", "pretrained": "ImageNet features"}
 LABELS_FOR_5_POINTS = _rounded(0.2 * (1.96 / 0.05) ** 2)
 """Images on which a difference of 5 points is clear, where two encoders disagree on every fifth image."""
 
@@ -164,6 +164,8 @@ def _part(answer: Answer, group: Sequence[Budget], is_one_of_several: bool) -> s
     rivals, over = list(dict.fromkeys(noun(b.over) for b in group)), "over" if answer is Answer.YES else "against"
     if where and len(rivals) == 1:  # the budgets are named already, in this order
         numbers = f"{_listed(points(b.held_out) for b in group)} {over} {rivals[0]}"
+    elif len(group) > len(rivals) == 1:
+        numbers = f"{_listed(f'{points(b.held_out)} with {b.labels}' for b in group)}, all {over} {rivals[0]}"
     else:
         numbers = _listed(f"{points(b.held_out)} {over} {noun(b.over)} with {b.labels}" for b in group)
     if answer is Answer.UNKNOWN:

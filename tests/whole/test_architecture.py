@@ -39,7 +39,12 @@ ALLOWED = {
     "prefect": ("flows/",),
     "mlflow": ("tasks/tracking/", "tasks/register/"),
     "dvc": ("tasks/dvc/graph.py", "tasks/dvc/lock_files.py"),
-    "yaml": ("tasks/runtime/params.py", "tasks/runtime/declared.py", "tasks/runtime/recorded.py"),
+    "yaml": (
+        "tasks/runtime/params.py",
+        "tasks/runtime/strict_yaml.py",
+        "tasks/runtime/declared.py",
+        "tasks/runtime/recorded.py",
+    ),
     "matplotlib": ("tasks/report/figures.py", "tasks/report/curves.py"),
     "pandas": ("tasks/leaderboard.py", "tasks/report/", "flows/artifacts.py"),
     "sklearn": ("tasks/report/pictures.py",),
