@@ -84,7 +84,7 @@ def test_an_open_question_names_the_labels_that_would_settle_it() -> None:
 def test_equals_are_told_by_no_number_of_labels() -> None:
     said, checked = worth_it(judge([row("simclr", (500, 600, 700)), row("raw_pixels", (500, 600, 700))]))
     assert said.startswith("Whether training on your images is worth it cannot be told by 1,000 held-out labels: +0.0 points")
-    assert "against raw pixels with all labels; " in said
+    assert "with all labels, all against raw pixels; " in said
     assert said.endswith("as far as any reasonable number of labels could tell, they are equally good.")
     assert checked.count("the same: cannot be told") == 3
 
