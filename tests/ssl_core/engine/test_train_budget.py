@@ -12,6 +12,8 @@ from ssl_core.engine.train import LEAST_ROWS, Trainer
 from tasks.runtime import params
 from tests.ssl_core.engine.test_contract import BATCH, N, build
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def config(shipped: dict[str, Any]) -> TrainConfig:

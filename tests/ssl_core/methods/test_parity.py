@@ -27,6 +27,8 @@ from tests.support import published_others as others
 from tests.support import published_views as views
 from tests.support.published import Recipe
 
+pytestmark = pytest.mark.slow
+
 N, SIZE, BATCH, STEPS = 64, 16, 16, 20
 TOLERANCE = 1e-4
 TINY: dict[str, Any] = {"name": "small", "width": 8, "depth": 1}
