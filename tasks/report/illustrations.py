@@ -58,7 +58,7 @@ def still_rising(histories: "Mapping[str, Sequence[pd.DataFrame]]", images: int 
     noise, rising, flat = 1.96 * (0.2 / images) ** 0.5 if images else 0.03, [], []
     for method, seeds in histories.items():
         rises = [
-            h["knn"].iloc[-1] - h.loc[h["epoch"] == h["epoch"].iloc[-1] // 2, "knn"].iloc[0]
+            h["knn"].iloc[-1] - np.interp(h["epoch"].iloc[-1] // 2, h["epoch"], h["knn"])  # a row may be of several epochs
             for h in seeds
             if "knn" in h and h["epoch"].iloc[0] == 0 and h["epoch"].iloc[-1] > 1
         ]

@@ -282,6 +282,8 @@ def test_a_training_that_still_gets_better_is_named_with_its_rise_over_the_last_
         "Points over the last doubling of epochs (less than 2.8 may be chance); still rising: simclr +10.0; flat: byol −1.0."
     )
     assert illustrations.still_rising({"simclr": [pd.DataFrame({"epoch": [0, 1, 2]})]}, 1000) == ""
+    rare = pd.DataFrame({"epoch": [0, 5, 10, 15], "knn": [0.3, 0.4, 0.5, 0.6]})  # a row for several epochs, on few images
+    assert "simclr +16.0" in illustrations.still_rising({"simclr": [rare]}, 1000)
 
 
 def test_neighbors_are_the_most_similar_images_without_the_query():
