@@ -23,8 +23,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from tasks.runtime.bus_error import on_bus_error
-
-pytestmark = pytest.mark.slow
 warnings.simplefilter("ignore")
 np.save("x.npy", np.ones((64, 100_000), np.uint8))
 array = np.load("x.npy", mmap_mode="r")
