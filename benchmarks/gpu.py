@@ -22,7 +22,6 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS refus
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_core.catalogue import METHODS, load_class
@@ -89,9 +88,7 @@ class _Enough(Exception):
     """Ends a training between two steps."""
 
 
-def make(
-    run: Run, array: np.ndarray, name: str, preset: str | None, change: dict[str, Any], labels: Tensor | None = None
-) -> Trainer:
+def make(run: Run, array: np.ndarray, name: str, preset: str | None, change: dict[str, Any]) -> Trainer:
     """A trainer of method ``name`` on ``array`` (N, C, S, S), by params.yaml, the preset, and ``change`` last of all."""
     values = params.load()
     if preset:
@@ -101,7 +98,7 @@ def make(
         own[section] = own.get(section, {}) | numbers
     chosen = params.method_params(values, name)
     channels, side = array.shape[1:3]
-    info = DataInfo(len(array), side, channels, (0.5,) * channels, (0.25,) * channels, labels, 10)
+    info = DataInfo(len(array), side, channels, (0.5,) * channels, (0.25,) * channels, None, 10)
     torch.manual_seed(0)
     method = load_class(name)(build(chosen.encoder, channels, side, seed=0), chosen.config, chosen.augment, info)
     return Trainer(method, Images(array, run.device), chosen.train, seed=0)

@@ -21,6 +21,7 @@ import torch
 from ssl_core.engine.data import Images
 from ssl_core.engine.train import Position, Trainer
 from tasks import preset
+from tasks.pretrain import weights
 from tasks.pretrain.training import make_method, peak_memory
 from tasks.runtime import dataset, files, params
 from tasks.runtime.device import pick_device
@@ -64,7 +65,9 @@ def measure(
     chosen = params.method_params(values, name)
     torch.set_num_threads(chosen.train.threads)
     clock = time.process_time if device.type == "cpu" and chosen.train.threads == 1 else time.perf_counter
-    trainer = Trainer(make_method(chosen, data, 0), Images(data.train_images, device), chosen.train, 0)
+    trainer = Trainer(
+        make_method(chosen, data, 0, weights.find(chosen.encoder)), Images(data.train_images, device), chosen.train, 0
+    )
 
     def now() -> float:
         if device.type == "cuda":
@@ -138,9 +141,10 @@ def main() -> None:
     new = params.parse(text, params.PARAMS)
     params.check(new)
     files.write_text(params.PARAMS, text)
+    num_images = len(dataset.load().train_images)
     for name, cost in found.items():
         now = params.method_params(new, name).train
-        steps = now.steps(len(dataset.load().train_images))
+        steps = now.steps(num_images)
         print(
             f"{name:12} {1e6 * cost.per_image:8,.0f} us an image   share {now.epoch_share:<5g} {steps:7,} steps   "
             f"{cost.per_image * steps * now.batch_size:6.1f} s"

@@ -30,6 +30,7 @@ class Training:
 
     epochs: int | None = None
     steps: int | None = None
+    steps_per_epoch: int | None = None
     epochs_asked: int | None = None
     """``train.epochs``, of which a method may have its share."""
     dim: int | None = None
@@ -51,7 +52,9 @@ class Training:
     @property
     def full_schedule_seconds(self) -> float | None:
         """What ``FULL_SCHEDULE`` epochs would take."""
-        return self.seconds / self.epochs * FULL_SCHEDULE if self.seconds and self.epochs else None
+        if not self.seconds or not self.steps or not self.steps_per_epoch:
+            return None
+        return self.seconds / self.steps * self.steps_per_epoch * FULL_SCHEDULE
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,8 @@ def load_results(root: Path) -> tuple[list[Result], list[str]]:
     """``load_scores`` that choose: on the images that encoders are trained on or, if these have no labels, the first task's."""
     found = load_scores(root)
     tasks = params.run_config(params.load(root / params.PARAMS)).tasks
-    return load_scores(root, tasks[0]) if tasks and not known(found[0], "holdout_linear_top1") else found
+    first = load_scores(root, tasks[0]) if tasks and not known(found[0], "holdout_linear_top1") else found
+    return first if first[0] else found
 
 
 def load_scores(root: Path, task: str | None = None) -> tuple[list[Result], list[str]]:
@@ -176,18 +180,17 @@ def load_scores(root: Path, task: str | None = None) -> tuple[list[Result], list
         task: on whose images the encoders were scored; None: on those they were trained on.
 
     Returns:
-        The results, and the names (``simclr-0``) of those that are listed but not evaluated yet.
+        The results, of a task perhaps none, and the names (``simclr-0``) of those that are listed but not evaluated yet.
 
     Raises:
-        IntegrityError: nothing is evaluated yet, or a file is damaged.
+        IntegrityError: nothing is evaluated yet on the images that encoders are trained on, or a file is damaged.
     """
     run = params.run_config(params.load(root / params.PARAMS))
     names = [(method, seed) for method in run.methods for seed in run.seeds]
     recorded.check_all((path for method, seed in names for path in _files(root, f"{method}-{seed}", task)), root)
     read = [r for method, seed in names for r in _read(root, method, seed, task)]
-    if not read:
-        place = f"out/metrics/{task}" if task else "out/metrics"
-        raise IntegrityError(f"{place} holds no results of the methods in params.yaml; run dvc repro first")
+    if not read and task is None:
+        raise IntegrityError("out/metrics holds no results of the methods in params.yaml; run dvc repro first")
     found = {r.name for r in read if r.kept}
     once = {r.name: r for r in sorted(read, key=lambda r: r.kept)}  # a kept one in place of the same that is not
     return sorted(once.values(), key=lambda r: not r.kept), [
@@ -246,6 +249,7 @@ def read_training(root: Path, name: str) -> Training:
     return Training(
         epochs=facts.get("epochs"),
         steps=(facts.get("health") or {}).get("step"),
+        steps_per_epoch=facts.get("steps_per_epoch"),
         epochs_asked=(facts.get("train") or {}).get("epochs"),
         dim=facts.get("dim"),
         parameters=cost.get("parameters", facts.get("parameters")),
@@ -266,7 +270,7 @@ def _encoder_facts(directory: Path) -> dict[str, Any]:
     Raises:
         IntegrityError: ``encoder.json`` is damaged.
     """
-    numbers, blocks = ("epochs", "dim", "parameters"), ("health", "train", "augment")
+    numbers, blocks = ("epochs", "steps_per_epoch", "dim", "parameters"), ("health", "train", "augment")
     kinds = dict.fromkeys(numbers, int) | dict.fromkeys(blocks, dict) | {"warnings": list}
     facts = read_sealed_json(directory, "encoder.json")
     if not isinstance(facts, dict):

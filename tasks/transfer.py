@@ -60,6 +60,8 @@ class Transfer:
     """The pool first, if it has labels; then in the order of ``run.tasks``."""
     chose: str
     """The one whose held-out labels choose."""
+    unscored: tuple[str, ...] = ()
+    """Tasks on which no encoder is scored yet."""
 
     @property
     def ranks(self) -> list[tuple[str, float]]:
@@ -79,14 +81,16 @@ def load(root: Path) -> Transfer | None:
     """Read the scores on the pool and on every task; None where ``run.tasks`` is empty.
 
     Raises:
-        IntegrityError: nothing is evaluated yet on one of them, or a file is damaged.
+        IntegrityError: nothing is evaluated yet on the pool, or a file is damaged.
     """
     names = params.run_config(params.load(root / params.PARAMS)).tasks
     if not names:
         return None
     tasks = [_task(POOL, *load_scores(root)), *(_task(name, *load_scores(root, name)) for name in names)]
     pool_chooses = known([r for row in tasks[0].rows for r in row.results], "holdout_linear_top1")
-    return Transfer(tuple(task for task in tasks if task.scores), POOL if pool_chooses else names[0])
+    unscored = tuple(task.name for task in tasks if not task.rows)
+    chose = POOL if pool_chooses or names[0] in unscored else names[0]
+    return Transfer(tuple(task for task in tasks if task.scores), chose, unscored)
 
 
 def _task(name: str, results: Sequence[Result], missing: Sequence[str]) -> Task:
@@ -105,7 +109,7 @@ def sentences(transfer: Transfer) -> list[str]:
         found.append(f"Held-out labels of each choose: {', '.join(f'{best} for {name}' for name, best in bests.items())}.")
     found += [leak for task in transfer.tasks if (leak := _leak(task))]
     found += [f"Not scored on {t.name} yet: {', '.join(t.missing)}." for t in transfer.tasks if t.missing]
-    return found
+    return found + [f"Not scored on {name} yet: any encoder." for name in transfer.unscored]
 
 
 def _leak(task: Task) -> str:

@@ -56,7 +56,7 @@ class PCLConfig:
     iterations: Count
     """Of k-means. Paper: 20; below 50,000 images: 10."""
     warmup_epochs: int
-    """Epochs before the first clustering. Paper: 20 of 200; short trainings: 1."""
+    """Epochs before the first clustering. Paper: 20 of 200; short trainings: 1. A training of no more epochs is MoCo's."""
     weight: float
     """Of the prototype term. Paper: 1."""
     smoothing: float

@@ -1,7 +1,9 @@
 """The command of the stages: ``python -m tasks.prepare`` for the pool, ``python -m tasks.prepare TASK`` for a task."""
 
+import re
 import shutil
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 from tasks.prepare import auditing, pool
@@ -44,7 +46,7 @@ def body(stage: Stage, task: str | None = None) -> None:
     try:
         prepare(config, target, check, stage.work / "progress.json", beside_pool)
     except DataError as error:
-        raise DataError(str(error).replace("data.", f"tasks.{task}.") if task else str(error)) from None
+        raise DataError(_of_task(str(error), task)) from None
     if files.listing_digest(Path(config.path)) != before:
         shutil.rmtree(target)  # even if they come back: what was read is a mixture
         raise IntegrityError(f"{config.path} changed while it was read; run the same command again")
@@ -52,6 +54,12 @@ def body(stage: Stage, task: str | None = None) -> None:
         print(line)
     for line in pool.in_words(target, task) if task else ():
         print(line)
+
+
+def _of_task(text: str, task: str | None) -> str:
+    """A message that names keys of ``data``, for a task: its own keys, and no name of a file."""
+    keys = "|".join(field.name for field in fields(DataConfig))
+    return re.sub(rf"\bdata\.(?=({keys})\b)", f"tasks.{task}.", text) if task else text
 
 
 def command(arguments: list[str]) -> None:

@@ -31,6 +31,8 @@ SPREAD = 6.0
 """How far, in median absolute deviations, a pair must stand out from what is usual in the data set."""
 COLUMNS = 1024
 """Test images that a block of training images is compared with at once: their correlations take 8 MB."""
+MEMORY = 2 << 30
+"""Bytes that blocks of images which are searched side by side may take, in float32."""
 MAX_PAIRS = 5e9
 """Compare at most this many pairs of images: above it, evenly spaced test images stand for all."""
 
@@ -193,7 +195,8 @@ def near_duplicates(train: Array, test: Array, skip: Array, check: Callable[[], 
         return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))  # type: ignore[return-value]
 
     best, nearest, mirrored = np.full(len(rows), -1.0, np.float32), np.zeros(len(rows), np.int64), np.zeros(len(rows), bool)
-    with ThreadPoolExecutor(cores()) as pool:
+    at_once = max(1, min(cores(), MEMORY // (4 * BLOCK * max(1, train[:1].size))))
+    with ThreadPoolExecutor(at_once) as pool:
         for top, where, turned in pool.map(search, blocks(train)):
             try:
                 check()

@@ -60,13 +60,14 @@ def arranged(rows: Sequence[Row], names: Sequence[str] | None, where: str) -> tu
         DataError: an unknown split, a label that is no class, a name with two labels, or a group in two splits.
     """
     labels = [class_of(row, where) for row in rows]
-    classes = sorted({label for label in labels if label is not None}, key=_in_order)
-    shown = [_named(label, names, where) for label in classes]
-    numbers = {label: number for number, label in enumerate(classes)}
     splits = [_split(row, where) for row in rows]
     use = {split: split for split in ("train", "test")} | {"unlabeled": "train"}
     if "test" not in splits:
         use["val"] = "test"
+    read = {label for label, split in zip(labels, splits, strict=True) if split in use and split != "unlabeled"}
+    classes = sorted(read - {None}, key=_in_order)
+    shown = [_named(label, names, where) for label in classes]
+    numbers = {label: number for number, label in enumerate(classes)}
     items: dict[str, Item] = {}
     for row, label, split in zip(rows, labels, splits, strict=True):
         if split not in use:

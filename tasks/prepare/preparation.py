@@ -190,15 +190,16 @@ def moments(pixels: Array) -> tuple[list[float], list[float]]:
     Raises:
         DataError: every image is the same single color.
     """
-    total, squares = (np.zeros(pixels.shape[1], np.int64) for _ in range(2))
+    total, squares = np.zeros(pixels.shape[1], np.int64), [0] * pixels.shape[1]
     white = int(np.iinfo(pixels.dtype).max)
     for _, block in blocks(pixels):
         counts = np.stack([np.bincount(block[:, c].ravel(), minlength=white + 1) for c in range(pixels.shape[1])])
         total += counts @ np.arange(white + 1)
-        squares += counts @ np.arange(white + 1) ** 2
+        of_block = (counts @ np.arange(white + 1) ** 2).tolist()
+        squares = [a + b for a, b in zip(squares, of_block, strict=True)]  # of any size: 64 bits are few for many 16-bit images
     n = pixels.size // pixels.shape[1]
     mean = total / n
-    std = np.sqrt(np.maximum(squares / n - mean**2, 0))
+    std = np.sqrt(np.maximum(np.array(squares, float) / n - mean**2, 0))
     if std.min() < 1e-6 * white:
         raise DataError("all training images together are a single color in one channel; there is nothing to learn")
     return (mean / white).tolist(), (std / white).tolist()

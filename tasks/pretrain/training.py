@@ -207,6 +207,7 @@ class Training:
             **{key: meta[key] for key in ("bit_depth", "bits", "fit") if key in meta},
             **({"start": self.start.facts()} if self.start else {}),
             "epochs": self.trainer.epochs,
+            "steps_per_epoch": self.trainer.steps_per_epoch,
             "train": vars(p.train),
             "augment": vars(p.augment),
             "method_config": asdict(p.config),

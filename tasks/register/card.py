@@ -8,6 +8,13 @@ from tasks.columns import HEADLINES
 from tasks.metrics import Metrics
 from tasks.register.export import OPSET
 
+FITS = {
+    "crop": "the centered square is",
+    "pad": "the long side, with black beside the short one, is",
+    "stretch": "both sides, whatever their proportion, are",
+}
+"""What becomes of an image that is no square, by ``data.fit``."""
+
 
 def model_card(
     name: str,
@@ -31,14 +38,16 @@ def model_card(
         if score.form != "text" and score.name != "effective_rank" and (value := metrics.score(score.name)) is not None
     ] + ([(f"effective rank of the features, on {delivered['images']:,} training images", rank, "higher")] if rank else [])
     made, train = facts["encoder"], facts.get("train", {})
+    values = "uint16 in 0..65535" if facts.get("bits") == 16 else "integers in 0..255"
+    square = FITS[facts.get("fit", "crop")]
     lines = [
         f"# {name}",
         "",
         f"An image encoder trained without labels by `{metrics.method}` (seed {metrics.seed}) on {meta['name']}.",
         *remarks,
         "",
-        f"- **Input**: images (B, {made['channels']}, H, W) of any size, integers in 0..255 or floats in 0..1; the centered",
-        f"  square is resized to {made['image_size']} and normalized inside: mean {facts['mean']}, deviation {facts['std']}.",
+        f"- **Input**: images (B, {made['channels']}, H, W) of any size, {values} or floats in 0..1; {square}",
+        f"  resized to {made['image_size']} and normalized inside: mean {facts['mean']}, deviation {facts['std']}.",
         f"- **Output**: features (B, {delivered['dim']}), the pooled output of `{layer}`; other layers: `config.json`.",
         f"  Verdict on the training, from its last layer: {metrics.verdict}.",
         f"- **Encoder**: {made['config']['name']}, {facts.get('parameters', 0):,} parameters, weights sha256"
@@ -101,15 +110,16 @@ def _usage(made: Mapping[str, Any]) -> list[str]:
     ]
     if not made["config"]["name"].startswith("resnet"):
         return lines
+    size = made["config"].get("input_size") or made["image_size"]
     stem = [f"net.conv1 = torch.nn.Conv2d({made['channels']}, 64, 3, 1, 1, bias=False)"]
-    if made["image_size"] > 112:
+    if size > 112:
         stem = [f"net.conv1 = torch.nn.Conv2d({made['channels']}, 64, 7, 2, 3, bias=False)"] if made["channels"] != 3 else []
-    pool = ["net.maxpool = torch.nn.Identity()"] if made["image_size"] <= 36 else []
+    pool = ["net.maxpool = torch.nn.Identity()"] if size <= 36 else []
     norm = "" if made["config"]["norm"] == "batch" else "norm_layer=lambda c: torch.nn.GroupNorm(32, c)"
     return [
         *lines,
-        "In torchvision; `net` gives the last layer and takes images that are resized, in 0..1 and normalized by the mean and",
-        "standard deviation above:",
+        f"In torchvision; `net` gives the last layer and takes images that are resized to {size}, in 0..1 and normalized by",
+        "the mean and deviation above:",
         "",
         "```python",
         "import torch",

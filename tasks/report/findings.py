@@ -1,19 +1,17 @@
 """What the audit of the data found, for the report: in words, in pictures, and what it does to the scores."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from tasks import results
 from tasks.report import pictures
 from tasks.results import Result
 from tasks.runtime import dataset
 from tasks.runtime.audit import Audit
 from tasks.runtime.dataset import Array
-from tasks.runtime.errors import IntegrityError
-from tasks.runtime.files import MEND
 
 LISTED = 50
 """Entries of a long list that are written out."""
@@ -123,17 +121,8 @@ def suspicious_rows(audit: Audit, data: dataset.Dataset) -> Array:
 
 def read_predictions(root: Path, best: Result | None) -> list[tuple[str, str]]:
     """(actual, predicted) of every test image by the best encoder's linear probe; empty where there are none."""
-    path = root / f"out/predictions/{best.file if best else ''}.csv"
-    if not path.exists():
-        return []
-    try:
-        with path.open(newline="") as file:
-            pairs = [(line["actual"], line["predicted"]) for line in csv.DictReader(file)]
-    except (ValueError, KeyError, csv.Error) as error:
-        raise IntegrityError(f"{path}: {error!r}; {MEND}") from None
-    if not all(isinstance(name, str) for pair in pairs for name in pair):
-        raise IntegrityError(f"{path}: a line is cut off; {MEND}")
-    return pairs
+    found = results.read_predictions(root, best.file) if best else {}
+    return list(zip(found["actual"].tolist(), found["predicted"].tolist(), strict=True)) if found else []
 
 
 def effect(pairs: Sequence[tuple[str, str]], suspects: Array) -> Effect | None:

@@ -74,7 +74,7 @@ def still_rising(histories: "Mapping[str, Sequence[pd.DataFrame]]", images: int 
 
 
 def read_history(root: Path, name: str) -> "pd.DataFrame | None":
-    """A training's history, a line for each epoch, without the columns that hold no number; None if there is nothing."""
+    """A training's history, a line for one or more epochs, without the columns that hold no number; None if there is none."""
     import pandas as pd
 
     path = root / f"out/history/{name}.csv"

@@ -14,6 +14,10 @@ OWN = {"name": None, "follow_links": False, "max_train": None, "max_test": None}
 """What it has where it says nothing of the rest; ``source`` and ``path`` it must say."""
 
 
+TAKEN = ("data", "eval", "report", "resources", "system", "train")
+"""What columns and metrics begin with that are no task's."""
+
+
 def check_names(names: Sequence[str], blocks: Any) -> None:
     """Every name is one that stages, files and columns can bear, and has its block; every block has its name.
 
@@ -25,6 +29,8 @@ def check_names(names: Sequence[str], blocks: Any) -> None:
     for name in names:
         if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
             raise ConfigError(f"run.tasks: {name!r} is no name; give small letters, digits and underscores, a letter first")
+        if name in TAKEN:
+            raise ConfigError(f"run.tasks: {name!r} is taken, for columns and MLflow's metrics; give another name")
         if not isinstance(blocks.get(name), Mapping):
             raise ConfigError(f"run.tasks: {name} has no block under tasks; write where its images are: source and path")
     if len(set(names)) != len(names):

@@ -245,6 +245,7 @@ def write_encoder(directory, method, seed, epochs, health, rng):
             "encoder": {"config": {"name": "small"}, "channels": 1, "image_size": 28},
             "dim": 128,
             "epochs": epochs,
+            "steps_per_epoch": 78,
             "parameters": 176000,
             "train": {
                 "epochs": 8,

@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.prepare.archives import Archive
 from tasks.prepare.labels import Row, arranged
-from tasks.prepare.layout import SPLITS, is_image
+from tasks.prepare.layout import SPLITS, to_read
 from tasks.prepare.source import OWN_LICENSE, Content, Source
 from tasks.runtime.errors import DataError
 from tasks.runtime.params import DataConfig, images_path
@@ -52,12 +52,11 @@ class ShardSource(Source):
         for name, content in archive.read(about):
             facts.setdefault(_key(name), {}).update(_facts(f"{shard}/{name}", content))
         split = next((word for word in SPLITS if shard.lower().startswith(word)), "train")
-        for name in archive.members:
-            if is_image(name) and not name.endswith(ABOUT):
-                said = facts.get(_key(name), {})
-                yield Row(f"{shard}/{name}", said.get("label"), split, str(said.get("group", "")))
-            elif not name.endswith(ABOUT):
-                self.ignored.append(f"{shard}/{name}")
+        images, others = to_read(name for name in archive.members if not name.endswith(ABOUT))
+        self.ignored += [f"{shard}/{name}" for name in others]
+        for name in images:
+            said = facts.get(_key(name), {})
+            yield Row(f"{shard}/{name}", said.get("label"), split, str(said.get("group", "")))
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, Content]]:
         """Read the items at ``rows``."""
