@@ -64,6 +64,17 @@ def test_a_pool_without_labels_is_chosen_for_by_the_first_task(tmp_path: Path) -
     assert "held-out labels of the task tiles" in page and "judged on the test images of the task tiles" in page
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_task_without_any_score_takes_no_report_down(tmp_path: Path, labelled: bool) -> None:
+    root = project_of(tmp_path / "p", labelled)
+    shutil.rmtree(root / "out/metrics/tiles")
+    results, missing = load_results(root)
+    assert {r.task for r in results} == {None}
+    found = transfer.load(root)
+    assert found is not None and "Not scored on tiles yet: any encoder." in transfer.sentences(found)
+    assert "Not scored on tiles yet" in documents(root, judge(results), missing)["leaderboard.md"]
+
+
 def test_without_tasks_nothing_is_added(tmp_path: Path) -> None:
     root = write_project(tmp_path / "p", METHODS)
     assert transfer.load(root) is None
@@ -77,6 +88,7 @@ def test_without_tasks_nothing_is_added(tmp_path: Path) -> None:
     [
         (["Tiles"], {}, "run.tasks: 'Tiles' is no name"),
         (["a-b"], {}, "is no name"),
+        (["eval"], {"eval": {"source": "folder", "path": "x"}}, "'eval' is taken"),
         (["tiles"], {}, "tiles has no block under tasks"),
         ([], {"tiles": {}}, "tasks.tiles is not in run.tasks"),
         (["tiles", "tiles"], {"tiles": {}}, "nothing twice"),

@@ -171,6 +171,15 @@ def test_shards_give_images_with_the_class_beside_them(tmp_path: Path) -> None:
     assert (data.test_images[0] == np.asarray(corpus.picture(5)).transpose(2, 0, 1)).all()
 
 
+def test_arrays_beside_pictures_are_no_images_and_a_class_of_unused_rows_is_none(tmp_path: Path) -> None:
+    shard(tmp_path / "in/train-000.tar", sample(0) | sample(1) | {"0.npy": b"an embedding"})
+    shard(tmp_path / "in/test-000.tar", sample(2) | sample(3))
+    shard(tmp_path / "in/val-000.tar", sample(4, label="only here"))
+    source = open_source(config(tmp_path / "in", "webdataset"))
+    assert "train-000.tar/0.npy" in source.ignored and len(source.items) == 4
+    assert source.classes == ["0", "1"]
+
+
 def test_shards_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no shards"):
