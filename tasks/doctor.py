@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tasks.dvc import damage, graph, lock_files
-from tasks.runtime import files, settings
+from tasks.runtime import files, recorded, settings
 from tasks.runtime.errors import EnvironmentFault, IntegrityError, Stop, UsageError, run
 from tasks.runtime.locks import try_lock
 from tasks.runtime.work import KEPT, discard_old
@@ -109,10 +109,13 @@ class Doctor:
             self.fixed += [f"removed old work {work.relative_to(self.root)}" for work in discard_old(directory, kept)]
 
     def outputs(self) -> None:
-        """What DVC takes for up to date is what dvc.lock records; damaged outputs are removed, so that dvc repro makes them."""
-        for stage in self.plan:
-            if not stage.stale:
-                self.fixed += damage.discard_damaged(self.root, stage.name)
+        """What DVC takes for up to date is what dvc.lock records; damaged outputs are removed, so that dvc repro makes them.
+
+        Those of methods that params.yaml lists no more count too: a stage that reads a whole folder verifies them.
+        """
+        changing = {out for stage in self.plan if stage.stale for out in stage.outs}
+        known = recorded.outputs(self.root).items()
+        self.fixed += damage.discard_damaged(self.root, {path: md5 for path, md5 in known if path not in changing})
 
     def cache(self) -> None:
         """Every object of DVC's cache is what its name says; a damaged one, which would come back for ever, is removed."""

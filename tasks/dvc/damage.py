@@ -5,6 +5,7 @@ damage comes back from the cache as often as one deletes it.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from tasks.dvc.lock_files import locked
@@ -19,14 +20,17 @@ def remove_bad_objects(root: Path) -> list[str]:
         return [line for path in sorted(cache.glob("??/*")) if (line := _remove_bad(path, root))]
 
 
-def discard_damaged(root: Path, stage: str) -> list[str]:
-    """Remove the outputs of ``stage`` that are not what dvc.lock records, and what is bad of them in DVC's cache.
+def discard_damaged(root: Path, outputs: Mapping[Path, str]) -> list[str]:
+    """Remove those outputs that are not what dvc.lock records, and what is bad of them in DVC's cache.
+
+    Args:
+        outputs: the recorded MD5 of each (``recorded.outputs``).
 
     Returns:
         A line for each output.
     """
     lines = []
-    for path, md5 in recorded.of_stage(root, stage).items():
+    for path, md5 in outputs.items():
         fault = fault_of(path, md5)
         if fault is not None:
             with locked(root) as repo:

@@ -21,6 +21,7 @@ from typing import IO
 from tasks.dvc.damage import discard_damaged
 from tasks.dvc.lock_files import release_dead_locks
 from tasks.dvc.outcome import Fate, Outcome
+from tasks.runtime import recorded
 from tasks.runtime.errors import EnvironmentFault, IntegrityError, Preempted, no_space
 from tasks.runtime.locks import try_lock
 
@@ -74,7 +75,7 @@ class Runner:
             with self._claimed_log(name) as log:
                 outcome = self._run_once(name, log, watch, options)
             if outcome is not None and outcome.how is Fate.RESTORED:
-                damaged = discard_damaged(self.root, name)
+                damaged = discard_damaged(self.root, recorded.of_stage(self.root, name))
                 if damaged and mended:
                     return Outcome(IntegrityError.code, Fate.FAILED, f"DVC restores it again: {'; '.join(damaged)}")
                 if damaged:

@@ -20,7 +20,7 @@ from tasks.runtime.stage_name import StageName
 from tasks.tracking.records import first_tags, headline, records
 from tests.support import damage
 from tests.support import tiny_graph as tiny
-from tests.support.project import command
+from tests.support.project import command, set_params
 
 METRICS = "out/metrics/byol-0.json"
 READ = [
@@ -48,10 +48,11 @@ def project(whole: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     before = {
         path: path.read_bytes() for top in ("out", "data/prepared") for path in (whole / top).rglob("*") if path.is_file()
     }
-    lock = (whole / "dvc.lock").read_bytes()
+    tracked = {path: path.read_bytes() for path in (whole / "dvc.lock", whole / "params.yaml")}
     monkeypatch.chdir(whole)
     yield whole
-    (whole / "dvc.lock").write_bytes(lock)
+    for path, data in tracked.items():
+        path.write_bytes(data)
     for top in ("out", "data/prepared"):
         for path in [p for p in (whole / top).rglob("*") if p.is_file() and p not in before]:
             path.unlink()
@@ -149,6 +150,16 @@ def test_doctor_removes_what_readers_refuse_and_nothing_else(project: Path) -> N
     )
     assert not any(damaged.exists() for damaged in objects), "dvc repro would bring it back"
     report()  # what is left is sound
+
+
+def test_doctor_mends_what_a_method_left_that_is_compared_no_more(project: Path) -> None:
+    """Whoever reads the whole folder verifies it, so its advice has to end that fault too."""
+    set_params(project, {"run": {"methods": ["simclr"]}})
+    damage.flip(project / METRICS)
+    with pytest.raises(IntegrityError, match=r"run python -m tasks\.doctor"):
+        report()
+    assert f"{METRICS} was damaged and is removed, so that it is made again" in mend(project)
+    report()
 
 
 @pytest.mark.fault("F27")
