@@ -29,7 +29,6 @@ QUEUE = {"queue": 512}
 SMALL: dict[str, Any] = {
     "run": {"methods": list(METHODS), "seeds": [0]},
     "encoder": {"width": 12},
-    "train": {"images": 12000},
     "evaluate": {"layers": 1, "label_fractions": [], "bootstrap": 100},  # the layer that a user without labels gets
     "method": dict.fromkeys(("moco", "pcl", "swav", "nnclr"), QUEUE),
 }
@@ -124,7 +123,8 @@ def workspace(directory: Path, images: Images, options: argparse.Namespace) -> N
     if not (directory / ".git").is_dir():
         subprocess.run(["git", "clone", "--quiet", ".", str(directory)], check=True)
     images.make(options, directory / "images")
-    text, *_ = preset.apply((directory / params.PARAMS).read_text(), "label-free", SMALL | {"data": images.data})
+    values = SMALL | {"data": images.data, "train": {"images": options.images}}
+    text, *_ = preset.apply((directory / params.PARAMS).read_text(), "label-free", values)
     files.write_text(directory / params.PARAMS, text)
     files.write_text(directory / "READY", "")
 
@@ -152,6 +152,7 @@ def main() -> int:
     parser.add_argument("--cifar10", type=Path, required=True, help="archive of CIFAR-10 as image files")
     parser.add_argument("--tiles", type=Path, required=True, help="archive of the magnetic tiles")
     parser.add_argument("--work", type=Path, default=Path(".ssl/label-free"), help="where to work (kept, to continue)")
+    parser.add_argument("--images", type=int, default=12000, help="train.images; another number: another --work")
     parser.add_argument("--only", choices=SETS, help="train one set, and write no page")
     parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)  # within a workspace
     options = parser.parse_args()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_core.evaluation.scores import Score
-from tasks import transfer
+from tasks import transfer, tuned
 from tasks.columns import COLUMNS, PRETEXT, table_scores
 from tasks.results import Result, Row, known, load_results
 from tasks.runtime import errors
@@ -201,6 +201,9 @@ def show(root: Path) -> None:
     several = transfer.load(root)
     if several:
         print(f"\n{transfer.to_markdown(several)}")
+    tuning = tuned.load(root)
+    if tuning:
+        print(f"\n{tuned.to_markdown(tuning)}")
     for line in worth_it(verdict):
         print(line)
 

@@ -45,15 +45,32 @@ def freeze(encoder: Encoder, config: ContinueConfig, channels: int, size: int) -
         encoder.register_forward_pre_hook(_still_norms)
     if not config.frozen_blocks:
         return
+    numbers, count = first_blocks(encoder, channels, size)
+    if config.frozen_blocks >= count:
+        raise ConfigError(f"encoder.continued.frozen_blocks is {config.frozen_blocks}; of {count} blocks one must train")
+    for parameter, number in zip(encoder.parameters(), numbers, strict=True):
+        parameter.requires_grad_(number >= config.frozen_blocks)
+
+
+def first_blocks(encoder: Encoder, channels: int, size: int) -> tuple[list[int], int]:
+    """For each parameter the first of ``Encoder.blocks`` that depends on it, whatever the architecture calls it.
+
+    Args:
+        channels: of the images, whose side is ``size``.
+
+    Returns:
+        Numbers from 0, in the order of ``encoder.parameters()``, the number of blocks where none depends on it; and that
+        number.
+    """
+    was_training = encoder.training
     maps = encoder.eval().blocks(torch.zeros(1, channels, size, size))
-    encoder.train()
-    if config.frozen_blocks >= len(maps):
-        raise ConfigError(f"encoder.continued.frozen_blocks is {config.frozen_blocks}; of {len(maps)} blocks one must train")
-    # What the output of the last frozen block depends on is frozen, whatever the architecture calls it.
+    encoder.train(was_training)
     parameters = list(encoder.parameters())
-    reached = torch.autograd.grad(maps[config.frozen_blocks - 1].sum(), parameters, allow_unused=True)
-    for parameter, gradient in zip(parameters, reached, strict=True):
-        parameter.requires_grad_(gradient is None)
+    numbers = [len(maps)] * len(parameters)
+    for number, output in reversed(list(enumerate(maps))):
+        reached = torch.autograd.grad(output.sum(), parameters, allow_unused=True, retain_graph=True)
+        numbers = [own if gradient is None else number for own, gradient in zip(numbers, reached, strict=True)]
+    return numbers, len(maps)
 
 
 def _still_norms(encoder: nn.Module, inputs: Any) -> None:

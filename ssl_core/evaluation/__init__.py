@@ -6,6 +6,6 @@
 2. ``probe``: a linear classifier, solved as a convex problem for all strengths at once.
 3. ``scores``: the one list of scores, each with its heading, its direction and what computes it; ``intervals`` around them.
 
-``finetune`` trains an encoder further with labels. Every choice is made on held-out training labels; the test split is
+Every choice is made on held-out training labels; the test split is
 read once. ``tasks/evaluate`` calls this package; whatever shows numbers reads ``scores.SCORES``.
 """

@@ -38,8 +38,6 @@ class EvaluateConfig:
     """Resamples of the test images behind each interval."""
     batch_size: Count
     """Images per forward pass when features are extracted; changes speed, not results."""
-    finetune_epochs: int
-    """Epochs of fine-tuning encoder and linear head on the training labels; 0 = none."""
     untrained: Count
     """Encoders behind the row of an untrained one: as many seeds, from its own on."""
 

@@ -18,14 +18,12 @@ from torch import Tensor
 from ssl_core.config import typed
 from ssl_core.engine.augment import AugmentConfig, normalize
 from ssl_core.engine.data import Images
-from ssl_core.engine.encoders import Encoder, EncoderConfig, build, num_parameters, pool
+from ssl_core.engine.encoders import Encoder, EncoderConfig, build, pool
 from ssl_core.engine.features import frozen
 from ssl_core.engine.health import judge
 from ssl_core.engine.optim import TrainConfig
 from ssl_core.engine.train import Trainer
-from ssl_core.evaluation.finetune import finetune
-from ssl_core.evaluation.intervals import bootstrap_intervals
-from ssl_core.evaluation.protocol import BOOTSTRAP, Labels, Scores, evaluate
+from ssl_core.evaluation.protocol import Labels, Scores, evaluate
 from ssl_core.methods import random_init
 from tasks.judged import ACTUAL
 from tasks.metrics import Health, Metrics, prediction_columns, to_json
@@ -103,8 +101,7 @@ class Evaluation:
             journal.start(**self._run_facts())
             layers = self._features(self.encoder)
             scores = evaluate(layers, self.labels, self.config, self.seed)
-            tuned = self._finetuned() if self.config.finetune_epochs and scores.predicted is not None else {}
-            metrics = self._metrics(scores, tuned)
+            metrics = self._metrics(scores)
             self._write(layers[scores.layer], metrics, scores, self._others(metrics))
             few = {f"linear_top1_{100 * probe.share:g}pct": probe.mean for probe in metrics.few_labels()}
             numbers = {k: v for k, v in metrics.found.items() if isinstance(v, float)} | few
@@ -179,33 +176,9 @@ class Evaluation:
         protocol = self._protocol() | scores.protocol
         return Another(replace(metrics, seed=seed, layer=scores.layer, protocol=protocol, encoder_sha256="", **found), scores)
 
-    def _finetuned(self) -> dict[str, Any]:
-        """Test accuracy of the encoder fine-tuned with all training labels; nothing for an encoder without weights."""
-        if not num_parameters(self.encoder):
-            return {}
-        known, facts = self.labels.train >= 0, self.facts
-        train, augment = typed(TrainConfig, facts["train"], "train"), typed(AugmentConfig, facts["augment"], "augment")
-        encoder, head = finetune(
-            self.encoder,
-            self.data.train_images[known.numpy()],
-            replace(self.data.info(self.labels.train[known]), mean=tuple(facts["mean"]), std=tuple(facts["std"])),
-            augment,
-            train,
-            self.config.finetune_epochs,
-            self.seed,
-            self.device,
-            lambda progress: self._maybe_leave(),
-        )
-        features = list(self._extract(encoder, "test").values())[-1]
-        seen = self.labels.test >= 0
-        with torch.no_grad():
-            correct = head.cpu()(features[seen]).argmax(1) == self.labels.test[seen]
-        interval = bootstrap_intervals(correct[None], self.config.bootstrap, self.seed, BOOTSTRAP)[0]
-        return {"finetune_top1": float(correct.double().mean()), "finetune_interval": list(interval)}
-
     # ------------------------------------------------------------------ the result
 
-    def _metrics(self, scores: Scores, tuned: dict[str, Any]) -> Metrics:
+    def _metrics(self, scores: Scores) -> Metrics:
         facts = self.facts
         return Metrics(
             method=self.name,
@@ -217,7 +190,7 @@ class Evaluation:
             health=Health.of(facts["health"]),
             random_health=Health.of(facts["random_health"]),
             protocol=self._protocol() | scores.protocol,
-            found=self._named(scores.numbers) | tuned | self._about_task(),
+            found=self._named(scores.numbers) | self._about_task(),
         )
 
     def _named(self, numbers: dict[str, Any]) -> dict[str, Any]:
@@ -237,7 +210,6 @@ class Evaluation:
             "features": "frozen, evaluation mode, no augmentation, global average of the layer's output",
             "choices": "layers, k, temperature and lambda on held-out training labels; test read once",
             "epoch": "last",
-            "finetune_epochs": self.config.finetune_epochs,
             "image_size": self.facts["encoder"]["image_size"],
             "precision": self.facts["precision"],
             **{f"start_{key}": self.facts["start"][key] for key in ("source", "sha256") if "start" in self.facts},

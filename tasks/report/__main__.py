@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+from tasks import tuned
 from tasks.columns import HEADLINES
 from tasks.report import page, small
 from tasks.results import load_results
@@ -46,7 +47,7 @@ def body(run: Stage) -> None:
             log.metrics(0, {name: value for name, value in scores.items() if value is not None})
         log.end("FINISHED", cost={"report_seconds": time.monotonic() - started})
         page.publish(texts | {"journal.jsonl": log.path.read_text()}, run.out("reports"))
-    for name, numbers in small.scores(verdict).items():
+    for name, numbers in small.scores(verdict, tuned.load(root)).items():
         files.write_json(run.out("out/scores") / f"{name}.json", numbers)
     for name, table in tables.items():
         files.write_text(run.out("out/plots") / name, table)

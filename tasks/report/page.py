@@ -13,7 +13,7 @@ from typing import Any
 
 from ssl_core.catalogue import ABOUT_LOSS, BASELINES, METHODS
 from ssl_core.evaluation.scores import SCORES, Score
-from tasks import leaderboard, transfer, worth
+from tasks import leaderboard, transfer, tuned, worth
 from tasks.columns import HEADLINES, PRETEXT
 from tasks.leaderboard import percent
 from tasks.metrics import Health
@@ -22,6 +22,7 @@ from tasks.results import FULL_SCHEDULE, Result, Row, known, load_results, regis
 from tasks.runtime import audit, dataset, files
 from tasks.tracking import journal
 from tasks.transfer import Transfer
+from tasks.tuned import Tuning
 from tasks.verdict import Verdict, judge, sentences, worth_it
 
 PACKAGES = ("torch", "torchvision", "numpy", "dvc", "mlflow", "prefect", "matplotlib")
@@ -43,11 +44,14 @@ def documents(root: Path, verdict: Verdict, missing: Sequence[str]) -> dict[str,
     """Text of each file of the report by its name."""
     several = transfer.load(root)
     beside = f"\n{transfer.to_markdown(several)}" if several else ""
+    tuning = tuned.load(root)
+    beside += f"\n{tuned.to_markdown(tuning)}" if tuning else ""
     return {
         "leaderboard.csv": leaderboard.to_csv(verdict),
         "leaderboard.md": leaderboard.to_markdown(verdict) + beside,
-        "report.html": render(root, verdict, missing, several),
+        "report.html": render(root, verdict, missing, several, tuning),
         **({"transfer.csv": transfer.to_csv(several)} if several else {}),
+        **({"finetune.csv": tuned.to_csv(tuning)} if tuning else {}),
     }
 
 
@@ -61,7 +65,9 @@ def publish(texts: Mapping[str, str], target: Path) -> None:
     files.write_directory(target, fill)
 
 
-def render(root: Path, verdict: Verdict, missing: Sequence[str], several: Transfer | None = None) -> str:
+def render(
+    root: Path, verdict: Verdict, missing: Sequence[str], several: Transfer | None = None, tuning: Tuning | None = None
+) -> str:
     """The page."""
     import jinja2
 
@@ -114,6 +120,8 @@ def render(root: Path, verdict: Verdict, missing: Sequence[str], several: Transf
         provenance=provenance(root, results, data),
         transfer=several,
         transfer_sentences=transfer.sentences(several) if several else (),
+        tuning=tuned.table(tuning) if tuning else None,
+        tuning_sentences=tuned.sentences(tuning) if tuning else (),
         load_lines=("from tasks.encoder import load", f'encoder = load("models:/{registered_model(root)}@champion")'),
     )
 

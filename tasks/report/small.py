@@ -12,7 +12,8 @@ from typing import Any
 from tasks.leaderboard import verdict_text
 from tasks.report.findings import read_predictions
 from tasks.report.illustrations import read_history
-from tasks.results import Row
+from tasks.results import Result, Row
+from tasks.tuned import Tuning
 from tasks.verdict import Verdict
 
 NUMBERS = {"held_out": "holdout_linear_top1", "linear": "linear_top1", "knn": "knn_top1", "seconds": "seconds"}
@@ -20,7 +21,7 @@ NUMBERS = {"held_out": "holdout_linear_top1", "linear": "linear_top1", "knn": "k
 DIGITS = 4
 
 
-def scores(verdict: Verdict) -> dict[str, dict[str, Any]]:
+def scores(verdict: Verdict, tuning: Tuning | None = None) -> dict[str, dict[str, Any]]:
     """For each encoder by ``METHOD-SEED``: what people compare; without labels the effective rank is among it."""
     found = {}
     for row in verdict.rows:
@@ -28,9 +29,16 @@ def scores(verdict: Verdict) -> dict[str, dict[str, Any]]:
             numbers = {name: result.get(column) for name, column in NUMBERS.items()}
             if numbers["held_out"] is None:
                 numbers["rank"] = result.metrics.health.effective_rank
+            numbers |= _tuned(result, tuning)
             shown = {name: round(value, DIGITS) for name, value in numbers.items() if value is not None}
             found[result.name] = shown | {"verdict": verdict_text(row, verdict.standings[row.method])}
     return found
+
+
+def _tuned(result: Result, tuning: Tuning | None) -> dict[str, float | None]:
+    """Of an encoder that was fine-tuned: its accuracy by share of the labels."""
+    row = tuning.rows.get(result.method, {}) if tuning else {}
+    return {f"finetune_{100 * float(share):g}pct": own.each.get(result.name) for share, own in row.items()}
 
 
 def plots(root: Path, verdict: Verdict) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """params.yaml, read strictly: duplicate keys, unknown keys and values of the wrong type are errors."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,6 +11,7 @@ from ssl_core.catalogue import BASELINES, METHODS, load_class
 from ssl_core.config import ConfigError, Rule, typed, unknown_name
 from tasks.runtime import task_params
 from tasks.runtime.errors import UsageError
+from tasks.runtime.recipes import finetune_params, overridden
 from tasks.runtime.strict_yaml import StrictLoader, first_fault
 
 if TYPE_CHECKING:  # these import torch, which not every stage needs
@@ -26,7 +27,7 @@ SOURCES = Path(__file__).parents[1] / "prepare" / "sources"
 LONGEST_NAME = 100
 """Of a data set: names of folders, tags and registered models are made from it."""
 NEEDED = ("run", "data", "encoder", "train", "augment", "evaluate", "method")
-SECTIONS = (*NEEDED, "tasks")
+SECTIONS = (*NEEDED, "finetune", "tasks")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class RunConfig:
 
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
+    finetune: tuple[str, ...] = ()
+    """Those of ``methods`` that are fine-tuned too."""
     tasks: tuple[str, ...] = ()
     """Further labelled sets, by their names under ``tasks``."""
 
@@ -157,6 +160,8 @@ def check(params: Mapping[str, Any]) -> None:
     methods = run_config(params).methods
     task_configs(params)
     evaluate_config(params)
+    if run_config(params).finetune:
+        finetune_params(params)
     for name in dict.fromkeys([*methods, *params["method"]]):
         method_params(params, name)
 
@@ -176,6 +181,11 @@ def run_config(params: Mapping[str, Any]) -> RunConfig:
         raise ConfigError("run.methods must name something, and nothing twice")
     if not run.seeds or len(set(run.seeds)) != len(run.seeds) or not all(0 <= s < 2**31 for s in run.seeds):
         raise ConfigError("run.seeds must be different whole numbers from 0 to 2147483647")
+    for name in run.finetune:
+        if name not in run.methods:
+            raise ConfigError(unknown_name(f"run.finetune: {name!r}", name, run.methods))
+    if len(set(run.finetune)) != len(run.finetune):
+        raise ConfigError("run.finetune must name nothing twice")
     task_params.check_names(run.tasks, params.get("tasks") or {})
     return run
 
@@ -269,16 +279,8 @@ def method_params(params: Mapping[str, Any], name: str) -> MethodParams:
     if not isinstance(given, dict):
         raise ConfigError(f"method.{name} is {given!r}; it must be a mapping of parameters")
     own = dict(given)
-    merged: dict[str, dict[str, Any]] = {}
-    for section, cls in (("encoder", EncoderConfig), ("train", TrainConfig), ("augment", AugmentConfig)):
-        override = own.pop(section, None) or {}
-        if not isinstance(override, dict):
-            raise ConfigError(f"method.{name}.{section} is {override!r}; it must be a mapping of parameters")
-        names = [f.name for f in fields(cls)] + (["continued"] if section == "encoder" else [])
-        for key in override:
-            if key not in names:
-                raise ConfigError(unknown_name(f"method.{name}.{section}.{key}", str(key), names))
-        merged[section] = {**params[section], **override}
+    classes = {"encoder": EncoderConfig, "train": TrainConfig, "augment": AugmentConfig}
+    merged = {section: overridden(params, own, f"method.{name}", section, cls) for section, cls in classes.items()}
     continued = typed(ContinueConfig, merged["encoder"].pop("continued", {}), "encoder.continued")
     encoder, train = typed(EncoderConfig, merged["encoder"], "encoder"), typed(TrainConfig, merged["train"], "train")
     if encoder.weights:

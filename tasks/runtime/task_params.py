@@ -14,8 +14,8 @@ OWN = {"name": None, "follow_links": False, "max_train": None, "max_test": None}
 """What it has where it says nothing of the rest; ``source`` and ``path`` it must say."""
 
 
-TAKEN = ("data", "eval", "report", "resources", "system", "train")
-"""What columns and metrics begin with that are no task's."""
+TAKEN = ("data", "eval", "finetune", "report", "resources", "system", "train")
+"""What columns and metrics begin with, and folders are called, that are no task's."""
 
 
 def check_names(names: Sequence[str], blocks: Any) -> None:

@@ -17,8 +17,10 @@ from tasks.tracking import journal
 
 PREFIX = {"pretrain": "train", "evaluate": "eval"}
 """Of metrics whose name has no group; that of any other stage is its own name."""
-ORDER = {"evaluate": 1, "report": 2}
-"""An evaluation adds to the run of its training, and a report is the parent of both; any other stage comes first."""
+ADDING = ("evaluate", "finetune")
+"""Stages that add to the run of the training whose encoder they took."""
+ORDER = {**dict.fromkeys(ADDING, 1), "report": 2}
+"""A report is the parent of all; any other stage comes first."""
 Row = tuple[int, int, str, float]
 """(time, step, name, value)."""
 SHOWN_BY_MLFLOW = ("git_commit", "user", "description")
@@ -48,9 +50,15 @@ class Record:
         return _kind(self.run)
 
     @property
+    def adds(self) -> bool:
+        """Whether it adds to the run of a training."""
+        return self.kind in ADDING
+
+    @property
     def evaluated(self) -> str:
-        """The tag of a run that says which evaluation it shows: one for the pool's images and one for each task's."""
-        return ".".join(filter(None, ("ssl.evaluation", StageName.parse(self.run["stage"]).task)))
+        """The tag of a run that says which evaluation it shows: the pool's, a task's, or a fine-tuning."""
+        name = "ssl.evaluation" if self.kind == "evaluate" else f"ssl.{self.kind}"
+        return ".".join(filter(None, (name, StageName.parse(self.run["stage"]).task)))
 
     @property
     def name(self) -> str:
@@ -128,8 +136,9 @@ def _tags(events: list[dict[str, Any]], kind: str) -> dict[str, str]:
     """What was said of the run, and where its first number that is not finite is."""
     run = events[0]["run"]
     tags = _texts(run["tags"])
-    if kind == "evaluate":  # where it was made is not where its training was; both end up on one run
-        tags = _texts(run["tags"], "evaluation.") | _texts(run["params"], "protocol.")
+    if kind in ADDING:  # where it was made is not where its training was; both end up on one run
+        made, recipe = ("evaluation.", "protocol.") if kind == "evaluate" else (f"{kind}.", f"{kind}.recipe.")
+        tags = _texts(run["tags"], made) | _texts(run["params"], recipe)
     for event in events:
         if event["event"] == "tags":
             tags |= _texts(event["tags"])

@@ -76,7 +76,7 @@ class Tracker:
             read = records(self.root, self.damage) if only is None else list(filter(None, [read_record(only)]))
             for record in read:
                 try:
-                    complete += self._send_evaluation(record) if record.kind == "evaluate" else self._send_run(record)
+                    complete += self._send_evaluation(record) if record.adds else self._send_run(record)
                 except self._refusal as error:
                     if error.get_http_status_code() not in (400, 404, 409):
                         raise

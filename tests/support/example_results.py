@@ -54,7 +54,7 @@ def write_project(root: Path, methods=tuple(SKILL), seeds=(0,), labelled=True, n
     text = source.read_text()
     head, tail = text[: text.index("run:")], text[text.index("\ndata:") :]
     (root / "params.yaml").write_text(
-        f"{head}run:\n  methods: {list(methods)}\n  seeds: {list(seeds)}\n  tasks: []\n{tail}".replace("'", "")
+        f"{head}run:\n  methods: {list(methods)}\n  seeds: {list(seeds)}\n  finetune: []\n  tasks: []\n{tail}".replace("'", "")
     )
     labels = write_data(root, labelled, num_test, channels, classes)
     for method in methods:

@@ -83,6 +83,7 @@ SHARED = {
     "tasks.worth",
     "tasks.starts",
     "tasks.transfer",
+    "tasks.tuned",
 }
 MAY_IMPORT = {f"tasks/{stage}": {f"tasks.{stage}", "tasks.tracking"} | SHARED for stage in map(folder, STAGES)} | {
     "tasks/runtime": {"tasks.runtime"},

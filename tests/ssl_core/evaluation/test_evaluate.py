@@ -37,7 +37,6 @@ CONFIG = replace(
     label_seeds=3,
     bootstrap=200,
     batch_size=100,
-    finetune_epochs=0,
     untrained=1,
 )
 

@@ -22,10 +22,10 @@ from tasks.runtime.stage_name import StageName
 from tasks.tracking import journal
 from tests.conftest import ROOT
 from tests.support.configs import ENCODER, encoder_of
+from tests.support.encoders import HEALTH, write_encoder
 from tests.support.project import TINY, set_params, write_prepared
 
 CPU = torch.device("cpu")
-HEALTH = {"feature_std": 0.1, "effective_rank": 9.0, "alignment": 0.3, "uniformity": -2.0}
 
 
 @pytest.fixture
@@ -41,35 +41,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_prepared(tmp_path)
     write_encoder(tmp_path, "simclr")
     return tmp_path
-
-
-def write_encoder(project: Path, method: str, name: str = "small", poison: bool = False, **facts: object) -> None:
-    """An untrained encoder as ``pretrain`` would leave it."""
-    config = dataclasses.replace(ENCODER, name=name, width=8)
-    encoder = core_encoders.build(config, 1, 16, 3)
-    if poison:
-        with torch.no_grad():
-            next(encoder.parameters()).fill_(torch.nan)
-    import tasks.runtime.params as params
-
-    chosen = params.method_params(params.load(), "simclr")
-    described = {
-        "method": method,
-        "seed": 0,
-        "encoder": core_encoders.description(config, 1, 16),
-        "dim": encoder.dim,
-        "mean": [0.5],
-        "std": [0.2],
-        "epochs": 3,
-        "precision": "float32",
-        "train": vars(chosen.train),
-        "augment": vars(chosen.augment),
-        "health": HEALTH | {"epoch": 3, "loss": 1.0},
-        "random_health": HEALTH | {"epoch": 0},
-    }
-    files.write_directory(
-        project / f"out/encoders/{method}-0", lambda directory: saved_encoder.save(directory, encoder, described | facts)
-    )
 
 
 def rewrite(project: Path, **arrays: np.ndarray) -> None:
@@ -185,17 +156,6 @@ def test_features_that_are_not_finite_stop_the_stage_with_one_line(project):
 def test_a_collapsed_encoder_is_called_so(project):
     write_encoder(project, "simclr", health={**HEALTH, "feature_std": 1e-6})
     assert run()["verdict"] == "collapsed"
-
-
-def test_fine_tuning_is_reported_beside_the_frozen_scores(project):
-    before = (project / "out/encoders/simclr-0/encoder.safetensors").read_bytes()
-    frozen = run()
-    assert "finetune_top1" not in frozen
-    set_params(project, {"evaluate": {"finetune_epochs": 1}})
-    tuned = run()
-    assert tuned["linear_top1"] == frozen["linear_top1"]
-    assert tuned["finetune_interval"][0] <= tuned["finetune_top1"] <= tuned["finetune_interval"][1]
-    assert (project / "out/encoders/simclr-0/encoder.safetensors").read_bytes() == before
 
 
 def test_an_untrained_encoder_is_scored_beside_others_as_their_own_stages_would(project):

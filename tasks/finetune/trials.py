@@ -1,0 +1,155 @@
+"""The trainings of one encoder with labels: candidates of the rate, then one with the best, for each choice of labels.
+
+A training takes seconds. What an ended one predicted is kept in the stage's work directory, so that a stage which was stopped
+goes on with the next.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssl_core.config import ConfigError
+from ssl_core.engine.augment import normalize
+from ssl_core.engine.encoders import num_parameters
+from ssl_core.engine.features import frozen
+from ssl_core.engine.train import NonFinite
+from ssl_core.evaluation.comparison import interval
+from ssl_core.evaluation.protocol import Labels
+from ssl_core.evaluation.scores import top1
+from ssl_core.finetuning import Draw, best_rate, draws, finetune
+from tasks.runtime import dataset, files, params, saved_encoder
+from tasks.runtime.errors import Diverged
+from tasks.runtime.progress import Progress
+from tasks.runtime.recipes import FinetuneParams
+from tasks.runtime.stage import Stage
+from tasks.tracking.journal import Journal
+
+NONE = -1
+"""In place of a class where the rate was too high for any."""
+
+
+class Trials:
+    """One encoder, its trainings with labels, and its files."""
+
+    def __init__(self, stage: Stage, name: str, seed: int, device: torch.device, recipe: FinetuneParams):
+        self.stage, self.name, self.seed, self.device, self.recipe = stage, name, seed, device, recipe
+        self.key, self.directory = f"{name}-{seed}", Path("out/encoders") / f"{name}-{seed}"
+        self.evaluate = params.evaluate_config(params.load())
+        self.data = dataset.load()
+        self.encoder, self.facts = saved_encoder.load(self.directory)
+        arrays = (self.data.train_labels, self.data.train_holdout, self.data.test_labels)
+        train, holdout, test = (torch.from_numpy(np.array(a)) for a in arrays)
+        self.labels = Labels(train, holdout, test, len(self.data.meta["classes"])).of_at_most(self.evaluate.max_classes)
+        self.test = torch.nonzero(self.labels.test >= 0)[:, 0]
+        known = self.labels.train >= 0
+        if not len(self.test) or not (known & holdout).any() or not (known & ~holdout).any():
+            raise ConfigError("run.finetune needs labels, of training images (some held out) and of test images; set it to []")
+        if not num_parameters(self.encoder):
+            raise ConfigError(f"run.finetune: {name} has no weights to train; take it out")
+
+    def run(self) -> None:
+        """Train, choose, write."""
+        started, config = time.monotonic(), self.recipe.config
+        with Journal(self.stage.work / "journal.jsonl", position=0) as journal:
+            journal.start(**self._run_facts())
+            chosen = {f"{share:g}": draws(self.labels, share, config.draws, self.seed) for share in sorted(config.shares)}
+            count = sum(map(len, chosen.values())) * (len(config.lr) + 1)
+            self.show = Progress(f"{self.key}: fine-tuning", count, "trainings", file=self.stage.work / "progress.json")
+            self.done = 0
+            found = {
+                share: [self._tuned(draw, share, number) for number, draw in enumerate(own)] for share, own in chosen.items()
+            }
+            truth = self.labels.test[self.test]
+            guesses = {share: torch.stack([guess for _, guess in own]) for share, own in found.items()}
+            shares = {share: self._numbers(guesses[share], truth, found[share], chosen[share][0]) for share in found}
+            encoder_sha256 = files.sha256(self.directory / saved_encoder.WEIGHTS)
+            about = {"method": self.name, "seed": self.seed, "encoder_sha256": encoder_sha256}
+            metrics = about | {"shares": shares, "recipe": asdict(self.recipe), "data_sha256": self.data.sha256}
+            files.write_json(self.stage.out(f"out/metrics/finetune/{self.key}.json"), metrics)
+            arrays = {share: guess.numpy().astype(np.int32) for share, guess in {"actual": truth, **guesses}.items()}
+            files.save_tensors(self.stage.out(f"out/predictions/finetune/{self.key}.safetensors"), arrays)
+            journal.metrics(0, {f"top1_{100 * float(share):g}pct": own["mean"] for share, own in shares.items()})
+            journal.artifact(Path(f"out/metrics/finetune/{self.key}.json"), "metrics/finetune")
+            journal.artifact(Path(f"out/predictions/finetune/{self.key}.safetensors"), "predictions/finetune")
+            cost = {"finetune_seconds": time.monotonic() - started}
+            journal.end("FINISHED", cost=cost, encoder_sha256=encoder_sha256)
+            journal.publish(self.stage.out(f"out/journal/finetune-{self.key}.jsonl"))
+
+    def _run_facts(self) -> dict[str, Any]:
+        return {
+            "fingerprint": self.stage.fingerprint,
+            "stage": self.stage.full_name,
+            "name": self.name,
+            "seed": self.seed,
+            "tags": {"data_sha256": self.data.sha256, **{k: str(v) for k, v in self.stage.machine.items()}},
+            "params": asdict(self.recipe),
+        }
+
+    def _numbers(self, guess: Tensor, truth: Tensor, found: Sequence[tuple[float, Tensor]], draw: Draw) -> dict[str, Any]:
+        """What a share of the labels gives; accuracies of the test images."""
+        right = top1(guess, truth)
+        low, high = interval(guess == truth, self.evaluate.bootstrap, self.seed)
+        return {
+            "labels": len(draw.all),
+            "mean": float(right.mean()),
+            "std": float(right.std()) if len(right) > 1 else 0.0,
+            "interval": [low, high],
+            "lr": [rate for rate, _ in found],
+        }
+
+    def _tuned(self, draw: Draw, share: str, number: int) -> tuple[float, Tensor]:
+        """The rate that ``draw`` chooses, and the classes (M,) of the labelled test images after a training with it."""
+        rates = sorted(self.recipe.config.lr)
+        named = {rate: f"{share}-{number}-{rate:g}" for rate in rates}
+        held = self.labels.train[draw.check]
+        tried = {rate: self._predicted(draw.fit, draw.check, "train", rate, name) for rate, name in named.items()}
+        rate = best_rate([float(top1(guess, held)) for guess in tried.values()], rates)
+        guess = self._predicted(draw.all, self.test, "test", rate, f"{share}-{number}")
+        if (guess == NONE).all():
+            raise Diverged(f"fine-tuning {self.key} diverged at every rate of finetune.lr; lower them")
+        return rate, guess
+
+    def _predicted(self, fit: Tensor, asked: Tensor, split: str, rate: float, name: str) -> Tensor:
+        """Classes of the images ``asked`` of a split after a training on ``fit``, remembered under ``name``."""
+        path = self.stage.work / "trials" / f"{name}.safetensors"
+        if path.exists():
+            self.done += 1
+            return torch.from_numpy(files.load_tensors(path)["guess"].copy())
+        path.parent.mkdir(exist_ok=True)
+        images = getattr(self.data, f"{split}_images")
+        guess = self._train(fit, rate, images, asked)
+        files.save_tensors(path, {"guess": guess.numpy()})
+        self.done += 1
+        self.show.update(self.done)
+        return guess
+
+    def _train(self, fit: Tensor, rate: float, images: dataset.Array, asked: Tensor) -> Tensor:
+        rows = fit.numpy()
+        own = self.data.train_images if len(rows) == len(self.data.train_images) else self.data.train_images[rows]
+        labels = self.labels.train if own is self.data.train_images else self.labels.train[fit]
+        info = replace(self.data.info(labels), mean=tuple(self.facts["mean"]), std=tuple(self.facts["std"]))
+        train, precision = replace(self.recipe.train, lr=rate), self.facts["precision"]
+        train = replace(train, precision=precision)
+        decay, augment = self.recipe.config.layer_decay, self.recipe.augment
+        try:
+            tuned = finetune(
+                self.encoder, own, info, augment, train, decay, self.seed, self.device, lambda position: self._maybe_leave()
+            )
+        except NonFinite:
+            return torch.full((len(asked),), NONE)
+        encoder, head = tuned
+        batch = self.evaluate.batch_size
+        pieces = (torch.from_numpy(np.array(images[part.numpy()])).to(self.device) for part in torch.split(asked, batch))
+        features = frozen(encoder, (normalize(x, info.mean, info.std) for x in pieces), precision)[0]
+        with torch.no_grad():
+            return head(features).argmax(1).cpu()
+
+    def _maybe_leave(self) -> None:
+        if self.stage.stop_requested():
+            self.stage.leave()

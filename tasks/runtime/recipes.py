@@ -1,0 +1,61 @@
+"""Recipes in params.yaml: the common sections, with what somebody needs to have otherwise; and that of a fine-tuning."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from ssl_core.config import ConfigError, typed, unknown_name
+
+if TYPE_CHECKING:  # these import torch, which not every stage needs
+    from ssl_core.engine.augment import AugmentConfig
+    from ssl_core.engine.optim import TrainConfig
+    from ssl_core.finetuning import FinetuneConfig
+
+
+@dataclass(frozen=True)
+class FinetuneParams:
+    """Everything that shapes a fine-tuning."""
+
+    config: "FinetuneConfig"
+    train: "TrainConfig"
+    augment: "AugmentConfig"
+
+
+def finetune_params(params: Mapping[str, Any]) -> FinetuneParams:
+    """The recipe of every fine-tuning.
+
+    Raises:
+        ConfigError: a wrong key or value, or nothing to choose from.
+    """
+    from ssl_core.engine.augment import AugmentConfig
+    from ssl_core.engine.optim import TrainConfig
+    from ssl_core.finetuning import FinetuneConfig
+
+    if not isinstance(params.get("finetune"), dict):
+        raise ConfigError("section finetune is missing, and run.finetune names what to fine-tune")
+    own = dict(params["finetune"])
+    train = typed(TrainConfig, overridden(params, own, "finetune", "train", TrainConfig), "finetune.train")
+    augment = typed(AugmentConfig, overridden(params, own, "finetune", "augment", AugmentConfig), "finetune.augment")
+    config = typed(FinetuneConfig, own, "finetune")
+    for name in ("shares", "lr"):
+        if not getattr(config, name):
+            raise ConfigError(f"finetune.{name} must name at least one")
+    if not train.trains or train.processes > 1:
+        raise ConfigError("finetune.train must train, in one process")
+    return FinetuneParams(config, train, augment)
+
+
+def overridden(params: Mapping[str, Any], own: dict[str, Any], where: str, section: str, cls: type) -> dict[str, Any]:
+    """The common values of a section with those that ``own`` has under its name, which is taken out of it.
+
+    Raises:
+        ConfigError: it has something that the section does not have.
+    """
+    override = own.pop(section, None) or {}
+    if not isinstance(override, dict):
+        raise ConfigError(f"{where}.{section} is {override!r}; it must be a mapping of parameters")
+    names = [f.name for f in fields(cls)] + (["continued"] if section == "encoder" else [])
+    for key in override:
+        if key not in names:
+            raise ConfigError(unknown_name(f"{where}.{section}.{key}", str(key), names))
+    return {**params[section], **override}

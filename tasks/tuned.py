@@ -1,0 +1,194 @@
+"""What fine-tuning found: each encoder trained further with a share of the labels, beside the same network from scratch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ssl_core.catalogue import BASELINES
+from tasks.runtime import files, params, recorded
+from tasks.runtime.errors import IntegrityError
+from tasks.runtime.files import MEND
+from tasks.worth import RESAMPLES
+
+if TYPE_CHECKING:
+    from ssl_core.evaluation.comparison import Difference
+
+SCRATCH = "random_init"
+"""The row of a start from scratch."""
+ACTUAL = "actual"
+"""The classes of the test images, among the predictions; the others are named by the share of the labels."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """One encoder, fine-tuned with one share of the labels, over its seeds and choices of labels."""
+
+    labels: int
+    mean: float
+    """Test accuracy."""
+    interval: tuple[float, float]
+    """95 %, over choices of labels and test images."""
+    over_scratch: "Difference | None"
+    """Minus the same from scratch, on the same labels and test images; None for that itself, or where it was not asked for."""
+    rates: tuple[float, ...]
+    """The learning rates that were chosen."""
+    each: Mapping[str, float]
+    """Test accuracy of each encoder, by ``METHOD-SEED``."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """All that was fine-tuned."""
+
+    shares: tuple[str, ...]
+    """Of the labels, as text: ``0.01``; fewest first."""
+    rows: Mapping[str, Mapping[str, Tuned]]
+    """By method and share; the best with the fewest labels first."""
+    missing: tuple[str, ...] = ()
+    """Encoders that are listed and not fine-tuned yet."""
+    edges: tuple[str, ...] = ()
+    """``METHOD-SEED`` whose chosen rate is the first or last of the candidates."""
+
+
+@dataclass(frozen=True)
+class _File:
+    """What the stage left of one encoder."""
+
+    name: str
+    metrics: Mapping[str, Any]
+    right: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """(S, M) bool by share."""
+
+
+def load(root: Path) -> Tuning | None:
+    """Read the results of ``run.finetune``; None where it is empty or nothing is there yet.
+
+    Raises:
+        IntegrityError: a file is damaged.
+    """
+    run = params.run_config(params.load(root / params.PARAMS))
+    names = {method: [f"{method}-{seed}" for seed in run.seeds] for method in run.finetune}
+    every = [name for group in names.values() for name in group]
+    recorded.check_all((path for name in every for path in _paths(root, name)), root)
+    read = {method: [f for name in group if (f := _read(root, name))] for method, group in names.items()}
+    read = {method: found for method, found in read.items() if found}
+    if not read:
+        return None
+    shares = sorted({share for found in read.values() for f in found for share in f.right}, key=float)
+    scratch = read.get(SCRATCH, [])
+    rows = {
+        method: {share: _tuned(found, [] if method == SCRATCH else scratch, share) for share in shares}
+        for method, found in read.items()
+    }
+    rows = dict(sorted(rows.items(), key=lambda row: [-row[1][share].mean for share in shares]))
+    there = {f.name for found in read.values() for f in found}
+    edges = [f.name for found in read.values() for f in found if _at_edge(f.metrics)]
+    return Tuning(tuple(shares), rows, tuple(name for name in every if name not in there), tuple(edges))
+
+
+def _paths(root: Path, name: str) -> tuple[Path, Path]:
+    return root / f"out/metrics/finetune/{name}.json", root / f"out/predictions/finetune/{name}.safetensors"
+
+
+def _read(root: Path, name: str) -> _File | None:
+    metrics, predictions = _paths(root, name)
+    if not metrics.exists():
+        return None
+    values, arrays = files.read_json(metrics), files.load_tensors(predictions)
+    try:
+        found = {share: arrays[share] == arrays[ACTUAL] for share in values["shares"]}
+        if any(not isinstance(own["labels"], int) or not isinstance(own["lr"], list) for own in values["shares"].values()):
+            raise TypeError("labels and lr of each share")
+        _at_edge(values)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise IntegrityError(f"{metrics} and its predictions do not hold the shares they should ({error}); {MEND}") from None
+    return _File(name, values, found)
+
+
+def _at_edge(metrics: Mapping[str, Any]) -> bool:
+    """Whether the lowest or highest candidate was chosen with the most labels; few of them tell little."""
+    tried, most = metrics["recipe"]["config"]["lr"], max(metrics["shares"], key=float)
+    return len(tried) > 1 and bool({min(tried), max(tried)} & set(metrics["shares"][most]["lr"]))
+
+
+def _tuned(found: Sequence[_File], scratch: Sequence[_File], share: str) -> Tuned:
+    import torch
+
+    from ssl_core.evaluation import comparison
+
+    right, other = (
+        torch.from_numpy(np.concatenate([f.right[share] for f in group])) if group else None for group in (found, scratch)
+    )
+    assert right is not None
+    over = None
+    if other is not None:
+        paired = right.shape == other.shape and len(right) > 1
+        over = (comparison.paired if paired else comparison.difference)(right, other, RESAMPLES, 0)
+    own = [f.metrics["shares"][share] for f in found]
+    rates = tuple(sorted({rate for one in own for rate in one["lr"]}))
+    interval = comparison.interval(right, RESAMPLES, 0)
+    each = {f.name: float(f.right[share].mean()) for f in found}
+    return Tuned(own[0]["labels"], float(right.double().mean()), interval, over, rates, each)
+
+
+# ---------------------------------------------------------------------- words
+
+
+def heading(share: str, labels: int) -> str:
+    """``1 % (100)``: a share and how many labels that is."""
+    return f"{100 * float(share):g} % ({labels:,})"
+
+
+def table(tuning: Tuning) -> tuple[list[str], list[list[str]]]:
+    """The headings and lines of the table for people; ``+`` and ``-`` where a row is clearly above or below scratch."""
+    first = next(iter(tuning.rows.values()))
+    head = ["method", *(heading(share, first[share].labels) for share in tuning.shares)]
+    return head, [[_name(method), *(_cell(row[share]) for share in tuning.shares)] for method, row in tuning.rows.items()]
+
+
+def _name(method: str) -> str:
+    return "from scratch *" if method == SCRATCH else method + (" *" if method in BASELINES else "")
+
+
+def _cell(found: Tuned) -> str:
+    low, high = found.interval
+    over = found.over_scratch
+    mark = "" if over is None or not over.is_clear else " +" if over.mean > 0 else " -"
+    return f"{100 * found.mean:.1f} ({100 * low:.1f} to {100 * high:.1f}){mark}"
+
+
+def sentences(tuning: Tuning) -> list[str]:
+    """How to read the table, and what it lacks."""
+    found = [
+        "Test accuracy after fine-tuning encoder and head with so many labels, one recipe for all; the learning rate was chosen"
+        " by training labels that the choice did not train on. In brackets the 95 % interval."
+    ]
+    if SCRATCH in tuning.rows:
+        found.append("+ and -: clearly above or below the same network from scratch (paired, on the same labels and images).")
+    else:
+        found.append(f"Without {SCRATCH} in run.finetune there is no start from scratch to compare with.")
+    if tuning.edges:
+        found.append(f"A rate at the edge of finetune.lr was chosen for {', '.join(tuning.edges)}.")
+    return found + [f"Not fine-tuned yet: {', '.join(tuning.missing)}."] * bool(tuning.missing)
+
+
+def to_csv(tuning: Tuning) -> str:
+    """``finetune.csv``: a line for each method and share."""
+    lines = [["method", "share", "labels", "accuracy", "low", "high", "over_scratch", "over_low", "over_high", "over_p", "lr"]]
+    for method, row in tuning.rows.items():
+        for share, own in row.items():
+            over = own.over_scratch
+            beside = [over.mean, over.low, over.high, over.p] if over else [""] * 4
+            rates = " ".join(f"{rate:g}" for rate in own.rates)
+            lines.append([str(v) for v in (method, share, own.labels, own.mean, *own.interval, *beside, rates)])
+    return "".join(",".join(line) + "\n" for line in lines)
+
+
+def to_markdown(tuning: Tuning) -> str:
+    """The table for people, in percent, with what is to be known."""
+    head, lines = table(tuning)
+    shown = "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)).replace("*", "\\*")
+    return f"## Fine-tuning\n\n{shown}\n\n" + "\n".join(sentences(tuning)) + "\n"

@@ -1,0 +1,132 @@
+"""The finetune stage on a tiny project: its files, what it refuses, and that it goes on where it was stopped."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ssl_core.config import ConfigError
+from tasks.finetune import trials
+from tasks.finetune.__main__ import make
+from tasks.runtime import files, params
+from tasks.runtime.errors import Diverged, Preempted
+from tasks.runtime.stage import Stage
+from tasks.runtime.stage_name import StageName
+from tasks.tracking import journal
+from tests.conftest import ROOT
+from tests.support.encoders import write_encoder
+from tests.support.project import TINY, set_params, write_prepared
+
+SMALL = {"shares": [0.1, 1.0], "draws": 2, "lr": [1e-3, 1e-2], "train": {"images": 96, "batch_size": 32}}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Prepared data and one encoder, in the current directory."""
+    for part in ("dvc.yaml", "params.yaml"):
+        shutil.copyfile(ROOT / part, tmp_path / part)
+    for part in ("ssl_core", "tasks"):
+        (tmp_path / part).symlink_to(ROOT / part)
+    run = {"methods": ["simclr", "random_init"], "finetune": ["simclr", "random_init"]}
+    set_params(tmp_path, TINY | {"run": run, "evaluate": {"bootstrap": 50}, "finetune": SMALL})
+    monkeypatch.chdir(tmp_path)
+    write_prepared(tmp_path)
+    write_encoder(tmp_path, "simclr")
+    return tmp_path
+
+
+def stage(method: str = "simclr") -> Stage:
+    return Stage(StageName("finetune", method, 0), {"device": "cpu"})
+
+
+def run(method: str = "simclr", own: Stage | None = None) -> dict[str, Any]:
+    """The stage, in this process; its metrics."""
+    own = own or stage(method)
+    trials.Trials(own, method, 0, torch.device("cpu"), params.finetune_params(params.load())).run()
+    found: dict[str, Any] = json.loads(own.out(f"out/metrics/finetune/{method}-0.json").read_text())
+    return found
+
+
+def test_the_stage_writes_what_its_predictions_say(project: Path) -> None:
+    before = (project / "out/encoders/simclr-0/encoder.safetensors").read_bytes()
+    metrics = run()
+    out = stage().work / "outs/out"
+    guesses = files.load_tensors(out / "predictions/finetune/simclr-0.safetensors")
+    assert set(guesses) == {"actual", "0.1", "1"} and guesses["0.1"].shape == (2, 32) and guesses["1"].shape == (1, 32)
+    for share, own in metrics["shares"].items():
+        assert own["mean"] == pytest.approx(np.mean(guesses[share] == guesses["actual"]))
+        assert own["interval"][0] <= own["mean"] <= own["interval"][1]
+        assert len(own["lr"]) == len(guesses[share]) and set(own["lr"]) <= {1e-3, 1e-2}
+    assert metrics["shares"]["0.1"]["labels"] == 8 and metrics["shares"]["1"]["labels"] == 96
+    assert (project / "out/encoders/simclr-0/encoder.safetensors").read_bytes() == before
+    events = list(journal.read(out / "journal/finetune-simclr-0.jsonl"))
+    assert events[1]["metrics"] == {
+        f"top1_{name}pct": metrics["shares"][key]["mean"] for key, name in (("0.1", 10), ("1", 100))
+    }
+    assert (
+        events[-1]["encoder_sha256"]
+        == metrics["encoder_sha256"]
+        == files.sha256(project / "out/encoders/simclr-0/encoder.safetensors")
+    )
+
+
+def test_what_was_stopped_goes_on_with_the_next_training_and_ends_alike(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run()
+    shutil.rmtree(stage().work)
+    own, trained, real = stage(), [], trials.finetune
+
+    def counted(*arguments: Any) -> Any:
+        trained.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(trials, "finetune", counted)
+    monkeypatch.setattr(own, "stop_requested", lambda wait=0.0: len(trained) == 4)
+    with pytest.raises(Preempted):
+        run(own=own)
+    assert run() == whole and len(trained) == 4 + (9 - 3)  # three candidates a choice of labels; the fourth was not ended
+
+
+def test_a_rate_that_diverges_is_not_chosen_and_none_that_does_not_ends_the_stage(project: Path) -> None:
+    set_params(project, {"finetune": {"shares": [1.0], "lr": [1e-3, 1e30]}})
+    assert run()["shares"]["1"]["lr"] == [1e-3]
+    set_params(project, {"finetune": {"lr": [1e30]}})
+    with pytest.raises(Diverged, match=r"finetune\.lr"):
+        run()
+
+
+@pytest.mark.parametrize("labels", ["train_labels", "test_labels"])
+def test_images_without_labels_are_refused(project: Path, labels: str) -> None:
+    path = project / f"data/prepared/{labels}.npy"
+    np.save(path, np.full_like(np.load(path), -1))
+    files.seal(project / "data/prepared")
+    with pytest.raises(ConfigError, match=r"run\.finetune needs labels"):
+        run()
+
+
+def test_an_encoder_without_weights_is_refused(project: Path) -> None:
+    write_encoder(project, "random_init", name="pixels")
+    with pytest.raises(ConfigError, match="random_init has no weights to train"):
+        run("random_init")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"run": {"finetune": ["byol"]}}, r"run\.finetune: 'byol'"),
+        ({"run": {"finetune": ["simclr", "simclr"]}}, r"run\.finetune must name nothing twice"),
+        ({"run": {"finetune": ["random_init"]}}, "simclr is not in run.finetune"),
+        ({"finetune": {"lr": []}}, r"finetune\.lr must name at least one"),
+        ({"finetune": {"shares": [1.5]}}, r"finetune\.shares"),
+        ({"finetune": {"speed": 1}}, r"finetune\.speed"),
+        ({"finetune": {"train": {"speed": 1}}}, r"finetune\.train\.speed"),
+        ({"finetune": {"train": {"epochs": 0}}}, r"finetune\.train must train"),
+    ],
+)
+def test_what_params_say_wrongly_is_named(project: Path, values: dict[str, Any], message: str) -> None:
+    set_params(project, values)
+    with pytest.raises(ConfigError, match=message):
+        make("simclr", 0)
