@@ -80,8 +80,9 @@ def measure(
     between = now() - started
     trainer.health(trainer.method.exported)
     look = now() - started - between
-    per_image = step / chosen.train.batch_size + (between + look / trainer.row_epochs) / len(trainer.images)
-    return Cost(per_image / chosen.train.processes, trainer.steps * chosen.train.batch_size, peak_memory(device))
+    images, turns = trainer.steps * chosen.train.batch_size, sum(map(trainer.epoch_work_is_due, range(trainer.steps)))
+    per_image = step / chosen.train.batch_size + between * turns / images + look / trainer.row_epochs / len(trainer.images)
+    return Cost(per_image / chosen.train.processes, images, peak_memory(device))
 
 
 def _step_seconds(trainer: Trainer, now: Callable[[], float], enough: float) -> list[float]:
