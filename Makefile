@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run flow report ui sync doctor test quick stress check bench preset clean
+.PHONY: help setup run flow report ui sync doctor test quick stress check bench preset budget clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ flow: $(READY) ## the same stages several at a time, as a Prefect flow
 
 preset: $(READY) ## use the parameters of presets/P.yaml: make preset P=cifar10
 	@python -m tasks.preset $(P)
+
+budget: $(READY) ## give every method the same time on these images; with S=40, 40 s of one core
+	@python -m tasks.budget $(if $(S),--seconds $(S))
 
 ui: $(READY) ## MLflow's and Prefect's pages on this machine
 	@python -m tasks.ui

@@ -36,7 +36,6 @@ def workspace(directory: Path, images: Path, seconds: float) -> None:
     text = PRESET.read_text().replace("path: cifar10.tar.xz", f"path: {images.resolve()}")
     files.write_text(directory / PRESET, text)
     module(directory, "tasks.preset", PRESET.stem)
-    module(directory, "tasks.run", "prepare")
     measured = module(directory, "tasks.budget", "--seconds", f"{seconds:g}").stdout
     files.write_text(directory / MEASURED, measured)
     print(measured)

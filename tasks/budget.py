@@ -3,33 +3,37 @@
 A training is as long as ``train.images`` and the method's ``train.epoch_share`` say, whatever the clock does: its bits
 repeat. This command measures, on this machine and the prepared images, what an image costs each method, and writes the
 shares into params.yaml, comments kept: 1 for a method of middling cost. ``--seconds 40`` sets ``train.images`` too, so that
-each training takes that long here. Other images, another encoder or other numbers of a method: run it again.
+each training takes that long here. Other images, another encoder or other numbers of a method: run it again. It prepares the
+images first where that is to be done.
 """
 
 import argparse
 import contextlib
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from ssl_core.config import ConfigError
 from ssl_core.engine.data import Images
 from ssl_core.engine.train import Position, Trainer
 from tasks import preset
 from tasks.pretrain import weights
 from tasks.pretrain.training import make_method, peak_memory
+from tasks.run import bring_up_to_date
 from tasks.runtime import dataset, files, params
 from tasks.runtime.device import pick_device
 from tasks.runtime.errors import UsageError, run
 
 WARM, TIMED = 3, 7
 """Steps before the clock counts (the first ones choose kernels and fill caches), and those whose median counts."""
-ROUNDS = 2
 ENOUGH_SECONDS, GLANCE_SECONDS = 5.0, 0.4
 """Of timed steps, for the shares and for a run's forecast: slow ones are told by fewer."""
 
@@ -80,8 +84,9 @@ def measure(
     between = now() - started
     trainer.health(trainer.method.exported)
     look = now() - started - between
-    per_image = step / chosen.train.batch_size + (between + look / trainer.row_epochs) / len(trainer.images)
-    return Cost(per_image / chosen.train.processes, trainer.steps * chosen.train.batch_size, peak_memory(device))
+    images, turns = trainer.steps * chosen.train.batch_size, sum(map(trainer.epoch_work_is_due, range(trainer.steps)))
+    per_image = step / chosen.train.batch_size + between * turns / images + look / trainer.row_epochs / len(trainer.images)
+    return Cost(per_image / chosen.train.processes, images, peak_memory(device))
 
 
 def _step_seconds(trainer: Trainer, now: Callable[[], float], enough: float) -> list[float]:
@@ -135,8 +140,14 @@ def main() -> None:
         raise UsageError("--seconds must be a number above 0")
     if values["train"]["epochs"] is not None:
         raise UsageError("train.epochs is set, so the shares are those of a published recipe; set it to null for equal time")
-    rounds = [dict(costs(values, trained(values))) for _ in range(ROUNDS)]  # far apart in time: other work only slows
-    found = {name: min((costs[name] for costs in rounds), key=lambda cost: cost.per_image) for name in rounds[0]}
+    failure = bring_up_to_date(Path.cwd(), ["prepare"]).failure
+    if failure:
+        raise failure
+    first = dict(costs(values, trained(values)))
+    if not first:
+        raise UsageError("no method can be measured on these images, for the reasons above; params.yaml is as it was")
+    again = dict(costs(values, list(first)))  # far apart in time: other work only slows
+    found = {name: min(first[name], again[name], key=lambda cost: cost.per_image) for name in first}
     text = rewrite(params.PARAMS.read_text(), {name: cost.per_image for name, cost in found.items()}, options.seconds)
     new = params.parse(text, params.PARAMS)
     params.check(new)
@@ -153,11 +164,14 @@ def main() -> None:
 
 
 def costs(values: Mapping[str, Any], names: list[str], enough: float = ENOUGH_SECONDS) -> Iterator[tuple[str, Cost]]:
-    """Measure one after another; ``supervised`` only where there are labels."""
+    """Measure one after another; ``supervised`` only where there are labels. What does not fit these images is named."""
     data, device = dataset.load(), pick_device()
     for name in names:
         if name != "supervised" or data.has_labels:
-            yield name, measure(values, name, data, device, enough)
+            try:
+                yield name, measure(values, name, data, device, enough)
+            except ConfigError as error:
+                print(f"{name} keeps its share: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What the trainings of a run will take, measured and said before they start; at the end, how wrong that was."""
 
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -16,6 +17,8 @@ from tasks.runtime.stage_name import StageName
 
 WORTH_IMAGES = 300_000
 """Trainings that see fewer images all together are over before it is worth measuring them."""
+EQUAL = 0.15
+"""Times that differ by less from the middle one are about the same."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Forecast:
     """Largest peak of a training in bytes."""
     jobs: int
     """Trainings at a time."""
+    published: bool = False
+    """Whether the trainings are as long as published recipes say (``train.epochs``), and not to take equal time."""
 
     def lines(self) -> list[str]:
         """What to say before."""
@@ -39,7 +44,17 @@ class Forecast:
             f"{len(each)} trainings will take about {clock(wall)}, {self.jobs} at a time, and up to "
             f"{self.memory / 1e9:.1f} GB of memory each; evaluation and report come on top:",
             "  " + ", ".join(f"{name} {clock(seconds)}" for name, seconds in self.seconds.items()),
+            *self._unequal(),
         ]
+
+    def _unequal(self) -> list[str]:
+        """What to say if the shares of the budget are those of other images, or of another machine."""
+        middle = statistics.median(self.seconds.values())
+        apart = {name: seconds / middle - 1 for name, seconds in self.seconds.items() if abs(seconds / middle - 1) > EQUAL}
+        if self.published or not apart:
+            return []
+        each = ", ".join(f"{name} {100 * share:+.0f} %" for name, share in apart.items())
+        return [f"  not the same time for every method ({each}): make budget measures and writes the shares"]
 
     def error(self, root: Path, schedule: Schedule) -> str:
         """How far it was off, over the trainings that ran to their end."""
@@ -82,7 +97,8 @@ def make(root: Path, schedule: Schedule, jobs: int) -> Forecast | None:
         return None
     seconds = {name: cost["per_image"] * cost["images"] for name, cost in costs.items()}
     memory = int(max(cost["memory"] for cost in costs.values()))
-    return Forecast(tuple(t for t in stale if t.method in seconds), seconds, memory, jobs)
+    published = values["train"]["epochs"] is not None
+    return Forecast(tuple(t for t in stale if t.method in seconds), seconds, memory, jobs, published)
 
 
 def _measured(root: Path, methods: Sequence[str], jobs: int) -> dict[str, dict[str, float]]:

@@ -48,7 +48,8 @@ def main() -> None:
     failure: Stop | None = schedule.failure
     if not failure and "register" in schedule.chosen:
         failure = registered.ensure(root, lambda line: print(line, flush=True))
-    if not schedule.failed or any(Path("out/metrics").glob("*.json")):
+    scored = any(name.startswith("evaluate") for name in schedule.chosen)
+    if scored and (not schedule.failed or any(Path("out/metrics").glob("*.json"))):
         leaderboard.show(Path())
     print(f"{clock(time.monotonic() - started)} in all")
     if failure:

@@ -127,7 +127,13 @@ class Method(nn.Module, ABC):
         """``{"loss": scalar}`` plus scalars worth logging. May write buffers; never parameters, never draws."""
 
     def before_epoch(self, epoch: int, embed: Embed) -> None:
-        """Called before each epoch (the E-step of clustering methods)."""
+        """Called before each epoch (the E-step of clustering methods); see ``epoch_work_from``."""
+
+    @property
+    def epoch_work_from(self) -> float:
+        """Share of the training before which ``before_epoch`` is not called. It is called there, within an epoch too, so that
+        a training of a single epoch has it."""
+        return 0.0
 
     def after_step(self, progress: float) -> None:
         """Called after each optimizer step (momentum copies, unit-norm prototypes). ``progress`` in (0, 1]."""

@@ -140,7 +140,7 @@ class Trainer:
         while self.step < self.steps:
             epoch = self.step // self.steps_per_epoch
             for ids, images in self.images.batches(self._rest_of_epoch(epoch)):
-                if self.step % self.steps_per_epoch == 0:
+                if self.epoch_work_is_due(self.step):
                     self.method.before_epoch(epoch, self.embed)
                 self._train_step(ids, images, epoch)
                 if self._row_is_due():
@@ -148,6 +148,11 @@ class Trainer:
                 if on_step is not None:
                     seen = (self.step - first) * self.config.batch_size
                     on_step(Position(self.step, self.steps, epoch, self.epochs, seen))
+
+    def epoch_work_is_due(self, step: int) -> bool:
+        """Whether ``before_epoch`` of the method comes before this step: where its warm-up ends, and at each epoch after."""
+        first = round(self.method.epoch_work_from * self.steps)
+        return step == first or (step > first and step % self.steps_per_epoch == 0)
 
     def _row_is_due(self) -> bool:
         """Whether the history gets a row after this step."""

@@ -2,8 +2,9 @@
 
 Li, Zhou, Xiong, Hoi, ICLR 2021, arXiv 2005.04966.
 
-Idea: expectation-maximization. E-step, before each epoch: k-means of the momentum encoder's vectors of all images, at
-several granularities. M-step: besides MoCo's InfoNCE each query is drawn to the centroid of its cluster.
+Idea: expectation-maximization. E-step, at the end of a warm-up and before each later epoch: k-means of the momentum
+encoder's vectors of all images, at several granularities. M-step: besides MoCo's InfoNCE each query is drawn to the
+centroid of its cluster.
 
     L = InfoNCE(q, k, queue; T) + weight * mean over granularities of -log( exp(q . c_s / phi_s) / sum_j exp(q . c_j / phi_j) )
     phi = sum over the Z members of |v - c| / (Z * log(Z + smoothing)), then scaled to mean T
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_core.clustering import cluster_means, kmeans
-from ssl_core.config import ConfigError, Count, Positive, Share
+from ssl_core.config import BelowOne, ConfigError, Count, Positive, Share
 from ssl_core.engine import distributed
 from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import Encoder
@@ -55,8 +56,8 @@ class PCLConfig:
     """Clusters per granularity. Paper: 25000, 50000 and 100000; 10k-50k images: 100 to 1000."""
     iterations: Count
     """Of k-means. Paper: 20; below 50,000 images: 10."""
-    warmup_epochs: int
-    """Epochs before the first clustering. Paper: 20 of 200; short trainings: 1. A training of no more epochs is MoCo's."""
+    warmup: BelowOne
+    """Share of the training before the first clustering. Paper: 20 of 200 epochs; short trainings: 0.2."""
     weight: float
     """Of the prototype term. Paper: 1."""
     smoothing: float
@@ -91,7 +92,7 @@ class PCL(Method):
     family = "clustering"
     paper = "arXiv 2005.04966"
     shows = "two augmented views of each image, the query and its key; the key's cluster counts too"
-    about_loss = "it jumps when clustering starts, after method.pcl.warmup_epochs: the clusters' loss is added then"
+    about_loss = "it jumps when clustering starts, after method.pcl.warmup of the training: the clusters' loss is added then"
     Config = PCLConfig
     prototypes: Tensor
     phi: Tensor
@@ -116,11 +117,15 @@ class PCL(Method):
         """Two augmented images, each (B, C, H, W), and a random number per image (B,): sorted by it, the keys are shuffled."""
         return self.view(images, rng), self.view(images, rng), rng.uniform()
 
+    @property
+    def epoch_work_from(self) -> float:
+        """Before the warm-up's end it is MoCo."""
+        warmup: float = self.config.warmup
+        return warmup
+
     @torch.no_grad()
     def before_epoch(self, epoch: int, embed: Embed) -> None:
         """The E-step: cluster the momentum encoder's vectors of all images."""
-        if epoch < self.config.warmup_epochs:
-            return
         x, prototypes, phi = unit(embed(self.momentum_encoder)), [], []
         for level, k in enumerate(self.config.clusters):
             centroids, assignment = kmeans(x, k, self.config.iterations, epoch, level)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from tasks import budget, forecast
 from tasks.dvc.graph import PlannedStage
@@ -14,7 +15,7 @@ from tasks.dvc.schedule import Schedule
 from tasks.runtime import dataset, params
 from tasks.runtime.stage_name import StageName
 from tests.conftest import ROOT
-from tests.support.project import command, training_project
+from tests.support.project import TINY, command, copy_project, set_params, training_project
 
 SHIPPED = (ROOT / "params.yaml").read_text()
 
@@ -89,7 +90,8 @@ def test_a_run_says_what_it_will_take_and_at_the_end_how_wrong_that_was(tmp_path
     schedule = Schedule(plan("simclr", "byol", "raw_pixels"))
     expected = forecast.make(project, schedule, jobs=2)
     assert expected is not None and list(expected.seconds) == ["simclr", "byol"]
-    first, each = expected.lines()
+    first, each, *unequal = expected.lines()
+    assert len(unequal) <= 1, "whether the two cost the same is measured"
     assert first.startswith("2 trainings will take about 0:") and "2 at a time" in first and "GB" in first
     assert each.startswith("  simclr 0:")
     assert command(project, "tasks.pretrain", "simclr", "0").returncode == 0
@@ -98,6 +100,38 @@ def test_a_run_says_what_it_will_take_and_at_the_end_how_wrong_that_was(tmp_path
     taken = forecast.read_cost(project, "simclr-0")["seconds"]
     exact = replace(expected, seconds={"simclr": taken / 1.1, "byol": 99.0})
     assert exact.error(project, schedule).endswith("(+10 %, the sum of 1 trainings)")
+
+
+def test_a_run_says_if_the_times_are_not_the_same_and_how_they_get_it():
+    first = StageName("pretrain", "simclr", 0)
+    equal = forecast.Forecast((first,), {"simclr": 40.0, "byol": 44.0, "moco": 38.0}, 10**9, jobs=2)
+    assert len(equal.lines()) == 2
+    apart = replace(equal, seconds={"simclr": 111.0, "byol": 60.0, "moco": 62.0, "context": 31.0})
+    assert apart.lines()[2] == (
+        "  not the same time for every method (simclr +82 %, context -49 %): make budget measures and writes the shares"
+    )
+    assert len(replace(apart, published=True).lines()) == 2, "recipes are as long as they are"
+
+
+def test_one_command_prepares_the_images_and_writes_their_shares_and_names_what_does_not_fit(tmp_path: Path):
+    project = copy_project(tmp_path / "p", git=True)
+    set_params(project, TINY | {"data": {"max_train": 200, "max_test": 50}})
+    set_params(project, {"train": {"epochs": None, "images": 1600}, "method": {"context": {"train": {"batch_size": 400}}}})
+    path = project / "params.yaml"
+    values = params.parse(path.read_text(), path)
+    values["run"]["methods"] = ["simclr", "context"]
+    values["method"] = {name: values["method"][name] for name in ("simclr", "rotation", "context", "raw_pixels")}
+    path.write_text(yaml.safe_dump(values))
+    result = command(project, "tasks.budget", "--seconds", "0.5")
+    assert result.returncode == 0, result.stderr
+    assert "context keeps its share: train.batch_size 400 is larger than" in result.stderr
+    new = params.parse(path.read_text(), path)
+    shares = {name: new["method"][name]["train"]["epoch_share"] for name in ("simclr", "rotation", "context")}
+    assert shares["context"] == values["method"]["context"]["train"]["epoch_share"]
+    assert shares["simclr"] != 1 != shares["rotation"] and new["train"]["images"] != 1600
+    assert {line.split()[0] for line in result.stdout.splitlines() if "us an image" in line} == {"simclr", "rotation"}
+    prepared = command(project, "tasks.run", "prepare")
+    assert (prepared.returncode, prepared.stderr) == (0, ""), "it is up to date, and no table is missed"
 
 
 def test_a_run_that_is_over_soon_is_not_measured(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from ssl_core.methods.moco import MoCo, MoCoConfig
 from ssl_core.methods.pcl import PCL, PCLConfig, concentration, proto_nce, scaled
 from ssl_core.parts.losses import info_nce, unit
 from ssl_core.rng import Rng
+from tests.ssl_core.engine.test_contract import build
 from tests.support.configs import AUGMENT, encoder_of
 
 CONFIG = PCLConfig(
@@ -26,7 +28,7 @@ CONFIG = PCLConfig(
     splits=2,
     clusters=(3, 5),
     iterations=10,
-    warmup_epochs=1,
+    warmup=0.2,
     weight=1.0,
     smoothing=10.0,
 )
@@ -124,7 +126,6 @@ def test_the_e_step_recovers_separated_blobs_from_the_momentum_encoder() -> None
 
 def test_before_the_first_e_step_the_loss_is_finite_and_only_info_nce() -> None:
     method = make()
-    method.before_epoch(0, embed)
     assert not method.clustered
     out = method.loss(batch(method))
     out["loss"].backward()
@@ -192,3 +193,18 @@ def test_clusters_survive_in_the_state() -> None:
 def test_more_clusters_than_images_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"method\.pcl\.clusters"):
         make(clusters=(3, 61))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "warmup", "expected"),
+    [(5, 0.2, [4, 8, 12, 16]), (5, 0.1, [2, 4, 8, 12, 16]), (1, 0.25, [1]), (1, 0.0, [0])],
+)
+def test_the_first_e_step_is_at_the_end_of_the_warmup_even_within_the_only_epoch(
+    shipped_copy: dict[str, Any], monkeypatch: pytest.MonkeyPatch, epochs: int, warmup: float, expected: list[int]
+) -> None:
+    shipped_copy["method"]["pcl"]["warmup"] = warmup
+    method, trainer = build(shipped_copy, "pcl", epochs=epochs)
+    steps: list[int] = []
+    monkeypatch.setattr(method, "before_epoch", lambda epoch, embed: steps.append(trainer.step))
+    trainer.run()
+    assert steps == expected
