@@ -26,6 +26,7 @@ from ssl_core.engine.data import Images
 from ssl_core.engine.train import Position, Trainer
 from tasks import preset
 from tasks.pretrain import weights
+from tasks.pretrain.fitting import fit
 from tasks.pretrain.training import make_method, peak_memory
 from tasks.run import bring_up_to_date
 from tasks.runtime import dataset, files, params
@@ -66,7 +67,7 @@ def measure(
 
     A single thread is timed by its processor time, which other work on the machine changes least.
     """
-    chosen = params.method_params(values, name)
+    chosen = fit(params.method_params(values, name), len(data.train_images))
     torch.set_num_threads(chosen.train.threads)
     clock = time.process_time if device.type == "cpu" and chosen.train.threads == 1 else time.perf_counter
     trainer = Trainer(
@@ -154,7 +155,7 @@ def main() -> None:
     files.write_text(params.PARAMS, text)
     num_images = len(dataset.load().train_images)
     for name, cost in found.items():
-        now = params.method_params(new, name).train
+        now = fit(params.method_params(new, name), num_images).train
         steps = now.steps(num_images)
         print(
             f"{name:12} {1e6 * cost.per_image:8,.0f} us an image   share {now.epoch_share:<5g} {steps:7,} steps   "

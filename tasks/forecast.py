@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tasks.dvc.outcome import Fate
 from tasks.dvc.schedule import Schedule
+from tasks.pretrain.fitting import fit
 from tasks.results import read_cost
 from tasks.runtime import dataset, files, params
 from tasks.runtime.progress import clock
@@ -86,7 +87,7 @@ def make(root: Path, schedule: Schedule, jobs: int) -> Forecast | None:
         return None
     num_images, images = files.read_json(meta)["num_train"], 0
     for training in stale:
-        train = params.method_params(values, str(training.method)).train
+        train = fit(params.method_params(values, str(training.method)), num_images).train
         images += train.steps(num_images) * train.batch_size
     if images < WORTH_IMAGES:
         return None

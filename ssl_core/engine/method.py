@@ -126,6 +126,16 @@ class Method(nn.Module, ABC):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss": scalar}`` plus scalars worth logging. May write buffers; never parameters, never draws."""
 
+    @classmethod
+    def largest_batch(cls, config: Any, num_images: int) -> int:
+        """The most images that a step may take of ``num_images``."""
+        return num_images
+
+    @classmethod
+    def fitted(cls, config: Any, batch_size: int, num_images: int) -> Any:
+        """``config`` with what counts images (a queue, clusters) lowered to what steps of ``batch_size`` images allow."""
+        return config
+
     def before_epoch(self, epoch: int, embed: Embed) -> None:
         """Called before each epoch (the E-step of clustering methods); see ``epoch_work_from``."""
 

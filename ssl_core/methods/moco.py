@@ -18,7 +18,7 @@ the optimizer step instead of before the next forward pass, which is the same se
 trainings.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -31,7 +31,7 @@ from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.parts.heads import mlp
 from ssl_core.parts.losses import info_nce
-from ssl_core.parts.memory import Queue, check_queue, momentum_copy, shuffled_keys, update_momentum
+from ssl_core.parts.memory import Queue, check_queue, fitting_queue, momentum_copy, shuffled_keys, update_momentum
 from ssl_core.parts.normalization import split_batch_norm
 from ssl_core.rng import Rng
 
@@ -76,6 +76,17 @@ class MoCo(Method):
         self.projector = mlp(*widths, norm=False)
         self.momentum_encoder = momentum_copy(nn.Sequential(encoder, self.projector))
         self.queue = Queue(config.queue, config.dim)
+
+    @classmethod
+    def largest_batch(cls, config: MoCoConfig, num_images: int) -> int:
+        """Equal parts of the batch, and a queue that holds the keys of one step."""
+        return num_images // (2 if config.symmetric else 1) // config.splits * config.splits
+
+    @classmethod
+    def fitted(cls, config: MoCoConfig, batch_size: int, num_images: int) -> MoCoConfig:
+        """A queue that the images can fill."""
+        keys = batch_size * (2 if config.symmetric else 1)
+        return replace(config, queue=fitting_queue(config.queue, keys, num_images))
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Two augmented images, each (B, C, H, W), and a random number per image (B,): sorted by it, the keys are shuffled."""

@@ -15,7 +15,7 @@ Deviations: AdamW instead of LARS (batches of hundreds, short trainings); narrow
 features are narrow; a queue shorter than the data set, so that an image seldom finds its own projection of the last epoch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.parts.heads import mlp
 from ssl_core.parts.losses import info_nce, similarities, unit
-from ssl_core.parts.memory import Queue, check_queue
+from ssl_core.parts.memory import Queue, check_queue, fitting_queue
 from ssl_core.rng import Rng
 
 
@@ -70,6 +70,11 @@ class NNCLR(Method):
         self.projector = mlp(encoder.dim, *[config.hidden] * (config.layers - 1), config.dim, last_norm="affine")
         self.predictor = mlp(config.dim, config.predictor_hidden, config.dim)
         self.queue = Queue(config.queue, config.dim)
+
+    @classmethod
+    def fitted(cls, config: NNCLRConfig, batch_size: int, num_images: int) -> NNCLRConfig:
+        """A queue that the images can fill."""
+        return replace(config, queue=fitting_queue(config.queue, batch_size, num_images))
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Two augmented images, each (B, C, H, W)."""

@@ -17,7 +17,7 @@ Deviations: all other prototypes are the negatives instead of a sample of 16000,
 is drawn; k-means is this project's own, deterministic one, keyed by the epoch; the prototype term has a weight; AdamW.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Embed, Method
 from ssl_core.parts.heads import mlp
 from ssl_core.parts.losses import info_nce, similarities, unit
-from ssl_core.parts.memory import Queue, check_queue, momentum_copy, shuffled_keys, update_momentum
+from ssl_core.parts.memory import Queue, check_queue, fitting_queue, momentum_copy, shuffled_keys, update_momentum
 from ssl_core.parts.normalization import split_batch_norm
 from ssl_core.rng import Rng
 
@@ -112,6 +112,17 @@ class PCL(Method):
         self.register_buffer("phi", torch.ones(sum(config.clusters)))
         self.register_buffer("assignment", torch.zeros(len(config.clusters), data.num_images, dtype=torch.int64))
         self.register_buffer("clustered", torch.zeros((), dtype=torch.bool))
+
+    @classmethod
+    def largest_batch(cls, config: PCLConfig, num_images: int) -> int:
+        """Equal parts of the batch."""
+        return num_images // config.splits * config.splits
+
+    @classmethod
+    def fitted(cls, config: PCLConfig, batch_size: int, num_images: int) -> PCLConfig:
+        """A queue that the images can fill, and no more clusters than images."""
+        clusters = tuple(dict.fromkeys(min(count, num_images) for count in config.clusters))
+        return replace(config, queue=fitting_queue(config.queue, batch_size, num_images), clusters=clusters)
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Two augmented images, each (B, C, H, W), and a random number per image (B,): sorted by it, the keys are shuffled."""

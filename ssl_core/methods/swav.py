@@ -16,7 +16,7 @@ Deviations: AdamW instead of LARS (batches of hundreds, short trainings); small 
 ones of a small image show nothing; the queue fills from the first step, so that it is full when it is due.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
 from ssl_core.parts.heads import held, mlp
 from ssl_core.parts.losses import cross_view_entropy, similarities, unit
-from ssl_core.parts.memory import Queue, check_queue, random_unit
+from ssl_core.parts.memory import Queue, check_queue, fitting_queue, random_unit
 from ssl_core.parts.multicrop import Crops, encode_crops, multi_crop
 from ssl_core.rng import Rng
 
@@ -91,6 +91,11 @@ class SwAV(Method):
             check_queue("method.swav", config.queue, data.num_images)
             queue.keys.zero_()  # a queue is full when no key is zero
         self.queues = nn.ModuleList(queues)
+
+    @classmethod
+    def fitted(cls, config: SwAVConfig, batch_size: int, num_images: int) -> SwAVConfig:
+        """A queue that the images can fill."""
+        return replace(config, queue=fitting_queue(config.queue, batch_size, num_images))
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """Two large views (B, C, S, S), then the small ones."""

@@ -67,6 +67,11 @@ def check_queue(where: str, size: int, num_images: int) -> None:
         raise ConfigError(f"{where}.queue is {size}; it must be from 1 to the number of training images, {num_images}")
 
 
+def fitting_queue(size: int, keys: int, num_images: int) -> int:
+    """The longest queue of at most ``size`` that a training set can fill, of whole steps that bring ``keys`` each."""
+    return min(size, num_images) // keys * keys if size > num_images or size % keys else size
+
+
 class MemoryBank(nn.Module):
     """One unit vector per training image, by its id (NPID, arXiv 1805.01978). Starts random.
 

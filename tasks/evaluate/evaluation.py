@@ -213,6 +213,7 @@ class Evaluation:
             "image_size": self.facts["encoder"]["image_size"],
             "precision": self.facts["precision"],
             **{f"start_{key}": self.facts["start"][key] for key in ("source", "sha256") if "start" in self.facts},
+            **{key: self.facts[key] for key in ("few_images",) if key in self.facts},
             "split_sha256": manifest["files"]["train_holdout.npy"]["sha256"],
             "data_sha256": self.data.sha256,
         }

@@ -23,6 +23,7 @@ from ssl_core.engine.health import judge
 from ssl_core.engine.method import Method
 from ssl_core.engine.train import Position, Trainer
 from ssl_core.engine.weights import put
+from tasks.pretrain import fitting
 from tasks.pretrain.sheet import view_sheet
 from tasks.pretrain.weights import Start
 from tasks.runtime import checkpoint, dataset, files, params, saved_encoder
@@ -62,8 +63,9 @@ class Training:
     def __init__(self, stage: Stage, name: str, seed: int, device: torch.device, start: Start | None = None):
         self.stage, self.name, self.seed, self.start = stage, name, seed, start
         self.leads = distributed.rank() == 0
-        self.params = params.method_params(params.load(), name)
-        self.data = dataset.load()
+        asked, self.data = params.method_params(params.load(), name), dataset.load()
+        self.params = fitting.fit(asked, len(self.data.train_images))
+        self.lowered = fitting.in_words(fitting.lowered(asked, self.params)) if asked.train.trains else ""
         self.method = make_method(self.params, self.data, seed, start)
         epochs = 0 if name == "supervised" and not self.data.has_labels else None
         images = Images(self.data.train_images, device, dataset.at_random(self.data.train_images))
@@ -93,6 +95,8 @@ class Training:
         self.journal = Journal(self.stage.work / "journal.jsonl", position=position)
         if found is None:
             self.journal.start(**self._run_facts())
+            if self.lowered:
+                print(f"{self.name}: {len(self.data.train_images)} training images are few: {self.lowered}", file=sys.stderr)
             self._warn_if_short()
 
     def _run_facts(self) -> dict[str, Any]:
@@ -206,6 +210,7 @@ class Training:
             "std": list(self.method.data.std),
             **{key: meta[key] for key in ("bit_depth", "bits", "fit") if key in meta},
             **({"start": self.start.facts()} if self.start else {}),
+            **({"few_images": self.lowered} if self.lowered else {}),
             "epochs": self.trainer.epochs,
             "steps_per_epoch": self.trainer.steps_per_epoch,
             "train": vars(p.train),
