@@ -8,7 +8,6 @@ three seeds, and the verdicts are those that ``make run`` prints. It can be inte
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 from collections import Counter
@@ -62,7 +61,7 @@ def configure(directory: Path, data: Mapping[str, Any], way: str, images: int | 
 def train(directory: Path, data: Mapping[str, Any], way: str, seconds: float, jobs: int | None) -> None:
     """Prepare, measure what an image costs, and run with as many images as fit into ``seconds`` of one core."""
     configure(directory, data, way)
-    module(directory, "tasks.run", "prepare")
+    module(directory, "tasks.prepare")
     cost = json.loads(module(directory, "tasks.budget", "--measure", METHOD))["per_image"]
     configure(directory, data, way, max(1, round(seconds / cost)))
     module(directory, "tasks.run", *([] if jobs is None else ["--jobs", str(jobs)]))
@@ -127,7 +126,8 @@ def agreement(budgets: list[dict[str, str]]) -> str:
     clear = [b for b in budgets if b["answer"] != worth.Answer.UNKNOWN]
     said = Counter(b["check"].partition(":")[0] for b in clear)
     words = ", ".join(f"{kind} in {count}" for kind, count in said.most_common())
-    return f"Of {len(budgets)} verdicts {len(clear)} were clear on the held-out labels; of these the test says {words or 'nothing'}."
+    first = f"Of {len(budgets)} verdicts {len(clear)} were clear on the held-out labels."
+    return f"{first} Of these the test says: {words or 'nothing'}."
 
 
 def markdown(lines: list[list[str]]) -> str:
