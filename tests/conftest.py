@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
+from xdist.scheduler import LoadFileScheduling
 
 ROOT = Path(__file__).resolve().parent.parent
 # A script's background job (``make test &``) ignores Ctrl-C, and so would all that the tests start and interrupt.
@@ -23,17 +24,30 @@ def pytest_unconfigure() -> None:
     logging.raiseExceptions = False
 
 
+FLOWS = "tests/flows/"
 COMMANDS = ("tests.support.project", "tests.support.tiny_graph", "tests.support.registered")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files whose tests start commands are marked ``slow``; they come first, so that no worker is left with one at the end."""
+    """Files whose tests start commands are marked ``slow``. They come first, so that no worker is left with one at the end."""
     for item in items:
         names = {getattr(value, "__module__", None) or getattr(value, "__name__", None) for value in vars(item.module).values()}  # type: ignore[attr-defined]
         if names.intersection(COMMANDS):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    items.sort(key=lambda item: (not item.nodeid.startswith(FLOWS), item.get_closest_marker("slow") is None))
+
+
+class ByFile(LoadFileScheduling):
+    """A file goes to one worker; the files of the flows go to the same one, for a single Prefect server."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return FLOWS if nodeid.startswith(FLOWS) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """Called by pytest-xdist."""
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

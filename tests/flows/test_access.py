@@ -2,6 +2,7 @@
 
 import http.client
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,12 +67,14 @@ def test_a_worker_answers_no_page(project: Path) -> None:
     assert worker.poll() is None
 
 
-@pytest.mark.fault("F78")
-def test_a_flow_without_a_server_starts_one_that_answers_it_alone(project: Path, tmp_path: Path) -> None:
-    tiny.control(project, prepare={"seconds": 20})
+@pytest.mark.fault("F68", "F78")
+def test_one_command_needs_no_server_and_starts_one_that_answers_it_alone(project: Path, tmp_path: Path) -> None:
+    tiny.control(project, prepare={"seconds": 10})
+    (tmp_path / "home").mkdir()
+    shutil.copyfile(server.migrated(), tmp_path / "home/prefect.db")
     env = environment(PREFECT_HOME=str(tmp_path / "home"), PYTHONPATH=server.prefect_environment()["PYTHONPATH"])
     env.pop("PREFECT_API_URL", None)
-    process = tiny.start(project, "flows.pipeline", "prepare", env=env)
+    process = tiny.start(project, "flows.pipeline", "pretrain@byol-0", env=env, forked=False)  # as a user starts it
     wait_for(lambda: "prepare" in tiny.computed(project) or process.poll() is not None, 180)
     assert process.poll() is None, (project / ".ssl" / "flow.log").read_text()
     ((address, port),) = foreign.listening(process.pid)
@@ -81,4 +84,4 @@ def test_a_flow_without_a_server_starts_one_that_answers_it_alone(project: Path,
             assert foreign.send(port, *attack, **disguise)[0] == 401, (attack, disguise)
     assert process.wait(120) == 0
     log = (project / ".ssl" / "flow.log").read_text()
-    assert "1 stages: 1 ran" in log and "401" not in log and "Unauthorized" not in log, log
+    assert "2 stages: 2 ran" in log and "401" not in log and "Unauthorized" not in log, log

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from flows import artifacts
 from tasks import leaderboard
 from tasks.results import load_results
 from tasks.tracking.registered import REGISTRATION, Registration
@@ -14,6 +13,8 @@ from tests.support.example_results import write_project
 
 
 def test_the_leaderboard_has_the_score_that_chooses_and_marks_baselines(tmp_path: Path) -> None:
+    from flows import artifacts
+
     write_project(tmp_path, methods=("simclr", "raw_pixels"), num_test=40)
     board = tmp_path / "leaderboard.csv"
     board.write_text(leaderboard.to_csv(judge(load_results(tmp_path)[0])))
@@ -26,6 +27,8 @@ def test_the_leaderboard_has_the_score_that_chooses_and_marks_baselines(tmp_path
 
 
 def test_a_new_champion_is_an_event_and_stands_in_the_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import artifacts
+
     seen: list[Any] = []
     monkeypatch.setattr(artifacts, "emit_event", lambda event, resource, payload: seen.append((event, resource, payload)))
     artifacts.announce(tmp_path)  # nothing is registered yet

@@ -11,10 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.workers.base import BaseJobConfiguration
 
-from flows.watch import STATE, news
 from tasks.runtime.files import listing_digest
 from tests.conftest import ROOT
 from tests.support import prefect_server as server
@@ -89,22 +86,15 @@ def test_a_method_on_demand_a_schedule_that_fires_overlapping_runs_and_a_cancell
     server.cli(project, """deployment run ssl-pipeline/method --param 'methods=["byol"]' --watch""")
     assert sorted(tiny.computed(project)) == ["evaluate@byol-0", "prepare", "pretrain@byol-0", "report"]
 
-    nightly = str(deployment("nightly")["id"])
-    server.patch(f"deployments/{nightly}", paused=False)
-    soon = {"interval": 3600, "anchor_date": server.now(8)}  # once: a second one would still be waiting below
-    server.api(f"deployments/{nightly}/schedules", json=[{"schedule": soon, "active": True, "slug": "soon"}])
-    fired = str(wait_for(lambda: scheduled(nightly), 90, POLL))
-    server.patch(f"deployments/{nightly}", paused=True)
-    row = ended(fired)
-    assert row["state_type"] == "COMPLETED" and row["auto_scheduled"]
-    assert server.task_states(fired)["pretrain@byol-0"] == "Unchanged" and tiny.is_clean(project)
-
-    tiny.set_lr(project, "simclr", 2)
     tiny.control(project, pretrain_simclr_0={"seconds": 60})
     cancelled = start_run("nightly", parallelism=1)
     tiny.running_pid(project, "pretrain@simclr-0")
-    waiting, ticks = start_run("nightly"), [start_run("watch") for _ in range(2)]
-    wait_for(lambda: flow_run(waiting)["state_name"] == "AwaitingConcurrencySlot", pause=POLL)
+    nightly = str(deployment("nightly")["id"])
+    server.patch(f"deployments/{nightly}", paused=False)
+    soon = {"interval": 3600, "anchor_date": server.now(3)}  # once: a second one would still be waiting below
+    server.api(f"deployments/{nightly}/schedules", json=[{"schedule": soon, "active": True, "slug": "soon"}])
+    ticks = [start_run("watch") for _ in range(2)]
+    fired = str(wait_for(lambda: waiting(nightly), 90, POLL))
     assert sorted(str(ended(tick)["state_type"]) for tick in ticks) == ["CANCELLED", "COMPLETED"]
     start = time.monotonic()
     server.cli(project, f"flow-run cancel {cancelled}")
@@ -113,7 +103,10 @@ def test_a_method_on_demand_a_schedule_that_fires_overlapping_runs_and_a_cancell
     assert time.monotonic() - asked < 10, f"{time.monotonic() - start:.1f} s with the command itself"
     assert ended(cancelled)["state_type"] == "CANCELLED"
     tiny.control(project)
-    assert ended(waiting)["state_type"] == "COMPLETED" and tiny.is_clean(project)
+    row = ended(fired)
+    server.patch(f"deployments/{nightly}", paused=True)
+    assert row["state_type"] == "COMPLETED" and row["auto_scheduled"]
+    assert server.task_states(fired)["pretrain@byol-0"] == "Unchanged" and tiny.is_clean(project)
 
 
 @pytest.mark.stress
@@ -136,14 +129,10 @@ def test_a_run_of_a_killed_worker_crashes_and_the_next_one_goes_on(project: Path
     assert tiny.computed(project)[before:].count("prepare") <= 1
 
 
-def scheduled(deployment_id: str) -> str | None:
-    """The run that the new schedule made, once it is no longer waiting."""
-    rows = server.api(
-        "flow_runs/filter",
-        deployments={"id": {"any_": [deployment_id]}},
-        flow_runs={"state": {"type": {"not_any_": ["SCHEDULED"]}}},
-    )
-    return next((row["id"] for row in rows if row["auto_scheduled"]), None)
+def waiting(deployment_id: str) -> str | None:
+    """The run that the new schedule made, once it waits for the one that runs."""
+    rows = server.api("flow_runs/filter", deployments={"id": {"any_": [deployment_id]}})
+    return next((row["id"] for row in rows if row["auto_scheduled"] and row["state_name"] == "AwaitingConcurrencySlot"), None)
 
 
 LOOKS = """
@@ -157,7 +146,7 @@ for look in range(5):
 
 def test_the_watcher_waits_until_all_images_arrived_and_starts_one_run(project: Path) -> None:
     server.patch(f"deployments/{deployment('nightly')['id']}", paused=True)
-    (project / STATE).unlink(missing_ok=True)
+    (project / ".ssl/watch.json").unlink(missing_ok=True)
     done = subprocess.run(
         [sys.executable, "-c", LOOKS],
         cwd=project,
@@ -172,6 +161,8 @@ def test_the_watcher_waits_until_all_images_arrived_and_starts_one_run(project: 
 
 
 def test_the_listing_sees_names_sizes_and_times_but_follows_no_link(tmp_path: Path) -> None:
+    from flows.watch import news
+
     (tmp_path / "class").mkdir()
     (tmp_path / "class" / "a.png").write_bytes(b"1")
     (tmp_path / "loop").symlink_to(tmp_path)
@@ -186,13 +177,15 @@ def test_the_listing_sees_names_sizes_and_times_but_follows_no_link(tmp_path: Pa
     )
 
 
-class Job(BaseJobConfiguration):
-    """What a Kubernetes worker makes of the template, without a cluster."""
-
-    job_manifest: dict[str, Any]
-
-
 def test_the_kubernetes_pool_makes_jobs_with_gpus_and_secrets_and_refuses_nonsense(project: Path) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.workers.base import BaseJobConfiguration
+
+    class Job(BaseJobConfiguration):
+        """What a Kubernetes worker makes of the template, without a cluster."""
+
+        job_manifest: dict[str, Any]
+
     template = ROOT / "deploy/kubernetes-pool.json"
     deploy = "--no-prompt deploy --name machines --pool cluster --job-variable image=ssl-pipeline:1"
     create = f"work-pool create cluster --type kubernetes --base-job-template {template}"

@@ -1,21 +1,17 @@
 """The Prefect flow, as a process against a real server (one for all tests), over stages of no work."""
 
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prefect.states import Failed
 
-from flows.pipeline import worth_retrying
 from tasks.dvc.outcome import Fate, Outcome
 from tests.support import prefect_server as server
 from tests.support import tiny_graph as tiny
 from tests.support.processes import wait_for
-from tests.support.project import environment
 
 FLOW = "flows.pipeline"
 
@@ -73,6 +69,10 @@ def test_a_mistake_in_params_is_one_line_before_anything_runs(project: Path) -> 
 
 @pytest.mark.fault("F11")
 def test_an_exit_code_says_whether_to_try_again() -> None:
+    from prefect.states import Failed
+
+    from flows.pipeline import worth_retrying
+
     codes = [1, 2, 3, 4, 5, 6, 70, 75, 128 + signal.SIGKILL, 128 + signal.SIGTERM]
     again = [c for c in codes if worth_retrying(None, None, Failed(data=Outcome(c, Fate.FAILED, "")))]  # type: ignore[arg-type]
     assert again == [4, 75, 137, 143]
@@ -118,13 +118,3 @@ def test_a_killed_stage_is_tried_again_and_a_killed_server_waited_for(project: P
     assert process.wait(120) == 0, (project / ".ssl/flow.log").read_text()
     assert sorted(tiny.computed(project)) == sorted([*tiny.NAMES, "pretrain@byol-0"])
     assert server.newest_run()["state_type"] == "COMPLETED" and tiny.is_clean(project)
-
-
-@pytest.mark.fault("F68")
-def test_one_command_needs_no_server(project: Path, tmp_path: Path) -> None:
-    (tmp_path / "home").mkdir()
-    shutil.copyfile(server.migrated(), tmp_path / "home/prefect.db")
-    env = environment(PREFECT_HOME=str(tmp_path / "home"), PYTHONPATH=server.prefect_environment()["PYTHONPATH"])
-    env.pop("PREFECT_API_URL", None)
-    code, log = tiny.finish(project, FLOW, "pretrain@byol-0", env=env, forked=False)  # as a user starts it
-    assert code == 0 and "2 stages: 2 ran" in log, log

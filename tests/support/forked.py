@@ -6,6 +6,7 @@ process with its number, its group and its signals. Whatever is started from the
 """
 
 import atexit
+import importlib
 import os
 import runpy
 import signal
@@ -17,7 +18,8 @@ from collections.abc import Mapping
 from multiprocessing import get_context, process
 from pathlib import Path
 
-LIBRARIES = ["torch", "numpy", "yaml", "PIL.Image", "dvc.cli", "prefect.main", "prefect.cli", "prefect.server.api.server"]
+LIBRARIES = ["torch", "numpy", "yaml", "PIL.Image", "dvc.cli"]
+"""What the commands find imported; a module of the tests may add to it before the first command starts."""
 OURS = ("tests", "tasks", "ssl_core", "flows")
 
 
@@ -87,8 +89,8 @@ def _main(directory: str, arguments: tuple[str, ...], environment: dict[str, str
     sys.argv[:] = arguments
     code: object = 0
     try:
-        if arguments[0].startswith("flows."):
-            _read_settings_again()
+        if arguments[0].startswith(("flows.", "prefect", "uvicorn")):
+            _read_settings_again(ours=arguments[0].startswith("flows."))
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
     except SystemExit as end:
         code = end.code or 0
@@ -101,11 +103,10 @@ def _main(directory: str, arguments: tuple[str, ...], environment: dict[str, str
     os._exit(code if isinstance(code, int) else 1)
 
 
-def _read_settings_again() -> None:
+def _read_settings_again(ours: bool) -> None:
     """Prefect reads its settings when it is imported, which the process that was forked has done in another environment."""
     from prefect.context import refresh_global_settings_context
 
-    import flows  # puts them into the environment
-
-    assert flows
+    if ours:
+        importlib.import_module("flows")  # puts the project's own into the environment
     refresh_global_settings_context()

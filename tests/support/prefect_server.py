@@ -4,6 +4,7 @@ import atexit
 import fcntl
 import functools
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -18,27 +19,27 @@ from typing import Any
 import httpx
 
 from tests.conftest import ROOT
+from tests.support.forked import LIBRARIES, Forked
 from tests.support.processes import wait_for
 from tests.support.project import environment
 
-CLI = """
-import shlex, sys
-from prefect.cli import app
-for line in sys.argv[1:]:
-    sys.argv = ["prefect", *shlex.split(line)]
-    try:
-        app()
-    except SystemExit as end:
-        if end.code:
-            raise
-"""
-
-_server: list[subprocess.Popen[bytes]] = []
+PARTS = (
+    "main",
+    "cli.deploy",
+    "cli.deployment",
+    "cli.flow_run",
+    "cli.work_pool",
+    "cli.worker",
+    "server.api.server",
+    "workers.process",
+)
+_server: list[Forked] = []
 
 
 @functools.cache
 def prefect_environment() -> dict[str, str]:
     """The environment of a command that talks to the tests' own server, which starts at the first call."""
+    LIBRARIES.extend(f"prefect.{part}" for part in PARTS)
     home = tempfile.mkdtemp(prefix="prefect-")
     shutil.copyfile(migrated(), Path(home, "prefect.db"))
     with socket.socket() as probe:
@@ -52,6 +53,7 @@ def prefect_environment() -> dict[str, str]:
         DO_NOT_TRACK="true",
         PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="2",
         PREFECT_WORKER_QUERY_SECONDS="1",
+        PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS="3",
         PYTHONPATH=os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p),
     )
     start_server(settings)
@@ -81,9 +83,8 @@ def migrated() -> Path:
 def start_server(settings: dict[str, str]) -> None:
     """Start the tests' server; after ``end_server`` it is the one that died, with all it knew."""
     port = settings["PREFECT_API_URL"].rpartition(":")[2].removesuffix("/api")
-    command = [sys.executable, "-m", "uvicorn", "--factory", "flows.server:create_app", "--host", "127.0.0.1", "--port", port]
-    with Path(settings["PREFECT_HOME"], "server.log").open("a") as log:
-        server = subprocess.Popen(command, env=settings, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    command = ("uvicorn", "--factory", "flows.server:create_app", "--host", "127.0.0.1", "--port", port)
+    server = Forked(ROOT, command, settings, Path(settings["PREFECT_HOME"], "server.log"))
     _server[:] = [server]
     wait_for(lambda: server.poll() is None and answers(f"{settings['PREFECT_API_URL']}/health"), 180)
 
@@ -105,9 +106,15 @@ def end_server(number: int = signal.SIGKILL) -> None:
     _server[0].wait(60)
 
 
+@functools.cache
+def _client() -> httpx.Client:
+    """One for all requests: each new one reads the certificates, a twentieth of a second."""
+    return httpx.Client(timeout=30)
+
+
 def answers(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=2).status_code == 200
+        return _client().get(url, timeout=2).status_code == 200
     except httpx.HTTPError:
         return False
 
@@ -123,19 +130,21 @@ def patch(path: str, **body: Any) -> None:
 
 
 def cli(project: Path, *lines: str) -> str:
-    """Run ``prefect LINE`` for each, in one interpreter (importing the client takes two seconds); what they print."""
-    command = [sys.executable, "-c", CLI, *lines]
-    pipe = subprocess.PIPE
-    env = prefect_environment()
-    done = subprocess.run(command, cwd=project, env=env, stdout=pipe, stderr=subprocess.STDOUT, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    """Run ``prefect LINE`` for each; what they print."""
+    return "".join(_prefect(project, *shlex.split(line)) for line in lines)
+
+
+def _prefect(project: Path, *arguments: str) -> str:
+    process = Forked(project, ("prefect", *arguments), prefect_environment())
+    said = "".join(process.communicate(300))
+    assert process.wait() == 0, said
+    return said
 
 
 def _request(verb: str, path: str, body: Any) -> httpx.Response:
     """Ask again while the server's database is busy (503), as Prefect's own client does."""
     url = f"{prefect_environment()['PREFECT_API_URL']}/{path}"
-    answer: httpx.Response = wait_for(lambda: (a := httpx.request(verb, url, json=body, timeout=30)).status_code != 503 and a)
+    answer: httpx.Response = wait_for(lambda: (a := _client().request(verb, url, json=body)).status_code != 503 and a)
     if answer.is_error:
         raise AssertionError(f"{verb} {path}: {answer.status_code} {answer.text}")
     return answer

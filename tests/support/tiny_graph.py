@@ -190,7 +190,10 @@ def run_all(schedule: Any, runner: Any, parallelism: int = 3) -> None:
     while True:
         for planned in schedule.ready(parallelism - running):
             running += 1
-            threading.Thread(target=one, args=(planned,)).start()
+            if planned.stale:
+                threading.Thread(target=one, args=(planned,)).start()
+            else:
+                done.put((planned.name, Outcome(0, Fate.UNCHANGED, "")))
         if not running:
             return
         schedule.finished(*done.get())
@@ -206,7 +209,7 @@ def start(project: Path, *arguments: str, env: dict[str, str] | None = None, for
     env, log = env or prefect_environment(), project / ".ssl" / "flow.log"
     log.write_bytes(b"")
     process: Started
-    if forked and arguments[0].startswith("flows."):
+    if forked and arguments[0].startswith(("flows.", "prefect")):
         process = Forked(project, arguments, env, log)
     else:
         with log.open("a") as out:

@@ -56,10 +56,10 @@ def values(project: Path) -> dict:  # type: ignore[type-arg]
 @pytest.mark.parametrize("first", NAMES)
 def test_nothing_of_an_earlier_preset_stays(tmp_path: Path, first: str) -> None:
     shipped, text = params.load(ROOT / "params.yaml"), (ROOT / "params.yaml").read_text()
+    once, _, _ = preset.apply(text, first, params.read(ROOT / f"presets/{first}.yaml"))
     for second in NAMES:
         expected = params.load(ROOT / "params.yaml")
         preset.merge(expected, params.read(ROOT / f"presets/{second}.yaml"))
-        once, _, _ = preset.apply(text, first, params.read(ROOT / f"presets/{first}.yaml"))
         twice, _, kept = preset.apply(once, second, params.read(ROOT / f"presets/{second}.yaml"))
         assert params.parse(twice, params.PARAMS) == expected and not kept and twice.count(preset.MARK) == 1
     back, changes, kept = preset.apply(twice, preset.NONE, {})

@@ -1,7 +1,9 @@
 """What every method promises to the loop (ssl_core/engine/method.py). A method gets these tests by being in the catalogue."""
 
 import copy
+import functools
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from tests.conftest import textured_images
 TRAINED = [*METHODS, "supervised"]
 N, BATCH = 64, 16
 CPU = torch.device("cpu")
+Trained = Callable[[str], tuple[Method, Trainer]]
 
 
 def build(
@@ -84,9 +87,16 @@ def make_batch(method: Method, images: Images, step: int = 0) -> Batch:
         return Batch(method.views(images.batch(ids), Rng(ids, 0, step)), ids, 0.5)
 
 
-def moved(shipped: dict[str, Any], name: str, **kwargs: Any) -> tuple[Method, Trainer]:
+@pytest.fixture(scope="module")
+def trained(shipped: dict[str, Any]) -> Trained:
+    """Trains a method for some steps, once for all tests; each gets a copy."""
+    once = functools.cache(lambda name: some_steps(shipped, name))
+    return lambda name: copy.deepcopy(once(name))
+
+
+def some_steps(shipped: dict[str, Any], name: str) -> tuple[Method, Trainer]:
     """A method some steps away from its initialization, where a momentum copy differs from what it copies."""
-    method, trainer = build(shipped, name, **kwargs)
+    method, trainer = build(shipped, name)
 
     class Enough(Exception):
         pass
@@ -109,8 +119,8 @@ def test_the_sheet_shows_more_than_the_images_themselves(shipped: dict[str, Any]
 
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.fault("R1", "F50")
-def test_loss_is_a_finite_scalar_and_repeats_exactly(shipped: dict[str, Any], name: str) -> None:
-    method, trainer = moved(shipped, name)
+def test_loss_is_a_finite_scalar_and_repeats_exactly(trained: Trained, name: str) -> None:
+    method, trainer = trained(name)
     batch = make_batch(method, trainer.images)
     saved = state(method)
     random_state = torch.random.get_rng_state()
@@ -125,8 +135,8 @@ def test_loss_is_a_finite_scalar_and_repeats_exactly(shipped: dict[str, Any], na
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_loss_writes_no_parameter_and_views_touch_nothing(shipped: dict[str, Any], name: str) -> None:
-    method, trainer = moved(shipped, name)
+def test_loss_writes_no_parameter_and_views_touch_nothing(trained: Trained, name: str) -> None:
+    method, trainer = trained(name)
     before = state(method)
     random_state = torch.random.get_rng_state()
     batch, again = make_batch(method, trainer.images), make_batch(method, trainer.images)
@@ -160,8 +170,8 @@ def test_mixed_precision_reaches_the_networks_and_nothing_else(shipped: dict[str
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_every_trained_parameter_is_in_one_group_and_gets_a_gradient(shipped: dict[str, Any], name: str) -> None:
-    method, trainer = moved(shipped, name)
+def test_every_trained_parameter_is_in_one_group_and_gets_a_gradient(trained: Trained, name: str) -> None:
+    method, trainer = trained(name)
     grouped = [p for g in method.param_groups() for p in g["params"]]
     assert len({id(p) for p in grouped}) == len(grouped)
     assert {id(p) for p in grouped} == {id(p) for p in method.parameters() if p.requires_grad}
@@ -179,20 +189,20 @@ def test_every_trained_parameter_is_in_one_group_and_gets_a_gradient(shipped: di
 @pytest.mark.fault("F1", "R2", "R5")
 def test_training_stopped_and_resumed_at_any_step_ends_with_the_same_bits(shipped: dict[str, Any], name: str) -> None:
     _, whole = build(shipped, name)
-    whole.run()
-    _, first = build(shipped, name)
     kept: dict[int, Any] = {}
 
     def keep(progress: Any) -> None:
-        tensors = {k: v.clone() for k, v in first.tensors().items()}
-        kept[progress.step] = (tensors, copy.deepcopy(first.scalars()))
+        if progress.step in (1, 4, 6):  # inside the first epoch, at its end, inside the second
+            tensors = {k: v.clone() for k, v in whole.tensors().items()}
+            kept[progress.step] = (tensors, copy.deepcopy(whole.scalars()))
 
-    first.run(on_step=keep)
-    for step in (1, 4, 6):  # inside the first epoch, at its end, inside the second
+    whole.run(on_step=keep)
+    expected = whole.tensors()
+    assert len(kept) == 3
+    for step, state in kept.items():
         _, resumed = build(shipped, name)
-        resumed.load(*kept[step])
+        resumed.load(*state)
         resumed.run()
-        expected = whole.tensors()
         assert expected.keys() == resumed.tensors().keys()
         for key, value in resumed.tensors().items():
             assert torch.equal(value, expected[key]), f"{key} differs after a resume at step {step}"

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightly.utils.benchmarking import knn_predict
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, balanced_accuracy_score, normalized_mutual_info_score
@@ -69,6 +68,8 @@ def test_knn_has_the_worked_similarities_and_votes():
 @pytest.mark.parametrize("k", [1, 20, 100])
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
 def test_knn_equals_lightly(k, temperature):
+    from lightly.utils.benchmarking import knn_predict  # here: it imports a second library of trainings, two seconds
+
     (x, y), (q, _) = blobs(500, spread=3.0), blobs(200, spread=3.0, seed=1)
     bank = torch.nn.functional.normalize(x).T.contiguous()
     theirs = knn_predict(torch.nn.functional.normalize(q), bank, y, 4, k, temperature)[:, 0]

@@ -113,7 +113,7 @@ def bits_of_collectives() -> list[int]:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes made of each method."""
     folder = tmp_path_factory.mktemp("two")
-    torch.multiprocessing.spawn(one_of_two, (str(folder),), nprocs=2)  # type: ignore[no-untyped-call]
+    torch.multiprocessing.start_processes(one_of_two, (str(folder),), nprocs=2, start_method="fork")  # type: ignore[no-untyped-call]
     return folder
 
 
