@@ -36,7 +36,7 @@ from tasks.runtime import params
 from tasks.runtime.errors import Preempted, Stop, explain, run
 from tasks.runtime.locks import try_lock
 from tasks.tracking import registered
-from tasks.tracking.records import records
+from tasks.tracking.records import journals
 
 RETRIES, RETRY_SECONDS = 2, 3.0
 RETRIED = (4, 75)  # environment, preempted; and a death by signal. Wrong parameters or data fail the same way again.
@@ -126,7 +126,7 @@ def pipeline(
             runner = Machines(local, plan) if machines else local
             work(schedule, runner, parallelism or (AT_A_TIME if machines else default_parallelism(root)))
             lock_files.put_in_order(root, [planned.name for planned in plan])
-            if any(outcome.how is not Fate.UNCHANGED for outcome in schedule.outcomes.values()) and records(root):
+            if any(outcome.how is not Fate.UNCHANGED for outcome in schedule.outcomes.values()) and journals(root):
                 subprocess.run([sys.executable, "-m", "tasks.sync"], cwd=root)
             failure: Stop | None = schedule.failure
             if not failure and "register" in schedule.chosen:

@@ -18,7 +18,7 @@ from tasks.runtime.errors import EnvironmentFault, IntegrityError, Stop, UsageEr
 from tasks.runtime.locks import try_lock
 from tasks.runtime.work import KEPT, discard_old
 from tasks.tracking import registered
-from tasks.tracking.records import records
+from tasks.tracking.records import journals
 
 NEEDED_BYTES = 2 * 2**30
 WATCHED = ("data", "out", "reports", ".ssl", "mlruns")
@@ -142,7 +142,7 @@ class Doctor:
 
     def tracking(self) -> None:
         """MLflow has what the journals say; runs whose process is gone are closed."""
-        if records(self.root):
+        if journals(self.root):
             self._command("tasks.sync")
 
     def registry(self) -> None:

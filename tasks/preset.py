@@ -6,6 +6,7 @@ that nothing of an earlier choice stays; ``P=none`` only takes it back. What the
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +20,8 @@ NONE = "none"
 MARK = "# The line that make preset takes back (P=none): "
 
 Changes = dict[str, list[Any]]
-"""By dotted key: the value that was set and the one before; only the first where there was none."""
+"""By dotted key: the value that was set and the one before; only the first where there was none. Of a list with an item a line
+its text before is the third: items that are commented out are no value, and come back too."""
 
 
 def merge(target: Any, values: Mapping[str, Any], where: str = "") -> Changes:
@@ -96,17 +98,27 @@ def edit(text: str, change: Callable[[Any], None]) -> str:
     return buffer.getvalue()
 
 
+def items(text: str, key: str) -> str:
+    """The lines of the list at ``SECTION.NAME`` that has an item a line, those that are commented out included; else empty."""
+    section, _, name = key.partition(".")
+    found = re.search(rf"^{section}:.*\n(?:[ #].*\n|\n)*?  {name}:.*\n((?: *(?:# *)?- .*\n)+)", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
 def apply(text: str, name: str, values: Mapping[str, Any]) -> tuple[str, Changes, list[str]]:
     """params.yaml with the preset ``name`` instead of an earlier one; what it replaced, and what of the earlier one stays."""
     content, earlier = split(text)
     kept: list[str] = []
     changes: Changes = {}
-
-    def change(document: Any) -> None:
-        kept.extend(take_back(document, earlier))
-        changes.update(merge(document, values))
-
-    content = edit(content, change)
+    content = edit(content, lambda document: kept.extend(take_back(document, earlier)))
+    for key, (_, *before) in earlier.items():
+        if len(before) == 2 and not any(line.startswith(key) for line in kept):
+            content = content.replace(items(content, key), before[1], 1)
+    shown = content
+    content = edit(content, lambda document: changes.update(merge(document, values)))
+    for key, change in changes.items():
+        if isinstance(change[-1], list) and items(shown, key):
+            change.append(items(shown, key))
     mark = f"{MARK}{name} {json.dumps(changes)}\n" if changes else ""
     return content + mark, changes, kept
 

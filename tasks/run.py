@@ -22,10 +22,10 @@ from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule, default_parallelism
 from tasks.forecast import Forecast
 from tasks.runtime import params, settings
-from tasks.runtime.errors import Preempted, Stop, UsageError, run
+from tasks.runtime.errors import Preempted, UsageError, run
 from tasks.runtime.progress import clock
 from tasks.tracking import registered
-from tasks.tracking.records import records
+from tasks.tracking.records import journals
 
 
 def main() -> None:
@@ -40,14 +40,20 @@ def main() -> None:
     root, started = Path.cwd(), time.monotonic()
     schedule = bring_up_to_date(root, options.targets, options.jobs)
     if schedule.stale:
-        if records(root):  # nothing to send otherwise, and MLflow takes seconds to start
+        if journals(root):  # nothing to send otherwise, and MLflow takes seconds to start
             subprocess.run([sys.executable, "-m", "tasks.sync"])
         print(schedule.summary())
-    else:
-        print("Nothing has changed.")
-    failure: Stop | None = schedule.failure
+    failure, told = schedule.failure, bool(schedule.stale)
+
+    def tell(line: str) -> None:
+        nonlocal told
+        told = True
+        print(line, flush=True)
+
     if not failure and "register" in schedule.chosen:
-        failure = registered.ensure(root, lambda line: print(line, flush=True))
+        failure = registered.ensure(root, tell)
+    if not told:
+        print("Nothing has changed.")
     scored = any(name.startswith("evaluate") for name in schedule.chosen)
     if scored and (not schedule.failed or any(Path("out/metrics").glob("*.json"))):
         leaderboard.show(Path())

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ssl_core.evaluation.probe import linear_probe
+from ssl_core.evaluation.discriminant import linear_classifier
 from ssl_core.evaluation.scores import EvaluateConfig, top1
 from ssl_core.rng import permutation
 
@@ -33,6 +33,8 @@ class Task(NamedTuple):
     """(M, D)."""
     test_labels: Tensor
     num_classes: int
+    many: bool
+    """Whether the classes are too many for a logistic probe."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,17 @@ def _probes(task: Task, held_out: Tensor, first: Tensor, second: Tensor, config:
         Accuracies (S,) by two-fold cross-validation among these labels, with the strength that is best there; classes
         (S, M + H) of the test images and of the held-out ones.
     """
-    grid = strengths(config).to(task.train.device)
+    grid, given = strengths(config).to(task.train.device), (task.num_classes, CHOICE, task.many)
     fit, check = torch.cat([first, second]), torch.cat([second, first])
-    probe = linear_probe(task.train[fit], task.train_labels[fit], grid.expand(len(fit), -1), task.num_classes, CHOICE)
+    if task.many:  # the classes of a row are those of every other
+        judged = torch.cat([task.test_labels, task.train_labels[held_out]])
+        check = check[:, torch.isin(task.train_labels[first[0]], judged)]
+    probe = linear_classifier(task.train[fit], task.train_labels[fit], grid.expand(len(fit), -1), *given)
     right = top1(probe.predict(task.train[check]), task.train_labels[check][:, None])
     accuracy = right.view(2, len(first), -1).mean(0)
     best = len(grid) - 1 - accuracy.flip(1).argmax(1)
     both = torch.cat([first, second], 1)
-    probe = linear_probe(task.train[both], task.train_labels[both], grid[best][:, None], task.num_classes, CHOICE)
+    probe = linear_classifier(task.train[both], task.train_labels[both], grid[best][:, None], *given)
     return accuracy.amax(1), torch.cat([probe.predict(x)[:, 0] for x in (task.test, task.train[held_out])], 1)
 
 
@@ -112,12 +117,9 @@ def class_balanced_halves(labels: Tensor, fraction: float, *parts: int) -> tuple
     labels and the fraction alone, so that sets drawn with different parts can be stacked.
     """
     order = permutation(len(labels), *parts, device=labels.device)
-    present = torch.unique(labels)
-    half = max(1, round(fraction * len(labels) / len(present) / 2))
-    first, second = [], []
-    for c in present:
-        rows = order[labels[order] == c]
-        size = min(half, len(rows) // 2)
-        first.append(rows[:size])
-        second.append(rows[size : 2 * size])
-    return torch.cat(first), torch.cat(second)
+    order = order[labels[order].argsort(stable=True)]  # class by class, each in its random order
+    counts = labels.bincount()[torch.unique(labels)]
+    half = max(1, round(fraction * len(labels) / len(counts) / 2))
+    size = counts.div(2, rounding_mode="floor").clamp(max=half).repeat_interleave(counts)
+    place = torch.arange(len(labels), device=labels.device) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return order[place < size], order[(place >= size) & (place < 2 * size)]

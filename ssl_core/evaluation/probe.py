@@ -58,25 +58,33 @@ def linear_probe(features: Tensor, labels: Tensor, strengths: Tensor, num_classe
     Raises:
         ValueError: no image, or features that are not finite.
     """
-    if not features.shape[1] or not torch.isfinite(features).all():
-        raise ValueError("a linear probe needs at least one image and finite features")
     together = max(1, UNKNOWNS // (num_classes * (min(features.shape[1:]) + 1)))
     if len(features) > together:
         parts = zip(*(torch.split(t, together) for t in (features, labels, strengths)), strict=True)
         found = [linear_probe(x, y, strong, num_classes, tolerance) for x, y, strong in parts]
         return Probe(*map(torch.cat, zip(*found, strict=True)))
+    mean, std = standardization(features)
     with torch.no_grad():
-        x = features.double()
-        mean = x.mean(1, keepdim=True)
-        std = x.std(1, keepdim=True, correction=0)
-        std = torch.where(std > 1e-7 * mean.abs(), std, torch.inf)
-        x = (x - mean) / std
+        x = (features.double() - mean) / std
         axes, curvature = _principal_axes(x)
         solver = _Solver((x @ axes).float(), labels, strengths.double(), curvature, num_classes)
         rotated, objective = solver.minimize(tolerance)
         weight = rotated[..., :-1].double() @ axes[:, None].transpose(-1, -2) / std[:, None]
         bias = rotated[..., -1].double() - (weight @ mean[:, None].transpose(-1, -2))[..., 0]
     return Probe(weight.float(), bias.float(), objective)
+
+
+def standardization(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (..., 1, D) float64 of (..., N, D) features; a constant one has an infinite deviation.
+
+    Raises:
+        ValueError: no image, or features that are not finite.
+    """
+    if not features.shape[-2] or not torch.isfinite(features).all():
+        raise ValueError("a linear probe needs at least one image and finite features")
+    x = features.detach().double()
+    mean, std = x.mean(-2, keepdim=True), x.std(-2, keepdim=True, correction=0)
+    return mean, torch.where(std > 1e-7 * mean.abs(), std, torch.inf)
 
 
 def _principal_axes(x: Tensor) -> tuple[Tensor, Tensor]:

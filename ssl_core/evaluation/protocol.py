@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_core.clustering import kmeans
+from ssl_core.evaluation.discriminant import linear_classifier
 from ssl_core.evaluation.few_labels import CHOICE, FINAL, Task, few_labels, strengths
 from ssl_core.evaluation.intervals import bootstrap_intervals
 from ssl_core.evaluation.knn import knn
-from ssl_core.evaluation.probe import linear_probe
 from ssl_core.evaluation.scores import SCORES, EvaluateConfig, Tested, balanced, per_class, top1
 from ssl_core.rng import permutation
 
@@ -40,17 +40,26 @@ class Labels:
     """(M,) int64; may be empty."""
     num_classes: int
 
-    def of_at_most(self, count: int | None) -> "Labels":
-        """These labels, or of more classes than ``count`` those of a random sample of so many; other images become unlabelled.
+    def many(self, limit: int | None) -> bool:
+        """Whether training images have more classes than ``limit``."""
+        return limit is not None and len(self._classes()) > limit
 
-        The sample depends on the number of classes alone, so that all encoders are scored on the same images.
+    def _classes(self) -> Tensor:
+        classes: Tensor = torch.unique(self.train)
+        return classes[classes >= 0]
+
+    def of_at_most(self, limit: int | None) -> "Labels":
+        """These labels, or of more classes than ``limit`` a random sample of so many, whose images alone are judged.
+
+        The others' held-out images are trained on, and their test images become unlabelled. The sample depends on the number
+        of classes alone, so that all encoders are judged on the same images.
         """
-        if count is None or count >= self.num_classes:
+        if not self.many(limit):
             return self
-        chosen = torch.zeros(self.num_classes + 1, dtype=torch.bool, device=self.train.device)  # the last: unlabelled
-        chosen[permutation(self.num_classes, CLASSES, device=chosen.device)[:count]] = True
-        train, test = (labels.where(chosen[labels], -1) for labels in (self.train, self.test))
-        return Labels(train, self.holdout, test, self.num_classes)
+        classes = self._classes()
+        chosen = classes[permutation(len(classes), CLASSES, device=classes.device)[:limit]]
+        holdout = self.holdout & torch.isin(self.train, chosen)
+        return replace(self, holdout=holdout, test=self.test.where(torch.isin(self.test, chosen), -1))
 
 
 @dataclass(frozen=True)
@@ -119,6 +128,7 @@ def _evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int)
         return Scores(last, {}, {"layer": last, "labels": "none: label-free numbers only"}, None)
     if not fit.any() or not held.any():
         return Scores(last, {}, {"layer": last, "labels": "too few to hold some out: label-free numbers only"}, None)
+    many = labels.many(config.max_classes)
     linear = {name: _choose_linear(train, labels, fit, held, config) for name, (train, _) in layers.items()}
     near = {name: _choose_knn(train, labels, fit, held, config) for name, (train, _) in layers.items()}
     layer = max(reversed(linear), key=lambda name: linear[name].accuracy)
@@ -132,6 +142,7 @@ def _evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int)
         "temperature": vote.temperature,
         **({"edge_of_grid": list(edges)} if (edges := probe.edges + vote.edges) else {}),
         "labels": "all training labels; choices on the held-out part of them",
+        **(_of_many(labels, config) if many else {}),
         "train_labels": int(known.sum()),
         "holdout_labels": int(held.sum()),
     }
@@ -144,7 +155,7 @@ def _evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int)
     seen = labels.test >= 0
     protocol["test_labels"] = int(seen.sum())
     tasks = {
-        name: Task(train[known], labels.train[known], test[seen], labels.test[seen], labels.num_classes)
+        name: Task(train[known], labels.train[known], test[seen], labels.test[seen], labels.num_classes, many)
         for name, (train, test) in layers.items()
     }
     few = few_labels(list(tasks.values()), held[known], config, seed)
@@ -157,6 +168,11 @@ def _evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int)
     scores |= {score.name: score.compute(tested) for score in SCORES if score.compute}
     scores |= grid | _spread(tested) | {"few_label": few.numbers}
     return Scores(layer, scores, protocol, tested.predicted, tested.nearest, judged, few.test)
+
+
+def _of_many(labels: Labels, config: EvaluateConfig) -> dict[str, str]:
+    judged = f"images of {config.max_classes} of {labels.num_classes} classes, told from all"
+    return {"probe": "linear discriminant", "judged": judged}
 
 
 class _Linear(NamedTuple):
@@ -184,10 +200,11 @@ def _rising_edge(accuracy: Sequence[float], best: int) -> int:
 
 def _choose_linear(train: Tensor, labels: Labels, fit: Tensor, held: Tensor, config: EvaluateConfig) -> _Linear:
     """The strength with the best held-out accuracy; the stronger one on a tie."""
-    candidates = strengths(config).to(train.device)
+    candidates, many = strengths(config).to(train.device), labels.many(config.max_classes)
     ratio = candidates[1:2] / candidates[:1]
     for widening in range(WIDENINGS + 1):
-        probe = linear_probe(train[fit][None], labels.train[fit][None], candidates[None], labels.num_classes, CHOICE)
+        known = train[fit][None], labels.train[fit][None]
+        probe = linear_classifier(*known, candidates[None], labels.num_classes, CHOICE, many)
         predicted = probe.predict(train[held])[0]
         accuracy = top1(predicted, labels.train[held])
         best = len(accuracy) - 1 - int(accuracy.flip(0).argmax())
@@ -222,7 +239,7 @@ def _tested(
     ks, temperatures = sorted({*config.knn_k, vote.k}), sorted({*config.knn_temperature, vote.temperature})
     votes = knn(*knn_task[:3], ks, temperatures, task.num_classes)
     one = task.train.new_full((1, 1), probe.strength, dtype=torch.float64)
-    linear = linear_probe(task.train[None], task.train_labels[None], one, task.num_classes, FINAL)
+    linear = linear_classifier(task.train[None], task.train_labels[None], one, task.num_classes, FINAL, task.many)
     grid = {f"k={k},T={t:g}": float(top1(p, task.test_labels)) for (k, t), p in votes.items()}
     tested = Tested(
         train=task.train,
@@ -253,9 +270,9 @@ def _spread(tested: Tested) -> dict[str, Any]:
 
 
 def _clusters(task: Task, seed: int) -> Tensor:
-    """(M,) k-means cluster of the l2-normalized test features, as many as classes; the best of some starts by inertia."""
+    """(M,) k-means cluster of the l2-normalized test features, as many as their classes; the best of some starts by inertia."""
     x = F.normalize(task.test.float())
-    k = min(task.num_classes, len(x))
+    k = len(torch.unique(task.test_labels))
     runs = [kmeans(x, k, KMEANS_ITERATIONS, seed, CLUSTERING, start) for start in range(KMEANS_STARTS)]
     inertia = [float((x - centroids[own]).square().sum(dtype=torch.float64)) for centroids, own in runs]
     return runs[inertia.index(min(inertia))][1]

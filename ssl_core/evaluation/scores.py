@@ -29,7 +29,8 @@ class EvaluateConfig:
     layers: Count
     """Candidate layers: the last this many blocks of the encoder."""
     max_classes: Annotated[int, Rule("a whole number of at least 2", lambda v: v >= 2)] | None
-    """Of more classes, a random sample of so many is scored, the same for all encoders; null scores all of any number."""
+    """Of more classes, the images of a random sample of so many are judged, the same for all encoders, told from all by a
+    linear discriminant in place of the logistic probe; null: never."""
     label_fractions: tuple[Fraction, ...]
     """Shares of the training labels the few-label probes see."""
     label_seeds: Count

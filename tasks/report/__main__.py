@@ -7,7 +7,7 @@ from tasks import tuned
 from tasks.columns import HEADLINES
 from tasks.report import page, small
 from tasks.results import load_results
-from tasks.runtime import dataset, files, params
+from tasks.runtime import dataset, files
 from tasks.runtime.stage import Stage, main
 from tasks.runtime.stage_name import StageName
 from tasks.tracking.journal import Journal
@@ -36,7 +36,7 @@ def body(run: Stage) -> None:
             data=facts,
             children=names,
         )
-        texts = page.documents(root, verdict, missing) | {"params.yaml": (root / params.PARAMS).read_text()}
+        texts = page.documents(root, verdict, missing)
         tables = small.plots(root, verdict)
         for folder, names, shown in (("reports", texts, "report"), ("out/plots", tables, "plots")):
             for name in names:

@@ -6,11 +6,12 @@ A server without an artifact proxy has every client write to a folder or bucket 
 from pathlib import Path
 from typing import Any
 
-from tasks.runtime.errors import explain, is_full
+from tasks.runtime.errors import Stop, explain, is_full
 from tasks.runtime.redaction import redact
 from tasks.tracking.records import Record
 
 MISSING, REASON = "ssl.missing_artifacts", "ssl.missing_reason"
+"""Tags of a run; those of an evaluation, which adds to the run of its training, end with ``.evaluation`` and its task."""
 LONG = "long_params.json"
 
 
@@ -21,8 +22,8 @@ def send(client: Any, run: Any, record: Record, root: Path, long: dict[str, str]
         long: parameters too long for MLflow, whole.
 
     Returns:
-        Tags that name what is missing and why, and the reason if the store does not take the files now. After its first
-        refusal no other file is tried.
+        Tags that name what is missing and why, and the same in words if the store does not take the files now. After its
+        first refusal no other file is tried.
     """
     present, missing = record.files(root) if record.end is not None else ([], [])
     unsent, reason = [path.name for path, _ in present] + [LONG] * bool(long), None
@@ -35,12 +36,13 @@ def send(client: Any, run: Any, record: Record, root: Path, long: dict[str, str]
             unsent.pop(0)
     except Exception as error:
         code, message = explain(error)
-        if code == 70 or is_full(error):
+        if code == Stop.code or is_full(error):
             raise
         reason = redact(message)
     names = ", ".join([*map(str, missing), *unsent])
-    tags = {MISSING: names, REASON: reason or "not in the project"} if names else {}
-    if not names and MISSING in run.data.tags:  # they have arrived by now
-        for name in (MISSING, REASON):
-            client.delete_tag(run.info.run_id, name)
-    return tags, reason
+    of = record.evaluated.removeprefix("ssl") if record.kind == "evaluate" else ""
+    if not names and MISSING + of in run.data.tags:  # they have arrived by now
+        for tag in (MISSING, REASON):
+            client.delete_tag(run.info.run_id, tag + of)
+    tags = {MISSING + of: names, REASON + of: reason or "not in the project"} if names else {}
+    return tags, f"({names}): {reason}" if reason else None

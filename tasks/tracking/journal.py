@@ -142,24 +142,19 @@ class Journal:
         self._size += len(data)
 
 
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The sound events of a journal, in order; an unfinished or damaged line is none (``faults`` names it)."""
-    with path.open("rb") as file:
-        for line in file:
-            with contextlib.suppress(ValueError):
-                yield events.parse(line)
+def read(path: Path, faults: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The sound events of a journal, in order; an unfinished or damaged line is none.
 
-
-def faults(path: Path) -> list[str]:
-    """What is wrong with lines of a journal, a text each; a last line without an end is one that is being written."""
-    found = []
+    Args:
+        faults: gets a text for each damaged line. A last line without an end is one that is being written.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                events.parse(line)
+                yield events.parse(line)
             except ValueError as error:
-                found += [f"line {number}: {error}"] if line.endswith(b"\n") else []
-    return found
+                if faults is not None and line.endswith(b"\n"):
+                    faults.append(f"line {number}: {error}")
 
 
 def run_of(path: Path) -> dict[str, Any]:

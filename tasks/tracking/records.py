@@ -78,10 +78,10 @@ class Record:
         return present, missing
 
 
-def read_record(path: Path) -> Record | None:
-    """A journal's content; None if it does not even have a beginning."""
+def read_record(path: Path, faults: list[str] | None = None) -> Record | None:
+    """A journal's content; None if it does not even have a beginning. ``faults`` gets a text for each damaged line."""
     data = path.read_bytes()
-    events = list(journal.read(path))
+    events = list(journal.read(path, faults))
     if not events or events[0]["event"] != "start":
         return None
     run = events[0]["run"]
@@ -166,23 +166,28 @@ def records(root: Path, damage: list[str] | None = None) -> list[Record]:
         damage: gets a line for each published journal that is not what dvc.lock records, which is passed over, and for each
             damaged line of another.
     """
-    work = (*root.glob(".ssl/work/*/*/journal.jsonl"), *set_aside(root))
-    paths = {*root.glob("out/journal/*.jsonl"), *root.glob("reports/journal.jsonl"), *work}
     best: dict[str, Record] = {}
     published, damage = recorded.outputs(root), [] if damage is None else damage
-    for path in sorted(paths):  # .ssl comes before out and reports
+    for path in journals(root):
         with contextlib.suppress(FileNotFoundError):  # a work directory just removed
             if path in published and recorded.digest(path) != published[path]:
                 damage.append(f"{path} is not the one that dvc.lock records and was passed over; {files.MEND}")
                 continue
-            damage += [f"{path}: {fault}; the line was left out" for fault in journal.faults(path)]
-            record = read_record(path)
+            faults: list[str] = []
+            record = read_record(path, faults)
+            damage += [f"{path}: {fault}; the line was left out" for fault in faults]
             if record is None:
                 continue
             other = best.get(record.run["fingerprint"])
             if other is None or (record.status == "FINISHED", record.last) >= (other.status == "FINISHED", other.last):
                 best[record.run["fingerprint"]] = record
     return sorted(best.values(), key=lambda r: (ORDER.get(r.kind, 0), r.started, r.name))
+
+
+def journals(root: Path) -> list[Path]:
+    """Every journal of a project: those of work in progress or set aside, then the published ones."""
+    work = [*root.glob(".ssl/work/*/*/journal.jsonl"), *set_aside(root)]
+    return sorted(work) + sorted([*root.glob("out/journal/*.jsonl"), *root.glob("reports/journal.jsonl")])
 
 
 def set_aside(root: Path) -> list[Path]:

@@ -252,11 +252,11 @@ class Tracker:
 
     def _send_artifacts(self, run: Any, record: Record, long: dict[str, str]) -> bool:
         """Whether the store took the files; if not, the numbers stay, and the next ``sync`` tries again."""
-        tags, reason = artifacts.send(self.client, run, record, self.root, long)
+        tags, unsent = artifacts.send(self.client, run, record, self.root, long)
         self._set_tags(run, tags)
-        if reason:
-            self.problems.append(f"the files of {record.name} ({tags[artifacts.MISSING]}): {reason}; a later sync sends them")
-        return reason is None
+        if unsent:
+            self.problems.append(f"the files of {record.name} {unsent}; a later sync sends them")
+        return unsent is None
 
     def _close(self, run: Any, record: Record) -> None:
         if record.status == "RUNNING":

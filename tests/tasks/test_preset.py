@@ -92,3 +92,11 @@ def test_a_damaged_mark_is_one_line_and_changes_nothing(tmp_path: Path) -> None:
     text = (ROOT / "params.yaml").read_text() + preset.MARK + "tiny {oh"
     with pytest.raises(UsageError, match="remove it to keep all values"):
         preset.apply(text, "tiny", {})
+
+
+def test_methods_that_are_commented_out_come_back() -> None:
+    text = (ROOT / "params.yaml").read_text()
+    once, _, _ = preset.apply(text, "evidence", params.read(ROOT / "presets/evidence.yaml"))
+    twice, _, _ = preset.apply(once, "tiny", params.read(ROOT / "presets/tiny.yaml"))
+    back, _, _ = preset.apply(twice, preset.NONE, {})
+    assert "  # - simsiam\n" in back and preset.items(back, "run.methods") == preset.items(text, "run.methods") != ""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.tracking.journal import Journal, faults, flat, read, surroundings
+from tasks.tracking.journal import Journal, flat, read, surroundings
 from tests.conftest import ROOT
 
 RUN = {
@@ -200,8 +200,9 @@ def test_a_damaged_line_is_named_and_left_out_and_the_rest_counts(tmp_path, chan
     lines = journal.path.read_text().splitlines()
     line = {k: v for k, v in (json.loads(lines[2]) | change).items() if v is not None}
     journal.path.write_text("\n".join([*lines[:2], json.dumps(line), *lines[3:], '{"event": "being wri']))
-    assert [e.get("step") for e in read(journal.path)] == [None, 1, 3, None]
-    (fault,) = faults(journal.path)
+    faults: list[str] = []
+    assert [e.get("step") for e in read(journal.path, faults)] == [None, 1, 3, None]
+    (fault,) = faults
     assert fault.startswith(f"line 3: {words}")
     with Journal(journal.path) as resumed:
         resumed.metrics(4, {"loss": 1.0})
