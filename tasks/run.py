@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from tasks import forecast, leaderboard
+from tasks import forecast, guard, leaderboard
 from tasks.dvc import graph, lock_files
 from tasks.dvc.live import Screen
 from tasks.dvc.outcome import Fate, Outcome
@@ -48,7 +48,7 @@ def main() -> None:
     failure: Stop | None = schedule.failure
     if not failure and "register" in schedule.chosen:
         failure = registered.ensure(root, lambda line: print(line, flush=True))
-    if not schedule.failed or any(Path("out/metrics").glob("*.json")):
+    if any(Path("out/metrics").glob("*.json")):
         leaderboard.show(Path())
     print(f"{clock(time.monotonic() - started)} in all")
     if failure:
@@ -62,7 +62,7 @@ def bring_up_to_date(root: Path, targets: Collection[str] = (), jobs: int | None
         UsageError, ConfigError: the graph, params.yaml or a target is wrong; nothing was started.
         Preempted: Ctrl-C or SIGTERM came; every stage has ended.
     """
-    for line in lock_files.repair(root):
+    for line in (*lock_files.repair(root), *guard.complete(root)):
         print(line)
     plan = graph.plan(root)
     schedule = Schedule(plan, targets=targets)

@@ -279,6 +279,8 @@ def method_params(params: Mapping[str, Any], name: str) -> MethodParams:
             if key not in names:
                 raise ConfigError(unknown_name(f"method.{name}.{section}.{key}", str(key), names))
         merged[section] = {**params[section], **override}
+        if isinstance(override.get("continued"), dict):  # of which a method may say a part too
+            merged[section]["continued"] = {**params[section].get("continued", {}), **override["continued"]}
     continued = typed(ContinueConfig, merged["encoder"].pop("continued", {}), "encoder.continued")
     encoder, train = typed(EncoderConfig, merged["encoder"], "encoder"), typed(TrainConfig, merged["train"], "train")
     if encoder.weights:

@@ -82,6 +82,7 @@ SHARED = {
     "tasks.judged",
     "tasks.worth",
     "tasks.starts",
+    "tasks.choice",
     "tasks.transfer",
 }
 MAY_IMPORT = {f"tasks/{stage}": {f"tasks.{stage}", "tasks.tracking"} | SHARED for stage in map(folder, STAGES)} | {
