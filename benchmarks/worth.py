@@ -26,15 +26,15 @@ from tasks.verdict import judge
 
 PAGE = Path("docs/worth.md")
 METHOD, SEEDS, SIDE = "simclr", (0, 1, 2), 64
-ROWS = ("raw_pixels", "random_init", "pretrained")
+ROWS = ("raw_pixels", "pretrained")
 NETWORK = {"name": "timm/tf_efficientnet_lite0", "weights": "package", "input_size": SIDE}
 CONTINUED = {"lr": 0.1, "warmup": 0.2, "frozen_blocks": 4, "frozen_norm": True, "average": 0.9}
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "anew": {},
     "from ImageNet weights": {"encoder": {**NETWORK, "continued": CONTINUED}, "train": {"batch_size": 64}},
 }
-EMBEDDED = {"max_train": 4000}
-CIFAR10 = {"source": "archive", "name": "CIFAR-10", "image_size": 32, "channels": 3, "max_train": 4000, "max_test": 2000}
+EMBEDDED = {"max_train": 2000, "max_test": 1000}
+CIFAR10 = {"source": "archive", "name": "CIFAR-10", "image_size": 32, "channels": 3, "max_train": 2000, "max_test": 1000}
 TILES = {"source": "archive", "name": "magnetic tiles", "image_size": 64, "channels": 1}
 
 
@@ -64,7 +64,7 @@ def train(directory: Path, data: Mapping[str, Any], way: str, seconds: float, jo
     module(directory, "tasks.prepare")
     cost = json.loads(module(directory, "tasks.budget", "--measure", METHOD))["per_image"]
     configure(directory, data, way, max(1, round(seconds / cost)))
-    module(directory, "tasks.run", *([] if jobs is None else ["--jobs", str(jobs)]))
+    module(directory, "tasks.run", "evaluate", *([] if jobs is None else ["--jobs", str(jobs)]))
 
 
 def collect(directory: Path) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--tiles", type=Path, required=True, help="archive of the magnetic tiles")
     parser.add_argument("--work", type=Path, default=Path(".ssl/worth"), help="where to work (kept, to continue)")
     parser.add_argument("-j", "--jobs", type=int, help="stages at a time; default: as many as the cores carry")
-    parser.add_argument("--seconds", type=float, default=40.0, help="of each training on one core")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each training on one core")
     options = parser.parse_args()
     archives = {"CIFAR-10": (CIFAR10, options.cifar10), "magnetic tiles": (TILES, options.tiles)}
     sets = {"embedded": EMBEDDED} | {name: {**data, "path": str(path.resolve())} for name, (data, path) in archives.items()}

@@ -34,6 +34,11 @@ SORTED_BY = ("holdout_linear_top1", "effective_rank")
 SHOWN = ("method", "seed", *(score.name for score in HEADLINES), "encoder", "epochs", "steps", "seconds")
 
 
+BESIDE_ITS_START = ("over_start", "standing")
+"""Shown where a training started from weights."""
+ABOUT_TASKS = "Linear probe on the test images of each set, and the average rank; 'data' are those that encoders are trained on"
+
+
 class ProgressBar:
     """Mirrors the ``progress.json`` that a stage keeps in its work directory."""
 
@@ -72,6 +77,9 @@ def publish(root: Path, summary: str) -> None:
     board = root / "reports" / "leaderboard.csv"
     if board.exists():
         create_table_artifact(table=(shown := leaderboard(board))[0], key="leaderboard", description=shown[1])
+    transfer = root / "reports" / "transfer.csv"
+    if transfer.exists():
+        create_table_artifact(table=tasks(transfer), key="tasks", description=ABOUT_TASKS)
     create_markdown_artifact(markdown=page(root, summary), key="summary", description="What this run did")
     announce(root)
     _remove_bars(str(flow_run.id))
@@ -83,12 +91,21 @@ def leaderboard(board: Path) -> tuple[list[dict[str, str]], str]:
 
     table = pd.read_csv(board)
     first = next((column for column in SORTED_BY if column in table and table[column].notna().any()), None)
-    columns = ["method", "seed", *([first] if first else []), *SHOWN]
+    beside = [column for column in BESIDE_ITS_START if column in table and table[column].notna().any()]
+    columns = ["method", "seed", *([first] if first else []), *SHOWN, *beside]
     shown = table[[column for column in dict.fromkeys(columns) if column in table]].map(_short)
     if "baseline" in table:
         shown["method"] += table["baseline"].eq("yes").map({True: " *", False: ""})
     order = f", sorted by the mean {first} of a method, which chooses" if first else ""
     return shown.to_dict("records"), f"One row per method and seed{order}; * baseline"
+
+
+def tasks(transfer: Path) -> list[dict[str, str]]:
+    """A row for each method and baseline: the average rank, and the score on each set of images."""
+    import pandas as pd
+
+    rows: list[dict[str, str]] = pd.read_csv(transfer).map(_short).to_dict("records")
+    return rows
 
 
 def champion(root: Path) -> tuple[str, str] | None:
@@ -126,8 +143,14 @@ def page(root: Path, summary: str) -> str:
     """The summary as Markdown, with links to the runs in MLflow and to the report."""
     first, *rest = summary.splitlines()
     lines = [f"**{first}**", "", *(f"- {line}" for line in rest)]
-    runs, report, best = _runs(root), root / "reports" / "report.html", champion(root)
-    lines += [f"- Champion: **{best[1]}**, `models:/{best[0]}@{registered.CHAMPION}`"] if best else []
+    runs, report = _runs(root), root / "reports" / "report.html"
+    wanted = registered.load(root)
+    aliases = {a: n for a, n in wanted.aliases.items() if a.startswith(registered.CHAMPION)} if wanted else {}
+    lines += [
+        f"- {a.replace('-', ' of ', 1).capitalize()}: **{n}**, `models:/{wanted.model}@{a}`"
+        for a, n in aliases.items()
+        if wanted
+    ]
     if runs:
         links = ", ".join(_link(name, address + LAYOUT) for name, address in runs.items())
         lines.append(f"- Runs in MLflow (of a local store after `make ui`): {links}")

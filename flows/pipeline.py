@@ -28,6 +28,7 @@ from prefect.states import Completed, Failed
 
 from flows import artifacts, own_server, runs
 from flows.machines import AT_A_TIME, Machines
+from tasks import guard
 from tasks.dvc import graph, lock_files
 from tasks.dvc.outcome import Fate, Outcome
 from tasks.dvc.runner import Runner
@@ -179,10 +180,12 @@ def workspace(root: Path, overrides: list[str]) -> Iterator[None]:
     path = root / ".ssl" / "flow.lock"
     path.parent.mkdir(exist_ok=True)
     with path.open("a") as lock:
-        if overrides:
+        if overrides or guard.is_wanted(root):
             _wait_for(lock, shared=False)
-            if graph.override(root, overrides):
+            if overrides and graph.override(root, overrides):
                 get_run_logger().info("params.yaml: %s", ", ".join(overrides))
+            for line in guard.complete(root):
+                get_run_logger().info("%s", line)
         _wait_for(lock, shared=True)
         yield
 

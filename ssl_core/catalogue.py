@@ -24,9 +24,9 @@ class Entry(NamedTuple):
     title: str
 
 
-NOTES = ("from_labels", "shows", "about_loss")
-"""What a class may say besides: whether it learns from labels, what the rows of its sheet of views are (top to bottom), and
-what to know of the curve of its loss."""
+NOTES = ("from_labels", "shows", "about_loss", "noun")
+"""What a class may say besides: whether it learns from labels, what the rows of its sheet of views are (top to bottom), what
+to know of the curve of its loss, and what a sentence calls the features of a baseline."""
 
 
 def _declared(source: str) -> dict[str, Any]:
@@ -55,8 +55,8 @@ METHODS: dict[str, Entry] = {
 }
 """The self-supervised methods, oldest first."""
 
-SHOWS, ABOUT_LOSS = ({name: about[note] for name, about in _DECLARED.items() if note in about} for note in NOTES[1:])
-"""What the rows of a method's sheet of views are, and what to know of the curve of its loss."""
+SHOWS, ABOUT_LOSS, NOUNS = ({name: about[note] for name, about in _DECLARED.items() if note in about} for note in NOTES[1:])
+"""What the rows of a method's sheet of views are, what to know of the curve of its loss, and what a sentence calls a row."""
 
 LABELLED = frozenset(name for name, about in _DECLARED.items() if about.get("from_labels"))
 """The baselines that are trained with labels. The others cost no training: what a method has to be better than."""

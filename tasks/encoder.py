@@ -10,7 +10,7 @@ from pathlib import Path
 from tasks import metrics
 from tasks.register import modeling
 from tasks.register.modeling import ImageEncoder
-from tasks.runtime import files, saved_encoder
+from tasks.runtime import files, params, saved_encoder
 from tasks.runtime.errors import UsageError
 
 
@@ -49,6 +49,15 @@ def _trained(folder: Path) -> ImageEncoder:
     from tasks.register.export import describe
 
     encoder, facts = saved_encoder.load(folder)
-    evaluation = folder.resolve().parents[1] / "metrics" / f"{folder.resolve().name}.json"
-    layer = metrics.load(evaluation)[0].layer if evaluation.exists() else ""
-    return ImageEncoder(encoder, describe(encoder, facts, layer)).eval()
+    return ImageEncoder(encoder, describe(encoder, facts, _layer(folder.resolve()))).eval()
+
+
+def _layer(folder: Path) -> str:
+    """What the registry delivers too: chosen by labels of the pool or, if it has none, of the first task; empty: the last."""
+    root, name = folder.parents[2], f"{folder.name}.json"
+    pool = [metrics.load(path)[0] for path in root.glob(f"out/metrics/{name}")]
+    if pool and pool[0].score("holdout_linear_top1") is not None:
+        return pool[0].layer
+    tasks = params.run_config(params.load(root / params.PARAMS)).tasks if (root / params.PARAMS).exists() else ()
+    first = [metrics.load(path)[0] for task in tasks[:1] for path in root.glob(f"out/metrics/{task}/{name}")]
+    return next((found.layer for found in [*first, *pool]), "")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_core.evaluation.scores import Score
-from tasks import transfer, tuned
+from tasks import starts, transfer, tuned
 from tasks.columns import COLUMNS, PRETEXT, table_scores
 from tasks.results import Result, Row, known, load_results
 from tasks.runtime import errors
@@ -34,11 +34,13 @@ def to_csv(verdict: Verdict) -> str:
     import pandas as pd
 
     lines = [
-        [safe_cell(result.get(column)) for column in COLUMNS] + beside_the_best(verdict.standings[row.method])
+        [safe_cell(result.get(column)) for column in COLUMNS]
+        + beside_the_best(verdict.standings[row.method])
+        + beside_its_start(verdict.standings[row.method], result)
         for row in verdict.rows
         for result in row.results
     ]
-    columns = [*COLUMNS, *BESIDE_THE_BEST]
+    columns = [*COLUMNS, *BESIDE_THE_BEST, *BESIDE_ITS_START]
     return pd.DataFrame(lines, columns=columns, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
@@ -51,6 +53,15 @@ def beside_the_best(standing: Standing) -> list[Any]:
     """The values of ``BESIDE_THE_BEST``."""
     ahead = standing.ahead.get("linear")
     return ["yes" if standing.ties else "", ahead.mean, ahead.low, ahead.high, ahead.p] if ahead else [""] + [None] * 4
+
+
+BESIDE_ITS_START = ("over_start", "standing")
+"""Of a training that started from weights: what its linear probe gained on the test images, and ``worse than its start``."""
+
+
+def beside_its_start(standing: Standing, result: Result) -> list[Any]:
+    """The values of ``BESIDE_ITS_START``."""
+    return [standing.gains.get(result.name), starts.WORSE if result.name in standing.below_start else ""]
 
 
 def percent(value: float | None, spread: float | None = None) -> str:
@@ -98,7 +109,12 @@ def cells(row: Row, standing: Standing) -> dict[str, str]:
 
 
 def verdict_text(row: Row, standing: Standing) -> str:
-    """Whether a method was worth its training; before that, whether its features are healthy. A dash for a healthy baseline."""
+    """Whether a method was worth its training; before that, whether its features are healthy and no worse than its start.
+
+    A dash for a healthy baseline.
+    """
+    if row.verdict == "healthy" and standing.below_start:
+        return starts.WORSE
     if row.verdict != "healthy" or (standing.answer is None and not row.is_baseline):
         return row.verdict
     return str(standing.answer or "–")
@@ -195,9 +211,10 @@ def show(root: Path) -> None:
         print(f"not evaluated yet: {', '.join(missing)}")
     if (root / "reports/report.html").exists():
         print(f"report: {root / 'reports/report.html'}")
-    if verdict.best:
-        title = "best encoder" if not verdict.not_beaten else "best of the methods, not to be used yet"
-        print(registered.how_to_load(root, verdict.best.name, title))
+    if verdict.champion:
+        is_sure = verdict.champion.is_baseline or not verdict.not_beaten
+        title = "best encoder" if is_sure else "best of the methods, not to be used yet"
+        print(registered.how_to_load(root, verdict.champion.name, title))
     several = transfer.load(root)
     if several:
         print(f"\n{transfer.to_markdown(several)}")

@@ -48,6 +48,8 @@ class Training:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """``train``, as in params.yaml, with what the method has of its own."""
     augment: Mapping[str, Any] = field(default_factory=dict)
+    network: Mapping[str, Any] = field(default_factory=dict)
+    """``encoder``, likewise."""
 
     @property
     def full_schedule_seconds(self) -> float | None:
@@ -159,12 +161,6 @@ def merit(result: Result) -> float:
     return (-1e9 if result.is_collapsed else 0.0) + (value or 0.0)
 
 
-def champion(results: Iterable[Result]) -> Result | None:
-    """The encoder to take: the one with the most ``merit`` among the methods; None if there is none that has not collapsed."""
-    methods = [r for r in results if not r.is_baseline and not r.is_collapsed]
-    return max(methods, key=lambda r: (merit(r), r.method, -r.seed), default=None)
-
-
 def load_results(root: Path) -> tuple[list[Result], list[str]]:
     """``load_scores`` that choose: on the images that encoders are trained on or, if these have no labels, the first task's."""
     found = load_scores(root)
@@ -261,6 +257,7 @@ def read_training(root: Path, name: str) -> Training:
         peak_memory_bytes=cost.get("peak_memory_bytes"),
         recipe=facts.get("train") or {},
         augment=facts.get("augment") or {},
+        network=(facts.get("encoder") or {}).get("config") or {},
     )
 
 
@@ -270,7 +267,7 @@ def _encoder_facts(directory: Path) -> dict[str, Any]:
     Raises:
         IntegrityError: ``encoder.json`` is damaged.
     """
-    numbers, blocks = ("epochs", "steps_per_epoch", "dim", "parameters"), ("health", "train", "augment")
+    numbers, blocks = ("epochs", "steps_per_epoch", "dim", "parameters"), ("health", "train", "augment", "encoder")
     kinds = dict.fromkeys(numbers, int) | dict.fromkeys(blocks, dict) | {"warnings": list}
     facts = read_sealed_json(directory, "encoder.json")
     if not isinstance(facts, dict):

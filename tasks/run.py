@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from tasks import forecast, leaderboard
+from tasks import forecast, guard, leaderboard
 from tasks.dvc import graph, lock_files
 from tasks.dvc.live import Screen
 from tasks.dvc.outcome import Fate, Outcome
@@ -55,7 +55,7 @@ def main() -> None:
     if not told:
         print("Nothing has changed.")
     scored = any(name.startswith("evaluate") for name in schedule.chosen)
-    if scored and (not schedule.failed or any(Path("out/metrics").glob("*.json"))):
+    if scored and any(Path("out/metrics").glob("*.json")):
         leaderboard.show(Path())
     print(f"{clock(time.monotonic() - started)} in all")
     if failure:
@@ -69,7 +69,7 @@ def bring_up_to_date(root: Path, targets: Collection[str] = (), jobs: int | None
         UsageError, ConfigError: the graph, params.yaml or a target is wrong; nothing was started.
         Preempted: Ctrl-C or SIGTERM came; every stage has ended.
     """
-    for line in lock_files.repair(root):
+    for line in (*lock_files.repair(root), *guard.complete(root)):
         print(line)
     plan = graph.plan(root)
     schedule = Schedule(plan, targets=targets)

@@ -7,6 +7,7 @@ results; ``--seed N`` picks the seed.
 import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.columns import HEADLINES
@@ -31,16 +32,28 @@ def main() -> None:
     names = options.methods or list(params.run_config(values).methods)
     for name in names:
         params.method_params(values, name)
+    tasks = params.run_config(values).tasks
     stage("prepare")
+    for task in tasks:
+        stage("prepare", task)
     for name in names:
         stage("pretrain", name, str(options.seed))
         stage("evaluate", name, str(options.seed))
+        for task in tasks:
+            stage("evaluate", name, str(options.seed), task)
+    show(names, options.seed, tasks)
+
+
+def show(names: Sequence[str], seed: int, tasks: Sequence[str]) -> None:
+    """The scores of each method on the images it was trained on, and a line below them for each task."""
     columns = [score.name for score in HEADLINES if score.form == "share"]
-    print(f"{'method':12}" + "".join(f"{c:>22}" for c in columns) + "   verdict")
+    width = max([12, *(len(f"  on {task} ") for task in tasks)])
+    print(f"{'method':{width}}" + "".join(f"{c:>22}" for c in columns) + "   verdict")
     for name in names:
-        metrics = files.read_json(Path(f"out/metrics/{name}-{options.seed}.json"))
-        cells = "".join(f"{metrics[c]:22.4f}" if c in metrics else f"{'-':>22}" for c in columns)
-        print(f"{name:12}{cells}   {metrics['verdict']}")
+        for title, folder in {name: "", **{f"  on {task}": f"{task}/" for task in tasks}}.items():
+            metrics = files.read_json(Path(f"out/metrics/{folder}{name}-{seed}.json"))
+            cells = "".join(f"{metrics[c]:22.4f}" if c in metrics else f"{'-':>22}" for c in columns)
+            print(f"{title:{width}}{cells}   {metrics['verdict']}")
 
 
 if __name__ == "__main__":

@@ -5,17 +5,11 @@ The row to compare with is a frozen encoder with the same weights: ``pretrained`
 
 from collections.abc import Sequence
 
+from tasks.choice import start_of
 from tasks.results import Result
+from tasks.worth import RESAMPLES
 
 WORSE = "worse than its start"
-RESAMPLES = 1000
-
-
-def start_of(result: Result, results: Sequence[Result]) -> Result | None:
-    """The frozen encoder among ``results`` that ``result`` was before its training; None if it started at random or is that."""
-    weights = result.metrics.protocol.get("start_sha256")
-    same = [r for r in results if weights and r.metrics.protocol.get("start_sha256") == weights]
-    return next((r for r in same if not r.training.epochs and result.training.epochs), None)
 
 
 def standing(result: Result, results: Sequence[Result]) -> str | None:
@@ -32,7 +26,24 @@ def standing(result: Result, results: Sequence[Result]) -> str | None:
     return WORSE if lost.is_clear and lost.mean > 0 else None
 
 
-def remarks(results: Sequence[Result], beside: Sequence[Result]) -> list[str]:
-    """A sentence for each of ``results`` that is worse than its start among ``beside``."""
-    worse = [r for r in results if standing(r, beside)]
-    return [f"{r.name} is {WORSE}, the row {start.method}: use that." for r in worse if (start := start_of(r, beside))]
+def gain(result: Result, results: Sequence[Result]) -> float | None:
+    """The linear probe's share of the test images minus the start's; None without a start or test labels."""
+    start = start_of(result, results)
+    ours, theirs = result.get("linear_top1"), start.get("linear_top1") if start else None
+    return None if ours is None or theirs is None else ours - theirs
+
+
+def remark(result: Result, results: Sequence[Result]) -> str:
+    """The sentence on a result that is worse than its start among ``results``."""
+    start = start_of(result, results)
+    return f"{result.name} is {WORSE}, the row {start.method}: use that." if start else ""
+
+
+def unguarded(results: Sequence[Result], beside: Sequence[Result]) -> str:
+    """The sentence on those of ``results`` that started from weights which no row ``beside`` is; empty if there are none."""
+    names = [
+        r.name
+        for r in results
+        if not r.is_baseline and "start_sha256" in r.metrics.protocol and r.training.epochs and not start_of(r, beside)
+    ]
+    return f"What {', '.join(names)} started from is no row here: make run evaluates it, or train again." if names else ""

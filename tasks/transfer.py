@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.results import Result, Row, champion, known, load_scores, ranked
+from tasks.choice import champion
+from tasks.results import Result, Row, known, load_scores, ranked
 from tasks.runtime import params
 
 POOL = "data"
@@ -31,7 +32,7 @@ class Task:
     @property
     def best(self) -> Result | None:
         """Its champion: the method to take for these images, by their held-out labels."""
-        return champion(result for row in self.rows for result in row.results)
+        return champion([result for row in self.rows for result in row.results])
 
     @property
     def scores(self) -> dict[str, float]:

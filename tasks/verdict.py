@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tasks import starts, worth
-from tasks.results import Result, Row, champion, ranked
+from tasks.choice import best_method, champion
+from tasks.results import Result, Row, ranked
 from tasks.worth import RESAMPLES, Answer, Budget
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ class Standing:
     """Of both: the best method minus this row."""
     answer: Answer | None = None
     """Of a method: whether its training is worth it, by a probe on all labels."""
+    below_start: tuple[str, ...] = ()
+    """Names of its trainings that are clearly worse than the weights they started from."""
+    gains: Mapping[str, float] = field(default_factory=dict)
+    """What the linear probe gained on the test images over those weights, by the name of the training."""
 
     @property
     def ties(self) -> bool:
@@ -53,7 +58,9 @@ class Verdict:
     rows: tuple[Row, ...]
     """Best first."""
     best: Result | None
-    """The encoder to take, of the methods."""
+    """The best encoder of the methods."""
+    champion: Result | None
+    """The encoder to take: that one, or what a training started from where none is better."""
     standings: Mapping[str, Standing]
     """By method."""
 
@@ -92,13 +99,13 @@ class Verdict:
 
 
 def judge(results: Sequence[Result], best: Result | None = None) -> Verdict:
-    """Compare every row with the method of ``best``, by default the champion."""
-    rows, best = tuple(ranked(results)), best or champion(results)
+    """Compare every row with the method of ``best``, by default the best one."""
+    rows, best = tuple(ranked(results)), best or best_method(results)
     first, free = next((row for row in rows if best and row.method == best.method), None), [row for row in rows if row.is_free]
-    return Verdict(rows, best, {row.method: _standing(row, first, free) for row in rows})
+    return Verdict(rows, best, champion(results), {row.method: _standing(row, first, free, results) for row in rows})
 
 
-def _standing(row: Row, first: Row | None, free: Sequence[Row]) -> Standing:
+def _standing(row: Row, first: Row | None, free: Sequence[Row], results: Sequence[Result]) -> Standing:
     intervals, ahead = {}, {}
     for kind in ("linear", "knn"):
         own, other = _right(row, kind), None if first is None or first is row else _right(first, kind)
@@ -112,7 +119,9 @@ def _standing(row: Row, first: Row | None, free: Sequence[Row]) -> Standing:
         if other is not None and other.shape[1] == own.shape[1]:
             ahead[kind] = comparison.difference(other, own, resamples, 0)
     own_budget = None if row.is_baseline else worth.budget(row, free, worth.ALL)
-    return Standing(intervals, ahead, own_budget.answer if own_budget else None)
+    worse = tuple(r.name for r in row.results if starts.standing(r, results))
+    gains = {r.name: gain for r in row.results if (gain := starts.gain(r, results)) is not None}
+    return Standing(intervals, ahead, own_budget.answer if own_budget else None, worse, gains)
 
 
 def _right(row: Row, kind: str) -> "Tensor | None":
@@ -132,6 +141,8 @@ GIVES = {
     "raw_pixels": "The raw pixels give",
     "random_init": "The same network untrained gives",
     "pretrained": "An ImageNet encoder off the shelf gives",
+    "dinov2": "DINOv2 off the shelf gives",
+    "start": "What training started from gives",
     "supervised": "Training it with all the labels gives",
 }
 
@@ -161,7 +172,7 @@ def sentences(verdict: Verdict) -> list[str]:
         f"It was chosen by its score on held-out training labels, {held_out}, not by the test.",
         *(_against(verdict, row) for row in verdict.rows if row.is_baseline),
     ]
-    found += starts.remarks(*[[r for row in verdict.rows for r in row.results]] * 2)
+    found += _about_starts(verdict)
     linear, knn = verdict.below_pixels("linear_top1"), verdict.below_pixels("knn_top1")
     if linear is not None:
         found.append(f"Below the raw pixels: {linear} of {count} methods by linear probe, {knn} by kNN.")
@@ -170,13 +181,32 @@ def sentences(verdict: Verdict) -> list[str]:
     return found
 
 
-def remarks(result: Result, results: Sequence[Result]) -> list[str]:
-    """What to know of one encoder beside the baselines among ``results``: whether it was worth its training first."""
-    beside = [r for r in results if r.method == result.method or r.is_baseline]
-    verdict = judge(beside, result)
-    first = worth_it(verdict) + ([_warning(verdict, result)] if verdict.not_beaten else [])
-    first += starts.remarks([result], results)
-    return first + [_against(verdict, row) for row in verdict.rows if row.is_baseline and row.mean("linear_top1")]
+def judge_one(result: Result, results: Sequence[Result]) -> Verdict:
+    """Compare one encoder with the baselines among ``results``."""
+    others = [r for r in results if r is not result and (r.method == result.method or r.is_baseline)]
+    return judge([result, *others], result)
+
+
+def remarks(verdict: Verdict) -> list[str]:
+    """What a card says of the encoder that ``judge_one`` compared: first whether it was worth its training."""
+    best = verdict.best
+    if best is None:
+        return []
+    said = [] if best.is_baseline else worth_it(verdict) + ([_warning(verdict, best)] if verdict.not_beaten else [])
+    said += _about_starts(verdict, [best])
+    return said + [_against(verdict, row) for row in verdict.rows if row.is_baseline and row.mean("linear_top1")]
+
+
+def _about_starts(verdict: Verdict, results: Sequence[Result] | None = None) -> list[str]:
+    """Of these results, by default of all: those that lost what they had started with, and whether a start is the champion."""
+    every = [r for row in verdict.rows for r in row.results]
+    taken, found = verdict.champion, []
+    if results is None and taken and taken.is_baseline:
+        found.append(f"Take {taken.name}, which training started from: on held-out labels no training is better.")
+    chosen = every if results is None else results
+    worse = [r for r in chosen if r.name in verdict.standings[r.method].below_start]
+    found += [starts.remark(result, every) for result in worse]
+    return [*found, *filter(None, [starts.unguarded(chosen, every)])]
 
 
 def _percent(share: float | None) -> str:

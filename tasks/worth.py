@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssl_core.catalogue import BASELINES
+from ssl_core.catalogue import BASELINES, NOUNS
 from tasks.results import Row
 
 if TYPE_CHECKING:
@@ -141,7 +141,6 @@ def _rounded(count: float) -> int:
 
 # ---------------------------------------------------------------------- words
 
-NOUNS = {"raw_pixels": "raw pixels", "random_init": "the same network untrained", "pretrained": "ImageNet features"}
 LABELS_FOR_5_POINTS = _rounded(0.2 * (1.96 / 0.05) ** 2)
 """Images on which a difference of 5 points is clear, where two encoders disagree on every fifth image."""
 

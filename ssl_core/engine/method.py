@@ -81,6 +81,8 @@ class Method(nn.Module, ABC):
     """What the rows of its sheet of views are, from the second on (the first is the images)."""
     about_loss: ClassVar[str] = ""
     """What to know of the curve of its loss."""
+    noun: ClassVar[str] = ""
+    """Of a baseline: what a sentence calls its features, ``raw pixels``; empty: its title."""
     Config: ClassVar[type]
     """Frozen dataclass of the method's own numbers; every field's value comes from params.yaml, none has a default.
     Under each field: the paper's number, and that for small images or short trainings where it differs."""
@@ -149,15 +151,15 @@ class Method(nn.Module, ABC):
         """Called after each optimizer step (momentum copies, unit-norm prototypes). ``progress`` in (0, 1]."""
 
     def keep_average(self, momentum: float) -> None:
-        """Export a running average of the encoder's weights over the steps, and not what they are at the end."""
-        self.average, self.average_momentum = copy.deepcopy(self.encoder).requires_grad_(False), momentum
+        """Export a running average of the learned weights over the steps, and not what they are at the end."""
+        self.average, self.average_momentum = copy.deepcopy(self.learned).requires_grad_(False), momentum
 
     @torch.no_grad()
     def follow(self) -> None:
         """After each step, for the loop: move the average, the norms' statistics too; counters are copied."""
         if self.average is None:
             return
-        for own, other in zip(self.average.state_dict().values(), self.encoder.state_dict().values(), strict=True):
+        for own, other in zip(self.average.state_dict().values(), self.learned.state_dict().values(), strict=True):
             if own.is_floating_point():
                 own.lerp_(other, 1.0 - self.average_momentum)
             else:
@@ -172,6 +174,11 @@ class Method(nn.Module, ABC):
         return {name: text for name, text in self.alarms.items() if means.get(name, 0.0) > 0.5}
 
     @property
+    def learned(self) -> Encoder:
+        """What the training leaves: the encoder, or of a method with a teacher perhaps the teacher's."""
+        return self.encoder
+
+    @property
     def exported(self) -> Encoder:
-        """The encoder that evaluation and users see."""
-        return self.encoder if self.average is None else self.average
+        """The encoder that evaluation and users see: what was learned, or its average."""
+        return self.learned if self.average is None else self.average

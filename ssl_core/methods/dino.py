@@ -138,6 +138,6 @@ class DINO(Method):
         update_momentum(self.teacher_head, self.head, momentum)
 
     @property
-    def exported(self) -> Encoder:
+    def learned(self) -> Encoder:
         """The teacher's encoder."""
         return self.teacher_encoder

@@ -127,6 +127,7 @@ class Evaluation:
             "name": self.name,
             "seed": self.seed,
             "tags": {self.task: tags} if self.task else tags | machine_tags,
+            "data": {"name": self.data.meta["name"], "sha256": self.data.sha256} if self.task else {},
             "params": vars(self.config),
         }
 
@@ -168,7 +169,7 @@ class Evaluation:
         encoder = build(typed(EncoderConfig, made["config"], "encoder"), made["channels"], made["image_size"], seed)
         train, augment = typed(TrainConfig, facts["train"], "train"), typed(AugmentConfig, facts["augment"], "augment")
         pool = dataset.load() if self.task else self.data  # health is that on the images which others are trained on
-        method = random_init.RandomInit(encoder, random_init.Config(), augment, pool.info())
+        method = random_init.RandomInit(encoder, random_init.RandomInit.Config(), augment, pool.info())
         trainer = Trainer(method, Images(pool.train_images, self.device), train, seed, epochs=0)
         health = Health.of(trainer.health(method.exported))
         scores = evaluate(self._features(method.exported), self.labels, self.config, seed)

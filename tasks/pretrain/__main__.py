@@ -11,7 +11,7 @@ import torch
 from ssl_core.engine.train import NonFinite, precision_of
 from tasks.pretrain import weights
 from tasks.pretrain.training import Training
-from tasks.runtime import errors, params, processes
+from tasks.runtime import errors, params, processes, start_rows
 from tasks.runtime.device import machine, pick_device
 from tasks.runtime.errors import Diverged
 from tasks.runtime.heap import keep_freed_memory
@@ -37,6 +37,7 @@ def make(method: str, seed: int) -> tuple[Stage, Body]:
     """The stage and its training, once all the processes that share it have met."""
     values = params.load()
     params.check(values)  # all of it: plain dvc repro reads no more of params.yaml than a stage names
+    start_rows.check(values)
     chosen = params.method_params(values, method)
     keep_freed_memory()
     torch.set_num_threads(chosen.train.threads)

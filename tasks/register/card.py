@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ssl_core.catalogue import BASELINES
 from tasks.columns import HEADLINES
 from tasks.metrics import Metrics
 from tasks.register.export import OPSET
@@ -23,12 +24,16 @@ def model_card(
     meta: Mapping[str, Any],
     delivered: Mapping[str, Any],
     remarks: Sequence[str] = (),
+    tasks: Mapping[str, Metrics] | None = None,
+    chose: str | None = None,
 ) -> str:
     """Markdown: what the encoder is, how good, on what, how to use it, and what it may be used for.
 
     Args:
         delivered: ``dim``, ``images`` and ``effective_rank`` of the features of the delivered layer.
         remarks: how it stands beside the baselines.
+        tasks: what was found on the images of each task.
+        chose: the task whose held-out labels chose; None: the images that it was trained on.
     """
     layer, knn_layer = metrics.layer, metrics.protocol.get("knn_layer", metrics.layer)
     rank = delivered["effective_rank"]
@@ -40,10 +45,11 @@ def model_card(
     made, train = facts["encoder"], facts.get("train", {})
     values = "uint16 in 0..65535" if facts.get("bits") == 16 else "integers in 0..255"
     square = FITS[facts.get("fit", "crop")]
+    on = f" on the test images of the task {chose}" if chose else ""
     lines = [
         f"# {name}",
         "",
-        f"An image encoder trained without labels by `{metrics.method}` (seed {metrics.seed}) on {meta['name']}.",
+        _what(metrics, meta),
         *remarks,
         "",
         f"- **Input**: images (B, {made['channels']}, H, W) of any size, {values} or floats in 0..1; {square}",
@@ -57,12 +63,13 @@ def model_card(
         f"- **Data**: {meta['name']}, {meta['num_train']} training images, sha256 `{facts['data_sha256']}`; source:"
         f" {meta.get('source') or 'unknown'}; license: {meta.get('license') or 'unknown'}.",
         "",
-        f"Scores, of `{layer}` where nothing else is said:",
+        f"Scores{on}, of `{layer}` where nothing else is said:",
         "",
         "| score | value | better |",
         "|---|---|---|",
         *(f"| {about} | {value:.4f} | {better} |" for about, value, better in scores),
         "",
+        *_on_tasks(tasks or {}),
         f"Protocol: `{json.dumps(metrics.protocol, sort_keys=True)}`. Choices were made on held-out training labels;"
         " the test split was read once.",
         "",
@@ -75,6 +82,25 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _what(metrics: Metrics, meta: Mapping[str, Any]) -> str:
+    """The card's first sentence. A baseline is registered where training started from it and gained nothing."""
+    if metrics.method in BASELINES:
+        return (
+            f"An image encoder that others trained, as it is: `{metrics.method}`, which training on {meta['name']} began with."
+        )
+    return f"An image encoder trained without labels by `{metrics.method}` (seed {metrics.seed}) on {meta['name']}."
+
+
+def _on_tasks(tasks: Mapping[str, Metrics]) -> list[str]:
+    """The card's table of scores on the test images of each task, each of the layer chosen there; none without tasks."""
+    if not tasks:
+        return []
+    head = ["On the test images of further labelled sets:", "", "| task | linear probe | kNN | layer |", "|---|---|---|---|"]
+    scores = {task: [found.score(f"{kind}_top1") for kind in ("linear", "knn")] for task, found in tasks.items()}
+    cells = {task: " | ".join("–" if value is None else f"{value:.4f}" for value in values) for task, values in scores.items()}
+    return [*head, *(f"| {task} | {cells[task]} | `{found.layer}` |" for task, found in tasks.items()), ""]
 
 
 def _start(start: Mapping[str, str] | None) -> list[str]:

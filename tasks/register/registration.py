@@ -1,12 +1,13 @@
 """Stage ``register``: put the encoders of the leaderboard into MLflow's model registry.
 
-The alias ``champion`` names the method with the best held-out linear score (without labels: the best effective rank);
-the test split has no say. A collapsed encoder gets no alias, a baseline is not registered. The stage always looks at the
+The alias ``champion`` names the method with the best held-out linear score (without labels: the best effective rank), or the
+weights that a training started from where no method is above them; ``champion-TASK`` the same by the labels of a task. The
+test split has no say. A collapsed encoder gets no alias; no other baseline is registered. The stage always looks at the
 registry, which lies outside the project; when everything is there it changes nothing.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,30 @@ import torch
 from ssl_core.engine.health import health
 from ssl_core.evaluation.scores import SCORES
 from tasks import starts
+from tasks.choice import best_of, candidates, champion
 from tasks.register.card import model_card
 from tasks.register.export import Exporter
 from tasks.register.registry import Entry, Registry, package_key
-from tasks.results import Result, champion, load_results, registered_model
-from tasks.runtime import dataset, files, saved_encoder
+from tasks.results import Result, load_results, load_scores, registered_model
+from tasks.runtime import dataset, files, params, saved_encoder
 from tasks.runtime.errors import IntegrityError
 from tasks.tracking import journal
 from tasks.tracking.registered import CHAMPION, Registration
 from tasks.tracking.tracker import Tracker
-from tasks.verdict import remarks
+from tasks.verdict import judge_one, remarks
 
 
-def entry(root: Path, result: Result, meta: dict[str, Any], results: Sequence[Result] = ()) -> Entry:
+def entry(
+    root: Path,
+    result: Result,
+    meta: dict[str, Any],
+    results: Sequence[Result] = (),
+    by_task: Mapping[str, Sequence[Result]] | None = None,
+) -> Entry:
     """What to register of one result, which the card sets beside the baselines among ``results``.
+
+    Args:
+        by_task: scores of the same encoders on the images of each task.
 
     Raises:
         IntegrityError: its journal is missing, or it was evaluated on other weights than are there now.
@@ -42,6 +53,8 @@ def entry(root: Path, result: Result, meta: dict[str, Any], results: Sequence[Re
         raise IntegrityError(f"{source} is not the encoder that was evaluated; run dvc repro")
     facts = files.read_json(source / saved_encoder.FACTS)
     delivered = _delivered(root, result.file, facts)
+    verdict = judge_one(result, results)
+    standing = verdict.standings[result.method]
     tags = {
         "method": result.method,
         "seed": result.seed,
@@ -51,13 +64,16 @@ def entry(root: Path, result: Result, meta: dict[str, Any], results: Sequence[Re
         "dataset": meta["name"],
         "license": meta.get("license"),
         **{f"start_{name}": value for name, value in facts.get("start", {}).items()},
-        "standing": starts.standing(result, results),
+        "standing": starts.WORSE if result.name in standing.below_start else None,
+        "over_start": standing.gains.get(result.name),
         "chosen_on": result.task,
         "protocol": json.dumps(metrics.protocol, sort_keys=True),
         **{score.name: result.get(score.name) for score in SCORES},
         **{name: delivered[name] for name in ("dim", "effective_rank", "feature_std")},
     }
-    card = model_card(result.name, facts, metrics, meta, delivered, remarks(result, results))
+    tasks = {task: r.metrics for task, scored in (by_task or {}).items() for r in scored if r.name == result.name}
+    tags |= {f"{task}.linear_top1": found.score("linear_top1") for task, found in tasks.items()}
+    card = model_card(result.name, facts, metrics, meta, delivered, remarks(verdict), tasks, result.task)
     return Entry(result.name, source, metrics.layer, journal.run_of(log)["fingerprint"], card, tags)
 
 
@@ -69,13 +85,18 @@ def _delivered(root: Path, name: str, facts: dict[str, Any]) -> dict[str, Any]:
     return {"dim": features.shape[1], "images": len(features)} | {k: found.get(k) for k in ("effective_rank", "feature_std")}
 
 
-def aliases(results: list[Result]) -> dict[str, str]:
-    """Which result each alias names: its best seed for a method, the champion for ``champion``."""
-    sound = [r for r in results if not r.is_baseline and not r.is_collapsed]
-    by_method = {r.method: champion([s for s in sound if s.method == r.method]) for r in sound}
-    best = champion(sound)
-    named = {method: r.name for method, r in by_method.items() if r}
-    return named | ({CHAMPION: best.name} if best else {})
+def aliases(results: Sequence[Result], by_task: Mapping[str, Sequence[Result]] | None = None) -> dict[str, str]:
+    """Which result each alias names: its best seed for a method, the champion for ``champion`` and ``champion-TASK``.
+
+    Args:
+        by_task: scores of the same encoders on the images of each task.
+    """
+    taken = candidates(results)
+    named = {method: best_of(r for r in taken if r.method == method) for method in dict.fromkeys(r.method for r in taken)}
+    named[CHAMPION] = champion(results)
+    named |= {f"{CHAMPION}-{task}": champion(scored) for task, scored in (by_task or {}).items()}
+    known = {r.name for r in taken}
+    return {alias: best.name for alias, best in named.items() if best and best.name in known}
 
 
 @dataclass(frozen=True)
@@ -92,12 +113,12 @@ class Registered:
 def register(root: Path, exporter: Exporter | None = None) -> Registered:
     """Mirror the journals, so that every version has its run, and register; the notes are of the state before."""
     results, _ = load_results(root)
-    methods = [r for r in results if not r.is_baseline]
+    by_task = {task: load_scores(root, task)[0] for task in params.run_config(params.load(root / params.PARAMS)).tasks}
     meta = files.read_json(root / dataset.PREPARED / "meta.json")
     tracker = Tracker(root.resolve())
     tracker.sync()
-    entries = [entry(root, r, meta, results) for r in methods]
-    wanted = Registration(registered_model(root), {e.name: package_key(e) for e in entries}, aliases(methods))
+    entries = [entry(root, r, meta, results, by_task) for r in candidates(results)]
+    wanted = Registration(registered_model(root), {e.name: package_key(e) for e in entries}, aliases(results, by_task))
     registry = Registry(tracker, wanted.model, exporter)
     notes = registry.other_data(files.sha256(root / dataset.PREPARED / files.MANIFEST), meta["name"])
     return Registered(wanted, registry.register(entries, wanted.aliases), notes)

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from tasks import tuned
+from tasks import starts, tuned
 from tasks.columns import HEADLINES
 from tasks.report import page, small
 from tasks.results import load_results
@@ -19,12 +19,14 @@ def body(run: Stage) -> None:
     started, root = time.monotonic(), Path()
     results, missing = load_results(root)
     verdict = judge(results)
-    data, best = dataset.load(root / dataset.PREPARED), verdict.best
+    data, best = dataset.load(root / dataset.PREPARED), verdict.champion
     with Journal(run.work / "journal.jsonl", position=0) as log:
         facts = {"name": data.meta["name"], "sha256": data.sha256}
         said = "\n\n".join([*worth_it(verdict), *sentences(verdict)])
         tags = {"dataset": data.meta["name"], "data_sha256": data.sha256, "champion": best.name if best else "none"}
         tags |= {"description": said} if said else {}
+        beside = verdict.standings.values()
+        tags |= {f"standing.{name}": starts.WORSE for standing in beside for name in standing.below_start}
         names = [result.name for result in results if result.kept]
         log.start(
             fingerprint=run.fingerprint,
@@ -45,6 +47,7 @@ def body(run: Stage) -> None:
             # Of the champion: what all runs have, so that MLflow can compare this one with them.
             scores = {f"eval/{score.name}": best.get(score.name) for score in HEADLINES if score.form != "text"}
             log.metrics(0, {name: value for name, value in scores.items() if value is not None})
+        log.metrics(0, {f"over_start/{name}": gain for standing in beside for name, gain in standing.gains.items()})
         log.end("FINISHED", cost={"report_seconds": time.monotonic() - started})
         page.publish(texts | {"journal.jsonl": log.path.read_text()}, run.out("reports"))
     for name, numbers in small.scores(verdict, tuned.load(root)).items():

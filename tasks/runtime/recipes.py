@@ -58,4 +58,7 @@ def overridden(params: Mapping[str, Any], own: dict[str, Any], where: str, secti
     for key in override:
         if key not in names:
             raise ConfigError(unknown_name(f"{where}.{section}.{key}", str(key), names))
-    return {**params[section], **override}
+    merged = {**params[section], **override}
+    if isinstance(override.get("continued"), dict):  # of which a method may say a part too
+        merged["continued"] = {**params[section].get("continued", {}), **override["continued"]}
+    return merged

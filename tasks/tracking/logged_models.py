@@ -3,9 +3,11 @@
 The registry's versions hold the files; a ``LoggedModel`` holds the numbers, the run it came from and the data set.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tasks.runtime.redaction import redact
 from tasks.tracking.records import Record, Row
 
 KIND = "image encoder"
@@ -13,11 +15,15 @@ METRICS_PER_BATCH = 1000  # MLflow's own limit
 FINGERPRINT = "ssl.fingerprint"
 
 
-def send(client: Any, experiment: str, run: Any, trained: Record, rows: Sequence[Row]) -> None:
-    """Send the numbers of an evaluation to the run of its training, tied to its encoder and its data; twice changes nothing."""
+def send(client: Any, experiment: str, run: Any, trained: Record, rows: Sequence[Row], data: Mapping[str, Any]) -> None:
+    """Send the numbers of an evaluation to the run of its training, tied to its encoder and to the data; twice changes nothing.
+
+    Args:
+        data: name and hash of the images that were scored.
+    """
     from mlflow.entities import LoggedModelOutput, Metric
 
-    fingerprint, data = trained.run["fingerprint"], trained.run["data"]
+    fingerprint = trained.run["fingerprint"]
     found = client.search_logged_models([experiment], filter_string=f"tags.`{FINGERPRINT}` = '{fingerprint}'")
     if found:
         model = found[0]
@@ -35,3 +41,18 @@ def send(client: Any, experiment: str, run: Any, trained: Record, rows: Sequence
     metrics = [Metric(name, value, time, step, **where) for time, step, name, value in rows]
     for start in range(0, len(metrics), METRICS_PER_BATCH):
         client.log_batch(run.info.run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
+
+
+def send_data(client: Any, run_id: str, data: Mapping[str, Any], context: str) -> None:
+    """The data set as MLflow's own input of a run, if there is one; the store keeps one per name and digest.
+
+    Args:
+        context: what the run does with it: ``training`` or ``evaluation``.
+    """
+    if not data:
+        return
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"uri": redact(str(data.get("source", "data/prepared")))})
+    dataset = Dataset(data["name"], data["sha256"][:32], "local", source, profile=json.dumps(data))
+    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])

@@ -6,7 +6,6 @@ directory nobody holds is a killed run. MLflow is imported when a ``Tracker`` is
 """
 
 import contextlib
-import json
 import logging
 import os
 import time
@@ -37,6 +36,8 @@ from tasks.tracking.records import (
 
 PARAMS_PER_BATCH = 100  # MLflow's own limit
 LOCK_WAIT_SECONDS = 60.0
+STANDING = "standing"
+"""Tag of a training that is worse than its start; a report's is followed by the name of the training."""
 
 
 class Tracker:
@@ -229,7 +230,7 @@ class Tracker:
         facts = {"encoder_sha256": end.get("encoder_sha256"), "reason": end.get("reason")}
         shown = {k: v for k, v in record.tags.items() if k not in SHOWN_BY_MLFLOW}
         self._set_tags(run, shown | {f"ssl.{k}": v for k, v in facts.items() if v})
-        self._send_data(run_id, record.run["data"])
+        logged_models.send_data(self.client, run_id, record.run["data"], "training")
         return self._send_artifacts(run, record, long)
 
     def _set_tags(self, run: Any, tags: dict[str, str]) -> None:
@@ -239,16 +240,6 @@ class Tracker:
         new = [RunTag(k, v) for k, v in cleaned.items() if run.data.tags.get(k) != v]
         for batch in _batches(new, PARAMS_PER_BATCH):
             self.client.log_batch(run.info.run_id, tags=batch)
-
-    def _send_data(self, run_id: str, data: dict[str, Any]) -> None:
-        """The data set as MLflow's own input; the store keeps one per name and digest."""
-        if not data:
-            return
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        source = json.dumps({"uri": redact(str(data.get("source", "data/prepared")))})
-        dataset = Dataset(data["name"], data["sha256"][:32], "local", source, profile=json.dumps(data))
-        self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
     def _send_artifacts(self, run: Any, record: Record, long: dict[str, str]) -> bool:
         """Whether the store took the files; if not, the numbers stay, and the next ``sync`` tries again."""
@@ -274,7 +265,10 @@ class Tracker:
             record = training(self.root, name)
             child = self._find(record.run["fingerprint"]) if record else None
             if child and child.info.lifecycle_stage == "active":
-                self._set_tags(child, {"mlflow.parentRunId": parent.info.run_id})
+                standing = {k.split(".")[0]: v for k, v in report.tags.items() if k == f"{STANDING}.{name}"}
+                self._set_tags(child, {"mlflow.parentRunId": parent.info.run_id} | standing)
+                if STANDING in child.data.tags and not standing:  # of an earlier report
+                    self.client.delete_tag(child.info.run_id, STANDING)
 
     def _send_evaluation(self, record: Record) -> bool:
         """Numbers of a published evaluation, in the row of the training it evaluated."""
@@ -291,7 +285,10 @@ class Tracker:
         if last != fingerprint:
             # MLflow shows the row with the latest time, so an older result that is valid again must look younger.
             when = max(record.last, int(stamp or 0) + 1)
-            logged_models.send(self.client, self.experiment, run, trained, [(when, *row[1:]) for row in record.rows])
+            data = record.run["data"]  # of a task; the pool's are those of the training
+            logged_models.send_data(self.client, run.info.run_id, data, "evaluation")
+            rows = [(when, *row[1:]) for row in record.rows]
+            logged_models.send(self.client, self.experiment, run, trained, rows, data or trained.run["data"])
             tags, repeated = own_tags(record, trained)
             self._set_tags(run, tags)
             for name in repeated & run.data.tags.keys():  # of an evaluation elsewhere

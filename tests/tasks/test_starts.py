@@ -1,13 +1,17 @@
 """A training that lost what it started with is told from one that did not."""
 
+import io
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
+import pytest
 
-from tasks import starts
+from tasks import leaderboard, starts
+from tasks.choice import start_of
 from tasks.metrics import Health, Metrics
 from tasks.results import Result, Training
-from tasks.verdict import judge, remarks, sentences
+from tasks.verdict import judge, judge_one, remarks, sentences
 
 HEALTH = Health(0.1, 9.0, 0.3, -2.0)
 
@@ -25,10 +29,10 @@ START = result("pretrained", 0.8, 0)
 
 def test_a_clear_loss_is_marked_everywhere() -> None:
     worse = result("simclr", 0.7, 4)
-    assert starts.start_of(worse, [worse, START]) is START and starts.start_of(START, [worse, START]) is None
+    assert start_of(worse, [worse, START]) is START and start_of(START, [worse, START]) is None
     assert starts.standing(worse, [worse, START]) == "worse than its start"
     said = "simclr-0 is worse than its start, the row pretrained: use that."
-    assert said in sentences(judge([worse, START])) and said in remarks(worse, [worse, START])
+    assert said in sentences(judge([worse, START])) and said in remarks(judge_one(worse, [worse, START]))
 
 
 def test_chance_is_no_loss_and_other_weights_are_no_start() -> None:
@@ -37,3 +41,22 @@ def test_chance_is_no_loss_and_other_weights_are_no_start() -> None:
     for weights in (None, "b" * 64):
         assert starts.standing(result("simclr", 0.7, 4, weights), [START]) is None
     assert starts.standing(replace(result("simclr", 0.7, 4), right={}), [START]) is None
+
+
+def test_a_loss_is_marked_in_the_table_and_in_the_numbers() -> None:
+    worse, other = result("simclr", 0.7, 4), result("byol", 0.9, 4, start=None)
+    verdict = judge([worse, other, START])
+    standing = verdict.standings["simclr"]
+    assert standing.below_start == ("simclr-0",) and standing.gains == {"simclr-0": pytest.approx(-0.1)}
+    assert leaderboard.verdict_text(verdict.rows[-1], standing) == "worse than its start"
+    lines = pd.read_csv(io.StringIO(leaderboard.to_csv(verdict))).set_index("method")
+    assert lines.loc["simclr", "standing"] == "worse than its start" and lines.loc["simclr", "over_start"] == pytest.approx(
+        -0.1
+    )
+    assert lines.loc[["byol", "pretrained"], ["standing", "over_start"]].isna().all(axis=None)
+
+
+def test_a_training_whose_start_is_no_row_is_named() -> None:
+    lost = result("simclr", 0.7, 4, "b" * 64)
+    assert any(said.startswith("What simclr-0 started from is no row here") for said in sentences(judge([lost, START])))
+    assert not any("is no row here" in said for said in sentences(judge([result("simclr", 0.9, 4), START])))

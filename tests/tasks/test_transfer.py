@@ -8,8 +8,9 @@ import yaml
 
 from ssl_core.config import ConfigError
 from tasks import transfer
+from tasks.choice import champion
 from tasks.report.page import documents
-from tasks.results import champion, load_results
+from tasks.results import load_results
 from tasks.runtime import files, params
 from tasks.verdict import judge
 from tests.support.example_results import write_project

@@ -11,7 +11,7 @@ from tasks import leaderboard
 from tasks.register.card import model_card
 from tasks.report.page import build
 from tasks.results import Result, Training, load_results
-from tasks.verdict import judge, remarks, sentences
+from tasks.verdict import judge, judge_one, remarks, sentences
 from tests.support.example_results import metrics_of, write_project
 
 IMAGES = 411
@@ -130,6 +130,6 @@ def test_the_card_warns_of_its_own_encoder_first():
     }
     meta = {"name": "signs", "num_train": 1650}
     delivered = {"dim": 8, "images": 9, "effective_rank": None}
-    card = model_card("context-0", facts, WORSE[0].metrics, meta, delivered, remarks(WORSE[0], WORSE))
+    card = model_card("context-0", facts, WORSE[0].metrics, meta, delivered, remarks(judge_one(WORSE[0], WORSE)))
     assert card.index("Do not use this yet") < card.index("**Input**")
     assert "kNN" in card[: card.index("**Input**")]

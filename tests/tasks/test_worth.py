@@ -12,7 +12,7 @@ from tasks.judged import Judged
 from tasks.results import Result, load_results
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.files import load_tensors, save_tensors
-from tasks.verdict import judge, remarks, worth_it
+from tasks.verdict import judge, judge_one, remarks, worth_it
 from tasks.worth import Answer
 from tests.support.example_results import HELD_OUT, metrics_of, write_project
 
@@ -65,7 +65,7 @@ def test_where_the_off_the_shelf_encoder_is_better_it_is_to_be_used() -> None:
     said, _ = worth_it(verdict)
     assert said.startswith("Training on your images is not worth it, use ImageNet features: −10.1 points (−")
     assert verdict.not_beaten == ["pretrained"]
-    card = remarks(verdict.best, [r for line in verdict.rows for r in line.results])
+    card = remarks(judge_one(verdict.best, [r for line in verdict.rows for r in line.results]))
     assert card[0] == said and card[2].startswith("Do not use this yet: ImageNet features are better than simclr")
 
 

@@ -82,6 +82,7 @@ SHARED = {
     "tasks.judged",
     "tasks.worth",
     "tasks.starts",
+    "tasks.choice",
     "tasks.transfer",
     "tasks.tuned",
 }

@@ -9,7 +9,7 @@ import torch
 from ssl_core.config import ConfigError
 from ssl_core.engine.continued import ContinueConfig, freeze, slowed
 from ssl_core.engine.encoders import num_parameters
-from ssl_core.methods.random_init import Config, RandomInit
+from ssl_core.methods.random_init import RandomInit
 from tasks.runtime import params
 from tests.conftest import ROOT
 from tests.support.configs import AUGMENT, encoder_of
@@ -32,6 +32,8 @@ def test_a_training_from_weights_is_slower_and_warms_up_longer() -> None:
     chosen = params.method_params(values, "simclr")
     assert chosen.train == slowed(anew, chosen.continued) == replace(anew, lr=anew.lr * 0.1, warmup=0.2)
     assert params.method_params(values, "random_init").encoder.weights is None
+    values["method"]["simclr"]["encoder"] = {"continued": {"frozen_blocks": 2}}
+    assert params.method_params(values, "simclr").continued == replace(chosen.continued, frozen_blocks=2)
 
 
 def test_the_first_blocks_are_frozen_whatever_they_are_called() -> None:
@@ -67,7 +69,7 @@ def test_frozen_norms_keep_their_statistics() -> None:
 @pytest.mark.fault("R6")
 def test_the_average_is_exported_and_is_in_the_checkpoint() -> None:
     info = SimpleNamespace(mean=(0.5,), std=(0.2,))
-    method = RandomInit(encoder_of(1, 32), Config(), AUGMENT, info)  # type: ignore[arg-type]
+    method = RandomInit(encoder_of(1, 32), RandomInit.Config(), AUGMENT, info)  # type: ignore[arg-type]
     assert method.exported is method.encoder
     method.keep_average(0.75)
     first = {k: v.clone() for k, v in method.encoder.state_dict().items()}

@@ -133,6 +133,19 @@ def test_the_teacher_is_exported_follows_by_the_schedule_and_gets_no_gradient() 
     assert all(p.grad is None for copied, _ in pairs for p in copied.parameters())
 
 
+def test_a_continued_training_exports_the_average_of_the_teacher() -> None:
+    method = make()
+    method.keep_average(0.75)
+    before = [p.clone() for p in method.exported.parameters()]
+    with torch.no_grad():
+        for p in method.teacher_encoder.parameters():
+            p.add_(1.0)
+    method.follow()
+    assert method.exported is method.average
+    for old, new in zip(before, method.exported.parameters(), strict=True):
+        torch.testing.assert_close(new, old + 0.25)
+
+
 def test_the_teacher_sees_the_large_views_alone() -> None:
     method = make()
     method.loss(batch(method))

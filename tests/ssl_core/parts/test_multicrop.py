@@ -7,7 +7,7 @@ import torch
 
 from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.method import DataInfo, Method
-from ssl_core.methods.random_init import Config, RandomInit
+from ssl_core.methods.random_init import RandomInit
 from ssl_core.parts.multicrop import Crops, encode_crops, multi_crop
 from ssl_core.rng import Rng
 from tests.support.configs import AUGMENT, STILL, encoder_of
@@ -15,7 +15,9 @@ from tests.support.configs import AUGMENT, STILL, encoder_of
 
 def method_of(name: str, size: int, augment: AugmentConfig = AUGMENT, mean: float = 0.5, std: float = 0.25) -> Method:
     """Any method: its recipe, its encoder and the statistics of its data are what the crops depend on."""
-    return RandomInit(encoder_of(1, size, name=name, width=8), Config(), augment, DataInfo(64, size, 1, (mean,), (std,)))
+    return RandomInit(
+        encoder_of(1, size, name=name, width=8), RandomInit.Config(), augment, DataInfo(64, size, 1, (mean,), (std,))
+    )
 
 
 @pytest.mark.parametrize(

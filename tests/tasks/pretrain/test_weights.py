@@ -1,11 +1,14 @@
 """Where weights come from, what is known of them, and what is refused: one line, and the right code."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from ssl_core.config import ConfigError
 from ssl_core.engine.encoders import EncoderConfig, build
@@ -15,6 +18,7 @@ from tasks.runtime import files, params
 from tasks.runtime.errors import Stop, explain
 from tests.conftest import ROOT
 from tests.support.configs import ENCODER, encoder_of
+from tests.support.hub import served
 
 LITE0 = replace(ENCODER, name="timm/tf_efficientnet_lite0", weights="package")
 
@@ -129,11 +133,47 @@ def test_a_hub_without_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     assert code == 4 and "could not be downloaded (no route to host)" in message
 
 
+DOWNLOAD = """
+import sys
+from dataclasses import replace
+from ssl_core.config import ConfigError
+from tasks.pretrain.weights import find
+from tasks.runtime.errors import Stop, explain
+from tests.support.configs import ENCODER
+
+for name in sys.argv[1:]:
+    try:
+        start = find(replace(ENCODER, name=f"timm/{name}", weights="hub"))
+        print(name, start.source, start.license, float(sum(v.double().sum() for v in start.tensors.values())), sep="|")
+    except Stop as error:
+        print(name, *explain(error), sep="|")
+"""
+
+
+def test_weights_are_downloaded_from_a_hub_and_a_broken_connection_is_one_line(tmp_path: Path) -> None:
+    import timm
+
+    names = ("test_byobnet.r160_in1k", "test_efficientnet.r160_in1k", "test_resnet.r160_in1k")
+    states = {name: timm.create_model(name.split(".")[0]).state_dict() for name in names[:2]}
+    content = {f"timm/{name}/model.safetensors": save(state) for name, state in states.items()}
+    with served(content, broken=[f"timm/{names[1]}/model.safetensors"]) as address:
+        env = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", DOWNLOAD, *names]
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    whole, broken, absent = (line.split("|") for line in done.stdout.splitlines())
+    total = float(sum(value.double().sum() for key, value in states[names[0]].items() if "head." not in key))
+    assert whole[1:3] == [f"hub: timm/{names[0]}", "apache-2.0"] and float(whole[3]) == pytest.approx(total)
+    for name, (_, code, message) in zip(names[1:], (broken, absent), strict=True):
+        assert code == "4" and f"the weights of timm/{name} could not be downloaded (" in message
+
+
 def test_a_stage_depends_on_the_file_it_names_and_on_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tasks.pretrain.__main__ import make
     from tests.support.project import training_project
 
-    monkeypatch.chdir(training_project(tmp_path / "p", encoder={"weights": "weights/mine.safetensors"}))
+    changes = {"run": {"methods": ["simclr", "start"]}, "encoder": {"weights": "weights/mine.safetensors"}}
+    monkeypatch.chdir(training_project(tmp_path / "p", **changes))
     found = []
     for name, seed in (("mine", 1), ("other", 1), ("other", 2), ("mine", 2)):
         save_file(encoder_of(width=8, seed=seed).state_dict(), f"weights/{name}.safetensors")

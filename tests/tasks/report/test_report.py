@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 
 from tasks import leaderboard
+from tasks.choice import champion
 from tasks.report import figures, findings, illustrations, pictures
 from tasks.report.page import build, mistakes, publish
-from tasks.results import champion, load_results
+from tasks.results import load_results
 from tasks.runtime import dataset, files
 from tasks.runtime.audit import Leaks
 from tasks.runtime.errors import IntegrityError

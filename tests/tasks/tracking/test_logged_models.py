@@ -1,5 +1,7 @@
 """What MLflow shows of a run besides its numbers: an encoder with scores tied to the data, a description, no tag twice."""
 
+import time
+
 from tasks.tracking.journal import Journal
 from tasks.tracking.tracker import Tracker
 from tests.tasks.tracking.test_tracking import empty_store, evaluated, finished, only_run, query, root, training
@@ -44,3 +46,35 @@ def test_a_run_says_what_it_is_and_repeats_no_tag(root):
         "**SimCLR** (contrastive, 2020, arXiv 2002.05709), trained without labels on sample, seed 0. Made by `dvc repro -s"
         " pretrain@simclr-0`."
     )
+
+
+def test_the_scores_of_a_task_are_tied_to_its_own_data(root):
+    finished(root)
+    evaluated(root)
+    with Journal(root / "out/journal/evaluate-tiles-simclr-0.jsonl") as journal:
+        data = {"name": "tiles", "sha256": "e" * 64}
+        stage = "evaluate_task@tiles-simclr-0"
+        journal.start(fingerprint="T", stage=stage, name="simclr", seed=0, tags={}, params={}, data=data)
+        journal.metrics(0, {"tiles/linear_top1": 0.6})
+        journal.end("FINISHED", encoder_sha256="e0")
+    tracker = Tracker(root)
+    tracker.sync()
+    (model,) = tracker.client.search_logged_models([tracker.experiment])
+    tied = {m.key: (m.dataset_name, m.dataset_digest) for m in model.metrics}
+    assert tied["tiles/linear_top1"] == ("tiles", "e" * 32) and tied["eval/knn_top1"] == ("sample", "d" * 32)
+    inputs = {each.dataset.name: each.tags[0].value for each in only_run(root).inputs.dataset_inputs}
+    assert inputs == {"sample": "training", "tiles": "evaluation"}
+
+
+def test_the_run_of_a_training_says_how_the_newest_report_finds_it_beside_its_start(root):
+    finished(root)
+    for number, tags in enumerate(({"standing.simclr-0": "worse than its start"}, {})):
+        with Journal(root / f".ssl/work/report/{number}/journal.jsonl") as journal:
+            facts = {"stage": "report", "name": "pipeline", "seed": None, "params": {}, "children": ["simclr-0"]}
+            journal.start(fingerprint=f"r{number}", tags=tags, **facts)
+            journal.end("FINISHED")
+        time.sleep(0.002)
+        tracker = Tracker(root)
+        tracker.sync()
+        run = tracker.client.get_run(tracker.run_id(f"{0:064d}"))
+        assert run.data.tags.get("standing") == tags.get("standing.simclr-0")

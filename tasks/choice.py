@@ -1,0 +1,47 @@
+"""Which encoder to take: a method's or, where a training started from weights, those weights if none is better.
+
+So the encoder that people take home is never below what its training started from, by the held-out score.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from tasks.results import Result, merit
+from tasks.runtime.start_rows import network
+
+
+def is_start(start: Result, trained: Result) -> bool:
+    """Whether ``start`` is the frozen encoder that ``trained`` was before its training."""
+    weights = trained.metrics.protocol.get("start_sha256")
+    same = weights is not None and start.metrics.protocol.get("start_sha256") == weights
+    return (
+        same
+        and not start.training.epochs
+        and bool(trained.training.epochs)
+        and network(start.training.network) == network(trained.training.network)
+    )
+
+
+def start_of(result: Result, results: Iterable[Result]) -> Result | None:
+    """The frozen encoder among ``results`` that ``result`` was before its training; None if it started at random or is that."""
+    return next((r for r in results if is_start(r, result)), None)
+
+
+def candidates(results: Sequence[Result]) -> list[Result]:
+    """Whom people may take home: the methods, and the rows that a method among ``results`` started from."""
+    methods = [r for r in results if not r.is_baseline]
+    return methods + [r for r in results if r.is_baseline and any(is_start(r, method) for method in methods)]
+
+
+def champion(results: Sequence[Result]) -> Result | None:
+    """The encoder to take: the candidate with the most ``merit``; None if there is none that has not collapsed."""
+    return best_of(candidates(results))
+
+
+def best_method(results: Iterable[Result]) -> Result | None:
+    """The method with the most ``merit``; None if there is none that has not collapsed."""
+    return best_of(r for r in results if not r.is_baseline)
+
+
+def best_of(results: Iterable[Result]) -> Result | None:
+    """The one with the most ``merit`` that has not collapsed."""
+    return max((r for r in results if not r.is_collapsed), key=lambda r: (merit(r), r.method, -r.seed), default=None)

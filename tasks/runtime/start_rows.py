@@ -1,0 +1,79 @@
+"""The guard of trainings that start from weights: what they start from must be a row of the table, frozen.
+
+Everything is read off params.yaml as it stands: a command that only plans has no time to load the methods.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ssl_core.catalogue import BASELINES, METHODS
+from tasks.runtime.errors import UsageError
+
+ROW = "start"
+"""The row that is added where no other one is the start."""
+SHAPES = {
+    "timm": ("input_size", "feature"),
+    "small": ("width", "depth"),
+    "vit": ("width", "depth", "patch_size", "feature"),
+}
+"""What of ``encoder`` makes another network of weights, by the kind of its name. Not the kind of norm: weights have their own,
+and a method that needs another one (CPC) is compared with them as they are."""
+SHAPE = ("input_size",)
+"""The same of a ResNet."""
+
+
+def network(encoder: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Two encoders with equal ones have the same features if they have the same weights."""
+    name = str(encoder.get("name"))
+    return name, *(encoder.get(key) for key in SHAPES.get(name.split("/")[0], SHAPE))
+
+
+def section(values: Mapping[str, Any], method: str, name: str) -> dict[str, Any]:
+    """``encoder`` or ``train`` with what a method has of its own."""
+    return {**_mapping(values.get(name)), **own(values, method, name)}
+
+
+def own(values: Mapping[str, Any], method: str, name: str) -> dict[str, Any]:
+    """What a method has of its own of ``encoder`` or ``train``."""
+    return _mapping(_mapping(_mapping(values.get("method")).get(method)).get(name))
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def lacking(values: Mapping[str, Any]) -> list[str]:
+    """The methods of ``run.methods`` that start from weights which no row is, in their order."""
+    names = [name for name in _mapping(values.get("run")).get("methods") or () if isinstance(name, str)]
+    starts = {name: _start(values, name) for name in names}
+    frozen = {name for name in names if section(values, name, "train").get("epochs") == 0}
+    rows = {starts[name] for name in frozen if name in BASELINES}
+    return [n for n in names if n in METHODS and n not in frozen and starts[n] is not None and starts[n] not in rows]
+
+
+def _start(values: Mapping[str, Any], name: str) -> tuple[Any, ...] | None:
+    """The weights and the network that they are put into; None without weights."""
+    encoder = section(values, name, "encoder")
+    return (encoder["weights"], network(encoder)) if encoder.get("weights") else None
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Refuse to train what nothing would be compared with.
+
+    Raises:
+        UsageError: a method starts from weights that no row is, or the row for them has none.
+    """
+    if names := lacking(values):
+        raise UsageError(
+            f"{names[0]} starts from weights, and no row of run.methods is these weights untrained: make run adds the row"
+            f" {ROW}; by hand, write it into run.methods, and method.{ROW}.encoder as {names[0]} has it"
+        )
+    if is_idle(values):
+        raise UsageError(
+            f"run.methods: {ROW} is the weights that training starts from, and encoder.weights is null; take it out"
+        )
+
+
+def is_idle(values: Mapping[str, Any]) -> bool:
+    """Whether the row is listed and has no weights to be."""
+    return ROW in (_mapping(values.get("run")).get("methods") or ()) and _start(values, ROW) is None

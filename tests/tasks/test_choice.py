@@ -1,0 +1,46 @@
+"""Who may be the champion: the methods, and what one of them started from, but no other row to compare with."""
+
+from dataclasses import replace
+
+from tasks.choice import best_method, candidates, champion, is_start
+from tasks.register.registration import aliases
+from tasks.results import Training
+from tasks.verdict import judge, sentences
+from tests.tasks.test_starts import START, result
+
+BETTER, WORSE = result("simclr", 0.9, 4), result("byol", 0.7, 4)
+
+
+def test_the_champion_is_never_below_what_a_training_started_from() -> None:
+    assert champion([WORSE, START]) is START and best_method([WORSE, START]) is WORSE
+    assert champion([BETTER, WORSE, START]) is BETTER
+    verdict = judge([WORSE, START])
+    assert verdict.best is WORSE and verdict.champion is START
+    assert "Take pretrained-0, which training started from: on held-out labels no training is better." in sentences(verdict)
+    assert not any(said.startswith("Take ") for said in sentences(judge([BETTER, START])))
+
+
+def test_a_row_that_nothing_started_from_is_no_candidate() -> None:
+    anew = result("simclr", 0.7, 4, start=None)
+    assert candidates([anew, START]) == [anew] and champion([anew, START]) is anew and champion([START]) is None
+
+
+def test_the_same_weights_in_another_network_are_no_start() -> None:
+    larger = replace(START, training=Training(epochs=0, network={"name": "timm/x", "input_size": 96}))
+    smaller = replace(BETTER, training=Training(epochs=4, network={"name": "timm/x", "input_size": 64}))
+    assert not is_start(larger, smaller)
+    normed = replace(BETTER, training=Training(epochs=4, network={"name": "timm/x", "input_size": 96, "norm": "group"}))
+    assert is_start(larger, normed)
+
+
+def test_aliases_name_the_start_and_the_champion_of_each_task() -> None:
+    tiles = [replace(r, task="tiles") for r in (result("simclr", 0.4, 4), result("byol", 0.9, 4), START)]
+    stranger = [replace(result("moco", 0.9, 4), task="other")]
+    named = aliases([BETTER, WORSE, START], {"tiles": tiles, "other": stranger})
+    assert named == {
+        "simclr": "simclr-0",
+        "byol": "byol-0",
+        "pretrained": "pretrained-0",
+        "champion": "simclr-0",
+        "champion-tiles": "byol-0",
+    }

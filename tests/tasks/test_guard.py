@@ -1,0 +1,64 @@
+"""The row for what trainings start from comes into params.yaml by itself, and goes."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tasks import guard
+from tasks.runtime import params
+from tasks.runtime.errors import UsageError
+from tests.conftest import ROOT
+from tests.support.project import set_params
+
+MINE = {"weights": "weights/mine.safetensors"}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Nothing but the shipped params.yaml."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    return tmp_path
+
+
+def run(root: Path) -> tuple[list[str], dict[str, object]]:
+    values = params.load(root / "params.yaml")
+    return values["run"]["methods"], values["method"]["start"]
+
+
+def test_nothing_changes_where_nothing_starts_from_weights(project: Path) -> None:
+    before = (project / "params.yaml").read_bytes()
+    assert not guard.is_wanted(project) and guard.complete(project) == []
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def test_the_row_comes_with_the_weights_and_goes_with_them(project: Path) -> None:
+    path = project / "params.yaml"
+    path.write_text(path.read_text().replace("  weights: null   ", f"  weights: {MINE['weights']}   "))
+    (said,) = guard.complete(project)
+    assert "the row start is what exemplar, context" in said
+    methods, row = run(project)
+    assert methods[-1] == "start" and row == {"train": {"epochs": 0}}
+    assert not guard.is_wanted(project) and "# what to compare" in path.read_text()
+    set_params(project, {"encoder": {"weights": None}})
+    (said,) = guard.complete(project)
+    assert "taken out" in said and "start" not in run(project)[0]
+
+
+def test_the_row_has_the_encoder_of_the_one_method_that_starts_there(project: Path) -> None:
+    set_params(project, {"method": {"simclr": {"encoder": MINE | {"width": 8}}}})
+    guard.complete(project)
+    assert run(project)[1] == {"train": {"epochs": 0}, "encoder": MINE | {"width": 8}}
+    set_params(project, {"method": {"simclr": {"encoder": {"weights": "weights/other.pth"}}}})
+    guard.complete(project)
+    methods, row = run(project)
+    assert methods.count("start") == 1 and row["encoder"] == {"weights": "weights/other.pth", "width": 8}
+    assert not guard.is_wanted(project)
+
+
+def test_two_starts_are_too_many_for_one_row_and_nothing_is_written(project: Path) -> None:
+    set_params(project, {"method": {"simclr": {"encoder": MINE}, "byol": {"encoder": {"weights": "weights/other.pth"}}}})
+    before = (project / "params.yaml").read_bytes()
+    with pytest.raises(UsageError, match="simclr and byol start from different weights"):
+        guard.complete(project)
+    assert (project / "params.yaml").read_bytes() == before
