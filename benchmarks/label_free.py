@@ -28,7 +28,7 @@ FIRST_OF_OTHERS = 2500
 QUEUE = {"queue": 512}
 SMALL: dict[str, Any] = {
     "run": {"methods": list(METHODS), "seeds": [0]},
-    "encoder": {"width": 12},
+    "encoder": {"width": 16},
     "evaluate": {"layers": 1, "label_fractions": [], "bootstrap": 100},  # the layer that a user without labels gets
     "method": dict.fromkeys(("moco", "pcl", "swav", "nnclr"), QUEUE),
 }
