@@ -3,35 +3,39 @@
 A server without an artifact proxy has every client write to a folder or bucket of its own, which may not be here, or closed.
 """
 
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from tasks.runtime.errors import explain, is_full
 from tasks.runtime.redaction import redact
 from tasks.tracking.records import Record
 
 MISSING, REASON = "ssl.missing_artifacts", "ssl.missing_reason"
-LONG = "long_params.json"
+PARAMS, PREDICTIONS, CONFUSION = "params.yaml", "predictions", "confusion.csv"
 
 
-def send(client: Any, run: Any, record: Record, root: Path, long: dict[str, str]) -> tuple[dict[str, str], str | None]:
-    """Send the files of an ended run; sending one again replaces it.
-
-    Args:
-        long: parameters too long for MLflow, whole.
+def send(client: Any, run: Any, record: Record, root: Path) -> tuple[dict[str, str], str | None]:
+    """Send the files of an ended run, and what is made of its journal and its files; sending one again replaces it.
 
     Returns:
         Tags that name what is missing and why, and the reason if the store does not take the files now. After its first
         refusal no other file is tried.
     """
     present, missing = record.files(root) if record.end is not None else ([], [])
-    unsent, reason = [path.name for path, _ in present] + [LONG] * bool(long), None
+    texts, reason = dict(made(record, present)), None
+    unsent = [path.name for path, _ in present] + list(texts)
     try:
         for path, folder in present:
             client.log_artifact(run.info.run_id, str(path), folder or None)
             unsent.pop(0)
-        if long:
-            client.log_dict(run.info.run_id, long, LONG)
+        for name, text in texts.items():
+            client.log_text(run.info.run_id, text, name)
             unsent.pop(0)
     except Exception as error:
         code, message = explain(error)
@@ -44,3 +48,26 @@ def send(client: Any, run: Any, record: Record, root: Path, long: dict[str, str]
         for name in (MISSING, REASON):
             client.delete_tag(run.info.run_id, name)
     return tags, reason
+
+
+def made(record: Record, present: Sequence[tuple[Path, str]]) -> Iterator[tuple[str, str]]:
+    """(Name, text): all parameters of a training, uncut, and the confusion matrix of each file of predictions."""
+    params = record.run["params"]
+    if record.kind == "pretrain" and record.end is not None and params:
+        own = {"method": {record.run["name"]: params["method"]}} if "method" in params else {}
+        yield PARAMS, redact(yaml.safe_dump(params | own, sort_keys=False, allow_unicode=True))
+    for path, folder in present:
+        if folder.partition("/")[0] == PREDICTIONS and path.suffix == ".csv" and (table := confusion(path)):
+            yield f"{folder}/{CONFUSION}", table
+
+
+def confusion(predictions: Path) -> str:
+    """CSV of how often the linear probe takes images of each class (rows) for each (columns); empty without predictions."""
+    with predictions.open(newline="") as file:
+        images = list(csv.reader(file))[1:]
+    counts = Counter((image[0], image[1]) for image in images)
+    classes = sorted({name for pair in counts for name in pair})
+    out = io.StringIO()
+    rows = [[actual, *(counts[actual, predicted] for predicted in classes)] for actual in classes]
+    csv.writer(out, lineterminator="\n").writerows([["actual", *classes], *rows] if rows else [])
+    return out.getvalue()

@@ -221,7 +221,6 @@ class Tracker:
 
         run_id = run.info.run_id
         params = headline(record) | {clean(k): v for k, v in journal.flat(record.run["params"]).items()}
-        long = {k: redact(str(v)) for k, v in params.items() if len(str(v)) > LONGEST_PARAM}
         new = [Param(k, text(v, LONGEST_PARAM)) for k, v in params.items() if k not in run.data.params]
         for batch in _batches(new, PARAMS_PER_BATCH):
             self.client.log_batch(run_id, params=batch)
@@ -230,7 +229,7 @@ class Tracker:
         shown = {k: v for k, v in record.tags.items() if k not in SHOWN_BY_MLFLOW}
         self._set_tags(run, shown | {f"ssl.{k}": v for k, v in facts.items() if v})
         self._send_data(run_id, record.run["data"])
-        return self._send_artifacts(run, record, long)
+        return self._send_artifacts(run, record)
 
     def _set_tags(self, run: Any, tags: dict[str, str]) -> None:
         from mlflow.entities import RunTag
@@ -250,9 +249,9 @@ class Tracker:
         dataset = Dataset(data["name"], data["sha256"][:32], "local", source, profile=json.dumps(data))
         self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
-    def _send_artifacts(self, run: Any, record: Record, long: dict[str, str]) -> bool:
+    def _send_artifacts(self, run: Any, record: Record) -> bool:
         """Whether the store took the files; if not, the numbers stay, and the next ``sync`` tries again."""
-        tags, reason = artifacts.send(self.client, run, record, self.root, long)
+        tags, reason = artifacts.send(self.client, run, record, self.root)
         self._set_tags(run, tags)
         if reason:
             self.problems.append(f"the files of {record.name} ({tags[artifacts.MISSING]}): {reason}; a later sync sends them")
@@ -296,7 +295,7 @@ class Tracker:
             self._set_tags(run, tags)
             for name in repeated & run.data.tags.keys():  # of an evaluation elsewhere
                 self.client.delete_tag(run.info.run_id, name)
-            if not self._send_artifacts(run, record, {}):
+            if not self._send_artifacts(run, record):
                 return False
             self.client.set_tag(run.info.run_id, record.evaluated, f"{fingerprint} {when}")
         self._done[fingerprint] = record.digest
