@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tasks.runtime.errors import explain, is_full
 from tasks.runtime.redaction import redact
 from tasks.tracking.records import Record
@@ -35,7 +33,7 @@ def send(client: Any, run: Any, record: Record, root: Path) -> tuple[dict[str, s
             client.log_artifact(run.info.run_id, str(path), folder or None)
             unsent.pop(0)
         for name, text in texts.items():
-            client.log_text(run.info.run_id, text, name)
+            (client.log_text if isinstance(text, str) else client.log_dict)(run.info.run_id, text, name)
             unsent.pop(0)
     except Exception as error:
         code, message = explain(error)
@@ -50,15 +48,24 @@ def send(client: Any, run: Any, record: Record, root: Path) -> tuple[dict[str, s
     return tags, reason
 
 
-def made(record: Record, present: Sequence[tuple[Path, str]]) -> Iterator[tuple[str, str]]:
-    """(Name, text): all parameters of a training, uncut, and the confusion matrix of each file of predictions."""
+def made(record: Record, present: Sequence[tuple[Path, str]]) -> Iterator[tuple[str, Any]]:
+    """(Name, text or mapping): all parameters of a training, uncut, and the confusion matrix of each file of predictions."""
     params = record.run["params"]
     if record.kind == "pretrain" and record.end is not None and params:
         own = {"method": {record.run["name"]: params["method"]}} if "method" in params else {}
-        yield PARAMS, redact(yaml.safe_dump(params | own, sort_keys=False, allow_unicode=True))
+        yield PARAMS, _redacted(params | own)
     for path, folder in present:
         if folder.partition("/")[0] == PREDICTIONS and path.suffix == ".csv" and (table := confusion(path)):
             yield f"{folder}/{CONFUSION}", table
+
+
+def _redacted(value: Any) -> Any:
+    """``value`` with every text in it redacted."""
+    if isinstance(value, dict):
+        return {name: _redacted(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_redacted(each) for each in value]
+    return redact(value) if isinstance(value, str) else value
 
 
 def confusion(predictions: Path) -> str:

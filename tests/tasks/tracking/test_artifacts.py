@@ -37,7 +37,7 @@ def block(root: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> str:
     def refuse(*arguments: object, **named: object) -> None:
         raise error
 
-    for name in ("log_artifact", "log_text"):
+    for name in ("log_artifact", "log_dict", "log_text"):
         monkeypatch.setattr(f"mlflow.tracking.client.MlflowClient.{name}", refuse)
     return "403" if kind == "a server that refuses" else "no"
 
