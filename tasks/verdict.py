@@ -29,6 +29,11 @@ ENOUGH_STEPS = 1500
 """Optimizer steps below which a training is called short: with about as many, the best methods pass raw pixels on the
 embedded images."""
 
+LEAST_CLEAR = 6
+"""Images on which two encoders must differ, all for the same one, before McNemar's exact test calls it clear: 2 / 2^6 < .05."""
+FEW_IMAGES = LEAST_CLEAR / 0.05
+"""Images below which no difference of 5 points is ever clear."""
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -170,6 +175,7 @@ def sentences(verdict: Verdict) -> list[str]:
         f"{best.method} {what} of {count} methods: on its frozen features a linear probe gets"
         f" {_percent(row.mean('linear_top1'))}{sure} of the test images right, kNN {_percent(row.mean('knn_top1'))}.",
         f"It was chosen by its score on held-out training labels, {held_out}, not by the test.",
+        *_how_few(best),
         *(_against(verdict, row) for row in verdict.rows if row.is_baseline),
     ]
     found += _about_starts(verdict)
@@ -207,6 +213,18 @@ def _about_starts(verdict: Verdict, results: Sequence[Result] | None = None) -> 
     worse = [r for r in chosen if r.name in verdict.standings[r.method].below_start]
     found += [starts.remark(result, every) for result in worse]
     return [*found, *filter(None, [starts.unguarded(chosen, every)])]
+
+
+def _how_few(best: Result) -> list[str]:
+    """What so few labelled images cannot tell; nothing where there are enough."""
+    counts = [(best.metrics.protocol.get(f"{key}_labels"), what) for key, what in (("holdout", "held-out"), ("test", "test"))]
+    few = [(n, what) for n, what in counts if n and n < FEW_IMAGES]
+    if not few:
+        return []
+    weights = " and ".join(f"one of the {n} {what} images is {100 / n:.1f} points" for n, what in few)
+    count, what = few[-1]
+    least = f" below {100 * LEAST_CLEAR / count:.0f} points" if count >= LEAST_CLEAR else ""
+    return [f"Few images tell little: {weights}; no difference{least} is clear on {count} {what} images."]
 
 
 def _percent(share: float | None) -> str:

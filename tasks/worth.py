@@ -111,7 +111,8 @@ def _right(row: Row, share: str, held_out: bool) -> np.ndarray | None:
     known = [np.atleast_2d(guess) for guess in guesses if guess is not None]
     if len(known) < len(guesses) or len({guess.shape[1] for guess in known}) != 1 or not known[0].shape[1]:
         return None
-    return np.concatenate(known)
+    found = np.concatenate(known)
+    return None if few and np.isnan(found).all(1).any() else found  # of few images, a choice of labels may leave none to ask
 
 
 def _fit(first: np.ndarray, second: np.ndarray, share: str) -> bool:

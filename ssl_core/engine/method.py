@@ -21,7 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ssl_core.engine.augment import AugmentConfig, normalize, view
+from ssl_core.engine.augment import AugmentConfig, normalize, resize, view
 from ssl_core.engine.encoders import Encoder
 from ssl_core.rng import Rng
 
@@ -106,7 +106,17 @@ class Method(nn.Module, ABC):
             augment: another recipe than the method's.
             size: another side S than the recipe's.
         """
-        return view(images, rng, augment or self.augment, self.data.mean, self.data.std, size)
+        recipe = augment or self.augment
+        return view(images, rng, recipe, self.data.mean, self.data.std, size or recipe.view_side(self.data.image_size))
+
+    def whole(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) at the side that the encoder takes; where they are larger, resized and float in [0, 1]."""
+        side = self.data.image_size
+        return images if images.shape[-2:] == (side, side) else resize(images, side)
+
+    def seen(self, images: Tensor) -> Tensor:
+        """The images that ``views`` begins with: as they are stored for the common views, which crop; else ``whole``."""
+        return self.whole(images) if self.own_views else images
 
     def normalize(self, x: Tensor) -> Tensor:
         """Pixels (..., C, H, W), uint8 or in [0, 1], as the encoder takes them: float32, by the data set's mean and spread."""

@@ -173,7 +173,7 @@ class Trainer:
         progress = self.step / self.steps
         rng = Rng(ids, self.seed, VIEWS, epoch, self.step)
         with torch.no_grad():
-            views = self.method.views(images, rng)
+            views = self.method.views(self.method.seen(images), rng)
         with self.autocast():
             out = self.forward(Batch(views, ids, progress))
         assert self.optimizer is not None
@@ -246,8 +246,8 @@ class Trainer:
 
     def features(self, module: nn.Module, ids: Tensor) -> Tensor:
         """Outputs (B, D) float32 of ``module`` for the images ``ids``, un-augmented, in evaluation mode."""
-        batches = (self.method.normalize(self.images.batch(chunk)) for chunk in torch.split(ids, EMBED_BATCH))
-        return frozen(module, batches, self.precision)[0]
+        whole = (self.method.whole(self.images.batch(chunk)) for chunk in torch.split(ids, EMBED_BATCH))
+        return frozen(module, map(self.method.normalize, whole), self.precision)[0]
 
     @torch.no_grad()
     def embed(self, module: nn.Module) -> Tensor:

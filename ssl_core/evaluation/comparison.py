@@ -86,6 +86,7 @@ def paired(first: Tensor, second: Tensor, resamples: int, seed: int) -> Differen
     """
     each = first.double() - second.double()
     draws = _resampled(each, resamples, seed, 0)
+    draws = draws[~draws.isnan()]  # of few images a draw may hold none that is asked
     low, high = _percentiles(draws)
     return Difference(float(each.nanmean(1).mean()), low, high, _tail(draws))
 

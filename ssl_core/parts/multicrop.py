@@ -38,7 +38,7 @@ def multi_crop(
         crops: the small views follow the method's recipe, with a crop and a blur of their own.
         second: another recipe of the second large view.
     """
-    side = method.augment.view_side(images.shape[-2])
+    side = method.augment.view_side(method.data.image_size)
     unit = method.encoder.patch_size if isinstance(method.encoder, VisionTransformer) else 1
     small = max(1, round(side * crops.size / unit)) * unit
     local = replace(method.augment, crop_scale=crops.scale, blur=crops.blur)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ssl_core.config import typed
-from ssl_core.engine.augment import AugmentConfig, normalize
+from ssl_core.engine.augment import AugmentConfig, normalize, resize
 from ssl_core.engine.data import Images
 from ssl_core.engine.encoders import Encoder, EncoderConfig, build, pool
 from ssl_core.engine.features import frozen
@@ -47,7 +47,7 @@ def extract(
 
     Args:
         images: (N, C, H, W) uint8.
-        facts: the encoder's; their mean, std and precision are used.
+        facts: the encoder's; their side of images, mean, std and precision are used.
         each: called after each batch with the number of images done.
 
     Returns:
@@ -57,7 +57,8 @@ def extract(
     def batches() -> Iterator[Tensor]:
         for start in range(0, len(images), batch):
             x = torch.from_numpy(np.array(images[start : start + batch])).to(device)
-            yield normalize(x, facts["mean"], facts["std"])
+            side = facts["encoder"]["image_size"]
+            yield normalize(x if x.shape[-1] == side else resize(x, side), facts["mean"], facts["std"])
             each(min(start + batch, len(images)))
 
     encoder.to(device)

@@ -85,7 +85,7 @@ def create(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 def new_split(directory: Path, name: str, rows: Array, source: Source, config: DataConfig) -> Split:
     """An empty split with room for ``rows``."""
     path = directory / f"{name}_images.npy"
-    n, size = len(rows), config.image_size
+    n, size = len(rows), config.stored
     labels = np.array([source.items[i].label for i in rows], np.int64)
     pixels = create(path, (n, config.channels, size, size), np.dtype(f"uint{config.bits}"))
     return Split(
@@ -155,7 +155,7 @@ def scale_alike(
 
 def contents(source: Source, rows: list[int], config: DataConfig, depth: int) -> Iterator[Done]:
     """Every row decoded, in any order."""
-    size, channels, bits, fit = config.image_size, config.channels, config.bits, config.fit
+    size, channels, bits, fit = config.stored, config.channels, config.bits, config.fit
     if not isinstance(source, ArraySource):
         jobs = (Job(row, source.items[row].name, content) for row, content in source.read(rows))
         workers = 1 if len(rows) <= ONE_WORKER else None

@@ -53,7 +53,7 @@ def prepare(
     """
     source = open_source(config)
     chosen = split_rows(source.items, source.classes, config)
-    check_space(target, sum(map(len, chosen.values())) * config.channels * config.image_size**2 * config.bits // 8)
+    check_space(target, sum(map(len, chosen.values())) * config.channels * config.stored**2 * config.bits // 8)
     if target.parent.is_dir():
         files.remove_leftovers(target.parent)
 
@@ -130,6 +130,7 @@ def finish(
     }
     # Images to embed later must be treated alike.
     meta |= {"bit_depth": seen.bit_depth} if seen.peak else {}
+    meta |= {"store_size": config.stored} if config.stored != config.image_size else {}
     meta |= {"bits": config.bits} if config.bits != 8 else {}
     meta |= {"fit": config.fit} if config.fit != "crop" else {}
     files.write_json(directory / "meta.json", meta)

@@ -18,7 +18,7 @@ def view_sheet(method: Method, images: Images) -> bytes:
     """PNG of what the method sees of the first images: one row per view, one column per image."""
     ids = torch.arange(min(SHEET_IMAGES, len(images)), device=images.device)
     with torch.no_grad():
-        batch = images.batch(ids)
+        batch = method.seen(images.batch(ids))
         views = method.views(batch, Rng(ids, 0))
         if not any(len(v) == len(ids) for v in views):  # of a part of a batch only: one image at a time then
             alone = [method.views(batch[i : i + 1], Rng(ids[i : i + 1], 0)) for i in range(len(ids))]

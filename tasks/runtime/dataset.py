@@ -31,7 +31,10 @@ BLOCK = 2048
 
 @dataclass(frozen=True)
 class Dataset:
-    """Memory-mapped images (N, C, S, S), uint8 or uint16, and what goes with them; label -1 means unlabelled."""
+    """Memory-mapped images (N, C, S, S), uint8 or uint16, and what goes with them; label -1 means unlabelled.
+
+    S is ``data.store_size``, or ``data.image_size`` without one.
+    """
 
     train_images: Array
     train_labels: Array
@@ -99,7 +102,8 @@ def _fault(arrays: dict[str, Array], meta: Any) -> str | None:
     """What is wrong with the types, shapes and values of a prepared data set; pixels may have any value."""
     if not isinstance(meta, dict) or not all(isinstance(meta.get(key), kind) for key, kind in META.items()):
         return f"meta.json does not hold {', '.join(META)}"
-    shape, kind = (meta["channels"], meta["image_size"], meta["image_size"]), f"uint{meta.get('bits', 8)}"
+    side = meta.get("store_size", meta["image_size"])
+    shape, kind = (meta["channels"], side, side), f"uint{meta.get('bits', 8)}"
     for split in ("train", "test"):
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
         if images.dtype != kind or images.shape[1:] != shape:

@@ -79,6 +79,12 @@ class DataConfig:
     seed: Whole0
     fit: Literal["crop", "pad", "stretch"] = "crop"
     bits: Literal[8, 16] = 8
+    store_size: Annotated[int, Rule("from 8 to 1024", lambda v: 8 <= v <= 1024)] | None = None
+
+    @property
+    def stored(self) -> int:
+        """Side of the stored images in pixels; encoders take them at ``image_size``."""
+        return self.store_size or self.image_size
 
 
 @dataclass(frozen=True)
@@ -226,6 +232,8 @@ def _images(values: Mapping[str, Any], where: str) -> DataConfig:
     sources = sorted(path.stem for path in SOURCES.glob("[a-z]*.py"))
     if config.source not in sources:
         raise ConfigError(unknown_name(f"{where}.source: {config.source!r}", config.source, sources))
+    if config.stored < config.image_size:
+        raise ConfigError(f"{where}.store_size is {config.stored}, below {where}.image_size, {config.image_size}; raise it")
     name = config.name
     if name is not None and not (0 < len(name) <= LONGEST_NAME and name.isprintable() and not set(name) & {"/", "\\"}):
         raise ConfigError(f"{where}.name must have 1 to {LONGEST_NAME} characters, and no slash or line break among them")

@@ -6,7 +6,7 @@ from typing import Any
 
 from ssl_core.config import ConfigError
 
-STORED = ("image_size", "channels", "bits")
+STORED = ("image_size", "store_size", "channels", "bits")
 """Alike for the pool and every task: an encoder takes images as it was trained on them."""
 INHERITED = (*STORED, "bit_depth", "fit", "test_fraction", "holdout_fraction", "max_bad", "drop_leaks", "seed")
 """What a task has from ``data`` where it says nothing: how images are stored and how they are split."""

@@ -222,7 +222,6 @@ class Tracker:
 
         run_id = run.info.run_id
         params = headline(record) | {clean(k): v for k, v in journal.flat(record.run["params"]).items()}
-        long = {k: redact(str(v)) for k, v in params.items() if len(str(v)) > LONGEST_PARAM}
         new = [Param(k, text(v, LONGEST_PARAM)) for k, v in params.items() if k not in run.data.params]
         for batch in _batches(new, PARAMS_PER_BATCH):
             self.client.log_batch(run_id, params=batch)
@@ -231,7 +230,7 @@ class Tracker:
         shown = {k: v for k, v in record.tags.items() if k not in SHOWN_BY_MLFLOW}
         self._set_tags(run, shown | {f"ssl.{k}": v for k, v in facts.items() if v})
         logged_models.send_data(self.client, run_id, record.run["data"], "training")
-        return self._send_artifacts(run, record, long)
+        return self._send_artifacts(run, record)
 
     def _set_tags(self, run: Any, tags: dict[str, str]) -> None:
         from mlflow.entities import RunTag
@@ -241,9 +240,9 @@ class Tracker:
         for batch in _batches(new, PARAMS_PER_BATCH):
             self.client.log_batch(run.info.run_id, tags=batch)
 
-    def _send_artifacts(self, run: Any, record: Record, long: dict[str, str]) -> bool:
+    def _send_artifacts(self, run: Any, record: Record) -> bool:
         """Whether the store took the files; if not, the numbers stay, and the next ``sync`` tries again."""
-        tags, unsent = artifacts.send(self.client, run, record, self.root, long)
+        tags, unsent = artifacts.send(self.client, run, record, self.root)
         self._set_tags(run, tags)
         if unsent:
             self.problems.append(f"the files of {record.name} {unsent}; a later sync sends them")
@@ -293,7 +292,7 @@ class Tracker:
             self._set_tags(run, tags)
             for name in repeated & run.data.tags.keys():  # of an evaluation elsewhere
                 self.client.delete_tag(run.info.run_id, name)
-            if not self._send_artifacts(run, record, {}):
+            if not self._send_artifacts(run, record):
                 return False
             self.client.set_tag(run.info.run_id, record.evaluated, f"{fingerprint} {when}")
         self._done[fingerprint] = record.digest

@@ -133,3 +133,17 @@ def test_the_card_warns_of_its_own_encoder_first():
     card = model_card("context-0", facts, WORSE[0].metrics, meta, delivered, remarks(judge_one(WORSE[0], WORSE)))
     assert card.index("Do not use this yet") < card.index("**Input**")
     assert "kNN" in card[: card.index("**Input**")]
+
+
+def test_how_little_few_images_can_tell_is_said():
+    def said(**counts: int) -> list[str]:
+        (found,) = [row("simclr", 300)]
+        about = dataclasses.replace(found.metrics, protocol=counts)
+        return [s for s in sentences(judge([dataclasses.replace(found, metrics=about)])) if s.startswith("Few images")]
+
+    assert said(holdout_labels=4, test_labels=12) == [
+        "Few images tell little: one of the 4 held-out images is 25.0 points and one of the 12 test images is 8.3 points;"
+        " no difference below 50 points is clear on 12 test images."
+    ]
+    assert said(holdout_labels=500, test_labels=5)[0].endswith("20.0 points; no difference is clear on 5 test images.")
+    assert said(holdout_labels=500, test_labels=120) == []

@@ -144,3 +144,18 @@ def test_the_terminal_ends_with_the_answer(tmp_path, capsys: pytest.CaptureFixtu
     leaderboard.show(project)
     *_, said, checked = capsys.readouterr().out.splitlines()
     assert said.startswith("Training on your images is worth it") and checked.startswith("Decided on held-out")
+
+
+def test_of_few_images_a_budget_whose_choices_leave_none_to_ask_is_no_budget() -> None:
+    """Of three held-out images 10 % of the labels leave one to ask and 1 % of them none: two of each class are seen."""
+
+    def small(method: str, left: Sequence[float]) -> Result:
+        made, nothing = row(method, (0, 0, 0)), np.full((2, 3), np.nan)
+        few = {"0.01": nothing, "0.1": np.array([[np.nan, np.nan, each] for each in left])}
+        all_labels = {"linear": np.array([True, False, True]), "knn": np.array([True, False, True])}
+        return dataclasses.replace(made, judged=Judged(few | all_labels, {}))
+
+    verdict = judge([small("simclr", (1, 1)), small("random_init", (0, 1))])
+    assert [b.share for b in verdict.budgets] == ["0.1", "linear"]
+    assert np.isfinite([number for b in verdict.budgets for number in (b.held_out.mean, b.held_out.low, b.held_out.p)]).all()
+    assert "nan" not in " ".join(worth_it(verdict))

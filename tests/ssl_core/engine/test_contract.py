@@ -4,6 +4,7 @@ import copy
 import functools
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 from ssl_core.catalogue import METHODS, load_class
 from ssl_core.config import typed
 from ssl_core.engine import encoders
+from ssl_core.engine.augment import resize
 from ssl_core.engine.data import Images
 from ssl_core.engine.encoders import open_residuals
 from ssl_core.engine.method import Batch, DataInfo, Method
@@ -307,3 +309,30 @@ def test_a_training_is_judged_against_the_untrained_encoder_with_its_residual_br
     shortcuts = trainer.health(method.exported)
     opened = trainer.health(open_residuals(copy.deepcopy(method.exported)))
     assert opened == {name: first[name] for name in opened} != shortcuts
+
+
+@pytest.mark.parametrize("name", ["simclr", "swav", "rotation", "jigsaw", "exemplar", "pirl", "mae"])
+def test_images_may_be_stored_larger_than_the_encoder_takes_them(shipped: dict[str, Any], name: str) -> None:
+    """Crops are of what is stored; whatever looks at whole images sees them resized, and every view has the usual side."""
+    method, usual = build(shipped, name, epochs=1)
+    large = textured_images(N, 1, 56)
+    trainer = Trainer(method, Images(large, CPU), usual.config, seed=0)
+    ids = torch.arange(BATCH)
+    shapes = [[v.shape for v in method.views(method.seen(t.images.batch(ids)), Rng(ids, 0, 1))] for t in (usual, trainer)]
+    assert shapes[0] == shapes[1]
+    small = resize(torch.from_numpy(large), 28)
+    assert torch.equal(method.whole(torch.from_numpy(large)), small)
+    with torch.no_grad():
+        expected = method.exported.eval()(method.normalize(small[:BATCH]))
+    torch.testing.assert_close(trainer.features(method.exported, ids), expected, rtol=1e-4, atol=1e-4)
+    trainer.run()
+    assert trainer.step == trainer.steps and np.isfinite(trainer.history[-1]["loss"])
+
+
+def test_a_crop_of_a_larger_stored_image_has_detail_that_the_small_one_has_lost(shipped: dict[str, Any]) -> None:
+    method, _ = build(shipped, "simclr")
+    checks = torch.from_numpy(np.indices((56, 56)).sum(0) % 2 * np.uint8(255)).expand(8, 1, 56, 56)  # one pixel a field
+    still = replace(method.augment, crop_scale=(0.25, 0.25), jitter=0.0, grayscale=0.0, flip=0.0)
+    rng = Rng(torch.arange(8), 0)
+    detail = [float(method.view(images, rng, still).std()) for images in (checks, method.whole(checks))]
+    assert detail[0] > 3 * detail[1]

@@ -237,6 +237,7 @@ def test_impossible_settings_are_named(tmp_path: Path, shipped: dict[str, Any]) 
     folder = write(tmp_path / "in", class_folders(2))
     wrong = {
         "image_size": 4,
+        "store_size": 16,
         "channels": 17,
         "bits": 12,
         "fit": "squash",

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from tasks.prepare import images
 from tasks.prepare.preparation import prepare
 from tasks.prepare.sources import sample, torchvision
-from tasks.runtime import files
+from tasks.runtime import dataset, files
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.params import DataConfig
 from tests.support import corpus
@@ -395,3 +395,17 @@ def test_a_fourth_band_is_told(tmp_path: Path) -> None:
     }
     data = run(tmp_path, config(write(tmp_path / "in", pictures)))
     assert "1 images: partly transparent, laid on white" in data.audit["warnings"] and "bit_depth" not in data.meta
+
+
+def test_images_are_stored_at_their_own_side_if_asked_for(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    for number in range(8):
+        path = folder / CLASSES[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(corpus.encoded(corpus.picture(number)))
+    found = run(tmp_path, config(folder, store_size=24))
+    assert (found.meta["image_size"], found.meta["store_size"]) == (16, 24) and found.train_images.shape[1:] == (3, 24, 24)
+    assert len(dataset.load(found.path).train_images) == 6
+    (found.path / "meta.json").write_text(json.dumps({**found.meta, "store_size": 16}))
+    with pytest.raises(IntegrityError, match=r"it must hold uint8 \(N, 3, 16, 16\)"):
+        dataset.load(found.path)

@@ -172,7 +172,6 @@ MISTAKES = [
     ({"method": {"simclr": {"train": {"lr": "1e-3"}}}}, 2, "train.lr is '1e-3'"),
     ({"train": {"learning_rate": 0.1}}, 2, "train.learning_rate is unknown"),
     ({"method": {"simclr": {"train": {"optimizer": "sdg"}}}}, 2, "must be one of sgd, adam, adamw, lars"),
-    ({"train": {"batch_size": 1000}}, 2, "larger than the 96 training images"),
     ({"method": {"simclr": {"temprature": 0.1}}}, 2, "did you mean 'temperature'"),
     ({"augmnt": {"flip": 0.5}}, 2, "did you mean 'augment'"),
     ({"method": {"byol": {"momentun": 0.9}}}, 2, "did you mean 'momentum'"),  # of another method: before an hour is spent
@@ -189,6 +188,18 @@ def test_a_wrong_parameter_is_one_line(project: Path, change: dict, code: int, m
     assert message in result.stderr
     assert "Traceback" not in result.stderr and len(result.stderr.strip().splitlines()) == 1
     assert not (project / "out").exists()
+
+
+def test_a_batch_larger_than_the_images_is_lowered_said_and_stored(project: Path) -> None:
+    set_params(project, {"train": {"batch_size": 1000, "epochs": 1}})
+    result = command(project, *STAGE)
+    assert result.returncode == 0, result.stderr
+    words = "train.batch_size 96 instead of 1000"
+    assert f"simclr: 96 training images are few: {words}" in result.stderr
+    facts = json.loads((project / "out/encoders/simclr-0/encoder.json").read_text())
+    assert (facts["train"]["batch_size"], facts["few_images"]) == (96, words)
+    assert command(project, "tasks.evaluate", *STAGE[1:]).returncode == 0
+    assert json.loads((project / "out/metrics/simclr-0.json").read_text())["protocol"]["few_images"] == words
 
 
 TEXTS = [

@@ -1,12 +1,13 @@
 """The files of a run may not get through: its numbers and its state do, and the files follow later."""
 
-import json
 from pathlib import Path
 
 import pytest
+import yaml
 from mlflow.exceptions import MlflowException
 
 from tasks import sync
+from tasks.tracking import artifacts
 from tasks.tracking.journal import Journal
 from tasks.tracking.tracker import Tracker
 from tests.tasks.tracking.test_tracking import empty_store, evaluated, only_run, query, root, rows, training
@@ -36,7 +37,7 @@ def block(root: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> str:
     def refuse(*arguments: object, **named: object) -> None:
         raise error
 
-    for name in ("log_artifact", "log_dict"):
+    for name in ("log_artifact", "log_dict", "log_text"):
         monkeypatch.setattr(f"mlflow.tracking.client.MlflowClient.{name}", refuse)
     return "403" if kind == "a server that refuses" else "no"
 
@@ -51,7 +52,7 @@ def test_numbers_and_states_arrive_without_the_files_which_follow(
         for _ in range(2):
             sync.once(root)
             said = capsys.readouterr()
-            assert "the files of simclr-0 (views.png, long_params.json): " in said.err and "(map.png): " in said.err
+            assert "the files of simclr-0 (views.png, params.yaml): " in said.err and "(map.png): " in said.err
             assert reason in said.err and "Traceback" not in said.err and "tracking: 0 journals" in said.out
         run = only_run(root)
         assert run.info.status == "FINISHED" and run.data.tags["ssl.missing_artifacts"] == "views.png, long_params.json"
@@ -67,7 +68,7 @@ def test_numbers_and_states_arrive_without_the_files_which_follow(
     assert rows(root) == before and not [tag for tag in run.data.tags if tag.startswith("ssl.missing")]
     stored = root / "mlruns/artifacts" / run.info.run_id / "artifacts"
     assert (stored / "views/views.png").read_bytes() == (stored / "map.png").read_bytes() == b"picture"
-    assert len(json.loads((stored / "long_params.json").read_text())["note"]) == 7000
+    assert len(yaml.safe_load((stored / "params.yaml").read_text())["note"]) == 7000
     assert query(root, "SELECT count(*) FROM runs") == [(1,)]
 
 
@@ -76,3 +77,22 @@ def test_a_bug_on_the_way_is_not_taken_for_a_refusal(root: Path, monkeypatch: py
     monkeypatch.setattr("mlflow.tracking.client.MlflowClient.log_artifact", lambda *arguments: {}["bug"])
     with pytest.raises(KeyError):
         Tracker(root).sync()
+
+
+def test_a_training_has_its_parameters_and_the_confusion_matrix_of_its_evaluation(root: Path) -> None:
+    params = {"train": {"lr": 0.1, "betas": [0.9, 0.99]}, "method": {"temperature": 0.2, "uri": "s3://me:pw@host/x"}}
+    with training(root / "out/journal/simclr-0.jsonl", params=params) as journal:
+        journal.end("FINISHED", encoder_sha256="e0")
+    predictions = root / "out/predictions/simclr-0.csv"
+    predictions.parent.mkdir()
+    predictions.write_text("actual,predicted,knn\nBag,Bag,Coat\nBag,Coat,Coat\nCoat,Coat,Coat\nBag,Coat,Bag\n")
+    with Journal(evaluated(root)) as journal:
+        journal.artifact(Path("out/predictions/simclr-0.csv"), "predictions")
+        journal.end("FINISHED", encoder_sha256="e0")
+    Tracker(root).sync()
+    stored = root / "mlruns/artifacts" / only_run(root).info.run_id / "artifacts"
+    assert (stored / "predictions/confusion.csv").read_text() == "actual,Bag,Coat\nBag,1,2\nCoat,0,1\n"
+    shown = {"temperature": 0.2, "uri": "s3://***@host/x"}
+    assert yaml.safe_load((stored / "params.yaml").read_text()) == params | {"method": {"simclr": shown}}
+    predictions.write_text("actual,predicted,knn\n")  # no labelled test image
+    assert artifacts.confusion(predictions) == ""

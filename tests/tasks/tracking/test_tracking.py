@@ -304,7 +304,7 @@ def test_odd_names_and_long_values_are_kept_apart_and_whole(root):
     assert run.data.params["ключ"] == "значение"
     assert run.data.params["uri"] == "s3://***@host/x"
     assert "cut, sha256" in run.data.params["long"]
-    folder = tracker.client.download_artifacts(run.info.run_id, "long_params.json", str(root))
+    folder = tracker.client.download_artifacts(run.info.run_id, "params.yaml", str(root))
     assert "x" * 20_000 in Path(folder).read_text()
     assert read_record(path).run["params"] == params
     assert clean("train/loss") == "train/loss"

@@ -1,0 +1,61 @@
+"""Few images: the shipped values of every method are lowered to what they allow, said and stored."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ssl_core.catalogue import METHODS, load_class
+from ssl_core.engine.data import Images
+from ssl_core.engine.encoders import build
+from ssl_core.engine.method import DataInfo
+from ssl_core.engine.train import Trainer
+from ssl_core.methods.moco import MoCo
+from tasks.pretrain import fitting
+from tasks.runtime import params
+from tests.conftest import ROOT, textured_images
+
+SHIPPED = params.load(ROOT / "params.yaml")
+
+
+@pytest.mark.parametrize("count", [19, 150])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_on_few_images_with_the_shipped_values(name: str, count: int) -> None:
+    asked = params.method_params(SHIPPED, name)
+    chosen = fitting.fit(asked, count)
+    assert min(asked.train.batch_size, count) // 2 < chosen.train.batch_size <= count
+    config = replace(chosen.encoder, width=4) if chosen.encoder.name == "small" else replace(chosen.encoder, depth=1)
+    images = torch.from_numpy(textured_images(count, 1, 28))
+    encoder = build(config, 1, 28, seed=0)
+    method = load_class(name)(encoder, chosen.config, chosen.augment, DataInfo(count, 28, 1, (0.5,), (0.3,)))
+    train = replace(chosen.train, epochs=2, epoch_share=1.0, precision="float32")
+    trainer = Trainer(method, Images(images.numpy(), torch.device("cpu")), train, 0)
+    trainer.run()
+    assert trainer.step == 2 * (count // chosen.train.batch_size) and math.isfinite(trainer.history[-1]["loss"])
+
+
+def test_enough_images_change_nothing() -> None:
+    for name in METHODS:
+        asked = params.method_params(SHIPPED, name)
+        assert fitting.fit(asked, 1024) == asked
+
+
+def test_what_is_lowered_is_the_largest_that_fits_and_is_said() -> None:
+    asked = params.method_params(SHIPPED, "pcl")
+    used = fitting.fit(asked, 150)
+    assert (
+        fitting.in_words(fitting.lowered(asked, used))
+        == "queue 128 instead of 1024, clusters 100 and 150 instead of 100 and 200 and 400"
+    )
+    used = fitting.fit(asked, 19)
+    assert (used.train.batch_size, used.config.queue, used.config.clusters) == (16, 16, (19,))
+
+
+def test_a_step_of_both_views_and_several_processes_share_the_images() -> None:
+    asked = params.method_params(SHIPPED, "moco")
+    config = replace(asked.config, symmetric=True)
+    used = fitting.fit(replace(asked, config=config), 50)
+    assert (used.train.batch_size, used.config.queue) == (24, 48) and MoCo.largest_batch(config, 50) == 24
+    shared = fitting.fit(replace(asked, train=replace(asked.train, processes=2), config=replace(asked.config, splits=2)), 19)
+    assert shared.train.batch_size == 18
