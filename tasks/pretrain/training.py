@@ -56,42 +56,57 @@ def make_method(chosen: params.MethodParams, data: dataset.Dataset, seed: int, s
     return method
 
 
+def make_trainer(
+    chosen: params.MethodParams, data: dataset.Dataset, seed: int, device: torch.device, start: Start | None = None
+) -> Trainer:
+    """The trainer before its first step: ``make_method`` on all the training images of ``data``."""
+    epochs = 0 if chosen.name == "supervised" and not data.has_labels else None
+    images = Images(data.train_images, device, dataset.at_random(data.train_images))
+    labels = torch.from_numpy(data.train_labels.copy())
+    return Trainer(make_method(chosen, data, seed, start), images, chosen.train, seed, epochs, labels)
+
+
 class Training:
     """One run: the trainer, and what is written while it goes."""
 
     def __init__(self, stage: Stage, name: str, seed: int, device: torch.device, start: Start | None = None):
-        self.stage, self.name, self.seed, self.start = stage, name, seed, start
+        self.stage, self.name, self.seed, self.device, self.start = stage, name, seed, device, start
         self.leads = distributed.rank() == 0
         self.params = params.method_params(params.load(), name)
         self.data = dataset.load()
-        self.method = make_method(self.params, self.data, seed, start)
-        epochs = 0 if name == "supervised" and not self.data.has_labels else None
-        images = Images(self.data.train_images, device, dataset.at_random(self.data.train_images))
-        labels = torch.from_numpy(self.data.train_labels.copy())
-        self.trainer = Trainer(self.method, images, self.params.train, seed, epochs, labels)
         self.checkpoints = stage.work / "checkpoints"
         self.seconds = 0.0
         self.times: list[int] = []
-        self._resume()
+        self._begin_journal(self.rewind())
         self.started = self.saved = time.monotonic()
         label = f"{name} (seed {seed}) on {device.type}"
         per_step = self.params.train.batch_size
         self.display = Progress(label, self.trainer.steps, "images", per_step, stage.work / "progress.json", self.trainer.step)
 
-    def _resume(self) -> None:
+    def rewind(self) -> dict[str, Any] | None:
+        """Make the trainer, as the newest checkpoint has it; returns the checkpoint's scalars, None if there is none."""
+        self.trainer = make_trainer(self.params, self.data, self.seed, self.device, self.start)
         needed = {f"method.{name}": value for name, value in self.method.state_dict().items()}
         found = checkpoint.shared(checkpoint.load(self.checkpoints, needed) if self.leads else None)
-        position = None
-        if found is not None:
-            tensors, scalars = found
-            self.trainer.load(tensors, scalars)
-            self.seconds, position = scalars["seconds"], scalars["journal"]
+        if found is None:
+            return None
+        self.trainer.load(*found)
+        return found[1]
+
+    @property
+    def method(self) -> Method:
+        """What is trained."""
+        return self.trainer.method
+
+    def _begin_journal(self, resumed: dict[str, Any] | None) -> None:
+        if resumed is not None:
+            self.seconds = resumed["seconds"]
         if not self.leads:
             return
-        if found is not None:
+        if resumed is not None:
             print(f"{self.name}: continuing from step {self.trainer.step} of {self.trainer.steps}", file=sys.stderr)
-        self.journal = Journal(self.stage.work / "journal.jsonl", position=position)
-        if found is None:
+        self.journal = Journal(self.stage.work / "journal.jsonl", position=resumed and resumed["journal"])
+        if resumed is None:
             self.journal.start(**self._run_facts())
             self._warn_if_short()
 
