@@ -64,10 +64,10 @@ def body(stage: Stage, name: str, seed: int, device: torch.device, start: weight
     try:
         if run.leads:
             with Mirror(run.journal.path):
-                run.trainer.run(run.on_step, run.on_epoch)
+                run.train()
                 run.finish()
         else:
-            run.trainer.run(run.on_step, run.on_epoch)
+            run.train()
     except NonFinite as error:
         broken = error.with_traceback(None)  # whose frames would keep the memory of the step
     except Diverged:

@@ -25,7 +25,7 @@ from ssl_core.engine.train import Position, Trainer
 from ssl_core.engine.weights import put
 from tasks.pretrain.sheet import view_sheet
 from tasks.pretrain.weights import Start
-from tasks.runtime import checkpoint, dataset, files, params, saved_encoder
+from tasks.runtime import checkpoint, dataset, files, hang, params, saved_encoder
 from tasks.runtime.errors import Diverged
 from tasks.runtime.progress import Progress
 from tasks.runtime.stage import Stage
@@ -136,10 +136,16 @@ class Training:
             },
         }
 
+    def train(self) -> None:
+        """Train to the end, or until something ends it."""
+        with hang.watch(self.stage) as self.alive:
+            self.trainer.run(self.on_step, self.on_epoch)
+
     # ------------------------------------------------------------------ callbacks of the loop
 
     def on_step(self, position: Position) -> None:
         """Show, save from time to time, and leave when asked to; several processes do so at the same step."""
+        self.alive()
         if self.leads:
             self.display.update(position.step, f"epoch {position.epoch + 1}/{position.epochs}")
         interval = float(os.environ.get("SSL_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
