@@ -43,6 +43,7 @@ class Doctor:
             ("stages", self.stages),
             ("outputs", self.outputs),
             ("sealed directories", self.seals),
+            ("captures", self.captures),
             ("DVC's cache", self.cache),
             ("flow runs", self.flow_runs),
             ("tracking", self.tracking),
@@ -133,6 +134,17 @@ class Doctor:
     def _manifests(self) -> Iterable[Path]:
         for top in ("data", "out", "reports"):
             yield from sorted((self.root / top).glob(f"**/{files.MANIFEST}"))
+
+    def captures(self) -> None:
+        """Steps that were not finite, kept to be repeated: named; one that is damaged can tell nothing and is removed."""
+        for directory in sorted((self.root / ".ssl" / "captures").glob("[!.]*")):
+            place = directory.relative_to(self.root)
+            try:
+                files.verify(directory)
+                print(f"captures: python -m tasks.replay {place} repeats a step that was not finite; rm -r {place} forgets it")
+            except IntegrityError:
+                files.remove(directory)
+                self.fixed.append(f"removed {place}, which was damaged")
 
     def flow_runs(self) -> None:
         """Flow runs whose process was killed are closed in Prefect."""

@@ -10,26 +10,18 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from tasks.runtime import files, settings
-from tasks.runtime.errors import TrackerDown, run
+from tasks.runtime.errors import run
 from tasks.runtime.redaction import redact
 from tasks.tracking.records import set_aside
 from tasks.tracking.tracker import Tracker
 
 SENT = Path(".ssl/mlflow.json")  # which runs are where, for pages that link to them
-PATIENCE_SECONDS = 600  # a tracker that answers byte by byte never times out by itself
 
 
 def once(root: Path) -> None:
     """Send everything and say so in one line."""
-
-    def give_up(number: int, frame: Any) -> None:
-        raise TrackerDown(f"MLflow did not take the journals in {PATIENCE_SECONDS} s; run python -m tasks.sync later")
-
-    signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(PATIENCE_SECONDS)
     tracker, aside = Tracker(root), set_aside(root)
     complete = tracker.sync()
     for journal in () if tracker.problems else aside:

@@ -44,7 +44,11 @@ LEAST_ROWS = 10
 
 
 class NonFinite(RuntimeError):
-    """The loss or the gradient is not a number; raised before that reaches anything that is saved."""
+    """The loss or the gradient of ``step`` is not a number; raised before that reaches anything that is saved."""
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,8 @@ class Trainer:
         self.step = 0
         self.history: list[dict[str, float]] = []
         self._sums: dict[str, Tensor] = {}
-        self._guard_steps = 1 if self.device.type == "cpu" else GUARD_STEPS
+        self.guard_steps = 1 if self.device.type == "cpu" else GUARD_STEPS
+        """After so many steps their numbers are looked at."""
         self._broken = torch.full((), torch.inf, dtype=torch.float64, device=self.device)
 
     # ------------------------------------------------------------------ running
@@ -171,7 +176,7 @@ class Trainer:
     def _train_step(self, ids: Tensor, images: Tensor, epoch: int) -> None:
         self.method.train()
         progress = self.step / self.steps
-        rng = Rng(ids, self.seed, VIEWS, epoch, self.step)
+        rng = Rng(ids, *self.key(epoch))
         with torch.no_grad():
             views = self.method.views(self.method.seen(images), rng)
         with self.autocast():
@@ -189,6 +194,10 @@ class Trainer:
         for name, value in out.items():
             self._sums[name] = self._sums.get(name, torch.zeros((), device=self.device)) + value.detach().float()
 
+    def key(self, epoch: int) -> tuple[int, ...]:
+        """Names the random numbers of the next step."""
+        return self.seed, VIEWS, epoch, self.step
+
     def _guard(self, loss: Tensor) -> None:
         """Clip, and note the first step with a number that is not finite: a half more if only its gradient is not."""
         grads = [p.grad for p in self.method.parameters() if p.grad is not None]
@@ -196,7 +205,7 @@ class Trainer:
         norm = torch.linalg.vector_norm(torch.stack(norms))
         place = torch.where(torch.isfinite(loss), self.step + 0.5, float(self.step))
         self._broken = torch.minimum(self._broken, torch.where(torch.isfinite(loss + norm), torch.inf, place))
-        if self.step % self._guard_steps == 0:
+        if self.step % self.guard_steps == 0:
             self._refuse_broken()
         clip(grads, norms, norm, self.config)
 
@@ -206,7 +215,8 @@ class Trainer:
         if place < torch.inf:
             which = "loss" if place == int(place) else "gradient"
             raise NonFinite(
-                f"the {which} is not finite at step {int(place)} of {self.steps}; lower train.lr or use precision float32"
+                f"the {which} is not finite at step {int(place)} of {self.steps}; lower train.lr or use precision float32",
+                int(place),
             )
 
     def autocast(self) -> torch.autocast:

@@ -4,12 +4,14 @@ With ``train.processes`` above 1 the command starts that many processes, which s
 ``torchrun -m tasks.pretrain METHOD SEED`` starts them by hand, also on several machines.
 """
 
+import os
 import sys
+from typing import NoReturn
 
 import torch
 
 from ssl_core.engine.train import NonFinite, precision_of
-from tasks.pretrain import weights
+from tasks.pretrain import capture, weights
 from tasks.pretrain.training import Training
 from tasks.runtime import errors, params, processes, start_rows
 from tasks.runtime.device import machine, pick_device
@@ -59,19 +61,38 @@ def num_processes(name: str) -> int:
 def body(stage: Stage, name: str, seed: int, device: torch.device, start: weights.Start | None = None) -> None:
     """Train, then write."""
     run = Training(stage, name, seed, device, start)
-    if not run.leads:
-        run.trainer.run(run.on_step, run.on_epoch)
-        return
+    broken = None
     try:
-        with Mirror(run.journal.path):
-            run.trainer.run(run.on_step, run.on_epoch)
-            run.finish()
+        if run.leads:
+            with Mirror(run.journal.path):
+                run.train()
+                run.finish()
+        else:
+            run.train()
     except NonFinite as error:
-        run.journal.end("FAILED", cost={})
-        raise Diverged(f"{name}: {error}") from None
+        broken = error.with_traceback(None)  # whose frames would keep the memory of the step
     except Diverged:
         run.journal.end("FAILED", cost={})
         raise
+    if broken:
+        fail(run, broken)
+
+
+def fail(run: Training, broken: NonFinite) -> NoReturn:
+    """End a training with a number that is not finite, and keep the step."""
+    if run.leads:
+        run.journal.end("FAILED", cost={})
+    try:
+        taken = capture.take(run, broken.step)
+        kept = "; it is finite when it is repeated"
+        if taken:
+            path, where = taken
+            kept = f"; {where}; python -m tasks.replay {os.path.relpath(path)} repeats the step"
+    except OSError as error:
+        kept = f"; it could not be kept: {errors.explain(error)[1]}"
+    if not run.leads:
+        raise broken  # the first process says so
+    raise Diverged(f"{run.name}: {broken}{kept}")
 
 
 if __name__ == "__main__":

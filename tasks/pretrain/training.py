@@ -26,7 +26,7 @@ from ssl_core.engine.weights import put
 from tasks.pretrain import fitting
 from tasks.pretrain.sheet import view_sheet
 from tasks.pretrain.weights import Start
-from tasks.runtime import checkpoint, dataset, files, params, saved_encoder
+from tasks.runtime import checkpoint, dataset, files, hang, params, saved_encoder
 from tasks.runtime.errors import Diverged
 from tasks.runtime.progress import Progress
 from tasks.runtime.stage import Stage
@@ -57,43 +57,58 @@ def make_method(chosen: params.MethodParams, data: dataset.Dataset, seed: int, s
     return method
 
 
+def make_trainer(
+    chosen: params.MethodParams, data: dataset.Dataset, seed: int, device: torch.device, start: Start | None = None
+) -> Trainer:
+    """The trainer before its first step: ``make_method`` on all the training images of ``data``."""
+    epochs = 0 if chosen.name == "supervised" and not data.has_labels else None
+    images = Images(data.train_images, device, dataset.at_random(data.train_images))
+    labels = torch.from_numpy(data.train_labels.copy())
+    return Trainer(make_method(chosen, data, seed, start), images, chosen.train, seed, epochs, labels)
+
+
 class Training:
     """One run: the trainer, and what is written while it goes."""
 
     def __init__(self, stage: Stage, name: str, seed: int, device: torch.device, start: Start | None = None):
-        self.stage, self.name, self.seed, self.start = stage, name, seed, start
+        self.stage, self.name, self.seed, self.device, self.start = stage, name, seed, device, start
         self.leads = distributed.rank() == 0
         asked, self.data = params.method_params(params.load(), name), dataset.load()
         self.params = fitting.fit(asked, len(self.data.train_images))
         self.lowered = fitting.in_words(fitting.lowered(asked, self.params)) if asked.train.trains else ""
-        self.method = make_method(self.params, self.data, seed, start)
-        epochs = 0 if name == "supervised" and not self.data.has_labels else None
-        images = Images(self.data.train_images, device, dataset.at_random(self.data.train_images))
-        labels = torch.from_numpy(self.data.train_labels.copy())
-        self.trainer = Trainer(self.method, images, self.params.train, seed, epochs, labels)
         self.checkpoints = stage.work / "checkpoints"
         self.seconds = 0.0
         self.times: list[int] = []
-        self._resume()
+        self._begin_journal(self.rewind())
         self.started = self.saved = time.monotonic()
         label = f"{name} (seed {seed}) on {device.type}"
         per_step = self.params.train.batch_size
         self.display = Progress(label, self.trainer.steps, "images", per_step, stage.work / "progress.json", self.trainer.step)
 
-    def _resume(self) -> None:
+    def rewind(self) -> dict[str, Any] | None:
+        """Make the trainer, as the newest checkpoint has it; returns the checkpoint's scalars, None if there is none."""
+        self.trainer = make_trainer(self.params, self.data, self.seed, self.device, self.start)
         needed = {f"method.{name}": value for name, value in self.method.state_dict().items()}
         found = checkpoint.shared(checkpoint.load(self.checkpoints, needed) if self.leads else None)
-        position = None
-        if found is not None:
-            tensors, scalars = found
-            self.trainer.load(tensors, scalars)
-            self.seconds, position = scalars["seconds"], scalars["journal"]
+        if found is None:
+            return None
+        self.trainer.load(*found)
+        return found[1]
+
+    @property
+    def method(self) -> Method:
+        """What is trained."""
+        return self.trainer.method
+
+    def _begin_journal(self, resumed: dict[str, Any] | None) -> None:
+        if resumed is not None:
+            self.seconds = resumed["seconds"]
         if not self.leads:
             return
-        if found is not None:
+        if resumed is not None:
             print(f"{self.name}: continuing from step {self.trainer.step} of {self.trainer.steps}", file=sys.stderr)
-        self.journal = Journal(self.stage.work / "journal.jsonl", position=position)
-        if found is None:
+        self.journal = Journal(self.stage.work / "journal.jsonl", position=resumed and resumed["journal"])
+        if resumed is None:
             self.journal.start(**self._run_facts())
             if self.lowered:
                 print(f"{self.name}: {len(self.data.train_images)} training images are few: {self.lowered}", file=sys.stderr)
@@ -125,10 +140,16 @@ class Training:
             },
         }
 
+    def train(self) -> None:
+        """Train to the end, or until something ends it."""
+        with hang.watch(self.stage) as self.alive:
+            self.trainer.run(self.on_step, self.on_epoch)
+
     # ------------------------------------------------------------------ callbacks of the loop
 
     def on_step(self, position: Position) -> None:
         """Show, save from time to time, and leave when asked to; several processes do so at the same step."""
+        self.alive()
         if self.leads:
             self.display.update(position.step, f"epoch {position.epoch + 1}/{position.epochs}")
         interval = float(os.environ.get("SSL_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))

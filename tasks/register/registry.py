@@ -24,7 +24,7 @@ from tasks.results import model_name
 from tasks.runtime import files
 from tasks.runtime.errors import EnvironmentFault, IntegrityError
 from tasks.runtime.locks import try_lock
-from tasks.tracking import packages, registered
+from tasks.tracking import packages, patience, registered
 from tasks.tracking.records import clean, text
 from tasks.tracking.registered import PACKAGE, SEAL
 from tasks.tracking.tracker import Tracker
@@ -147,7 +147,8 @@ class Registry:
             self.client.log_artifacts(run_id, str(package), folder)
             copy.mkdir()
             source = f"{self.client.get_run(run_id).info.artifact_uri}/{folder}"
-            files.verify(Path(download_artifacts(artifact_uri=source, dst_path=str(copy))))
+            with patience.call(sum(part.stat().st_size for part in package.iterdir())):
+                files.verify(Path(download_artifacts(artifact_uri=source, dst_path=str(copy))))
             return files.sha256(package / files.MANIFEST)
 
 

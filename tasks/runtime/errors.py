@@ -152,6 +152,8 @@ def run(main: Callable[[], T]) -> T:
             print(redact(traceback.format_exc()), end="", file=sys.stderr)
         print(f"error: {message}", file=sys.stderr, flush=True)
         sys.stdout.flush()
+        if isinstance(error, TrackerDown):
+            os._exit(code)  # a thread of MLflow's may still wait for the server, and Python would wait for it
         sys.exit(code)
 
 

@@ -16,11 +16,11 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tasks.runtime import ancestors, declared, files, params, recorded, signals, work
 from tasks.runtime.bus_error import on_bus_error
-from tasks.runtime.errors import EnvironmentFault, IntegrityError, Preempted, UsageError, explain, run
+from tasks.runtime.errors import EnvironmentFault, IntegrityError, Preempted, Stop, UsageError, explain, run
 from tasks.runtime.locks import try_lock
 from tasks.runtime.stage_name import StageName
 
@@ -192,11 +192,14 @@ class Stage:
         os._exit(Preempted.code)
 
     def _end(self) -> None:
+        self.end(Preempted(f"{self.full_name} was asked to stop; the same command goes on from where it last saved"))
+
+    def end(self, error: Stop) -> NoReturn:
         """Leave from another thread than the one that works."""
         try:
-            self._end_with(Preempted(f"{self.full_name} was asked to stop; the same command goes on from where it last saved"))
+            self._end_with(error)
         finally:
-            os._exit(Preempted.code)
+            os._exit(error.code)
 
     def _tell_what_shrank(self) -> None:
         try:

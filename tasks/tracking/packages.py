@@ -7,9 +7,12 @@ from typing import Any
 
 from tasks.runtime import files, params, settings
 from tasks.runtime.errors import IntegrityError, UsageError
-from tasks.tracking import registered
+from tasks.tracking import patience, registered
 from tasks.tracking.registered import CHAMPION, SEAL
 from tasks.tracking.tracker import Tracker
+
+LARGEST = 1 << 30
+"""Bytes of a package; its size is not known before it is here."""
 
 
 def fetch(uri: str | None, place: Path, store: str | None = None) -> tuple[Path, Any]:
@@ -38,7 +41,8 @@ def fetch(uri: str | None, place: Path, store: str | None = None) -> tuple[Path,
         from mlflow.artifacts import download_artifacts
 
         try:
-            package = Path(download_artifacts(artifact_uri=version.source, dst_path=str(place)))
+            with patience.call(LARGEST):
+                package = Path(download_artifacts(artifact_uri=version.source, dst_path=str(place)))
         except OSError as error:
             raise IntegrityError(f"{version.name} version {version.version}: {error}; make run puts it back") from None
         files.verify(package)

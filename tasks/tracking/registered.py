@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from tasks.runtime import files, settings
 from tasks.runtime.errors import EnvironmentFault, IntegrityError, StageFailed, Stop, TrackerDown
 from tasks.runtime.redaction import redact
-from tasks.tracking import own_store
+from tasks.tracking import own_store, patience
 
 REGISTRATION = Path("out/registry.json")
 CHAMPION = "champion"
@@ -260,7 +260,7 @@ def _unreadable_there(source: str, seal: str) -> str | None:
     from mlflow.exceptions import MlflowException
 
     try:
-        with tempfile.TemporaryDirectory(prefix="ssl-manifest-") as place:
+        with tempfile.TemporaryDirectory(prefix="ssl-manifest-") as place, patience.call():
             manifest = Path(download_artifacts(artifact_uri=f"{source}/{files.MANIFEST}", dst_path=place))
             if files.sha256(manifest) != seal:
                 return f"{source} does not hold what was registered"

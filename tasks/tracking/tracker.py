@@ -17,7 +17,7 @@ from tasks.runtime import settings
 from tasks.runtime.errors import EnvironmentFault, TrackerDown, UsageError, is_full, no_space
 from tasks.runtime.locks import try_lock
 from tasks.runtime.redaction import redact
-from tasks.tracking import artifacts, journal, logged_models, own_store
+from tasks.tracking import artifacts, journal, logged_models, own_store, patience
 from tasks.tracking.logged_models import METRICS_PER_BATCH
 from tasks.tracking.records import (
     LONGEST_PARAM,
@@ -63,7 +63,7 @@ class Tracker:
             logging.getLogger(name).setLevel(logging.ERROR)
         with self.errors() if reading else self._guard():
             self._check_file(reading)
-            self.client = MlflowClient()
+            self.client = patience.Patient(MlflowClient())
             self.experiment = "" if reading else self._open()
 
     def sync(self, only: Path | None = None) -> int:

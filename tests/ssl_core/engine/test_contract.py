@@ -283,7 +283,7 @@ def test_a_device_that_is_looked_at_now_and_then_saves_nothing_broken(shipped: d
     from ssl_core.engine.train import NonFinite
 
     method, trainer = build(shipped, "simclr")
-    trainer._guard_steps = 1000
+    trainer.guard_steps = 1000
     honest = method.loss
     trainer.forward = lambda batch: {"loss": honest(batch)["loss"] * (np.nan if trainer.step == 2 else 1.0)}
     with pytest.raises(NonFinite, match="the loss is not finite at step 2 of 8"):

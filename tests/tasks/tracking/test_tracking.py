@@ -25,6 +25,7 @@ from tasks.runtime import recorded, settings
 from tasks.runtime.errors import TrackerDown
 from tasks.runtime.redaction import redact
 from tasks.runtime.work import discard
+from tasks.tracking import patience, registered
 from tasks.tracking.journal import Journal
 from tasks.tracking.mirror import Mirror
 from tasks.tracking.records import clean, read_record, records
@@ -258,7 +259,6 @@ def test_the_journal_of_a_removed_work_directory_is_sent_then_forgotten(root):
     training(work / "journal.jsonl").close()
     assert discard(work) and not work.exists()
     sync.once(root)
-    signal.alarm(0)
     assert only_run(root).info.status == "KILLED" and len(rows(root)) == 6
     assert records(root) == []
 
@@ -504,7 +504,6 @@ def test_a_tracker_that_answers_nonsense_is_one_line_without_secrets(root, monke
         started = time.monotonic()
         with pytest.raises(TrackerDown) as raised:
             sync.once(root)
-    signal.alarm(0)
     assert time.monotonic() - started < 10
     assert "canary" not in str(raised.value) + "".join(capsys.readouterr())
     assert "\n" not in str(raised.value)
@@ -514,7 +513,74 @@ def hang(connection):
     time.sleep(60)
 
 
-@pytest.mark.parametrize("behave", [hang, BAD["500"]], ids=["hangs", "answers 500"])
+def trickle(connection):
+    """A byte every 0.1 s: no request ever times out."""
+    with contextlib.suppress(OSError):
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        while True:
+            connection.sendall(b" ")
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [sync.once, lambda root: registered.ask("any"), lambda root: registered.unreadable("mlflow-artifacts:/0/encoder", "")],
+    ids=["sync", "registry", "package"],
+)
+@pytest.mark.fault("F57")
+def test_a_tracker_that_sends_a_byte_now_and_then_is_given_up_on(root, monkeypatch, ask):
+    finished(root)
+    monkeypatch.setattr(patience, "FREE_SECONDS", 0.5)
+    monkeypatch.setattr(patience, "ALL_SECONDS", 1.0)
+    monkeypatch.setattr(patience, "_waited", [0.0])
+    with scripted(trickle) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        for seconds in (1.5, 0.5):  # of the second call nothing is left but what is free
+            started = time.monotonic()
+            with contextlib.suppress(TrackerDown):
+                reason = ask(root)
+                assert "kept this waiting" in reason or "cannot be used" in reason
+            assert seconds <= time.monotonic() - started < seconds + 5
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_what_is_sent_to_a_server_may_take_the_time_of_its_bytes(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    monkeypatch.setattr(patience, "ALL_SECONDS", 0.0)
+    monkeypatch.setattr(patience, "FREE_SECONDS", 0.2)
+    monkeypatch.setattr(patience, "BYTES_PER_SECOND", 10.0)
+    (tmp_path / "file").write_bytes(b"0123456789")
+
+    class Client:
+        def log_artifacts(self, run, folder):
+            time.sleep(0.6)
+            return "sent"
+
+        log_batch = log_artifacts
+
+    client = patience.Patient(Client())
+    assert client.log_artifacts("run", str(tmp_path)) == "sent"
+    with pytest.raises(TrackerDown, match="kept this waiting"):
+        client.log_batch("run", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///x")
+    assert client.log_batch("run", str(tmp_path)) == "sent"
+
+
+def test_a_command_that_gives_up_waits_for_no_thread_that_does_not(tmp_path):
+    program = """
+import threading, time
+from tasks.runtime.errors import TrackerDown, run
+def main():
+    threading.Thread(target=time.sleep, args=[60]).start()
+    raise TrackerDown("MLflow is gone")
+run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (4, "error: MLflow is gone\n")
+
+
+@pytest.mark.parametrize("behave", [hang, trickle, BAD["500"]], ids=["hangs", "sends a byte now and then", "answers 500"])
 @pytest.mark.fault("F55", "F57", "R7")
 def test_a_training_beside_a_broken_tracker_neither_waits_nor_loses_a_point(root, monkeypatch, capfd, behave):
     with monkeypatch.context() as patch, scripted(behave) as address:
