@@ -58,7 +58,7 @@ check: $(READY) ## formatting, lint, types and the architecture rules
 	@mypy
 	@python -m pytest -q -n 0 tests/whole/test_architecture.py tests/ssl_core/test_catalogue.py
 
-bench: $(READY) ## speed against other libraries, side by side
+bench: $(READY) ## speed against other libraries, side by side: a quarter of an hour
 	@python -m benchmarks
 
 clean: ## remove results and work in progress, but not the installed packages

@@ -8,9 +8,9 @@ from PIL import Image
 from torch.nn import functional as F
 
 
-def synthetic(count: int, size: int) -> np.ndarray:
+def synthetic(count: int, size: int, seed: int = 0) -> np.ndarray:
     """(count, 3, size, size) uint8: smooth color plus a little noise, so that a JPEG is about as large as a photo's."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 6, 6, generator=generator)
     x = F.interpolate(coarse, (size, size), mode="bicubic") + 0.05 * torch.randn(count, 3, size, size, generator=generator)
     return (x.clamp(0, 1) * 255).round().to(torch.uint8).numpy()

@@ -3,8 +3,9 @@
 import os
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -23,15 +24,14 @@ class Contender:
     """One way to do the job."""
 
     name: str
-    start: Callable[[], Steps]
-    """Begins a trial. Set-up before the first yield, and the warm-up steps, are not timed."""
+    trial: Callable[[float], float]
+    """Images per second over so many seconds."""
     floors: dict[str, float | None] = field(default_factory=dict)
     """Other contenders this one is compared with, and how many times faster it must be (None: only stated)."""
 
 
-def rate(contender: Contender, seconds: float, warmup: int = 5) -> float:
-    """Images per second of one trial. Five warm-up steps drain what two loader processes have prepared in advance."""
-    steps = contender.start()
+def rate(steps: Steps, seconds: float, warmup: int) -> float:
+    """Images per second after ``warmup`` steps; the set-up before the first step is not timed either."""
     for _ in range(warmup):
         next(steps)
     images, start = 0, time.perf_counter()
@@ -41,13 +41,13 @@ def rate(contender: Contender, seconds: float, warmup: int = 5) -> float:
     return images / elapsed
 
 
-def interleave(title: str, contenders: list[Contender], rounds: int, seconds: float) -> tuple[list[str], bool]:
+def interleave(title: str, contenders: Sequence[Contender], rounds: int, seconds: float) -> tuple[list[str], bool]:
     """Run every contender once a round; the rows of the table, and whether every floor was held."""
     rates: dict[str, list[float]] = {c.name: [] for c in contenders}
     for number in range(rounds):
         for contender in contenders:
-            rates[contender.name].append(rate(contender, seconds))
-            print(f"  {title}, round {number + 1}: {contender.name} {rates[contender.name][-1]:.0f} images/s", flush=True)
+            rates[contender.name].append(contender.trial(seconds))
+            say(f"{title}, round {number + 1}: {contender.name} {rates[contender.name][-1]:.0f} images/s")
     rows, held = [], True
     for contender in contenders:
         mine = rates[contender.name]
@@ -63,6 +63,11 @@ def interleave(title: str, contenders: list[Contender], rounds: int, seconds: fl
         cells = (title, contender.name, f"{median:.0f}", f"{max(mine):.0f}", f"{spread:.0%}", "; ".join(comparisons))
         rows.append("| " + " | ".join(cells) + " |")
     return rows, held
+
+
+def say(line: str) -> None:
+    """Show where the benchmark is."""
+    print(f"  {line}", file=sys.stderr, flush=True)
 
 
 HEADER = [
