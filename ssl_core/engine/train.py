@@ -44,7 +44,7 @@ LEAST_ROWS = 10
 
 
 class NonFinite(RuntimeError):
-    """The loss or the gradient of ``step`` is not a number; raised before that reaches anything that is saved."""
+    """The loss or the gradient of ``step``, or a feature after it, is not a number; nothing of that is saved."""
 
     def __init__(self, message: str, step: int):
         super().__init__(message)
@@ -247,7 +247,7 @@ class Trainer:
         ids = torch.arange(count, device=self.device) * len(self.images) // count
         plain = self.features(encoder, ids)
         if not torch.isfinite(plain).all():  # the last step was the one too many
-            raise NonFinite(f"the features are not finite after {self.step} of {self.steps} steps; lower train.lr")
+            raise NonFinite(f"the features are not finite after {self.step} of {self.steps} steps; lower train.lr", self.step - 1)
         rngs = (Rng(ids, self.seed, HEALTH, number) for number in (1, 2))
         views = (self.method.view(self.images.batch(ids), rng) for rng in rngs)
         first, second = (frozen(encoder, torch.split(x, EMBED_BATCH), self.precision)[0] for x in views)

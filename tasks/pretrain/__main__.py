@@ -84,7 +84,7 @@ def fail(run: Training, broken: NonFinite) -> NoReturn:
         run.journal.end("FAILED", cost={})
     try:
         taken = capture.take(run, broken.step)
-        kept = "; it is finite when it is repeated"
+        kept = f"; step {broken.step} itself is finite when it is repeated"
         if taken:
             path, where = taken
             kept = f"; {where}; python -m tasks.replay {os.path.relpath(path)} repeats the step"
