@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from tasks.runtime.files import listing_digest
 from tests.conftest import ROOT
 from tests.support import prefect_server as server
 from tests.support import tiny_graph as tiny
+from tests.support.forked import Forked
 from tests.support.processes import wait_for
 
 POLL = 0.3  # seconds between two questions to the server
@@ -36,7 +35,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     tiny.end_all(project)
 
 
-workers: list["subprocess.Popen[str]"] = []
+workers: list[tiny.Started] = []
 
 
 def start_worker(project: Path) -> None:
@@ -147,17 +146,11 @@ for look in range(5):
 def test_the_watcher_waits_until_all_images_arrived_and_starts_one_run(project: Path) -> None:
     server.patch(f"deployments/{deployment('nightly')['id']}", paused=True)
     (project / ".ssl/watch.json").unlink(missing_ok=True)
-    done = subprocess.run(
-        [sys.executable, "-c", LOOKS],
-        cwd=project,
-        env=server.prefect_environment(),
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    seen = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("saw ")]
-    assert seen == ["First", "Arriving", "Arriving", "Changed", "Same"], done.stderr
-    assert done.stderr.count("new images in images: started") == 1
+    done = Forked(project, ("-c", LOOKS), server.prefect_environment())
+    said, noted = done.communicate(180)
+    seen = [line.split()[1] for line in said.splitlines() if line.startswith("saw ")]
+    assert seen == ["First", "Arriving", "Arriving", "Changed", "Same"], noted
+    assert noted.count("new images in images: started") == 1
 
 
 def test_the_listing_sees_names_sizes_and_times_but_follows_no_link(tmp_path: Path) -> None:

@@ -18,13 +18,13 @@ from collections.abc import Mapping
 from multiprocessing import get_context, process
 from pathlib import Path
 
-LIBRARIES = ["torch", "numpy", "yaml", "PIL.Image", "dvc.cli"]
+LIBRARIES = ["torch", "numpy", "yaml", "PIL.Image", "dvc.cli.parser", "dvc.repo.reproduce", "dvc.dvcfile"]
 """What the commands find imported; a module of the tests may add to it before the first command starts."""
 OURS = ("tests", "tasks", "ssl_core", "flows")
 
 
 class Forked:
-    """``python -m ARGUMENTS`` in ``directory``; the part of ``subprocess.Popen[str]`` that tests use.
+    """``python -m ARGUMENTS`` or ``python -c PROGRAM`` in ``directory``: what tests use of ``subprocess.Popen[str]``.
 
     With ``log`` both streams go to that file, otherwise each to one that ``communicate`` reads.
     """
@@ -89,9 +89,13 @@ def _main(directory: str, arguments: tuple[str, ...], environment: dict[str, str
     sys.argv[:] = arguments
     code: object = 0
     try:
-        if arguments[0].startswith(("flows.", "prefect", "uvicorn")):
+        if "prefect" in sys.modules:
             _read_settings_again(ours=arguments[0].startswith("flows."))
-        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+        if arguments[0] == "-c":
+            sys.argv[:] = ["-c", *arguments[2:]]
+            exec(arguments[1], {"__name__": "__main__"})
+        else:
+            runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
     except SystemExit as end:
         code = end.code or 0
     except BaseException:

@@ -61,17 +61,20 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def start(project: Path, *arguments: str, forked: bool = True, **extra: str) -> "Forked | subprocess.Popen[str]":
-    """Start ``python -m ARGUMENTS`` in the project, in a process group of its own; not ``forked``, in a new interpreter."""
+    """Start ``python -m ARGUMENTS`` in the project, in a process group of its own; not ``forked``, in a new interpreter.
+
+    ``-c`` and a program instead of a module is ``python -c``.
+    """
     env = environment(**extra)
-    if forked and arguments[0].startswith("tasks."):
+    if forked:
         return Forked(project, arguments, env)
     pipe = subprocess.PIPE
-    full = [sys.executable, "-m", *arguments]
+    full = [sys.executable, *(() if arguments[0] == "-c" else ("-m",)), *arguments]
     return subprocess.Popen(full, cwd=project, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
 def command(project: Path, *arguments: str, forked: bool = True, **extra: str) -> "subprocess.CompletedProcess[str]":
-    """Run ``python -m ARGUMENTS`` in the project and wait."""
+    """``start``, and wait."""
     process = start(project, *arguments, forked=forked, **extra)
     output = process.communicate(timeout=300)
     return subprocess.CompletedProcess(arguments, process.returncode or 0, *output)

@@ -5,12 +5,11 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 from tests.conftest import ROOT
-from tests.support.project import environment, training_project
+from tests.support.project import command, environment, training_project
 
 SMALL = {
     "run": {"methods": ["simclr"]},
@@ -69,7 +68,7 @@ def test_the_worked_example_touches_three_files_and_stands_everywhere(tmp_path: 
     touched = sorted(name for name in after if before.get(name) != after[name])
     assert touched == ["params.yaml", "ssl_core/evaluation/scores.py", "tests/ssl_core/evaluation/test_retrieval.py"]
 
-    result = subprocess.run([sys.executable, "-c", RUN], cwd=project, env=environment(), capture_output=True, text=True)
+    result = command(project, "-c", RUN)
     assert result.returncode == 0 and "1 passed" in result.stdout, result.stdout + result.stderr
     value = json.loads((project / "out/metrics/simclr-0.json").read_text())["retrieval"]
     assert 0 < value < 1

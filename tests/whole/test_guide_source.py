@@ -3,14 +3,13 @@
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from tasks.runtime import dataset
 from tests.conftest import ROOT, textured_images
-from tests.support.project import copy_project, environment, set_params
+from tests.support.project import command, copy_project, environment, set_params
 
 MODULE, PARAMS, TEST = "tasks/prepare/sources/npz.py", "params.yaml", "tests/tasks/prepare/test_npz.py"
 
@@ -58,7 +57,7 @@ def test_the_worked_example_touches_three_files_and_prepares_its_images(tmp_path
     assert changed(project) == {MODULE, PARAMS, TEST}
 
     set_params(project, {"data": {"image_size": 16}})
-    done = subprocess.run(["dvc", "repro", "prepare"], cwd=project, env=environment(), capture_output=True, text=True)
+    done = command(project, "dvc", "repro", "prepare")
     assert done.returncode == 0, done.stdout + done.stderr
     data = dataset.load(project / "data/prepared")
     assert data.meta["name"] == "cells" and data.meta["classes"] == ["round", "long"]
@@ -67,8 +66,7 @@ def test_the_worked_example_touches_three_files_and_prepares_its_images(tmp_path
     expected = {image.tobytes(): label for image, label in zip(pixels, labels, strict=True)}
     assert stored.items() <= expected.items()
 
-    arguments = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", TEST]
-    result = subprocess.run(arguments, cwd=project, env=environment(), capture_output=True, text=True)
+    result = command(project, "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", TEST)
     assert result.returncode == 0 and "7 passed" in result.stdout, result.stdout + result.stderr
     ruff = shutil.which("ruff", path=environment()["PATH"]) or "ruff"
     for check in (["check"], ["format", "--check"]):

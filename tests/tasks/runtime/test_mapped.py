@@ -1,7 +1,5 @@
 """The prepared images shrink or change in place under a training that has them mapped."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -37,15 +35,13 @@ print("it was read", flush=True)
 @pytest.mark.parametrize("how", READS)
 def test_a_bus_error_is_told_by_whoever_reads(tmp_path: Path, how: str) -> None:
     program = PROGRAM.format(read=READS[how])
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60
-    )
+    done = command(tmp_path, "-c", program, PYTHONPATH=str(ROOT))
     assert (done.returncode, done.stdout) == (6, "it shrank\n"), done.stderr
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return training_project(tmp_path_factory.mktemp("mapped") / "p", method={"simclr": {"train": {"epochs": 40}}})
+    return training_project(tmp_path_factory.mktemp("mapped") / "p", method={"simclr": {"train": {"epochs": 20}}})
 
 
 @pytest.mark.fault("F28", "F29")

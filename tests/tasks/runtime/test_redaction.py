@@ -128,7 +128,7 @@ def test_nothing_that_is_written_or_printed_holds_one(tmp_path: Path, monkeypatc
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         assert CANARY not in "".join(load_lines(tmp_path, "model"))
         done = (
-            support.command(tmp_path, "tasks.sync", forked=False, MLFLOW_TRACKING_URI=address, PYTHONPATH=str(ROOT))
+            support.command(tmp_path, "tasks.sync", MLFLOW_TRACKING_URI=address, PYTHONPATH=str(ROOT))
             if address == ADDRESSES[1]
             else None
         )
