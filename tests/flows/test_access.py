@@ -81,4 +81,4 @@ def test_a_flow_without_a_server_starts_one_that_answers_it_alone(project: Path,
             assert foreign.send(port, *attack, **disguise)[0] == 401, (attack, disguise)
     assert process.wait(120) == 0
     log = (project / ".ssl" / "flow.log").read_text()
-    assert "1 stages: 1 ran" in log and "401" not in log and "Unauthorized" not in log, log
+    assert "1 stage: 1 ran" in log and "401" not in log and "Unauthorized" not in log, log
