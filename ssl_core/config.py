@@ -30,6 +30,13 @@ class ConfigError(ValueError):
     """A wrong key, value or type in the parameters; the message names it and says what would be right."""
 
 
+class MissingKey(ConfigError):
+    """A key is not there at all, as in a file of an older version."""
+
+    def __init__(self, key: str):
+        super().__init__(f"{key} is missing")
+
+
 def typed(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """Build the dataclass ``cls`` from ``values``; every field without a default must be there and nothing else.
 
@@ -47,7 +54,7 @@ def typed(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     needed = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]  # type: ignore[arg-type]
     missing = [k for k in needed if k not in values]
     if missing:
-        raise ConfigError(f"{where}.{missing[0]} is missing")
+        raise MissingKey(f"{where}.{missing[0]}")
     return cls(**{k: _convert(hint, values[k], f"{where}.{k}") for k, hint in fields.items() if k in values})
 
 

@@ -29,6 +29,7 @@ from tasks.register import registry
 from tasks.runtime import files, settings
 from tasks.runtime.errors import DataError, EnvironmentFault, UsageError, run
 from tasks.runtime.progress import Progress
+from tasks.runtime.words import counted
 
 Outputs = Callable[[torch.Tensor], torch.Tensor]
 BATCH = 256
@@ -195,12 +196,12 @@ def show_odd(names: list[str], similarity: torch.Tensor, index: torch.Tensor, mo
     """Print the images least like others, and those whose folder looks wrong."""
     odd = outliers(similarity)
     if odd:
-        print(f"much less like any other than is usual: {len(odd)} images")
+        print(f"much less like any other than is usual: {counted(len(odd), 'image', 'images')}")
     for row in odd[:most]:
         print(f"    {float(similarity[row].mean()):6.3f}  {names[row]}")
     wrong = suspects([class_folder(name) for name in names], index)
     if wrong:
-        print(f"in another class than their neighbors: {len(wrong)} images")
+        print(f"in another class than their neighbors: {counted(len(wrong), 'image', 'images')}")
     for suspect in wrong[:most]:
         print(f"    {names[suspect.row]}: {suspect.share:.0%} of its neighbors are {suspect.other}")
     sections = [Section("much less like any other than is usual", odd[:ACROSS])] if odd else []
@@ -215,7 +216,7 @@ def class_folder(name: str) -> str:
 
 def show_duplicates(names: list[str], found: Duplicates, arguments: Any) -> None:
     """Print pairs, or the groups they form when they are too many to read."""
-    what = f"{found.count} pairs, {len(found.groups)} groups of images"
+    what = f"{counted(found.count, 'pair', 'pairs')}, {counted(len(found.groups), 'group', 'groups')} of images"
     print(f"near-duplicates (centered cosine of at least {arguments.threshold}): {what}")
     most = None if arguments.all else SHOWN
     if found.count <= MOST_PAIRS:
@@ -289,7 +290,7 @@ def main() -> None:
     names, features = embed(arguments.path, encoder, source, dense)
     write(arguments.output, names, features, encoder.uri)
     size = " x ".join(map(str, features.shape[1:]))
-    print(f"{len(names)} images -> {arguments.output} ({size} features each, {encoder.uri})")
+    print(f"{counted(len(names), 'image', 'images')} -> {arguments.output} ({size} features each, {encoder.uri})")
     sections = show(names, features.flatten(2).mean(2) if arguments.dense else features, arguments)
     if arguments.sheet and sections:
         write_sheet(arguments.sheet, sections, names, source, encoder)

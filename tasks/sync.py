@@ -14,6 +14,7 @@ from pathlib import Path
 from tasks.runtime import files, settings
 from tasks.runtime.errors import run
 from tasks.runtime.redaction import redact
+from tasks.runtime.words import counted
 from tasks.tracking.records import set_aside
 from tasks.tracking.tracker import Tracker
 
@@ -30,7 +31,7 @@ def once(root: Path) -> None:
     files.write_json(root / SENT, where)
     for problem in (*tracker.damage, *(f"MLflow refuses {problem}" for problem in tracker.problems)):
         print(f"warning: {problem}", file=sys.stderr)
-    print(f"tracking: {complete} journals are in MLflow at {redact(tracker.uri)}")
+    print(f"tracking: {counted(complete, 'journal is', 'journals are')} in MLflow at {redact(tracker.uri)}")
 
 
 def follow(root: Path, journal: Path, interval: float) -> None:

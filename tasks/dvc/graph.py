@@ -4,12 +4,14 @@ Here and in tasks/dvc/lock_files.py alone DVC's Python API is used, which is und
 Stages run as ``dvc`` processes (tasks/dvc/runner.py).
 """
 
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssl_core.config import MissingKey
 from tasks.dvc.image_path import check_images
 from tasks.dvc.lock_files import locked, recorded
 from tasks.dvc.runner import dvc
@@ -64,6 +66,9 @@ def plan(root: Path) -> list[PlannedStage]:
                 planned[name] = PlannedStage(name, StageName.parse(name), inputs, outs, stale)
             return list(planned.values())
     except DvcException as error:
+        missing = re.search(r"Could not find '([\w.]+)'", str(error))
+        if missing:
+            raise MissingKey(missing[1]) from None
         raise UsageError(f"{_one_line(error)}; see also python -m tasks.doctor") from None
 
 

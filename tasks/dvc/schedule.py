@@ -8,6 +8,7 @@ from tasks.dvc.outcome import Fate, Outcome
 from tasks.runtime import files
 from tasks.runtime.cores import cores
 from tasks.runtime.errors import StageFailed, UsageError
+from tasks.runtime.words import counted
 
 NAMED = 3
 """Stages named where more share a reason."""
@@ -87,7 +88,8 @@ class Schedule:
     def summary(self) -> str:
         """One line of counts, then one for each reason why stages failed or were not run."""
         counts = {fate: len(self._which(fate)) for fate in Fate}
-        lines = [f"{len(self.chosen)} stages: " + ", ".join(f"{n} {fate}" for fate, n in counts.items() if n)]
+        found = ", ".join(f"{n} {fate}" for fate, n in counts.items() if n)
+        lines = [f"{counted(len(self.chosen), 'stage', 'stages')}: {found}"]
         for fate in (Fate.FAILED, Fate.NOT_RUN):
             groups: dict[str, list[str]] = {}
             for name in sorted(self._which(fate), key=self.chosen.index):

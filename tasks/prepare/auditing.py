@@ -19,6 +19,7 @@ from tasks.prepare.layout import shown
 from tasks.runtime.audit import Audit, Conflicts, Examples, Labelled, Leaks, NearDuplicates, NearPair, Repeats, Sizes
 from tasks.runtime.cores import cores
 from tasks.runtime.dataset import BLOCK, Array, blocks, hashes
+from tasks.runtime.words import counted
 
 EXAMPLES = 10
 NAMED = 10
@@ -234,20 +235,23 @@ def describe_sizes(sizes: Array) -> Sizes:
 
 def warnings(audit: Audit, num_train: int, image_size: int, channels: int) -> list[str]:
     """What a person should read, one sentence each."""
-    sentences = [f"{len(audit.quarantined)} files could not be used and are left out"] if audit.quarantined else []
+    left_out = counted(len(audit.quarantined), "file could not be used and is", "files could not be used and are")
+    sentences = [f"{left_out} left out"] if audit.quarantined else []
     sentences += _copies_in_words(audit)
     counts = audit.classes["train"]
     if num_train < 100:
-        sentences.append(f"only {num_train} training images: differences between methods will be noise")
+        few = counted(num_train, "training image", "training images")
+        sentences.append(f"only {few}: differences between methods will be noise")
     if counts and max(counts.values()) >= 10 * max(1, min(counts.values())):
         small, large = (choose(counts, key=lambda k: counts[k]) for choose in (min, max))
         sentences.append(
-            f"unbalanced: {counts[large]} images of {large!r} but {counts[small]} of {small!r}; see per-class scores"
+            f"unbalanced: {counts[large]:,} images of {large!r} but {counts[small]} of {small!r}; see per-class scores"
         )
-    sentences += [f"{n} images: {text}" for text, n in sorted(audit.notes.items())]
+    sentences += [f"{counted(n, 'image', 'images')}: {text}" for text, n in sorted(audit.notes.items())]
     if audit.enlarged:
         sentences.append(
-            f"{audit.enlarged} images were smaller than {image_size} pixels and are enlarged; lower data.image_size"
+            f"{counted(audit.enlarged, 'image was', 'images were')} smaller than {image_size} pixels and enlarged;"
+            " lower data.image_size"
         )
     colors = {"RGB", "RGBA", "P", "CMYK", "YCbCr"} & set(audit.modes)
     if channels == 1 and colors:
@@ -261,19 +265,23 @@ def _copies_in_words(audit: Audit) -> list[str]:
     leaks, near, sentences = audit.leaks, audit.near_duplicates, []
     if leaks.count:
         fate = "they are dropped from training" if leaks.dropped else "they inflate every score (set data.drop_leaks: true)"
-        sentences.append(f"{leaks.count} training images are also in the test split; {fate}")
+        sentences.append(f"{counted(leaks.count, 'training image is', 'training images are')} also in the test split; {fate}")
     if near.count:
         sentences.append(
-            f"{near.count} of {near.checked} test images look like a training image"
+            f"{near.count:,} of {near.checked:,} test images {'looks' if near.count == 1 else 'look'} like a training image"
             f" ({near.mirrored} of them mirrored); scores may be too good"
         )
     for split in ("train", "test"):
         if audit.duplicates[split].extra:
-            sentences.append(f"{audit.duplicates[split].extra} images of the {split} split are exact copies of others in it")
+            of = f"of the {split} split"
+            copies = counted(audit.duplicates[split].extra, f"image {of} is an exact copy", f"images {of} are exact copies")
+            sentences.append(f"{copies} of others in it")
         if audit.constant[split].count:
-            sentences.append(f"{audit.constant[split].count} images of the {split} split are a single color")
+            of = f"of the {split} split"
+            sentences.append(counted(audit.constant[split].count, f"image {of} is a", f"images {of} are a") + " single color")
     if audit.conflicts.count:
-        sentences.append(f"{audit.conflicts.count} pairs of equal images have different labels")
+        pairs = counted(audit.conflicts.count, "pair of equal images has", "pairs of equal images have")
+        sentences.append(f"{pairs} different labels")
     return sentences
 
 
@@ -284,14 +292,14 @@ def in_three_lines(meta: Mapping[str, Any], audit: Audit) -> list[str]:
         meta: ``meta.json``.
     """
     names = ", ".join(meta["classes"][:NAMED]) + (", ..." if len(meta["classes"]) > NAMED else "")
-    classes = f"{len(meta['classes'])} classes ({names})" if meta["classes"] else "no labels"
+    classes = f"{counted(len(meta['classes']), 'class', 'classes')} ({names})" if meta["classes"] else "no labels"
     aside = sum(audit.classes["holdout"].values())
     kept = [f"{aside:,} of them held out for choices"] if aside else []
     kept += [f"{audit.unlabelled:,} without a label"] if audit.unlabelled and meta["classes"] else []
-    train = f"{meta['num_train']:,} training images" + (f" ({', '.join(kept)})" if kept else "")
+    train = counted(meta["num_train"], "training image", "training images") + (f" ({', '.join(kept)})" if kept else "")
     lines = [
         f"{meta['name']}: {classes}",
-        f"split: {train}, {meta['num_test']:,} test images",
+        f"split: {train}, {counted(meta['num_test'], 'test image', 'test images')}",
         f"audit: {'; '.join(audit.warnings) or 'nothing odd'}",
     ]
     return [printable(line) for line in lines]

@@ -7,6 +7,7 @@ from typing import Any
 
 from tasks.prepare.layout import SPLITS, Item
 from tasks.runtime.errors import DataError
+from tasks.runtime.words import counted
 
 SEVERAL = ("|", ";")
 """What parts several labels of one image, where they are written as one."""
@@ -78,7 +79,8 @@ def arranged(rows: Sequence[Row], names: Sequence[str] | None, where: str) -> tu
             raise DataError(f"{where}: {row.name!r} is listed twice, with different labels, splits or groups")
     _check_groups(items.values(), where)
     unused = sum(split not in use for split in splits)
-    return list(items.values()), shown, [f"{unused} images of the split val are not used"] if unused else []
+    rest = counted(unused, "image of the split val is", "images of the split val are")
+    return list(items.values()), shown, [f"{rest} not used"] if unused else []
 
 
 def _in_order(label: str) -> tuple[int, int, str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from tasks.runtime.errors import DataError
+from tasks.runtime.words import counted
 
 SPLITS = {
     "train": "train",
@@ -104,7 +105,9 @@ def arrange(names: Iterable[str], folders: Iterable[str], where: str) -> Layout:
         _check_folders(placed, [_split_of(f, use) for f in folders if is_image(f)], where)
     if unused:
         used = " and ".join(sorted(use))
-        remarks.append(f"{unused.total()} images outside the folders {used} are not used: {_counted(unused)}")
+        number = unused.total()
+        rest = counted(number, f"image outside the folders {used} is", f"images outside the folders {used} are")
+        remarks.append(f"{rest} not used: {_counted(unused)}")
     layout.warnings[:0] = remarks
     return layout
 
@@ -144,7 +147,8 @@ def _roles(inside: Mapping[str, Sequence[Parts]], where: str) -> tuple[dict[str,
         elif role not in labelled:
             use[top] = "unlabeled"
             source = labelled[0] if labelled else "data.test_fraction of each class in train"
-            remarks.append(f"{len(inside[top])} images in {top} have no labels: trained on without them; scores use {source}")
+            lacking = counted(len(inside[top]), f"image in {top} has no label", f"images in {top} have no labels")
+            remarks.append(f"{lacking}: trained on without them; scores use {source}")
     return use, remarks
 
 
@@ -195,7 +199,8 @@ def _label(placed: Sequence[Placed], where: str) -> Layout:
         layout.items.append(Item(name, "test" if split == "test" and label >= 0 else "train", label))
     for split, title in (("train", "training"), ("test", "test")):
         if loose[split]:
-            layout.warnings.append(f"{loose[split]} {title} images lie in no class folder: trained on without a label")
+            where = counted(loose[split], f"{title} image lies", f"{title} images lie")
+            layout.warnings.append(f"{where} in no class folder: trained on without a label")
     return layout
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from ssl_core.config import ConfigError
+from ssl_core.config import ConfigError, MissingKey
 from tasks.runtime.redaction import redact
 
 T = TypeVar("T")
@@ -113,7 +113,8 @@ def _explained(error: BaseException) -> tuple[int, str]:
     if isinstance(error, Stop):
         return error.code, str(error)
     if isinstance(error, ConfigError):
-        return UsageError.code, f"params.yaml: {error}"
+        new = "; copy its line from the params.yaml that came with this version" if isinstance(error, MissingKey) else ""
+        return UsageError.code, f"params.yaml: {error}{new}"
     if isinstance(error, KeyboardInterrupt):
         return Preempted.code, "interrupted; the same command continues from the last checkpoint"
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in SHORT_MEMORY):

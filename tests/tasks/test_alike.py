@@ -47,7 +47,7 @@ def test_the_complete_list_does_not_depend_on_the_neighbors_shown(capsys: pytest
     names, features = [f"{i}.png" for i in range(20)], torch.ones(20, 4)
     embed.show(names, features, ALL)
     printed = capsys.readouterr().out
-    assert "190 pairs, 1 groups" in printed and printed.count("  1.000  ") == 190 + 5 * 5
+    assert "190 pairs, 1 group " in printed and printed.count("  1.000  ") == 190 + 5 * 5
 
 
 def test_many_pairs_are_listed_as_groups(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ssl_core.config import ConfigError, MissingKey
 from tasks.dvc import graph, lock_files
 from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule
-from tasks.runtime.errors import Preempted, UsageError
+from tasks.runtime.errors import Preempted, UsageError, explain
 from tests.support import tiny_graph as tiny
 from tests.support.processes import alive, wait_for
 from tests.support.project import duplicate, environment
@@ -73,6 +74,20 @@ def test_the_plan_is_dvcs_graph_with_what_is_stale(project: Path) -> None:
     assert all(order.index(up) < order.index(s.name) for s in plan.values() for up in s.after)
     tiny.set_lr(project, "byol", 2)
     assert stale(project) == {"pretrain@byol-0", "evaluate@byol-0", "report"}
+
+
+def test_what_an_older_params_yaml_lacks_is_named_with_where_to_find_it(project: Path) -> None:
+    (project / "params.yaml").write_text((project / "params.yaml").read_text().replace("seeds:", "seed_list:"))
+    with pytest.raises(ConfigError) as asked:
+        graph.plan(project)
+    dvc = project / "dvc.yaml"
+    dvc.write_text(dvc.read_text().replace("run.seeds", "run.new_key"))
+    (project / "params.yaml").write_text((project / "params.yaml").read_text().replace("seed_list:", "seeds:"))
+    with pytest.raises(MissingKey, match=r"^run.new_key is missing$") as found:
+        graph.plan(project)
+    assert "seed" in str(asked.value) and explain(found.value) == (
+        2, "params.yaml: run.new_key is missing; copy its line from the params.yaml that came with this version"
+    )  # fmt: skip
 
 
 def test_a_plan_takes_no_lock_that_a_starting_stage_could_trip_over(project: Path) -> None:

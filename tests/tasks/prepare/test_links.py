@@ -68,4 +68,4 @@ def test_what_dvc_add_links_into_the_cache_is_read(tmp_path: Path) -> None:
     (home / "mine" / "cat" / "secret.png").symlink_to("/etc/passwd")
     project.set_params(home, {"data": {"source": "folder", "path": "mine", "image_size": 16, "max_bad": 1}})
     said = dvc("repro", "prepare")
-    assert "mine: 3 classes (bird, cat, fish)" in said and "1 files could not be used" in said
+    assert "mine: 3 classes (bird, cat, fish)" in said and "1 file could not be used" in said

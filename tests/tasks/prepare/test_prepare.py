@@ -394,7 +394,7 @@ def test_a_fourth_band_is_told(tmp_path: Path) -> None:
         "nir.png": corpus.encoded(Image.fromarray(alpha))
     }
     data = run(tmp_path, config(write(tmp_path / "in", pictures)))
-    assert "1 images: partly transparent, laid on white" in data.audit["warnings"] and "bit_depth" not in data.meta
+    assert "1 image: partly transparent, laid on white" in data.audit["warnings"] and "bit_depth" not in data.meta
 
 
 def test_images_are_stored_at_their_own_side_if_asked_for(tmp_path: Path) -> None:
