@@ -32,8 +32,6 @@ CHANGED = "ssl-pipeline.champion-changed"
 SORTED_BY = ("holdout_linear_top1", "effective_rank")
 """The first that the leaderboard holds is what it is sorted by."""
 SHOWN = ("method", "seed", *(score.name for score in HEADLINES), "encoder", "epochs", "steps", "seconds")
-
-
 BESIDE_ITS_START = ("over_start", "standing")
 """Shown where a training started from weights."""
 ABOUT_TASKS = "Linear probe on the test images of each set, and the average rank; 'data' are those that encoders are trained on"
@@ -145,12 +143,9 @@ def page(root: Path, summary: str) -> str:
     lines = [f"**{first}**", "", *(f"- {line}" for line in rest)]
     runs, report = _runs(root), root / "reports" / "report.html"
     wanted = registered.load(root)
-    aliases = {a: n for a, n in wanted.aliases.items() if a.startswith(registered.CHAMPION)} if wanted else {}
-    lines += [
-        f"- {a.replace('-', ' of ', 1).capitalize()}: **{n}**, `models:/{wanted.model}@{a}`"
-        for a, n in aliases.items()
-        if wanted
-    ]
+    model, aliases = (wanted.model, wanted.aliases) if wanted else ("", {})
+    champions = {alias: name for alias, name in aliases.items() if alias.startswith(registered.CHAMPION)}
+    lines += [f"- {a.replace('-', ' of ', 1).capitalize()}: **{n}**, `models:/{model}@{a}`" for a, n in champions.items()]
     if runs:
         links = ", ".join(_link(name, address + LAYOUT) for name, address in runs.items())
         lines.append(f"- Runs in MLflow (of a local store after `make ui`): {links}")

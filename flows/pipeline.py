@@ -33,7 +33,7 @@ from tasks.dvc import graph, lock_files
 from tasks.dvc.outcome import Fate, Outcome
 from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule, default_parallelism
-from tasks.runtime import params
+from tasks.runtime import params, start_rows
 from tasks.runtime.errors import Preempted, Stop, explain, run
 from tasks.runtime.locks import try_lock
 from tasks.tracking import registered
@@ -120,7 +120,8 @@ def pipeline(
             for line in lock_files.repair(root):
                 logger.info("%s", line)
             plan = graph.plan(root)
-            schedule = Schedule(plan, methods, seeds, targets)
+            starts = start_rows.rows_of(graph.read_params(root), methods or ())  # a method is compared with what it starts from
+            schedule = Schedule(plan, methods and [*methods, *starts], seeds, targets)
             if schedule.stale:
                 params.check(graph.read_params(root))
             local = Runner(root, environment={"SSL_FLOW_RUN_ID": flow_run.id}, pull=machines)

@@ -3,7 +3,7 @@
 Everything is read off params.yaml as it stands: a command that only plans has no time to load the methods.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ssl_core.catalogue import BASELINES, METHODS
@@ -46,9 +46,20 @@ def lacking(values: Mapping[str, Any]) -> list[str]:
     """The methods of ``run.methods`` that start from weights which no row is, in their order."""
     names = [name for name in _mapping(values.get("run")).get("methods") or () if isinstance(name, str)]
     starts = {name: _start(values, name) for name in names}
-    frozen = {name for name in names if section(values, name, "train").get("epochs") == 0}
-    rows = {starts[name] for name in frozen if name in BASELINES}
-    return [n for n in names if n in METHODS and n not in frozen and starts[n] is not None and starts[n] not in rows]
+    rows = {starts[name] for name in names if name in BASELINES and _is_frozen(values, name)}
+    trained = [name for name in names if name in METHODS and not _is_frozen(values, name)]
+    return [name for name in trained if starts[name] is not None and starts[name] not in rows]
+
+
+def rows_of(values: Mapping[str, Any], methods: Iterable[str]) -> list[str]:
+    """The rows of ``run.methods`` that are what one of ``methods`` starts from."""
+    starts = {_start(values, name) for name in methods} - {None}
+    rows = [name for name in _mapping(values.get("run")).get("methods") or () if name in BASELINES and _is_frozen(values, name)]
+    return [name for name in rows if _start(values, name) in starts]
+
+
+def _is_frozen(values: Mapping[str, Any], name: str) -> bool:
+    return bool(section(values, name, "train").get("epochs") == 0)
 
 
 def _start(values: Mapping[str, Any], name: str) -> tuple[Any, ...] | None:

@@ -264,8 +264,8 @@ class Tracker:
             record = training(self.root, name)
             child = self._find(record.run["fingerprint"]) if record else None
             if child and child.info.lifecycle_stage == "active":
-                standing = {k.split(".")[0]: v for k, v in report.tags.items() if k == f"{STANDING}.{name}"}
-                self._set_tags(child, {"mlflow.parentRunId": parent.info.run_id} | standing)
+                standing = report.tags.get(f"{STANDING}.{name}")
+                self._set_tags(child, {"mlflow.parentRunId": parent.info.run_id} | ({STANDING: standing} if standing else {}))
                 if STANDING in child.data.tags and not standing:  # of an earlier report
                     self.client.delete_tag(child.info.run_id, STANDING)
 

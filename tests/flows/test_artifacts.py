@@ -26,6 +26,19 @@ def test_the_leaderboard_has_the_score_that_chooses_and_marks_baselines(tmp_path
     assert artifacts.leaderboard(board)[0] == [{"method": "simclr", "seed": "0"}]
 
 
+def test_tasks_and_what_a_training_gained_are_shown_where_there_are_any(tmp_path: Path) -> None:
+    board, transfer = tmp_path / "leaderboard.csv", tmp_path / "transfer.csv"
+    board.write_text("method,seed,over_start,standing\nsimclr,0,-0.1,worse than its start\nbyol,0,0.2,\n")
+    rows, _ = artifacts.leaderboard(board)
+    assert [row["standing"] for row in rows] == ["worse than its start", ""] and rows[1]["over_start"] == "0.2"
+    board.write_text("method,seed,over_start,standing\nsimclr,0,,\n")
+    assert "standing" not in artifacts.leaderboard(board)[0][0]
+    transfer.write_text("method,average_rank,data,tiles\nsimclr,1.5,0.81234,0.9\n")
+    assert artifacts.tasks(transfer) == [{"method": "simclr", "average_rank": "1.5", "data": "0.8123", "tiles": "0.9"}]
+    Registration("ssl-fm", {}, {"champion": "simclr-0", "champion-tiles": "byol-0"}).write(tmp_path / REGISTRATION)
+    assert "- Champion of tiles: **byol-0**, `models:/ssl-fm@champion-tiles`" in artifacts.page(tmp_path, "1 stage: 1 ran")
+
+
 def test_a_new_champion_is_an_event_and_stands_in_the_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flows import artifacts
 

@@ -9,7 +9,7 @@ from tasks import guard
 from tasks.runtime import params
 from tasks.runtime.errors import UsageError
 from tests.conftest import ROOT
-from tests.support.project import set_params
+from tests.support.project import command, copy_project, set_params
 
 MINE = {"weights": "weights/mine.safetensors"}
 
@@ -62,3 +62,11 @@ def test_two_starts_are_too_many_for_one_row_and_nothing_is_written(project: Pat
     with pytest.raises(UsageError, match="simclr and byol start from different weights"):
         guard.complete(project)
     assert (project / "params.yaml").read_bytes() == before
+
+
+def test_make_run_adds_the_row_before_it_asks_what_is_to_be_done(tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "p", git=True)
+    set_params(project, {"encoder": MINE})
+    done = command(project, "tasks.run", "pretrain@nothing-0")
+    assert done.returncode == 2 and "no such stage" in done.stderr, done.stderr
+    assert "the row start is what" in done.stdout and run(project)[0][-1] == "start"

@@ -7,7 +7,7 @@ import pytest
 
 from tasks.runtime import params
 from tasks.runtime.errors import UsageError
-from tasks.runtime.start_rows import check, is_idle, lacking
+from tasks.runtime.start_rows import check, is_idle, lacking, rows_of
 from tests.conftest import ROOT
 
 SHIPPED = params.load(ROOT / "params.yaml")
@@ -36,6 +36,11 @@ def test_other_weights_another_network_or_no_row_at_all_is_lacking() -> None:
     assert lacking(values(["simclr", "pretrained"], LITE0 | {"input_size": 64})) == ["simclr"]
     assert lacking(values(["simclr", "byol", "pretrained"], byol={"weights": "weights/mine.pth"})) == ["byol"]
     assert lacking(values(["simclr", "start"], {"weights": "weights/mine.pth"}, simclr={"width": 8})) == ["simclr"]
+
+
+def test_a_method_that_is_asked_for_brings_the_row_it_starts_from() -> None:
+    found = values(["simclr", "byol", "raw_pixels", "pretrained"], simclr=LITE0)
+    assert rows_of(found, ["simclr"]) == ["pretrained"] and rows_of(found, ["byol"]) == []
 
 
 def test_a_training_without_its_row_and_a_row_without_weights_are_refused_in_one_line() -> None:
