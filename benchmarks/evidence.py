@@ -36,7 +36,8 @@ def workspace(directory: Path, images: Path, seconds: float) -> None:
     text = PRESET.read_text().replace("path: cifar10.tar.xz", f"path: {images.resolve()}")
     files.write_text(directory / PRESET, text)
     module(directory, "tasks.preset", PRESET.stem)
-    measured = module(directory, "tasks.budget", "--seconds", f"{seconds:g}").stdout
+    said = module(directory, "tasks.budget", "--seconds", f"{seconds:g}").stdout.splitlines()
+    measured = "\n".join(line for line in said if " us an image " in line)
     files.write_text(directory / MEASURED, measured)
     print(measured)
 

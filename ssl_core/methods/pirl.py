@@ -14,8 +14,7 @@ f is one linear layer on the features of the image; g one linear layer on those 
 order, and a second one on the whole. An image is never drawn as its own negative.
 
 Deviations: the grid is 2 x 2 for small images, where nine tiles would have a handful of pixels; negatives are all other
-images where the data set is small, so nothing is drawn; in short trainings an image's own vector is its first row of the
-bank, because the first epochs would be spent on random ones; the color of the tiles is changed per
+images where the data set is small, so nothing is drawn; the bank starts random; the color of the tiles is changed per
 image and not per tile, so that one pass changes it; optionally BatchNorm (no scale, no shift) on both vectors, because
 features of a young network all point the same way and the age of a row in the bank would outweigh its image; AdamW in
 short trainings, where SGD leaves the features near their start.
@@ -61,8 +60,6 @@ class PIRLConfig:
     """BatchNorm on both vectors before they get unit length. Paper: no; short schedules: yes."""
     bank_momentum: Share
     """Share of the old vector that stays in the bank. Paper: 0.5."""
-    bank_start: Literal["random", "image"]
-    """What a row is before its image came: ``random``, as in the paper, or the ``image``'s first vector (short schedules)."""
 
 
 def bank_loss(logits: Tensor, own: Tensor, form: str) -> Tensor:
@@ -98,7 +95,7 @@ class PIRL(Method):
         self.image_head = mlp(encoder.dim, config.dim, last_norm=last_norm)
         self.tile_head = nn.Linear(encoder.dim, config.dim)
         self.tiles_head = mlp(config.grid**2 * config.dim, config.dim, last_norm=last_norm)
-        self.bank = MemoryBank(data.num_images, config.dim, remembers=config.bank_start == "image")
+        self.bank = MemoryBank(data.num_images, config.dim)
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """An augmented image (B, C, H, W), shuffled tiles (B, T, C, t, t) and, if drawn, negative ids (B, m)."""
@@ -125,11 +122,9 @@ class PIRL(Method):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The weighted sum of the two losses against the old bank, then the bank takes the images' new vectors."""
-        config, parts = self.config, []
+        config, bank = self.config, self.bank.read()
         image, shuffled = self.embed_image(batch.views[0]), self.embed_tiles(batch.views[1])
-        if config.bank_start == "image":
-            self.bank.meet(batch.ids, image.detach())
-        bank = self.bank.read()
+        parts = []
         for vectors in (shuffled, image):
             logits, own = similarities(vectors, bank) / config.temperature, batch.ids
             if config.negatives:

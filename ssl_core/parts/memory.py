@@ -76,31 +76,17 @@ class MemoryBank(nn.Module):
     """One unit vector per training image, by its id (NPID, arXiv 1805.01978). Starts random.
 
     Read, compute the loss, *then* update: the positive of an image is what it was one epoch ago.
-
-    Args:
-        remembers: note which rows hold an image, for ``meet``.
     """
 
     vectors: Tensor
-    met: Tensor
 
-    def __init__(self, num_images: int, dim: int, remembers: bool = False):
+    def __init__(self, num_images: int, dim: int):
         super().__init__()
         self.register_buffer("vectors", random_unit(num_images, dim))
-        if remembers:
-            self.register_buffer("met", torch.zeros(num_images, dtype=torch.bool))
 
     def read(self) -> Tensor:
         """A copy (N, dim): ``update`` overwrites the buffer while the backward pass still needs the old one."""
         return self.vectors.clone()
-
-    @torch.no_grad()
-    def meet(self, ids: Tensor, vectors: Tensor) -> None:
-        """Rows that hold no image yet take these of every process's (B, dim): a random one would be a noisy positive."""
-        ids, vectors = distributed.gather_keys(ids), distributed.gather_keys(vectors)
-        rows = torch.where(self.met[ids, None], self.vectors[ids], vectors.to(self.vectors.dtype))
-        self.vectors.index_copy_(0, ids, rows)
-        self.met[ids] = True
 
     @torch.no_grad()
     def update(self, ids: Tensor, vectors: Tensor, momentum: float) -> None:

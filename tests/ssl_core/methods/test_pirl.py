@@ -14,16 +14,7 @@ from ssl_core.rng import Rng
 from tests.support.configs import AUGMENT, STILL, encoder_of
 
 CONFIG = PIRLConfig(
-    grid=2,
-    tile_scale=(0.6, 1.0),
-    dim=8,
-    temperature=0.5,
-    weight=0.5,
-    form="ce",
-    negatives=0,
-    norm=True,
-    bank_momentum=0.5,
-    bank_start="random",
+    grid=2, tile_scale=(0.6, 1.0), dim=8, temperature=0.5, weight=0.5, form="ce", negatives=0, norm=True, bank_momentum=0.5
 )
 IDS = torch.tensor([3, 1, 20, 7, 11, 2, 30, 9])
 IMAGES = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -132,20 +123,6 @@ def test_the_tiles_never_reach_the_bank() -> None:
     first.loss(data)
     second.loss(data._replace(views=(data.views[0], torch.zeros_like(data.views[1]))))
     assert torch.equal(first.bank.vectors, second.bank.vectors)
-
-
-def test_an_image_that_is_new_to_the_bank_is_its_own_positive_and_an_old_one_is_not() -> None:
-    method = make(bank_start="image").eval()
-    data, before = batch(method), method.bank.read()
-    image, tiles = method.embed_image(data.views[0]), method.embed_tiles(data.views[1])
-    method.bank.meet(IDS[:4], before[IDS[:4]])  # these came before
-    start = before.clone()
-    start[IDS[4:]] = image.detach()[4:]
-    expected = 0.5 * sum(F.cross_entropy(v @ start.T / 0.5, IDS) for v in (image, tiles))
-    torch.testing.assert_close(method.loss(data)["loss"], expected)
-    torch.testing.assert_close(method.bank.vectors[IDS], F.normalize(0.5 * start[IDS] + 0.5 * image.detach(), dim=1))
-    others = [i for i in range(32) if i not in IDS]
-    assert torch.equal(method.bank.vectors[others], before[others]) and method.bank.met.nonzero()[:, 0].tolist() == sorted(IDS)
 
 
 def test_with_weight_zero_it_is_instance_discrimination_with_a_sampled_softmax() -> None:

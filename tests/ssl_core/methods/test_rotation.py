@@ -15,7 +15,7 @@ from tests.support.configs import AUGMENT, STILL, encoder_of
 IDS = torch.arange(5)
 
 
-def make(side: int = 28, channels: int = 1, padding: float = 0.125) -> Rotation:
+def make(side: int = 28, channels: int = 1, padding: float | None = 0.125) -> Rotation:
     torch.manual_seed(0)
     encoder = encoder_of(channels, side)
     data = DataInfo(64, side, channels, (0.5,) * channels, (0.25,) * channels)
@@ -44,6 +44,14 @@ def test_the_second_view_is_turned_counter_clockwise() -> None:
     square = torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8).reshape(1, 1, 2, 2)
     (turned,) = method.views(square, Rng(torch.zeros(1, dtype=torch.int64), 0))
     assert turned[0, 1, 0].round().tolist() == [[2, 4], [1, 3]]
+
+
+def test_without_a_border_it_turns_the_common_view() -> None:
+    method = make(padding=None)
+    (turned,) = method.views(images(), Rng(IDS, 0))
+    common = method.view(images(), Rng(IDS, 0))
+    assert torch.equal(turned[:, 0], common) and not torch.equal(turned[:, 0], turned[:, 2])
+    assert torch.equal(turned[:, 3], torch.rot90(common, 3, (2, 3)))
 
 
 def test_flip_comes_before_the_turn() -> None:
