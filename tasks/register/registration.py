@@ -1,8 +1,9 @@
 """Stage ``register``: put the encoders of the leaderboard into MLflow's model registry.
 
-The alias ``champion`` names the method with the best held-out linear score (without labels: the best effective rank);
-the test split has no say. A collapsed encoder gets no alias, a baseline is not registered. The stage always looks at the
-registry, which lies outside the project; when everything is there it changes nothing.
+The alias ``champion`` names the method with the best held-out linear score or, where the data have no labels, the best one on
+the few labelled images in ``labels/``; without those it names none. The test split has no say. A collapsed encoder gets no
+alias, a baseline is not registered. The stage always looks at the registry, which lies outside the project; when everything is
+there it changes nothing.
 """
 
 import json
@@ -19,7 +20,7 @@ from tasks import starts
 from tasks.register.card import model_card
 from tasks.register.export import Exporter
 from tasks.register.registry import Entry, Registry, package_key
-from tasks.results import Result, champion, load_results, registered_model
+from tasks.results import Result, champion, load_results, ranked, registered_model
 from tasks.runtime import dataset, files, saved_encoder
 from tasks.runtime.errors import IntegrityError
 from tasks.tracking import journal
@@ -72,9 +73,8 @@ def _delivered(root: Path, name: str, facts: dict[str, Any]) -> dict[str, Any]:
 def aliases(results: list[Result]) -> dict[str, str]:
     """Which result each alias names: its best seed for a method, the champion for ``champion``."""
     sound = [r for r in results if not r.is_baseline and not r.is_collapsed]
-    by_method = {r.method: champion([s for s in sound if s.method == r.method]) for r in sound}
     best = champion(sound)
-    named = {method: r.name for method, r in by_method.items() if r}
+    named = {row.method: row.best.name for row in ranked(sound)}
     return named | ({CHAMPION: best.name} if best else {})
 
 

@@ -84,6 +84,7 @@ SHARED = {
     "tasks.starts",
     "tasks.transfer",
     "tasks.tuned",
+    "tasks.choice",
 }
 MAY_IMPORT = {f"tasks/{stage}": {f"tasks.{stage}", "tasks.tracking"} | SHARED for stage in map(folder, STAGES)} | {
     "tasks/runtime": {"tasks.runtime"},
