@@ -168,7 +168,7 @@ def main() -> int:
         from benchmarks import label_free_study
 
         found = {name: (images.about, options.work / name, images.kept_aside) for name, images in SETS.items()}
-        files.write_text(PAGE, label_free_study.page(found))
+        files.write_text(PAGE, label_free_study.page(found, f"--images {options.images}"))
         print(f"written: {PAGE}")
     return 0
 

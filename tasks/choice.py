@@ -5,7 +5,7 @@ So the encoder that people take home is never below what its training started fr
 
 from collections.abc import Iterable, Sequence
 
-from tasks.results import Result, merit
+from tasks.results import Result, merit, place
 from tasks.runtime.start_rows import network
 
 
@@ -33,15 +33,19 @@ def candidates(results: Sequence[Result]) -> list[Result]:
 
 
 def champion(results: Sequence[Result]) -> Result | None:
-    """The encoder to take: the candidate with the most ``merit``; None if there is none that has not collapsed."""
-    return best_of(candidates(results))
+    """The encoder to take: the candidate with the most ``merit``; None without labels, or if all have collapsed."""
+    return _most_merit(candidates(results))
 
 
 def best_method(results: Iterable[Result]) -> Result | None:
-    """The method with the most ``merit``; None if there is none that has not collapsed."""
-    return best_of(r for r in results if not r.is_baseline)
+    """The method with the most ``merit``; None without labels, or if all have collapsed."""
+    return _most_merit(r for r in results if not r.is_baseline)
+
+
+def _most_merit(results: Iterable[Result]) -> Result | None:
+    return best_of(r for r in results if merit(r) is not None)
 
 
 def best_of(results: Iterable[Result]) -> Result | None:
-    """The one with the most ``merit`` that has not collapsed."""
-    return max((r for r in results if not r.is_collapsed), key=lambda r: (merit(r), r.method, -r.seed), default=None)
+    """The first of those that have not collapsed, labels or not."""
+    return max((r for r in results if not r.is_collapsed), key=lambda r: (place(r), r.method, -r.seed), default=None)

@@ -8,6 +8,7 @@ it at first sight (``headline``). Where such scores stand is decided here and in
   the table in Prefect.
 """
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ Value = Callable[["Result"], Any]
 
 PRETEXT = Score("pretext_accuracy", "pretext", "share right in the method's own task", "share", "higher", headline=True)
 """Of the last epoch, on augmented training images. Tasks differ, so it compares runs of one method only."""
+FEW_LABELS = Score("few_labels_top1", "few labels", "few labelled images right", "share", "higher", headline=True)
+"""Of ``tasks.choice``, where the data have no labels."""
 HEADLINES = tuple(score for score in SCORES if score.headline)
 
 
@@ -43,6 +46,7 @@ COLUMNS: dict[str, Value] = {
     **{name: value for score in SCORES for name, value in _score_columns(score).items()},
     PRETEXT.name: lambda result: None if result.is_baseline else result.training.pretext_accuracy,
     "pretext_chance": lambda result: None if result.is_baseline else result.training.pretext_chance,
+    FEW_LABELS.name: lambda result: result.few.share if result.few else None,
     "dim": lambda result: result.training.dim,
     "parameters": lambda result: result.training.parameters,
     "seconds": lambda result: result.training.seconds,
@@ -55,4 +59,12 @@ COLUMNS: dict[str, Value] = {
 
 def table_scores() -> list[Score]:
     """What a table for people shows, in its order: shares side by side, then other numbers, then words."""
-    return sorted((*HEADLINES, PRETEXT), key=lambda score: ("share", "number", "text").index(score.form))
+    return sorted((*HEADLINES, FEW_LABELS, PRETEXT), key=lambda score: ("share", "number", "text").index(score.form))
+
+
+def safe_cell(value: Any) -> Any:
+    """A CSV cell that is one line and that no spreadsheet runs as a formula: text that starts with = + - @ gets a quote."""
+    if not isinstance(value, str):
+        return value
+    text = re.sub(r"\s+", " ", value).strip()
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text

@@ -4,14 +4,13 @@
 """
 
 import html
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_core.evaluation.scores import Score
 from tasks import starts, transfer, tuned
-from tasks.columns import COLUMNS, PRETEXT, table_scores
+from tasks.columns import COLUMNS, FEW_LABELS, PRETEXT, safe_cell, table_scores
 from tasks.results import Result, Row, known, load_results
 from tasks.runtime import errors
 from tasks.tracking import registered
@@ -19,14 +18,6 @@ from tasks.verdict import SEED_NOISE, SEED_SPREAD, Standing, Verdict, judge, sen
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def safe_cell(value: Any) -> Any:
-    """A CSV cell that is one line and that no spreadsheet runs as a formula: text that starts with = + - @ gets a quote."""
-    if not isinstance(value, str):
-        return value
-    text = re.sub(r"\s+", " ", value).strip()
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
 def to_csv(verdict: Verdict) -> str:
@@ -147,7 +138,9 @@ def to_text(verdict: Verdict) -> str:
 def footnote(verdict: Verdict) -> str:
     """How to read the table."""
     results = [result for row in verdict.rows for result in row.results]
-    first, notes = "Without labels: sorted by effective rank, the higher the more directions the features use", ["* baseline"]
+    first, notes = "Without labels: not sorted, for no indicator tells which encoder is best", ["* baseline"]
+    if known(results, FEW_LABELS.name):
+        first = "Sorted by the share of the few labelled images that probes on the others get right, which chooses"
     if known(results, "holdout_linear_top1"):
         tested = "; kNN and linear are test scores" if known(results, "linear_top1") else ""
         first = f"Sorted by the held-out linear score, which chooses{tested}"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ssl_core.catalogue import BASELINES, LABELLED
-from tasks import metrics
+from tasks import few_labels, metrics
 from tasks.columns import COLUMNS
 from tasks.judged import Judged
 from tasks.metrics import VERDICTS, Metrics, prediction_columns
@@ -73,6 +73,8 @@ class Result:
     """The task on whose images it was scored; None: those it was trained on."""
     kept: bool = True
     """Whether it has files of its own; of untrained encoders only the one of the stage's seed has."""
+    few: few_labels.Few | None = None
+    """What a few labelled images say of it, where the data have no labels."""
 
     @property
     def method(self) -> str:
@@ -129,7 +131,7 @@ class Row:
     @property
     def best(self) -> Result:
         """The seed with the best held-out score: the one people take home and pictures show."""
-        return max((r for r in self.results if r.kept), key=lambda r: (merit(r), -r.seed))
+        return max((r for r in self.results if r.kept), key=lambda r: (place(r), -r.seed))
 
     @property
     def verdict(self) -> str:
@@ -151,14 +153,14 @@ class Row:
         return statistics.stdev(values) if len(values) > 1 else None
 
 
-def merit(result: Result) -> float:
-    """What encoders are chosen by: held-out linear accuracy; without labels the effective rank; never the test split.
+def merit(result: Result) -> float | None:
+    """What encoders are chosen by: held-out linear accuracy, or that on a few labelled images; never the test split."""
+    return result.few.share if result.few else result.get("holdout_linear_top1")
 
-    A collapsed encoder comes after every other one.
-    """
-    value = result.get("holdout_linear_top1")
-    value = result.get("effective_rank") if value is None else value
-    return (-1e9 if result.is_collapsed else 0.0) + (value or 0.0)
+
+def place(result: Result) -> float:
+    """``merit``, alike for all where nothing has a label; a collapsed encoder comes after every other one."""
+    return (-1e9 if result.is_collapsed else 0.0) + (merit(result) or 0.0)
 
 
 def load_results(root: Path) -> tuple[list[Result], list[str]]:
@@ -188,10 +190,10 @@ def load_scores(root: Path, task: str | None = None) -> tuple[list[Result], list
     if not read and task is None:
         raise IntegrityError("out/metrics holds no results of the methods in params.yaml; run dvc repro first")
     found = {r.name for r in read if r.kept}
+    read = read if task or known(read, "holdout_linear_top1") else few_labels.beside(root, read)
     once = {r.name: r for r in sorted(read, key=lambda r: r.kept)}  # a kept one in place of the same that is not
-    return sorted(once.values(), key=lambda r: not r.kept), [
-        name for method, seed in names if (name := f"{method}-{seed}") not in found
-    ]
+    missing = [name for method, seed in names if (name := f"{method}-{seed}") not in found]
+    return sorted(once.values(), key=lambda r: not r.kept), missing
 
 
 def _file(name: str, task: str | None) -> str:
@@ -291,7 +293,7 @@ def ranked(results: Iterable[Result]) -> list[Row]:
     for result in results:
         groups.setdefault(result.method, []).append(result)
     rows = [Row(method, tuple(sorted(group, key=lambda r: r.seed))) for method, group in groups.items()]
-    return sorted(rows, key=lambda row: -statistics.fmean(merit(r) for r in row.results))
+    return sorted(rows, key=lambda row: -statistics.fmean(place(r) for r in row.results))
 
 
 def known(results: Sequence[Result], column: str) -> bool:
@@ -312,5 +314,4 @@ def registered_model(root: Path) -> str:
 
 def model_name(data: str, data_sha256: str = "") -> str:
     """The registered model of a data set: ``ssl-NAME``, or ``ssl-NAME-HASH`` with the beginning of its hash."""
-    fine = re.sub(r"[^\w.-]+", "-", data).strip("-")[:100]
-    return "-".join(("ssl", fine, data_sha256[:8])).rstrip("-")
+    return "-".join(("ssl", re.sub(r"[^\w.-]+", "-", data).strip("-")[:100], data_sha256[:8])).rstrip("-")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks import starts, worth
+from tasks import few_labels, starts, worth
 from tasks.choice import best_method, champion
 from tasks.results import Result, Row, ranked
 from tasks.worth import RESAMPLES, Answer, Budget
@@ -153,12 +153,19 @@ GIVES = {
 
 
 def worth_it(verdict: Verdict) -> list[str]:
-    """Whether training on these images was worth it: the answer, and what the test says to it; empty without a method."""
-    if verdict.row is None:
+    """Whether training on these images was worth it: the answer, and what the test says to it; without labels, what chose.
+
+    Returns:
+        Nothing without a method, or where all have collapsed.
+    """
+    if verdict.best is None and any(not row.is_baseline and row.verdict != "collapsed" for row in verdict.rows):
+        return [few_labels.sentence(None), worth.without_labels()]
+    if verdict.best is None or verdict.row is None:
         return []
     if verdict.budgets:
         return [text for text in (worth.answer(verdict.budgets), worth.check(verdict.budgets)) if text]
-    return [] if verdict.row.mean("holdout_linear_top1") is not None else [worth.without_labels()]
+    known = verdict.row.mean("holdout_linear_top1") is not None
+    return [] if known else [few_labels.sentence(verdict.best.few), worth.without_labels()]
 
 
 def sentences(verdict: Verdict) -> list[str]:

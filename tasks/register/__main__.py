@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from tasks import few_labels
 from tasks.register.registration import register
 from tasks.runtime.stage import Body, Stage, main
 from tasks.runtime.stage_name import StageName
@@ -27,9 +28,10 @@ def body(stage: Stage) -> None:
     for note in done.notes:
         print(f"note: {note}")
     if best is None:
-        print("warning: every encoder has collapsed, so the alias champion stays where it is", file=sys.stderr)
+        why = few_labels.sentence(None) if done.wanted.aliases else "Every encoder has collapsed."
+        print(f"warning: the alias champion stays where it is. {why}", file=sys.stderr)
     number = f" (version {done.versions[best]})" if best else ""
-    print(f"registered: {len(done.versions)} versions of {done.wanted.model}; champion: {best}{number}")
+    print(f"registered: {len(done.versions)} versions of {done.wanted.model}; champion: {best or 'none'}{number}")
 
 
 if __name__ == "__main__":

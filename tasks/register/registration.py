@@ -1,9 +1,10 @@
 """Stage ``register``: put the encoders of the leaderboard into MLflow's model registry.
 
-The alias ``champion`` names the method with the best held-out linear score (without labels: the best effective rank), or the
-weights that a training started from where no method is above them; ``champion-TASK`` the same by the labels of a task. The
-test split has no say. A collapsed encoder gets no alias; no other baseline is registered. The stage always looks at the
-registry, which lies outside the project; when everything is there it changes nothing.
+The alias ``champion`` names the method with the best held-out linear score or, where the data have no labels, the best one on
+the few labelled images in ``labels/``, and none without those; or the weights that a training started from where no method is
+above them. ``champion-TASK`` is the same by the labels of a task. The test split has no say. A collapsed encoder gets no alias;
+no other baseline is registered. The stage always looks at the registry, which lies outside the project; when everything is
+there it changes nothing.
 """
 
 import json

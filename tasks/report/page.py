@@ -14,7 +14,7 @@ from typing import Any
 from ssl_core.catalogue import ABOUT_LOSS, BASELINES, METHODS
 from ssl_core.evaluation.scores import SCORES, Score
 from tasks import leaderboard, transfer, tuned, worth
-from tasks.columns import HEADLINES, PRETEXT
+from tasks.columns import FEW_LABELS, HEADLINES, PRETEXT
 from tasks.leaderboard import percent
 from tasks.metrics import Health
 from tasks.report import figures, findings, illustrations
@@ -109,6 +109,7 @@ def render(
         **recipes(rows),
         loss_notes=" ".join(f"{m}: {ABOUT_LOSS[m]}." for m in (row.method for row in rows) if m in ABOUT_LOSS),
         methods=sum(not row.is_baseline for row in rows),
+        few=known(results, FEW_LABELS.name),
         unhealthy=[(row.method, row.verdict) for row in rows if not row.is_baseline and row.verdict != "healthy"],
         notes=[note for note in (leaderboard.seed_note(verdict), leaderboard.edge_note(results)) if note],
         charts=illustrations.charts(root, rows, best),
@@ -128,7 +129,7 @@ def render(
 
 def columns(results: Sequence[Result]) -> dict[str, list[Score]]:
     """The scores with a column in the table: shares, other numbers and, without test labels, all label-free indicators."""
-    shown = [score for score in HEADLINES if known(results, score.name)]
+    shown = [score for score in (*HEADLINES, FEW_LABELS) if known(results, score.name)]
     numbers = [score for score in shown if score.form == "number"]
     label_free = {field.name for field in fields(Health)} - {score.name for score in numbers}
     return {

@@ -56,6 +56,11 @@ def _resolve(client: Any, uri: str | None, root: Path) -> Any:
 
     if uri is None:
         wanted = registered.load(root)
+        if wanted is not None and wanted.aliases and CHAMPION not in wanted.aliases:
+            raise UsageError(
+                "without labels no encoder is named champion: python -m tasks.label picks images whose labels choose, or name"
+                f" one with --model models:/{wanted.model}@{min(wanted.aliases)}"
+            )
         if wanted is None or CHAMPION not in wanted.aliases:
             raise UsageError("no encoder is registered yet; run make run, or name one with --model models:/NAME@ALIAS")
         uri = f"models:/{wanted.model}@{CHAMPION}"

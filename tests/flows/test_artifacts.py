@@ -27,6 +27,8 @@ def test_the_leaderboard_has_the_score_that_chooses_and_marks_baselines(tmp_path
 
 
 def test_tasks_and_what_a_training_gained_are_shown_where_there_are_any(tmp_path: Path) -> None:
+    from flows import artifacts
+
     board, transfer = tmp_path / "leaderboard.csv", tmp_path / "transfer.csv"
     board.write_text("method,seed,over_start,standing\nsimclr,0,-0.1,worse than its start\nbyol,0,0.2,\n")
     rows, _ = artifacts.leaderboard(board)

@@ -116,8 +116,10 @@ def test_seeds_are_compared_together_and_an_untrained_row_of_more_seeds_too() ->
 
 def test_without_labels_or_rows_to_compare_with_nothing_is_claimed() -> None:
     assert worth_it(judge([Result(metrics_of("simclr")), Result(metrics_of("raw_pixels"))])) == [
+        "Without labels nothing tells which encoder is best, so none is named champion: python -m tasks.label picks 100 images,"
+        " and their labels choose (docs/label-free.md).",
         "Without labels nothing tells whether training on your images is worth it: give labels to about 310 of them, and make"
-        " run tells a difference of 5 points."
+        " run tells a difference of 5 points.",
     ]
     assert worth_it(judge([row("simclr", (600, 700, 800))])) == []
     assert worth_it(judge([row("raw_pixels", (600, 700, 800))])) == []

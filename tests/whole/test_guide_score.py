@@ -50,7 +50,7 @@ def follow(project: Path) -> None:
         assert text.count(place) == 1
         text = text.replace(place, added + place)
     scores.write_text(text)
-    params.write_text(re.sub(r"(?m)^(  batch_size: .*\n)", rf"\1{number}", params.read_text()))
+    params.write_text(re.sub(r"(?m)^(  bootstrap: .*\n)", rf"\1{number}", params.read_text()))
     (project / "tests/ssl_core/evaluation/test_retrieval.py").write_text(test)
 
 

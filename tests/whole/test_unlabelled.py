@@ -6,6 +6,8 @@ import signal
 import pytest
 from PIL import Image
 
+from tasks import few_labels, label
+from tasks.choice import champion
 from tasks.evaluate.__main__ import command as evaluate
 from tasks.prepare import __main__ as preparation
 from tasks.pretrain.__main__ import command as pretrain
@@ -13,7 +15,8 @@ from tasks.register.registration import register
 from tasks.register.registry import load
 from tasks.report.__main__ import body as report
 from tasks.results import load_results
-from tasks.runtime import files
+from tasks.runtime import dataset, files
+from tasks.runtime.errors import UsageError
 from tasks.runtime.settings import DEFAULTS
 from tasks.runtime.stage import Stage, main
 from tasks.runtime.stage_name import StageName
@@ -50,18 +53,42 @@ def project(tmp_path, monkeypatch):
     return root
 
 
-def test_label_free_numbers_alone_make_a_table_a_report_a_champion_and_an_encoder_to_load(project):
+def test_label_free_numbers_make_a_table_and_a_report_and_a_few_labels_a_champion_to_load(project):
     results, missing = load_results(project)
     assert not missing
     assert not {"knn_top1", "linear_top1", "holdout_linear_top1"} & {k for r in results for k in r.metrics.to_json()}
-    best = max((r for r in results if not r.is_baseline), key=lambda r: r.metrics.health.effective_rank)
     table = (project / "reports/leaderboard.md").read_text()
-    assert "Without labels: sorted by effective rank" in table and "linear" not in table.split("\n\n")[1]
+    assert "none is named champion" in table and "linear" not in table.split("\n\n")[2]
     assert "There are no labels to score with" in (project / "reports/report.html").read_text()
     events = [json.loads(line) for line in (project / "reports/journal.jsonl").read_text().splitlines()]
-    assert events[0]["run"]["tags"]["champion"] == best.name
+    assert events[0]["run"]["tags"]["champion"] == "none"
+    found = register(project)
+    assert found.wanted.aliases == {"simclr": "simclr-0", "rotation": "rotation-0"}
+    found.wanted.write(project / REGISTRATION)
+    images = files.sha256(project / "data/prepared" / files.MANIFEST)[:8]
+    assert load(f"models:/ssl-my-photos-{images}@simclr").uri == f"models:/ssl-my-photos-{images}/{found.versions['simclr-0']}"
+    with pytest.raises(UsageError, match=r"tasks\.label"):
+        load()
+
+    names = label_by_brightness(project)
+    label.take(project, few_labels.FILE)
+    best = champion(load_results(project)[0])
+    assert best is not None and best.few is not None and best.few.labels == len(names) == 20
     found = register(project)
     assert found.wanted.aliases == {"champion": best.name, "simclr": "simclr-0", "rotation": "rotation-0"}
     found.wanted.write(project / REGISTRATION)
-    images = files.sha256(project / "data/prepared" / files.MANIFEST)[:8]
     assert load().uri == f"models:/ssl-my-photos-{images}/{found.versions[best.name]}"
+
+
+def label_by_brightness(project):
+    """Have images picked and label them as bright or dark; their names."""
+    label.pick(project, 20)
+    path, images = project / few_labels.FILE, dataset.load(project / dataset.PREPARED).train_images
+    rows = {name: row for row, name in enumerate(few_labels.names(project))}
+    head, *lines = path.read_text().splitlines()
+    names = [line.split(",")[1] for line in lines]
+    means = {name: images[rows[name]].mean() for name in names}
+    middle = sorted(means.values())[len(means) // 2]
+    filled = [line + ("bright" if means[name] >= middle else "dark") for line, name in zip(lines, names, strict=True)]
+    path.write_text("\n".join([head, *filled]) + "\n")
+    return names

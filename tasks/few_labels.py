@@ -1,0 +1,161 @@
+"""The choice among encoders where the data have no labels: by a few that somebody gives, in ``labels/label-these.csv``.
+
+``python -m tasks.label`` picks the images and writes the file. Whoever reads results reads it when it is filled in, so report
+and registration follow from it as from everything else.
+"""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.columns import safe_cell
+from tasks.runtime import dataset, files
+from tasks.runtime.errors import DataError
+
+if TYPE_CHECKING:
+    from tasks.results import Result
+
+FOLDER = Path("labels")
+FILE = FOLDER / "label-these.csv"
+COLUMNS = ("number", "file", "label")
+NAMED = 5
+"""Faults that a message names."""
+ENOUGH = 100
+"""Labels that settle the choice (docs/label-free.md)."""
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A few labelled training images."""
+
+    rows: tuple[int, ...]
+    """Their numbers among the training images."""
+    labels: tuple[int, ...]
+    """Their classes."""
+    classes: tuple[str, ...]
+    empty: int = 0
+    """Lines without a label yet."""
+
+
+@dataclass(frozen=True)
+class Few:
+    """What a few labelled images say of an encoder."""
+
+    share: float
+    """Of them that probes on the others get right."""
+    labels: int
+
+
+def read(path: Path, names: Sequence[str]) -> Labelled | None:
+    """The labels in a CSV file with the columns of ``COLUMNS``; None where no line has one yet.
+
+    Args:
+        names: of all training images.
+
+    Raises:
+        DataError: the file cannot be read, names images that are not there or twice, or its labels tell nothing.
+    """
+    lines = _lines(path)
+    number = {name: row for row, name in enumerate(names)}
+    files_named = [line["file"] for line in lines]
+    unknown = [name for name in files_named if name not in number]
+    if unknown:
+        raise DataError(
+            f"{path} names {_few(unknown)}, which {_is(unknown)} among the training images: leave the column file as it was"
+        )
+    twice = [name for name, count in Counter(files_named).items() if count > 1]
+    if twice:
+        raise DataError(f"{path} names {_few(twice)} more than once; leave one line of each")
+    given = [(number[line["file"]], label) for line in lines if (label := line["label"])]
+    if not given:
+        return None
+    counts = Counter(label for _, label in given)
+    if len(counts) < 2:
+        raise DataError(f"{path}: all {len(given)} labels are {given[0][1]!r}; a choice needs two classes at least")
+    if sorted(counts.values())[-2] < 2:
+        raise DataError(
+            f"{path}: only {max(counts, key=lambda c: counts[c])!r} has more than one image; label more of the others"
+        )
+    classes = tuple(sorted(counts))
+    rows, labels = zip(*((row, classes.index(label)) for row, label in given), strict=True)
+    return Labelled(rows, labels, classes, len(lines) - len(given))
+
+
+def _lines(path: Path) -> list[dict[str, str]]:
+    """The lines of a CSV file, stripped; a spreadsheet may have put semicolons or tabs between the columns."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; python -m tasks.label makes {FILE}") from None
+    except (UnicodeDecodeError, IsADirectoryError):
+        raise DataError(f"{path} is not UTF-8 text; save it as CSV in UTF-8") from None
+    head = text.partition("\n")[0]
+    delimiter = max(",;\t", key=head.count)
+    try:
+        rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter, strict=True) if any(row)]
+    except csv.Error as error:
+        raise DataError(f"{path}: {error}; save it as CSV") from None
+    header = [cell.strip().lower() for cell in rows[0]] if rows else []
+    missing = [name for name in COLUMNS[1:] if name not in header]
+    if missing:
+        raise DataError(f"{path} has no column {' and no column '.join(missing)}; its first line must be {','.join(COLUMNS)}")
+    short = [str(number) for number, row in enumerate(rows, 1) if len(row) <= header.index("file")]
+    if short:
+        raise DataError(f"{path}: line {', '.join(short[:NAMED])} has no file; make it as it was, or leave it out")
+    at = {name: header.index(name) for name in COLUMNS[1:]}
+    return [{name: row[place].strip() if place < len(row) else "" for name, place in at.items()} for row in rows[1:]]
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
+
+
+def _is(names: Sequence[str]) -> str:
+    return "is not" if len(names) == 1 else "are not"
+
+
+def names(root: Path) -> list[str]:
+    """The names of all training images, in the order of their rows, as cells of a table show them."""
+    lines = (root / dataset.PREPARED / "train_files.txt").read_text(encoding="utf-8").splitlines()
+    whole = (json.loads(line).encode("utf-8", "surrogateescape") for line in lines)  # of any bytes
+    return [safe_cell(name.decode("utf-8", "backslashreplace")) for name in whole]
+
+
+def beside(root: Path, results: Sequence["Result"]) -> list["Result"]:
+    """The results with what the labelled images say of their encoders, if there are such images.
+
+    Raises:
+        DataError: the file of labels is not as it must be.
+    """
+    path = root / FILE
+    found = read(path, names(root)) if path.exists() else None
+    if found is None:
+        return list(results)
+    import torch
+
+    from ssl_core.labelling import judged_by_few
+
+    rows, labels = list(found.rows), torch.tensor(found.labels)
+
+    def judged(result: "Result") -> "Result":
+        features = files.load_tensors(root / f"out/features/{result.file}.safetensors")["train"][rows]
+        share = judged_by_few(torch.from_numpy(features).float(), labels, SEED)
+        return replace(result, few=Few(share, len(rows)))
+
+    return [judged(result) if result.kept else result for result in results]
+
+
+def sentence(few: Few | None) -> str:
+    """What chose, or what to do where nothing can: None without labels."""
+    if few is None:
+        return (
+            "Without labels nothing tells which encoder is best, so none is named champion:"
+            f" python -m tasks.label picks {ENOUGH} images, and their labels choose (docs/label-free.md)."
+        )
+    more = "" if few.labels >= ENOUGH else f" Fewer than {ENOUGH} labels may choose wrongly (docs/label-free.md)."
+    return f"Chosen by {few.labels} labelled images: the share of them that probes on the others get right.{more}"

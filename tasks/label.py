@@ -1,0 +1,144 @@
+"""``python -m tasks.label``: pick the images whose labels choose among the encoders, where the data have no labels.
+
+It writes ``labels/label-these.csv``, to be filled in, and ``labels/label-these.png``, the same images as a sheet. With the
+name of a filled file it checks the labels, puts them in their place and shows what they choose; then ``make run`` brings
+report and registry up to date.
+"""
+
+import argparse
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tasks import few_labels
+from tasks.choice import champion
+from tasks.columns import FEW_LABELS
+from tasks.few_labels import COLUMNS, ENOUGH, FILE, SEED
+from tasks.leaderboard import percent
+from tasks.results import Result, load_scores, ranked
+from tasks.runtime import dataset, files
+from tasks.runtime.errors import DataError, UsageError, run
+
+SHEET = FILE.with_suffix(".png")
+LEAST = 10
+POOL = 20_000
+"""Images, evenly spaced, among which the ones to label are picked."""
+
+
+def refuse_labels(root: Path) -> None:
+    """Refuse to choose by a few labels what held-out labels choose.
+
+    Raises:
+        DataError: there are such labels.
+    """
+    data = dataset.load(root / dataset.PREPARED)
+    held = data.train_holdout[data.train_labels >= 0]
+    if held.any() and not held.all():
+        raise DataError("the images have labels, and the held-out ones choose: nothing is left to label")
+
+
+def picked(root: Path, results: Sequence[Result], count: int) -> list[int]:
+    """Rows of ``count`` training images that stand for all, by the encoders that have not collapsed."""
+    import torch
+
+    from ssl_core.labelling import spread
+
+    kept = [result for result in results if result.kept]
+    sound = [result for result in kept if not result.is_collapsed] or kept
+    stored = [files.load_tensors(root / f"out/features/{result.file}.safetensors")["train"] for result in sound]
+    total = len(stored[0])
+    if count > total:
+        raise UsageError(f"--count {count} is more than the {total} training images")
+    rows = np.arange(min(total, POOL)) * total // min(total, POOL)
+    return [int(rows[i]) for i in spread([torch.from_numpy(x[rows]) for x in stored], count, SEED)]
+
+
+def to_csv(rows: Sequence[int], names: Sequence[str]) -> str:
+    """The file to fill in."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows((number, names[row], "") for number, row in enumerate(rows, 1))
+    return out.getvalue()
+
+
+def sheet(rows: Sequence[int], images: dataset.Array) -> bytes:
+    """The images as they are stored, ten in a row, as a PNG."""
+    from PIL import Image
+
+    from tasks.picture_sheet import ACROSS, SIDE, Section, png
+    from tasks.report.pictures import thumbnail
+
+    found = {row: Image.fromarray(thumbnail(images[row])).resize((SIDE, SIDE)) for row in rows}
+    groups = [rows[start : start + ACROSS] for start in range(0, len(rows), ACROSS)]
+    titles = [f"{ACROSS * i + 1} to {ACROSS * i + len(group)}" for i, group in enumerate(groups)]
+    return png([Section(title, group) for title, group in zip(titles, groups, strict=True)], found)
+
+
+def pick(root: Path, count: int) -> None:
+    """Write the file to fill in and its sheet.
+
+    Raises:
+        UsageError: there is one with labels, or ``count`` is too low.
+    """
+    if count < LEAST:
+        raise UsageError(f"--count must be {LEAST} or more; {ENOUGH} settle most choices")
+    refuse_labels(root)
+    names = few_labels.names(root)
+    if (root / FILE).exists() and _has_labels(root / FILE, names):
+        raise UsageError(f"{FILE} has labels; python -m tasks.label {FILE} takes them, or move it away for new images")
+    rows = picked(root, load_scores(root)[0], count)
+    (root / FILE).parent.mkdir(exist_ok=True)
+    files.write_bytes(root / SHEET, sheet(rows, dataset.load(root / dataset.PREPARED).train_images))
+    files.write_text(root / FILE, to_csv(rows, names))
+    print(f"{FILE}: {count} images to label, shown in {SHEET}.")
+    print(f"Write a class into the column label of each, then: python -m tasks.label {FILE}")
+
+
+def _has_labels(path: Path, names: Sequence[str]) -> bool:
+    try:
+        return few_labels.read(path, names) is not None
+    except DataError:  # of other images, or half edited: somebody's work all the same
+        return True
+
+
+def take(root: Path, path: Path) -> None:
+    """Check filled labels, put them in their place, and show what they choose.
+
+    Raises:
+        DataError: something is wrong with the file.
+    """
+    refuse_labels(root)
+    found = few_labels.read(path, few_labels.names(root))
+    if found is None:
+        raise DataError(f"{path} has no label yet; write a class into the column label of each line")
+    if path.resolve() != (root / FILE).resolve():
+        (root / FILE).parent.mkdir(exist_ok=True)
+        files.write_bytes(root / FILE, path.read_bytes())
+    results, _ = load_scores(root)
+    best = champion(results)
+    for row in ranked(results):
+        print(f"{row.method:14} {percent(row.mean(FEW_LABELS.name), row.std(FEW_LABELS.name)):>12} %")
+    empty = f"; {found.empty} images have no label yet" if found.empty else ""
+    print(f"{len(found.rows)} labels, {len(found.classes)} classes: {', '.join(found.classes)}{empty}.")
+    print(few_labels.sentence(results[0].few))
+    print(f"The choice: {best.name}. make run names it champion." if best else "Every encoder has collapsed: none is chosen.")
+
+
+def main() -> None:
+    """Pick, or take back."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.label", description=__doc__.splitlines()[0])
+    parser.add_argument("file", nargs="?", type=Path, help="a filled file, to choose by its labels")
+    parser.add_argument("--count", type=int, default=ENOUGH, help=f"how many images to pick (default: {ENOUGH})")
+    options = parser.parse_args()
+    if options.file:
+        take(Path(), options.file)
+    else:
+        pick(Path(), options.count)
+
+
+if __name__ == "__main__":
+    run(main)

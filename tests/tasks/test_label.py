@@ -1,0 +1,180 @@
+"""Choosing where the data have no labels: nothing without, and by a few that somebody gives, whatever they do to the file."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tasks import few_labels, label
+from tasks.choice import champion
+from tasks.few_labels import FILE
+from tasks.leaderboard import to_csv, to_text
+from tasks.prepare.layout import one_per_line
+from tasks.register.registration import aliases
+from tasks.report.page import documents
+from tasks.results import load_results, ranked
+from tasks.runtime import files
+from tasks.runtime.errors import DataError, UsageError
+from tasks.verdict import judge, worth_it
+from tests.support.example_results import write_project
+
+METHODS = ("jigsaw", "rotation", "simclr", "raw_pixels")
+NAMES = [f"photos/{number}.png" for number in range(400)]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four encoders of images without labels, in whose features there are ten classes; simclr's are the clearest."""
+    root = write_project(tmp_path / "p", METHODS, labelled=False)
+    files.write_text(root / "data/prepared/train_files.txt", one_per_line(NAMES))
+    files.seal(root / "data/prepared")
+    monkeypatch.chdir(root)
+    return root
+
+
+def fill(path: Path, classes: int = 10, keep: int | None = None) -> None:
+    """The labels that a person would give, for the first ``keep`` lines."""
+    with path.open() as file:
+        lines = list(csv.DictReader(file))
+    for number, line in enumerate(lines):
+        line["label"] = f"class {NAMES.index(line['file']) % classes}" if keep is None or number < keep else ""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, few_labels.COLUMNS)
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def test_nothing_is_chosen_without_labels_and_everything_says_so(project: Path) -> None:
+    results, missing = load_results(project)
+    verdict = judge(results)
+    assert champion(results) is None and verdict.best is None
+    assert [row.method for row in verdict.rows] == list(METHODS)  # as they are listed: no indicator sorts them
+    assert aliases(results) == {"jigsaw": "jigsaw-0", "rotation": "rotation-0", "simclr": "simclr-0"}
+    assert "python -m tasks.label picks 100 images" in worth_it(verdict)[0]
+    texts = documents(project, verdict, missing)
+    assert "none is named champion" in texts["report.html"] and "has collapsed" not in texts["report.html"]
+    assert "not sorted" in to_text(verdict) and "none is named champion" in texts["leaderboard.md"]
+
+
+def test_the_labels_of_the_picked_images_choose(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    label.pick(project, 60)
+    with (project / FILE).open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["number"] for line in lines] == [str(n) for n in range(1, 61)] and not any(line["label"] for line in lines)
+    assert len({line["file"] for line in lines}) == 60 and {line["file"] for line in lines} <= set(NAMES)
+    assert Image.open(project / label.SHEET).size[0] > 900
+    assert champion(load_results(project)[0]) is None  # an empty file says nothing
+    fill(project / FILE)
+    capsys.readouterr()
+    label.take(project, FILE)
+    said = capsys.readouterr().out
+    assert "60 labels, 10 classes" in said and "The choice: simclr-0. make run names it champion." in said
+    assert "Fewer than 100 labels" in said
+    results, missing = load_results(project)
+    best = champion(results)
+    assert best is not None and best.name == "simclr-0" == aliases(results)["champion"] and best.few is not None
+    assert best.few.labels == 60 and ranked(results)[0].method == "simclr"
+    texts = documents(project, judge(results), missing)
+    assert "Chosen by 60 labelled images" in texts["report.html"] and "few labels" in texts["leaderboard.md"]
+    assert f",{best.few.share}," in to_csv(judge(results))
+
+
+def test_a_file_from_elsewhere_is_put_in_its_place(project: Path, tmp_path: Path) -> None:
+    label.pick(project, 40)
+    fill(project / FILE, classes=2)
+    elsewhere = tmp_path / "from a spreadsheet.csv"
+    elsewhere.write_text("\ufeff" + (project / FILE).read_text().replace(",", ";"), encoding="utf-8")
+    (project / FILE).unlink()
+    label.take(project, elsewhere)
+    found = few_labels.read(project / FILE, NAMES)
+    assert found is not None and len(found.rows) == 40 and found.classes == ("class 0", "class 1")
+
+
+def test_lines_without_a_label_are_left_out_and_counted(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    label.pick(project, 40)
+    fill(project / FILE, classes=2, keep=30)
+    label.take(project, FILE)
+    assert "30 labels, 2 classes: class 0, class 1; 10 images have no label yet" in capsys.readouterr().out
+
+
+def test_labels_are_not_overwritten_and_images_without_labels_are(project: Path) -> None:
+    label.pick(project, 20)
+    label.pick(project, 30)
+    fill(project / FILE, classes=2)
+    with pytest.raises(UsageError, match="has labels"):
+        label.pick(project, 20)
+    (project / FILE).write_text("number,file,label\n1,gone.png,cat\n")
+    with pytest.raises(UsageError, match="has labels"):
+        label.pick(project, 20)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("number,file,label\n1,photos/1.png,\n2,photos/2.png,  \n", "has no label yet"),
+        ("number,file,label\n1,photos/1.png,a\n2,photos/2.png,a\n", "all 2 labels are 'a'"),
+        ("number,file,label\n1,photos/1.png,a\n2,photos/2.png,a\n3,photos/3.png,b\n", "only 'a' has more than one image"),
+        ("number,file,label\n1,C:\\photos\\1.png,a\n", r"names C:\\photos\\1.png, which is not among"),
+        ("number,file,label\n" + "".join(f"{n},{n},a\n" for n in range(9)), "0, 1, 2, 3, 4 and 4 more, which are not among"),
+        ("number,file,label\n1,photos/1.png,a\n2,photos/1.png,b\n", "photos/1.png more than once"),
+        ("number,file,class\n1,photos/1.png,a\n", "has no column label"),
+        ("", "has no column file and no column label"),
+        ("number,file,label\n7\n", "line 2 has no file"),
+        ('number,file,label\n1,"photos/1.png,a\n', "save it as CSV"),
+    ],
+)
+def test_a_file_that_tells_nothing_is_refused_in_one_line(project: Path, text: str, message: str) -> None:
+    path = project / "mine.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        label.take(project, path)
+    assert not (project / FILE).exists()
+
+
+def test_what_is_no_text_or_not_there_is_refused(project: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        label.take(project, project / "nowhere.csv")
+    (project / "mine.csv").write_bytes(b"number,file,label\n1,\xff\xfe,a\n")
+    with pytest.raises(DataError, match="not UTF-8"):
+        label.take(project, project / "mine.csv")
+
+
+def test_a_damaged_file_in_its_place_stops_the_report_with_the_reason(project: Path) -> None:
+    (project / FILE).parent.mkdir()
+    (project / FILE).write_text("number,file,label\n1,photos/1.png,a\n")
+    with pytest.raises(DataError, match="needs two classes"):
+        load_results(project)
+    (project / "mended.csv").write_text("number,file,label\n" + "".join(f"{n},{NAMES[n]},{n % 2}\n" for n in range(40)))
+    label.take(project, project / "mended.csv")
+    assert champion(load_results(project)[0]) is not None
+
+
+@pytest.mark.parametrize("odd", ["=1+1.png", "a, b;c.png", "-x.png", "caf\udce9.png", " two  spaces.png"])
+def test_a_name_that_a_spreadsheet_would_change_comes_back(project: Path, odd: str) -> None:
+    files.write_text(project / "data/prepared/train_files.txt", one_per_line([odd, *NAMES[1:]]))
+    files.seal(project / "data/prepared")
+    names = few_labels.names(project)
+    (project / "mine.csv").write_text(label.to_csv(range(40), names))
+    text = "".join(
+        f"{line}{n % 2}\n" if n else f"{line}\n" for n, line in enumerate((project / "mine.csv").read_text().splitlines())
+    )
+    (project / "mine.csv").write_text(text)
+    found = few_labels.read(project / "mine.csv", names)
+    assert found is not None and found.rows == tuple(range(40)) and not names[0].startswith(("=", "-", " "))
+
+
+@pytest.mark.parametrize(("count", "message"), [(5, "10 or more"), (401, "more than the 400 training images")])
+def test_an_impossible_number_of_images_is_refused(project: Path, count: int, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        label.pick(project, count)
+
+
+def test_images_with_labels_need_no_others(tmp_path: Path) -> None:
+    root = write_project(tmp_path / "labelled", METHODS)
+    (root / FILE).parent.mkdir()
+    (root / FILE).write_text("nonsense")
+    with pytest.raises(DataError, match="the held-out ones choose"):
+        label.pick(root, 20)
+    best = champion(load_results(root)[0])
+    assert best is not None and best.few is None

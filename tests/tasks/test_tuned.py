@@ -1,0 +1,95 @@
+"""Fine-tuned encoders beside a start from scratch: the table, its marks, and what is missing or damaged."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks import tuned
+from tasks.report import small
+from tasks.report.page import documents
+from tasks.results import load_results
+from tasks.runtime import files
+from tasks.runtime.errors import IntegrityError
+from tasks.verdict import judge
+from tests.support.example_results import write_project
+from tests.support.project import set_params
+
+METHODS = ("simclr", "byol", "random_init")
+SKILL = {"simclr": 0.9, "byol": 0.61, "random_init": 0.6}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Three encoders fine-tuned with 1 % (twice) and all of the labels."""
+    root = write_project(tmp_path / "p", METHODS)
+    set_params(root, {"run": {"finetune": list(METHODS)}})
+    for method in METHODS:
+        write(root, method)
+    return root
+
+
+def write(root: Path, method: str, lr: float = 1e-3) -> None:
+    """What the stage leaves."""
+    rng, actual = np.random.default_rng(len(method)), np.arange(300) % 10
+    shares = {"0.01": 2, "1": 1}
+    guesses = {s: np.where(rng.random((n, 300)) < SKILL[method], actual, (actual + 1) % 10) for s, n in shares.items()}
+    metrics = {s: {"labels": 4 if s == "0.01" else 400, "mean": 0.5, "lr": [lr] * n} for s, n in shares.items()}
+    recipe = {"config": {"lr": [1e-4, 1e-3, 1e-2]}}
+    for kind in ("metrics", "predictions"):
+        (root / f"out/{kind}/finetune").mkdir(parents=True, exist_ok=True)
+    files.write_json(root / f"out/metrics/finetune/{method}-0.json", {"shares": metrics, "recipe": recipe})
+    arrays = {"actual": actual, **guesses}
+    files.save_tensors(
+        root / f"out/predictions/finetune/{method}-0.safetensors", {k: v.astype(np.int32) for k, v in arrays.items()}
+    )
+
+
+def test_rows_stand_beside_a_start_from_scratch_on_the_same_labels(project: Path) -> None:
+    found = tuned.load(project)
+    assert found is not None and found.shares == ("0.01", "1") and not found.missing and not found.edges
+    assert next(iter(found.rows)) == "simclr"
+    simclr, byol, scratch = (found.rows[method]["0.01"] for method in METHODS)
+    guesses = files.load_tensors(project / "out/predictions/finetune/simclr-0.safetensors")
+    assert simclr.mean == pytest.approx(np.mean(guesses["0.01"] == guesses["actual"])) == simclr.each["simclr-0"]
+    assert simclr.interval[0] < simclr.mean < simclr.interval[1] and scratch.over_scratch is None
+    assert simclr.over_scratch is not None and simclr.over_scratch.mean == pytest.approx(simclr.mean - scratch.mean)
+    assert simclr.over_scratch.is_clear and byol.over_scratch is not None and not byol.over_scratch.is_clear
+    head, lines = tuned.table(found)
+    assert head == ["method", "1 % (4)", "100 % (400)"] and lines[0][1].endswith(" +")
+    assert {line[0]: line[1][-1] for line in lines} == {"simclr": "+", "byol": ")", "from scratch *": ")"}
+
+
+def test_the_report_the_csv_and_the_small_numbers_have_it(project: Path) -> None:
+    results, missing = load_results(project)
+    texts = documents(project, judge(results), missing)
+    assert '<h2 id="finetuning">' in texts["report.html"] and "## Fine-tuning" in texts["leaderboard.md"]
+    lines = texts["finetune.csv"].splitlines()
+    assert lines[0].startswith("method,share,labels,accuracy") and len(lines) == 1 + 3 * 2
+    numbers = small.scores(judge(results), tuned.load(project))["simclr-0"]
+    assert 0.85 < numbers["finetune_1pct"] < 0.95 and "finetune_100pct" in numbers
+
+
+def test_nothing_is_shown_where_nothing_is_asked_for(project: Path) -> None:
+    set_params(project, {"run": {"finetune": []}})
+    assert tuned.load(project) is None
+    results, missing = load_results(project)
+    texts = documents(project, judge(results), missing)
+    assert "finetune.csv" not in texts and 'id="finetuning"' not in texts["report.html"]
+
+
+def test_what_is_missing_and_a_rate_at_the_edge_are_named(project: Path) -> None:
+    (project / "out/metrics/finetune/random_init-0.json").unlink()
+    write(project, "byol", lr=1e-2)
+    found = tuned.load(project)
+    assert found is not None and found.missing == ("random_init-0",) and found.edges == ("byol-0",)
+    said = " ".join(tuned.sentences(found))
+    assert "no start from scratch" in said and "chosen for byol-0" in said and "Not fine-tuned yet: random_init-0" in said
+
+
+def test_a_damaged_file_is_named(project: Path) -> None:
+    path = project / "out/metrics/finetune/byol-0.json"
+    path.write_text(json.dumps({"shares": {"0.5": {"labels": 1, "lr": []}}}))
+    with pytest.raises(IntegrityError, match="byol-0"):
+        tuned.load(project)
