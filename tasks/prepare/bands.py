@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from tasks.prepare import images
+from tasks.prepare import dicom, images
 from tasks.prepare.images import BadImage, Facts
 
 Array = np.ndarray[Any, Any]
@@ -33,6 +33,9 @@ def decode(data: bytes, name: str, size: int, channels: int, depth: int, bits: i
     if data.startswith(images.NPY):
         values = as_bands(_numpy(data), channels)
         facts = Facts(values.shape[1], values.shape[0], f"{values.shape[2]} bands", "NPY", hashlib.sha256(data).hexdigest())
+    elif data[128:132] == images.DICOM:
+        values, facts = dicom.read(data)
+        values = as_bands(values, channels)
     else:
         values, facts = _picture_or_tiff(data, name, channels)
     return store(values, size, channels, depth, bits, fit, facts), facts

@@ -24,8 +24,8 @@ from typing import IO, Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-NPY = b"\x93NUMPY"
-"""How a file that NumPy saved begins."""
+NPY, DICOM = b"\x93NUMPY", b"DICM"
+"""How a file that NumPy saved begins, and what a DICOM file has after 128 bytes."""
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
 SUFFIXES = {name: (f".{name.lower()}",) for name in FORMATS}
 SUFFIXES |= {"JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "TIFF": (".tif", ".tiff")}
@@ -85,7 +85,7 @@ def decode(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            if channels not in (1, 3) or bits > 8 or data.startswith(NPY):
+            if channels not in (1, 3) or bits > 8 or data.startswith(NPY) or data[128:132] == DICOM:
                 from tasks.prepare import bands  # only here: a worker starts faster without, and without NumPy
 
                 pixels, facts = bands.decode(data, name, size, channels, depth, bits, fit)

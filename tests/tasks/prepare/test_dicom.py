@@ -1,0 +1,81 @@
+"""DICOM files by the extra pydicom: stored values as they are; without it, one line that says what to install."""
+
+import importlib.util
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.prepare import dicom, images
+from tests.tasks.prepare.test_bad_inputs import refused
+from tests.tasks.prepare.test_bands import SIDE, stored, values
+from tests.tasks.prepare.test_prepare import config, write
+
+INSTALLED = importlib.util.find_spec("pydicom") is not None
+needs_pydicom = pytest.mark.skipif(not INSTALLED, reason="the extra pydicom is not installed")
+
+
+def file(pixels: Any, bits: int, kind: str = "MONOCHROME2", signed: bool = False, frames: int = 1, **more: Any) -> bytes:
+    """A DICOM file of these pixels, uncompressed."""
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    made = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    made.Rows, made.Columns, made.SamplesPerPixel = SIDE, SIDE, 3 if kind == "RGB" else 1
+    made.BitsAllocated = pixels.dtype.itemsize * 8
+    made.BitsStored, made.HighBit, made.PixelRepresentation = bits, bits - 1, int(signed)
+    made.PhotometricInterpretation = kind
+    if frames > 1:
+        made.NumberOfFrames = frames
+    if kind == "RGB":
+        made.PlanarConfiguration = 0
+    made.PixelData = pixels.tobytes()
+    for name, value in more.items():
+        setattr(made, name, value)
+    out = BytesIO()
+    made.save_as(out)
+    return out.getvalue()
+
+
+@pytest.mark.skipif(INSTALLED, reason="the extra pydicom is installed")
+def test_without_pydicom_a_line_says_what_to_install(tmp_path: Path) -> None:
+    pictures = {f"{i}.dcm": bytes(128) + images.DICOM + bytes(900) for i in range(3)}
+    message = (
+        r"3 of 3 files cannot be used .*'0\.dcm': DICOM needs pydicom, which is not installed: \.venv/bin/pip install pydicom"
+    )
+    refused(tmp_path, config(write(tmp_path / "in", pictures)), message)
+
+
+@needs_pydicom
+def test_stored_values_are_kept_whatever_the_window() -> None:
+    deep = values(1) >> 4  # 12 bits
+    pixels, facts = stored(file(deep.squeeze(), 12, WindowCenter=10, WindowWidth=5), 1, bits=16, depth=12)
+    assert (pixels == np.rint(deep.astype(float) * 65535 / 4095)).all()
+    assert (facts.format, facts.mode, facts.peak) == ("DICOM", "MONOCHROME2", 4095)
+    inverted, _ = stored(file(deep.squeeze(), 12, "MONOCHROME1"), 1, bits=16, depth=12)
+    assert abs(inverted.astype(int) + pixels - 65535).max() <= 1
+
+
+@needs_pydicom
+def test_signed_values_begin_at_zero_and_the_first_frame_counts() -> None:
+    wide = values(1).squeeze().astype(np.int64) - 32768
+    read, facts = dicom.read(file(np.stack([wide, wide[::-1]]).astype(np.int16), 16, signed=True, frames=2))
+    assert (read[..., 0] == wide + 32768).all() and facts.notes == ["several frames or pages, the first is used"]
+
+
+@needs_pydicom
+def test_color_and_what_cannot_be_read() -> None:
+    color = values(3, bits=8)
+    assert (stored(file(color, 8, "RGB"), 3, bits=8)[0] == color).all()
+    for data, why in (
+        (file(color[..., 0], 8, "PALETTE COLOR"), "PALETTE COLOR of 8 bits"),
+        (file(values(1).squeeze(), 16, Columns=5), "a side is under 8 pixels"),
+        (file(values(1).squeeze(), 16)[:-40], "damaged"),
+    ):
+        with pytest.raises(images.BadImage, match=why):
+            images.decode(data, "a.dcm", SIDE, 1)
