@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from mlflow.exceptions import MlflowException
 
 from tasks import sync
 from tasks.tracking.journal import Journal
@@ -28,6 +27,8 @@ def with_files(root: Path) -> None:
 
 def block(root: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Close the way of the files; what MLflow says of it."""
+    from mlflow.exceptions import MlflowException
+
     if kind == "a folder that cannot be made":  # that of a server without artifact proxy, on another machine
         (root / "mlruns/artifacts").write_text("")
         return "Not a directory"
