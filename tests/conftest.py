@@ -1,6 +1,7 @@
 """What many tests share: the shipped parameters, tiny images, and a method built from them."""
 
 import copy
+import gc
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ from xdist.scheduler import LoadFileScheduling
 ROOT = Path(__file__).resolve().parent.parent
 # A script's background job (``make test &``) ignores Ctrl-C, and so would all that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+gc.disable()  # until all is imported: looking through half a million objects that stay takes three seconds of each worker
 
 
 def pytest_unconfigure() -> None:
@@ -36,6 +38,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if names.intersection(COMMANDS):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: (not item.nodeid.startswith(FLOWS), item.get_closest_marker("slow") is None))
+
+
+def pytest_collection_finish() -> None:
+    """From here on, garbage is looked for among what tests make."""
+    gc.freeze()
+    gc.enable()
 
 
 class ByFile(LoadFileScheduling):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from flows.machines import _git
 from tasks.dvc.runner import dvc
 from tasks.runtime import params
 from tasks.runtime.errors import EnvironmentFault, UsageError
@@ -30,6 +29,8 @@ def test_a_lock_directory_of_another_user_is_named_and_left_alone(tmp_path: Path
 @needs_root
 @pytest.mark.fault("F22", "F69")
 def test_a_checkout_of_another_user_keeps_git_s_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.machines import _git
+
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # whose git trusts no folder
     project = tmp_path / "p"
     (project / ".dvc").mkdir(parents=True)

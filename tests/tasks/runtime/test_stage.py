@@ -22,7 +22,7 @@ OUTPUTS = ("out/encoders/simclr-0", "out/history/simclr-0.csv")
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return training_project(tmp_path_factory.mktemp("template") / "p", method={"simclr": {"train": {"epochs": 25}}})
+    return training_project(tmp_path_factory.mktemp("template") / "p", method={"simclr": {"train": {"epochs": 20}}})
 
 
 @pytest.fixture

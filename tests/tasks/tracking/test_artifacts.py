@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mlflow.exceptions import MlflowException
 
 from tasks import sync
 from tasks.tracking import artifacts
@@ -29,6 +28,8 @@ def with_files(root: Path) -> None:
 
 def block(root: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Close the way of the files; what MLflow says of it."""
+    from mlflow.exceptions import MlflowException
+
     if kind == "a folder that cannot be made":  # that of a server without artifact proxy, on another machine
         (root / "mlruns/artifacts").write_text("")
         return "Not a directory"

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pytest
 
-from flows import artifacts
 from tasks import sync
 from tasks.doctor import Doctor
 from tasks.runtime import recorded, settings
@@ -362,6 +361,8 @@ def test_a_report_is_the_parent_of_what_it_compares(root):
 
 
 def test_the_summary_of_a_flow_links_to_every_run_and_to_the_report_in_mlflow(root):
+    from flows import artifacts
+
     finished(root)
     with Journal(root / "reports/journal.jsonl") as journal:
         journal.start(fingerprint="r", stage="report", name="pipeline", seed=None, tags={}, params={}, children=["simclr-0"])
