@@ -135,6 +135,7 @@ def main() -> None:
         raise UsageError("--seconds must be a number above 0")
     if values["train"]["epochs"] is not None:
         raise UsageError("train.epochs is set, so the shares are those of a published recipe; set it to null for equal time")
+    files.write_text(params.PARAMS, params.PARAMS.read_text())  # if it cannot be written, better now than after the measuring
     rounds = [dict(costs(values, trained(values))) for _ in range(ROUNDS)]  # far apart in time: other work only slows
     found = {name: min((costs[name] for costs in rounds), key=lambda cost: cost.per_image) for name in rounds[0]}
     text = rewrite(params.PARAMS.read_text(), {name: cost.per_image for name, cost in found.items()}, options.seconds)
