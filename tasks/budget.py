@@ -144,6 +144,7 @@ def main() -> None:
     failure = bring_up_to_date(Path.cwd(), ["prepare"]).failure
     if failure:
         raise failure
+    files.write_text(params.PARAMS, params.PARAMS.read_text())  # if it cannot be written, better now than after the measuring
     first = dict(costs(values, trained(values)))
     if not first:
         raise UsageError("no method can be measured on these images, for the reasons above; params.yaml is as it was")

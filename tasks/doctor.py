@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tasks.dvc import damage, graph, lock_files
 from tasks.runtime import files, recorded, settings
-from tasks.runtime.errors import EnvironmentFault, IntegrityError, Stop, UsageError, run
+from tasks.runtime.errors import EnvironmentFault, IntegrityError, Stop, UsageError, explain, run
 from tasks.runtime.locks import try_lock
 from tasks.runtime.work import KEPT, discard_old
 from tasks.tracking import registered
@@ -54,8 +54,8 @@ class Doctor:
             fixed, problems = len(self.fixed), len(self.problems)
             try:
                 check()
-            except Stop as problem:
-                self.problems.append(problem)
+            except (Stop, OSError) as problem:  # the other checks are made all the same
+                self.problems.append(problem if isinstance(problem, Stop) else EnvironmentFault(explain(problem)[1]))
             for line in self.fixed[fixed:]:
                 print(f"{name}: {line}", flush=True)
             for problem in self.problems[problems:]:

@@ -34,7 +34,7 @@ def load(model: str | Path, store: str | None = None) -> ImageEncoder:
         from tasks.register import registry
 
         return registry.load(str(model), store).module
-    folder = Path(model)
+    folder = Path(model).expanduser()
     if not folder.is_dir():
         raise UsageError(f"{model} is neither a folder nor an address models:/NAME@ALIAS")
     if (folder / saved_encoder.FACTS).exists():

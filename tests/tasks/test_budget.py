@@ -137,3 +137,15 @@ def test_one_command_prepares_the_images_and_writes_their_shares_and_names_what_
 def test_a_run_that_is_over_soon_is_not_measured(tmp_path: Path):
     project = training_project(tmp_path / "p")
     assert forecast.make(project, Schedule(plan("simclr", "byol")), jobs=2) is None
+
+
+def test_a_file_that_cannot_be_written_is_told_before_the_measuring(monkeypatch: pytest.MonkeyPatch):
+    def refuse(path: Path, text: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", ["budget"])
+    monkeypatch.setattr(budget, "costs", lambda *given: pytest.fail("it was measured"))
+    monkeypatch.setattr(budget.files, "write_text", refuse)
+    with pytest.raises(PermissionError, match=r"params\.yaml"):
+        budget.main()

@@ -210,6 +210,8 @@ def test_a_folder_of_the_project_loads_without_a_registry_as_the_registered_enco
     monkeypatch.setitem(sys.modules, "mlflow", None)
     assert torch.equal(front.load("out/encoders/simclr-0")(images), expected)
     assert torch.equal(front.load(original / "out/encoders/simclr-0")(images), expected)
+    monkeypatch.setenv("HOME", str(original))
+    assert torch.equal(front.load("~/out/encoders/simclr-0")(images), expected)
     assert torch.equal(front.load(made.stored_folder(original))(images), expected)
     with pytest.raises(UsageError, match="neither a folder nor"):
         front.load("out/encoders/simclr-9")

@@ -180,3 +180,6 @@ runpy.run_module(sys.argv[0], run_name="__main__")
         done = as_unknown(project, "-c", program, module)
         assert done.returncode == 4 and done.stderr.startswith("error: Permission denied ("), (module, done.stderr)
         assert len(done.stderr.splitlines()) == 1
+    done = as_unknown(project, "-c", program, "tasks.doctor")  # which makes every check that it can
+    assert done.returncode == 4 and not done.stderr, done.stderr
+    assert "DVC's locks: PROBLEM Permission denied (" in done.stdout and "\nregistry: " in done.stdout
