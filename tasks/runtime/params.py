@@ -166,7 +166,7 @@ def check(params: Mapping[str, Any]) -> None:
     methods = run_config(params).methods
     task_configs(params)
     evaluate_config(params)
-    if run_config(params).finetune:
+    if "finetune" in params or run_config(params).finetune:
         finetune_params(params)
     for name in dict.fromkeys([*methods, *params["method"]]):
         method_params(params, name)

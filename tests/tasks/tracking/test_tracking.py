@@ -321,6 +321,23 @@ def test_an_evaluation_adds_to_the_row_of_its_training(root):
     assert (run.data.tags["verdict"], run.data.tags["protocol.knn_k"]) == ("healthy", "[20]")
 
 
+def test_a_fine_tuning_adds_to_the_row_of_its_training_beside_its_evaluation(root):
+    finished(root)
+    evaluated(root, top1=0.7)
+    with Journal(root / "out/journal/finetune-simclr-0.jsonl") as journal:
+        stage, recipe = "finetune@simclr-0", {"config": {"layer_decay": 0.75}}
+        journal.start(fingerprint="f", stage=stage, name="simclr", seed=0, tags={"device": "cpu"}, params=recipe)
+        journal.metrics(0, {"top1_1pct": 0.4, "top1_100pct": 0.8})
+        journal.end("FINISHED", encoder_sha256="e0")
+    Tracker(root).sync()
+    Tracker(root).sync()
+    run = only_run(root)
+    assert run.data.metrics["finetune/top1_1pct"] == 0.4 and run.data.metrics["finetune/top1_100pct"] == 0.8
+    assert run.data.metrics["eval/knn_top1"] == 0.7
+    assert run.data.tags["ssl.finetune"].startswith("f ") and run.data.tags["ssl.evaluation"].startswith("v ")
+    assert run.data.tags["finetune.recipe.config.layer_decay"] == "0.75" and run.data.tags["verdict"] == "healthy"
+
+
 def test_an_evaluation_of_other_weights_is_not_shown(root):
     finished(root)
     path = evaluated(root)
