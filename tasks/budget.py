@@ -141,10 +141,10 @@ def main() -> None:
         raise UsageError("--seconds must be a number above 0")
     if values["train"]["epochs"] is not None:
         raise UsageError("train.epochs is set, so the shares are those of a published recipe; set it to null for equal time")
+    files.write_text(params.PARAMS, params.PARAMS.read_text())  # if it cannot be written, better now than after the measuring
     failure = bring_up_to_date(Path.cwd(), ["prepare"]).failure
     if failure:
         raise failure
-    files.write_text(params.PARAMS, params.PARAMS.read_text())  # if it cannot be written, better now than after the measuring
     first = dict(costs(values, trained(values)))
     if not first:
         raise UsageError("no method can be measured on these images, for the reasons above; params.yaml is as it was")

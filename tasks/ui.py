@@ -77,7 +77,16 @@ def main() -> None:
         for server in servers:
             os.killpg(server.pid, signal.SIGTERM)
         for server in servers:
-            server.wait(20)
+            end(server)
+
+
+def end(server: "subprocess.Popen[bytes]", seconds: float = 20.0) -> None:
+    """Wait for a server that was asked to stop, ``seconds`` at most: on a busy machine it may not come to it."""
+    try:
+        server.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
 def _stop(number: int, frame: Any) -> None:

@@ -68,8 +68,8 @@ def check_queue(where: str, size: int, num_images: int) -> None:
 
 
 def fitting_queue(size: int, keys: int, num_images: int) -> int:
-    """The longest queue of at most ``size`` that a training set can fill, of whole steps that bring ``keys`` each."""
-    return min(size, num_images) // keys * keys if size > num_images or size % keys else size
+    """``size``, or where that is more than the training images the longest queue that they fill, by ``keys`` a step."""
+    return num_images // keys * keys if size > num_images else size
 
 
 class MemoryBank(nn.Module):

@@ -11,9 +11,9 @@ from tasks.runtime.params import MethodParams
 def fit(chosen: MethodParams, num_images: int) -> MethodParams:
     """``chosen`` with the largest values not above those of params.yaml that ``num_images`` training images allow."""
     method, train = load_class(chosen.name), chosen.train
-    if train.batch_size > num_images:
-        shared = method.largest_batch(chosen.config, num_images) // train.processes * train.processes
-        train = replace(train, batch_size=max(shared, train.processes))
+    largest = method.largest_batch(chosen.config, num_images) // train.processes * train.processes
+    if train.batch_size > largest:
+        train = replace(train, batch_size=max(largest, train.processes))
     return replace(chosen, train=train, config=method.fitted(chosen.config, train.batch_size, num_images))
 
 

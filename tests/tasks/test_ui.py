@@ -1,14 +1,17 @@
 """``make ui``: a port that cannot be used is named, and the pages really open."""
 
+import os
 import re
 import signal
 import socket
+import subprocess
 import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 
+from tasks import ui
 from tests.support import foreign
 from tests.support.project import command, copy_project, start
 
@@ -33,6 +36,15 @@ def test_a_port_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
             done = command(tmp_path, "tasks.ui", PYTHONPATH=str(Path.cwd()), **ports)
             assert done.returncode == code and message in done.stderr and len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_server_that_does_not_stop_in_time_is_ended() -> None:
+    deaf = ["sh", "-c", "trap '' TERM; echo ready; sleep 60 & wait; sleep 60"]
+    server = subprocess.Popen(deaf, stdout=subprocess.PIPE, start_new_session=True)
+    assert server.stdout and server.stdout.readline() == b"ready\n"
+    os.killpg(server.pid, signal.SIGTERM)
+    ui.end(server, 0.3)
+    assert server.returncode == -signal.SIGKILL
 
 
 def refuses_other_sites(pid: int, ports: dict[str, int]) -> None:

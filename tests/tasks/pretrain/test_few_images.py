@@ -55,7 +55,14 @@ def test_what_is_lowered_is_the_largest_that_fits_and_is_said() -> None:
 def test_a_step_of_both_views_and_several_processes_share_the_images() -> None:
     asked = params.method_params(SHIPPED, "moco")
     config = replace(asked.config, symmetric=True)
-    used = fitting.fit(replace(asked, config=config), 50)
-    assert (used.train.batch_size, used.config.queue) == (24, 48) and MoCo.largest_batch(config, 50) == 24
+    for count, batch in ((50, 24), (150, 72)):
+        used = fitting.fit(replace(asked, config=config), count)
+        assert (used.train.batch_size, used.config.queue) == (batch, 2 * batch) and MoCo.largest_batch(config, count) == batch
     shared = fitting.fit(replace(asked, train=replace(asked.train, processes=2), config=replace(asked.config, splits=2)), 19)
     assert shared.train.batch_size == 18
+
+
+def test_a_queue_that_is_no_multiple_of_the_batch_stays_a_mistake_of_its_user() -> None:
+    asked = params.method_params(SHIPPED, "nnclr")
+    asked = replace(asked, config=replace(asked.config, queue=1000))
+    assert fitting.fit(asked, 10_000) == asked
