@@ -58,12 +58,12 @@ def timed(project: Path, *arguments: str, marker: str = "", **environment: str) 
     return begun - start, time.perf_counter() - begun
 
 
-def clone(name: str) -> Path:
-    """A fresh copy of the committed project with the tiny preset."""
+def clone(name: str, preset: str = "tiny") -> Path:
+    """A fresh copy of the committed project with a preset."""
     project = WORK.resolve() / name
     shutil.rmtree(project, ignore_errors=True)
     subprocess.run(["git", "clone", "--quiet", ".", str(project)], check=True)
-    timed(project, "tasks.preset", "tiny")
+    timed(project, "tasks.preset", preset)
     return project
 
 

@@ -1,0 +1,81 @@
+"""The other benchmarks, in miniature: what they count and measure is what is there."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import large, shares
+from tasks.tracking.journal import Journal
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+DIM, SIDE, BYTES = 128, 28, 4
+"""Of params.yaml: width of a projection, side of an image; and of a float32."""
+
+
+def test_what_processes_send_follows_from_the_shapes() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.collectives",
+        "tiny",
+        "--processes",
+        "2",
+        "--methods",
+        "simclr",
+        "rotation",
+        "moco",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = {cells[0]: [float(cell) for cell in cells[1:]] for cells in map(split, done.stdout.splitlines()[2:])}
+    gradients, _, vectors, images = zip(*(rows[name] for name in ("simclr", "rotation", "moco")), strict=True)
+    view = 4 * round(0.7 * SIDE / 4)
+    assert vectors == (pytest.approx(2 * DIM * BYTES / 1e3, rel=0.01), 0, pytest.approx(2 * DIM * BYTES / 1e3, rel=0.02))
+    assert images == (0, 0, pytest.approx(3 * view**2 * BYTES / 1e3, rel=0.01))
+    assert gradients[0] > gradients[1] > 0  # a head on the encoder, and none
+
+
+def split(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_memory_of_a_process_is_seen_while_it_lives() -> None:
+    code = "import time; held = bytearray(80_000_000); time.sleep(3)"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    own, together = large.memory(process)
+    assert process.returncode == 0
+    assert 80 < own <= together < 120
+
+
+def test_a_file_that_the_system_forgot_trains_as_one_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = argparse.Namespace(gigabytes=0.02, rounds=1, seconds=0.1)
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (tmp_path / "presets").symlink_to(ROOT / "presets")
+    monkeypatch.chdir(tmp_path)
+    *rates, ratio = large.disk(options)
+    assert [row.what.partition("GB ")[2] for row in rates] == ["in memory", "from the disk"]
+    assert ratio.held == (float(ratio.value.rstrip("%")) >= 95)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "presets"]
+
+
+def test_wide_features_are_scored_and_what_that_takes_is_told() -> None:
+    neighbors, probe = large.evaluation(argparse.Namespace(features=400))
+    assert neighbors.what.startswith("kNN, 2,000 queries, 400 x 512") and probe.what.startswith("linear probe")
+    assert neighbors.value.endswith("MB more than before")
+
+
+def test_the_cost_of_stages_is_what_their_journals_say(tmp_path: Path) -> None:
+    for name, cost in (
+        ("simclr-0", {"seconds": 2.5}),
+        ("byol-0", {"seconds": 1.0}),
+        ("evaluate-byol-0", {"evaluation_seconds": 4}),
+    ):
+        with Journal(tmp_path / f"{name}.jsonl") as journal:
+            journal.start(fingerprint="0" * 64, stage="pretrain", name=name, seed=0, tags={}, params={})
+            journal.end("FINISHED", cost=cost)
+    assert shares.costs(tmp_path, "seconds") == 3.5
+    assert shares.costs(tmp_path, "evaluation_seconds") == 4
