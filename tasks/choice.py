@@ -47,5 +47,5 @@ def _most_merit(results: Iterable[Result]) -> Result | None:
 
 
 def best_of(results: Iterable[Result]) -> Result | None:
-    """The first of those that have not collapsed, labels or not."""
-    return max((r for r in results if not r.is_collapsed), key=lambda r: (place(r), r.method, -r.seed), default=None)
+    """The best of those that have not collapsed, labels or not."""
+    return min((r for r in results if not r.is_collapsed), key=lambda r: (-place(r), r.method, r.seed), default=None)

@@ -56,7 +56,7 @@ def test_numbers_and_states_arrive_without_the_files_which_follow(
             assert "the files of simclr-0 (views.png, params.yaml): " in said.err and "(map.png): " in said.err
             assert reason in said.err and "Traceback" not in said.err and "tracking: 0 journals" in said.out
         run = only_run(root)
-        assert run.info.status == "FINISHED" and run.data.tags["ssl.missing_artifacts"] == "views.png, long_params.json"
+        assert run.info.status == "FINISHED" and run.data.tags["ssl.missing_artifacts"] == "views.png, params.yaml"
         assert run.data.tags["ssl.missing_artifacts.evaluation"] == "map.png"
         assert all(reason in run.data.tags[f"ssl.missing_reason{of}"] for of in ("", ".evaluation"))
         before = rows(root)
