@@ -26,7 +26,13 @@ def pytest_unconfigure() -> None:
     logging.raiseExceptions = False
 
 
-FLOWS = "tests/flows/"
+TOGETHER = {
+    "tests/flows/": "a Prefect server",
+    "tests/tasks/register/": "a registered project",
+    "tests/tasks/test_embed.py": "a registered project",
+    "tests/tasks/tracking/": "an empty store of MLflow",
+}
+"""Tests that share what takes long to make; one worker runs them all."""
 COMMANDS = ("tests.support.project", "tests.support.tiny_graph", "tests.support.registered")
 
 
@@ -37,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         names = {getattr(value, "__module__", None) or getattr(value, "__name__", None) for value in vars(item.module).values()}  # type: ignore[attr-defined]
         if names.intersection(COMMANDS):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: (not item.nodeid.startswith(FLOWS), item.get_closest_marker("slow") is None))
+    items.sort(key=lambda item: (not item.nodeid.startswith(tuple(TOGETHER)), item.get_closest_marker("slow") is None))
 
 
 def pytest_collection_finish() -> None:
@@ -47,10 +53,11 @@ def pytest_collection_finish() -> None:
 
 
 class ByFile(LoadFileScheduling):
-    """A file goes to one worker; the files of the flows go to the same one, for a single Prefect server."""
+    """The tests of a file go to one worker, and so do those that share something."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return FLOWS if nodeid.startswith(FLOWS) else super()._split_scope(nodeid)
+        shared = (what for start, what in TOGETHER.items() if nodeid.startswith(start))
+        return next(shared, super()._split_scope(nodeid))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:

@@ -33,6 +33,7 @@ PARTS = (
     "server.api.server",
     "workers.process",
 )
+"""Of Prefect: what its commands and its server import."""
 _server: list[Forked] = []
 
 
