@@ -113,5 +113,5 @@ def test_a_file_that_cannot_be_written_is_told_before_the_measuring(monkeypatch:
     monkeypatch.setattr("sys.argv", ["budget"])
     monkeypatch.setattr(budget, "costs", lambda *given: pytest.fail("it was measured"))
     monkeypatch.setattr(budget.files, "write_text", refuse)
-    with pytest.raises(PermissionError, match="params.yaml"):
+    with pytest.raises(PermissionError, match=r"params\.yaml"):
         budget.main()
