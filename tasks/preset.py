@@ -112,8 +112,9 @@ def apply(text: str, name: str, values: Mapping[str, Any]) -> tuple[str, Changes
     changes: Changes = {}
     content = edit(content, lambda document: kept.extend(take_back(document, earlier)))
     for key, (_, *before) in earlier.items():
-        if len(before) == 2 and not any(line.startswith(key) for line in kept):
-            content = content.replace(items(content, key), before[1], 1)
+        now = items(content, key)
+        if len(before) == 2 and now and not any(line.startswith(key) for line in kept):
+            content = content.replace(now, before[1], 1)
     shown = content
     content = edit(content, lambda document: changes.update(merge(document, values)))
     for key, change in changes.items():

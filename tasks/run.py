@@ -37,6 +37,7 @@ def main() -> None:
     if options.jobs is not None and options.jobs < 1:
         raise UsageError("--jobs must be at least 1")
     settings.apply()
+    settings.need_project()
     root, started = Path.cwd(), time.monotonic()
     schedule = bring_up_to_date(root, options.targets, options.jobs)
     if schedule.stale:

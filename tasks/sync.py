@@ -15,7 +15,7 @@ from tasks.runtime import files, settings
 from tasks.runtime.errors import run
 from tasks.runtime.redaction import redact
 from tasks.runtime.words import counted
-from tasks.tracking.records import set_aside
+from tasks.tracking.records import journals, set_aside
 from tasks.tracking.tracker import Tracker
 
 SENT = Path(".ssl/mlflow.json")  # which runs are where, for pages that link to them
@@ -72,6 +72,8 @@ def main() -> None:
     if arguments.follow:
         follow(root, arguments.follow, arguments.interval)
     else:
+        if not journals(root):
+            settings.need_project()
         once(root)
 
 

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from tasks.runtime.errors import EnvironmentFault
+from tasks.runtime.errors import EnvironmentFault, UsageError
 
 DEFAULTS = {
     "DO_NOT_TRACK": "true",  # MLflow wants the word; Prefect takes it too
@@ -33,6 +33,16 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def project_root() -> Path:
     """Where ``params.yaml`` is; inside a DVC experiment's temporary copy, the workspace it was started from."""
     return Path(os.environ.get("DVC_ROOT") or ".").resolve()
+
+
+def need_project() -> None:
+    """Refuse to work where no project is, before a store or a folder of DVC is made there.
+
+    Raises:
+        UsageError: there is no params.yaml.
+    """
+    if not (project_root() / "params.yaml").exists():
+        raise UsageError("params.yaml is missing; run from the project's root (git checkout params.yaml restores it)")
 
 
 def store_uri(root: Path) -> str:

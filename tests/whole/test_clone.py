@@ -68,7 +68,8 @@ def test_a_clone_has_all_that_was_committed_and_registers_without_training(origi
     subprocess.run([sys.executable, "-c", f"import sys; sys.modules['mlflow'] = None\n{code}\n{LOAD}"], cwd=clone, check=True)
     done = command(clone, "tasks.run")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Nothing has changed." in done.stdout and "lacks simclr-0; registering again, without training" in done.stdout
+    assert "lacks simclr-0; registering again, without training" in done.stdout and "Nothing has changed." not in done.stdout
+    assert " stages: " not in done.stdout  # none of which ran
     lines = [line.strip() for line in done.stdout.splitlines() if line.startswith("    ")]
     assert len(lines) == 2
     subprocess.run([sys.executable, "-c", "\n".join([*lines, LOAD])], cwd=tmp_path, env=environment(), check=True)
@@ -80,3 +81,4 @@ def test_a_clone_has_all_that_was_committed_and_registers_without_training(origi
     assert f'"{moved}"' in done.stdout and shell(moved, "git status --short") == ""
     done = command(moved, "tasks.doctor")
     assert done.returncode == 0 and "registry: ok" in done.stdout
+    assert "Nothing has changed." in command(moved, "tasks.run").stdout

@@ -103,6 +103,7 @@ def test_drawing_few_labels_of_unequal_classes_takes_what_the_small_ones_have() 
     assert labels[first].bincount().tolist() == [3, 0, 0, 2, 0, 0, 0, 0, 0, 3]
 
 
+@pytest.mark.fault("I64")
 @pytest.mark.stress
 def test_ten_thousand_classes_take_half_a_minute_of_one_core() -> None:
     generator = torch.Generator().manual_seed(0)

@@ -107,10 +107,19 @@ def test_an_installation_below_a_percent_sign_is_refused_at_the_start(clean: Pat
 def test_a_path_with_every_other_sign_works(tmp_path: Path) -> None:
     place = tmp_path / "it's #1 [new] {50%} é & $HOME; *~\\x"
     place.mkdir()
+    (place / "params.yaml").touch()
     env = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-m", "tasks.sync"], cwd=place, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert (place / "mlruns/mlflow.db").stat().st_size > 100_000 and [p.name for p in tmp_path.iterdir()] == [place.name]
+
+
+@pytest.mark.parametrize("module", ["tasks.run", "tasks.sync", "tasks.ui", "flows.pipeline"])
+def test_a_command_in_a_folder_that_is_no_project_makes_nothing_there(tmp_path: Path, module: str) -> None:
+    env = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-m", module], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stderr.startswith("error: params.yaml is missing; run from the project's root")
+    assert len(done.stderr.splitlines()) == 1 and not list(tmp_path.iterdir())
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can become another user")
