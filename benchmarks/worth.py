@@ -3,7 +3,8 @@
 ``python -m benchmarks.worth --cifar10 cifar10.tar.xz --tiles magnetic-tiles.tar.xz`` (``--cifar10``: a tar or zip with
 ``train/CLASS/*`` and ``test/CLASS/*``; ``--tiles``: one with ``*/CLASS/*``; the embedded images are always taken). It works in
 clones of this project's last commit, one for each set of images: SimCLR is trained twice, with the same seconds of one core and
-three seeds, and the verdicts are those that ``make run`` prints. It can be interrupted: the same command continues.
+three seeds, and the verdicts are those that ``make run`` prints. It can be interrupted: the same command continues. The page is
+written after each set of images.
 """
 
 import argparse
@@ -47,12 +48,11 @@ def module(directory: Path, *command: str) -> str:
 
 def configure(directory: Path, data: Mapping[str, Any], way: str, images: int | None = None) -> None:
     """Write the parameters of one way into the workspace."""
-    own = WAYS[way]
+    own, budget = WAYS[way], {"epoch_share": 1.0} | ({"images": images} if images else {})
     values: dict[str, Any] = {
         "run": {"methods": [METHOD, *ROWS], "seeds": list(SEEDS)},
         "data": dict(data),
-        "train": {"images": images} if images else {},
-        "method": {METHOD: {**own, "train": {"epoch_share": 1.0, **own.get("train", {})}}, "pretrained": {"encoder": NETWORK}},
+        "method": {METHOD: {**own, "train": budget | own.get("train", {})}, "pretrained": {"encoder": NETWORK}},
     }
     files.write_text(directory / "presets/worth.yaml", yaml.safe_dump(values))
     module(directory, "tasks.preset", "worth")
@@ -139,14 +139,16 @@ def markdown(lines: list[list[str]]) -> str:
 def main() -> None:
     """Clone, train, collect, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.worth", description=__doc__.splitlines()[0])
-    parser.add_argument("--cifar10", type=Path, required=True, help="archive of CIFAR-10 as image files")
-    parser.add_argument("--tiles", type=Path, required=True, help="archive of the magnetic tiles")
+    parser.add_argument("--cifar10", type=Path, help="archive of CIFAR-10 as image files")
+    parser.add_argument("--tiles", type=Path, help="archive of the magnetic tiles")
     parser.add_argument("--work", type=Path, default=Path(".ssl/worth"), help="where to work (kept, to continue)")
     parser.add_argument("-j", "--jobs", type=int, help="stages at a time; default: as many as the cores carry")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each training on one core")
     options = parser.parse_args()
     archives = {"CIFAR-10": (CIFAR10, options.cifar10), "magnetic tiles": (TILES, options.tiles)}
-    sets = {"embedded": EMBEDDED} | {name: {**data, "path": str(path.resolve())} for name, (data, path) in archives.items()}
+    sets = {"embedded": EMBEDDED} | {
+        name: {**data, "path": str(path.resolve())} for name, (data, path) in archives.items() if path
+    }
     found: dict[str, dict[str, Any]] = {}
     for name, data in sets.items():
         directory = options.work / name.replace(" ", "-")
@@ -158,8 +160,8 @@ def main() -> None:
                 train(directory, data, way, options.seconds, options.jobs)
                 files.write_json(kept, collect(directory))
             found.setdefault(name, {})[way] = files.read_json(kept)
-    files.write_text(PAGE, page(found, options.work, options.seconds))
-    print(f"written: {PAGE}")
+        files.write_text(PAGE, page(found, options.work, options.seconds))
+        print(f"written: {PAGE}")
 
 
 if __name__ == "__main__":

@@ -6,4 +6,4 @@ from ssl_core.engine.frozen import Frozen
 class Start(Frozen):
     title = "the weights that training starts from"
     family = "baseline"
-    noun = "the weights that training starts from"
+    noun = "its starting weights"
