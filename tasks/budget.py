@@ -27,8 +27,7 @@ from ssl_core.engine.train import Position, Trainer
 from tasks import preset
 from tasks.pretrain import weights
 from tasks.pretrain.training import make_method, peak_memory
-from tasks.run import bring_up_to_date
-from tasks.runtime import dataset, files, params
+from tasks.runtime import dataset, files, params, settings
 from tasks.runtime.device import pick_device
 from tasks.runtime.errors import UsageError, run
 
@@ -140,6 +139,9 @@ def main() -> None:
         raise UsageError("--seconds must be a number above 0")
     if values["train"]["epochs"] is not None:
         raise UsageError("train.epochs is set, so the shares are those of a published recipe; set it to null for equal time")
+    from tasks.run import bring_up_to_date  # DVC and all, seconds that ``--measure`` does not need
+
+    settings.apply()
     failure = bring_up_to_date(Path.cwd(), ["prepare"]).failure
     if failure:
         raise failure
