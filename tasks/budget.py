@@ -28,8 +28,7 @@ from tasks import preset
 from tasks.pretrain import weights
 from tasks.pretrain.fitting import fit
 from tasks.pretrain.training import make_method, peak_memory
-from tasks.run import bring_up_to_date
-from tasks.runtime import dataset, files, params
+from tasks.runtime import dataset, files, params, settings
 from tasks.runtime.device import pick_device
 from tasks.runtime.errors import UsageError, run
 
@@ -142,6 +141,9 @@ def main() -> None:
     if values["train"]["epochs"] is not None:
         raise UsageError("train.epochs is set, so the shares are those of a published recipe; set it to null for equal time")
     files.write_text(params.PARAMS, params.PARAMS.read_text())  # if it cannot be written, better now than after the measuring
+    from tasks.run import bring_up_to_date  # DVC and all, seconds that ``--measure`` does not need
+
+    settings.apply()
     failure = bring_up_to_date(Path.cwd(), ["prepare"]).failure
     if failure:
         raise failure

@@ -14,8 +14,8 @@ forward pass, so that BatchNorm sees them mixed.
 
 Deviations from the paper: the pipeline's encoder instead of a NIN, to compare methods and not networks; a linear
 classifier on its pooled last block; reflected borders instead of black ones, which would tell nothing but look odd.
-In short trainings the common random views are turned, not images that are shifted by four pixels: they
-show less of an object, so more of it has to be known, and their smaller side lets twice as many images pass.
+In short trainings the common random views are turned, not images that are shifted by four pixels: they show less of an
+object, so more of it has to be known, and their smaller side lets more images pass.
 That block specializes on the task; the paper, too, takes its features from an earlier one, so let the evaluation choose
 among blocks (``evaluate.layers``). Useless where orientation means nothing (satellite images, cells, textures).
 """
