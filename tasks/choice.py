@@ -25,7 +25,7 @@ COLUMNS = ("number", "file", "label")
 NAMED = 5
 """Faults that a message names."""
 ENOUGH = 100
-"""Labels that settle the choice (docs/label-free.md)."""
+"""Labels that are asked for; docs/label-free.md says how well so many choose."""
 SEED = 0
 
 
