@@ -66,7 +66,8 @@ def read(path: Path, names: Sequence[str]) -> Labelled | None:
     unknown = [name for name in files_named if name not in number]
     if unknown:
         raise DataError(
-            f"{path} names {_few(unknown)}, which {_is(unknown)} among the training images: leave the column file as it was"
+            f"{path} names {_few(unknown)}, which {_is(unknown)} among the training images: leave the column"
+            " file as it was, or move the file away if the images are others now"
         )
     twice = [name for name, count in Counter(files_named).items() if count > 1]
     if twice:
