@@ -66,15 +66,19 @@ def judged_by_few(features: Tensor, labels: Tensor, seed: int) -> float:
     classes, own = torch.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ValueError("a choice by labels needs two classes")
-    strengths = torch.tensor(STRENGTHS, dtype=torch.float64)
-    right = []
-    for repeat in range(REPEATS):
-        part = _parts(own, seed, repeat)
-        for number in torch.unique(part):
-            held = part == number
-            probe = linear_probe(features[~held][None], own[~held][None], strengths[None], len(classes), 1e-4)
-            right.append((probe.predict(features[held])[0] == own[held]).double().sum(1))
-    return float((torch.stack(right).sum(0) / (REPEATS * len(own))).max())
+    strengths = torch.tensor(STRENGTHS, dtype=torch.float64).expand(REPEATS, -1)
+    parts, right = (
+        torch.stack([_parts(own, seed, repeat) for repeat in range(REPEATS)]),
+        torch.zeros(len(STRENGTHS), dtype=torch.float64),
+    )
+    x, y = features.expand(REPEATS, -1, -1), own.expand(REPEATS, -1)
+    for number in range(int(parts.max()) + 1):
+        held = parts == number  # of as many images in every repeat
+        fit = [each[~held].view(REPEATS, -1, *each.shape[2:]) for each in (x, y)]
+        asked, truth = (each[held].view(REPEATS, -1, *each.shape[2:]) for each in (x, y))
+        probe = linear_probe(fit[0], fit[1], strengths, len(classes), 1e-4)
+        right += (probe.predict(asked) == truth[:, None]).sum((0, 2))
+    return float((right / (REPEATS * len(own))).max())
 
 
 def _parts(labels: Tensor, seed: int, repeat: int) -> Tensor:

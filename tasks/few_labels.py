@@ -25,7 +25,7 @@ COLUMNS = ("number", "file", "label")
 NAMED = 5
 """Faults that a message names."""
 ENOUGH = 100
-"""Labels that settle the choice (docs/label-free.md)."""
+"""Labels that are asked for; docs/label-free.md says how well so many choose."""
 SEED = 0
 
 
@@ -66,7 +66,8 @@ def read(path: Path, names: Sequence[str]) -> Labelled | None:
     unknown = [name for name in files_named if name not in number]
     if unknown:
         raise DataError(
-            f"{path} names {_few(unknown)}, which {_is(unknown)} among the training images: leave the column file as it was"
+            f"{path} names {_few(unknown)}, which {_is(unknown)} among the training images: leave the column"
+            " file as it was, or move the file away if the images are others now"
         )
     twice = [name for name, count in Counter(files_named).items() if count > 1]
     if twice:

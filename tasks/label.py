@@ -85,7 +85,7 @@ def pick(root: Path, count: int) -> None:
         UsageError: there is one with labels, or ``count`` is too low.
     """
     if count < LEAST:
-        raise UsageError(f"--count must be {LEAST} or more; {ENOUGH} settle most choices")
+        raise UsageError(f"--count must be {LEAST} or more")
     refuse_labels(root)
     names = few_labels.names(root)
     if (root / FILE).exists() and _has_labels(root / FILE, names):
