@@ -121,7 +121,9 @@ class PCL(Method):
     @classmethod
     def fitted(cls, config: PCLConfig, batch_size: int, num_images: int) -> PCLConfig:
         """A queue that the images can fill, and no more clusters than images."""
-        clusters = tuple(dict.fromkeys(min(count, num_images) for count in config.clusters))
+        clusters = config.clusters
+        if max(clusters, default=0) > num_images:
+            clusters = tuple(dict.fromkeys(min(count, num_images) for count in clusters))
         return replace(config, queue=fitting_queue(config.queue, batch_size, num_images), clusters=clusters)
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
