@@ -9,14 +9,12 @@ import contextlib
 import json
 import logging
 import os
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tasks.runtime import settings
 from tasks.runtime.errors import EnvironmentFault, TrackerDown, UsageError, is_full, no_space
-from tasks.runtime.locks import try_lock
 from tasks.runtime.redaction import redact
 from tasks.tracking import artifacts, journal, logged_models, own_store, patience
 from tasks.tracking.logged_models import METRICS_PER_BATCH
@@ -36,7 +34,6 @@ from tasks.tracking.records import (
 )
 
 PARAMS_PER_BATCH = 100  # MLflow's own limit
-LOCK_WAIT_SECONDS = 60.0
 
 
 class Tracker:
@@ -150,15 +147,8 @@ class Tracker:
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
-        """``errors``, one process at a time: several that initialize a new sqlite file together damage it."""
-        path = settings.project_root() / ".ssl" / "tracking.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with self.errors(), path.open("w") as lock:
-            deadline = time.monotonic() + LOCK_WAIT_SECONDS
-            while not try_lock(lock):
-                if time.monotonic() > deadline:
-                    raise TrackerDown("another process has been sending to MLflow for too long; run python -m tasks.sync later")
-                time.sleep(0.1)
+        """``errors``, one process at a time."""
+        with self.errors(), own_store.alone(self.uri):
             yield
 
     # -------------------------------------------------------------- sending

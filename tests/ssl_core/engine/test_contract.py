@@ -28,7 +28,13 @@ CPU = torch.device("cpu")
 
 
 def build(
-    shipped: dict[str, Any], name: str, channels: int = 1, size: int = 28, n: int = N, epochs: int = 2
+    shipped: dict[str, Any],
+    name: str,
+    channels: int = 1,
+    size: int = 28,
+    n: int = N,
+    epochs: int = 2,
+    precision: str = "float32",
 ) -> tuple[Method, Trainer]:
     """A method on tiny data, with a narrow encoder and the shipped numbers of its own block."""
     values = copy.deepcopy(shipped)
@@ -38,7 +44,7 @@ def build(
         "epochs": epochs,
         "epoch_share": 1.0,
         "batch_size": BATCH,
-        "precision": "float32",
+        "precision": precision,
         "health_images": 32,
     }
     own["encoder"] = shrink(own.get("encoder", {}))
