@@ -287,6 +287,17 @@ def test_a_device_that_is_looked_at_now_and_then_saves_nothing_broken(shipped: d
         trainer.tensors()
 
 
+@pytest.mark.fault("F38")
+def test_weights_that_overflow_after_a_finite_loss_end_the_training_before_the_row(shipped: dict[str, Any]) -> None:
+    from ssl_core.engine.train import NonFinite
+
+    method, trainer = build(shipped, "simclr")
+    method.after_step = lambda progress: next(method.parameters()).data.fill_(np.inf if progress == 0.5 else 0.01)
+    with pytest.raises(NonFinite, match="the features are not finite after step 4 of 8"):
+        trainer.run()
+    assert len(trainer.history) == 1
+
+
 @pytest.mark.fault("F43")
 def test_a_batch_larger_than_the_data_is_refused(shipped: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="larger than the 8 training images"):
