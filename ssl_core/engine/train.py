@@ -242,7 +242,11 @@ class Trainer:
 
     def health(self, encoder: Encoder) -> dict[str, float]:
         """Label-free indicators of ``encoder`` on evenly spaced training images and one augmented pair of views of each, and
-        where there are labels ``knn`` among these images."""
+        where there are labels ``knn`` among these images.
+
+        Raises:
+            NonFinite: a feature is not a number, though the loss was.
+        """
         count = min(self.config.health_images, len(self.images))
         ids = torch.arange(count, device=self.device) * len(self.images) // count
         plain = self.features(encoder, ids)
@@ -252,6 +256,8 @@ class Trainer:
         rngs = (Rng(ids, self.seed, HEALTH, number) for number in (1, 2))
         views = (self.method.view(self.images.batch(ids), rng) for rng in rngs)
         first, second = (frozen(encoder, torch.split(x, EMBED_BATCH), self.precision)[0] for x in views)
+        if not all(bool(torch.isfinite(features).all()) for features in (plain, first, second)):
+            raise NonFinite(f"the features are not finite after step {self.step} of {self.steps}; lower train.lr", self.step)
         watched = {} if self.labels is None else knn_by_the_others(plain, self.labels[ids])
         return health(plain, (first, second)) | watched
 

@@ -84,7 +84,7 @@ def fail(run: Training, broken: NonFinite) -> NoReturn:
         run.journal.end("FAILED", cost={})
     try:
         taken = capture.take(run, broken.step)
-        kept = f"; step {broken.step} itself is finite when it is repeated"
+        kept = "; no step could be repeated that way, so nothing is kept"
         if taken:
             path, where = taken
             kept = f"; {where}; python -m tasks.replay {os.path.relpath(path)} repeats the step"

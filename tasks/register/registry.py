@@ -126,6 +126,10 @@ class Registry:
             self._set_tags(old, tags)
             return old.number
         made = self.client.create_model_version(self.model, source, run_id, tags=tags, description=entry.card)
+        first = registered.versions(self.client, self.model)[key]
+        if old is None and first.number != int(made.version):  # another process, of another checkout, was faster
+            self.client.delete_model_version(self.model, made.version)
+            return first.number
         return int(made.version)
 
     def _set_tags(self, version: registered.Version, tags: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import mmap
+import tokenize
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ IN_POOL = "in_pool.json"
 Array = np.ndarray[Any, Any]
 META = {"name": str, "classes": list, "image_size": int, "channels": int, "mean": list, "std": list}
 """What ``meta.json`` must hold, among other facts."""
+NO_HEADER = (EOFError, ValueError, SyntaxError, TypeError, OverflowError, RecursionError, tokenize.TokenError)
+"""What numpy raises of a file that is no array: it reads the header as Python."""
 BLOCK = 2048
 """Images that are looked at together."""
 
@@ -81,13 +84,7 @@ def load(path: Path = PREPARED) -> Dataset:
     for name in ("train_images", "train_labels", "train_holdout", "test_images", "test_labels"):
         try:
             arrays[name] = np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        except (
-            FileNotFoundError,
-            EOFError,
-            ValueError,
-            SyntaxError,
-            zipfile.BadZipFile,
-        ) as error:  # any other OSError is no damage
+        except (FileNotFoundError, *NO_HEADER, zipfile.BadZipFile) as error:  # any other OSError is no damage
             raise IntegrityError(f"{path / name}.npy: {error}; run dvc repro -f prepare") from None
         if not isinstance(arrays[name], np.ndarray):  # numpy opens a zip of arrays whatever it is called
             raise IntegrityError(f"{path / name}.npy is an archive, not an array; run dvc repro -f prepare")

@@ -11,34 +11,69 @@ import yaml
 from tasks.runtime import params
 from tasks.runtime.errors import UsageError
 from tasks.runtime.stage_name import StageName
+from tasks.runtime.strict_yaml import first_fault
+
+RESTORE = "git checkout dvc.yaml restores it"
 
 
 def entry(name: StageName) -> dict[str, Any]:
-    """The stage's deps, params and outs from dvc.yaml, with ``${item.KEY}``, ``${key}`` and ``${PARAMETER}`` filled in."""
-    declared, values = groups()[name.group], params.load()
+    """The stage's deps, params and outs from dvc.yaml, with ``${item.KEY}``, ``${key}`` and ``${PARAMETER}`` filled in.
+
+    Raises:
+        UsageError: dvc.yaml or params.yaml cannot be read, or dvc.yaml does not describe the stage.
+    """
+    values = params.load()
+    try:
+        filled = _filled(name, values)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        filled = {}
+    if not _is_entry(filled):
+        raise UsageError(f"dvc.yaml does not describe the stage {name}; {RESTORE}")
+    return filled
+
+
+def _filled(name: StageName, values: dict[str, Any]) -> dict[str, Any]:
+    declared = groups()[name.group]
     item = {"task": name.task, "method": name.method, "seed": name.seed}
     if "foreach" in declared:  # a mapping by task
         item |= lookup(values, f"{declared['foreach'].strip('${}')}.{name.task}") or {}
         declared = declared["do"]
     text = json.dumps({k: v for k, v in declared.items() if k in ("deps", "params", "outs", "metrics", "plots")})
-    values |= {"item": item, "key": name.task}
+    values = values | {"item": item, "key": name.task}
     filled: dict[str, Any] = json.loads(
         re.sub(r"\$\{([\w.]+)\}", lambda key: json.dumps(str(lookup(values, key[1])))[1:-1], text)
     )
     return filled
 
 
+def _is_entry(filled: dict[str, Any]) -> bool:
+    """Whether it lists something, and names and paths as DVC takes them."""
+
+    def named(item: Any) -> bool:
+        return isinstance(item, str) or (isinstance(item, dict) and len(item) == 1 and isinstance(next(iter(item)), str))
+
+    lists = all(isinstance(items, list) and all(map(named, items)) for items in filled.values())
+    texts = [item for key in ("deps", "params") for item in filled.get(key) or []] if lists else []
+    return bool(filled) and lists and all(isinstance(text, str) for text in texts)
+
+
 def groups() -> dict[str, dict[str, Any]]:
     """The stages of dvc.yaml as they stand there.
 
     Raises:
-        UsageError: there is no dvc.yaml here.
+        UsageError: there is no dvc.yaml here, or it cannot be read.
     """
     try:
         text = Path("dvc.yaml").read_text()
     except FileNotFoundError:
         raise UsageError("dvc.yaml is missing; run from the project's root") from None
-    stages: dict[str, dict[str, Any]] = yaml.safe_load(text)["stages"]
+    except UnicodeDecodeError:
+        raise UsageError(f"dvc.yaml is not UTF-8 text; {RESTORE}") from None
+    try:
+        stages: dict[str, dict[str, Any]] = yaml.safe_load(text)["stages"]
+    except (yaml.YAMLError, RecursionError, KeyError, TypeError, ValueError) as error:
+        reason = first_fault(error) if isinstance(error, yaml.YAMLError) else "it lists no stages"
+        raise UsageError(f"dvc.yaml cannot be read: {reason}; {RESTORE}") from None
     return stages
 
 

@@ -43,6 +43,9 @@ SHORT_MEMORY = (
     "can't start new thread",
 )
 """What libraries say, in exceptions of their own, when the machine has no memory left for them."""
+GPU_FAILED = ("cuda error:", "cudnn error:", "cublas error:", "nccl error")
+OUR_KERNELS = ("device-side assert", "illegal memory access", "invalid argument", "invalid configuration")
+"""What CUDA says of a wrong call or index, which is a bug; whatever else it says is of the device or its driver."""
 
 
 class Stop(Exception):
@@ -127,6 +130,12 @@ def _explained(error: BaseException) -> tuple[int, str]:
         return EnvironmentFault.code, f"the package {error.name} is not installed; make setup installs all that is needed"
     if "out of memory" in str(error).lower():
         return EnvironmentFault.code, "the device is out of memory; use a smaller train.batch_size"
+    if _gpu_failed(str(error).lower()):
+        reason = str(error).strip().splitlines()[0]
+        return (
+            EnvironmentFault.code,
+            f"the GPU or its driver failed ({reason}); the same command goes on from its last checkpoint",
+        )
     outside = _from_outside(error)
     if outside:
         return EnvironmentFault.code, outside
@@ -164,6 +173,10 @@ def _unread() -> list[int]:
     for stream in (1, 2):
         poll.register(stream, 0)
     return [stream for stream, state in poll.poll(0) if state & select.POLLERR]
+
+
+def _gpu_failed(words: str) -> bool:
+    return any(sign in words for sign in GPU_FAILED) and not any(bug in words for bug in OUR_KERNELS)
 
 
 def _from_outside(error: BaseException) -> str | None:

@@ -3,12 +3,17 @@
 A project that was moved or copied would look for them where it was. ``follow`` points them at where they are now.
 """
 
+import contextlib
 import sqlite3
+import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from tasks.runtime import settings
 from tasks.runtime.errors import TrackerDown
+from tasks.runtime.locks import try_lock
 
 PLACES = {
     "experiments": ("artifact_location",),
@@ -19,11 +24,35 @@ PLACES = {
 """Where MLflow's tables name a place: table to columns."""
 SQLITE, ARTIFACTS = "sqlite:///", "artifacts"
 BUSY_SECONDS = 30.0
+LOCK_WAIT_SECONDS = 60.0
 
 
 def file_of(uri: str) -> Path | None:
     """The file of a SQLite store; None for a store of another kind."""
     return Path(uri.removeprefix(SQLITE)).absolute() if uri.startswith(SQLITE) else None
+
+
+@contextlib.contextmanager
+def alone(uri: str) -> Iterator[None]:
+    """One process at a time: several that initialize a new SQLite file together damage it, of whatever project they are.
+
+    Raises:
+        TrackerDown: another process holds the lock for too long, or the folder of the store cannot be written.
+    """
+    file = file_of(uri)
+    path = file.with_name(f".{file.name}.lock") if file else settings.project_root() / ".ssl" / "tracking.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    except OSError as error:
+        raise TrackerDown(f"MLflow's store cannot be locked ({path}): {error.strerror}") from error
+    with lock:
+        deadline = time.monotonic() + LOCK_WAIT_SECONDS
+        while not try_lock(lock):
+            if time.monotonic() > deadline:
+                raise TrackerDown("another process has been sending to MLflow for too long; run python -m tasks.sync later")
+            time.sleep(0.1)
+        yield
 
 
 def is_moved(store: Path) -> bool:

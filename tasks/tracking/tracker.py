@@ -8,14 +8,12 @@ directory nobody holds is a killed run. MLflow is imported when a ``Tracker`` is
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tasks.runtime import settings
 from tasks.runtime.errors import EnvironmentFault, TrackerDown, UsageError, is_full, no_space
-from tasks.runtime.locks import try_lock
 from tasks.runtime.redaction import redact
 from tasks.tracking import artifacts, journal, logged_models, own_store, patience
 from tasks.tracking.logged_models import METRICS_PER_BATCH
@@ -35,7 +33,6 @@ from tasks.tracking.records import (
 )
 
 PARAMS_PER_BATCH = 100  # MLflow's own limit
-LOCK_WAIT_SECONDS = 60.0
 STANDING = "standing"
 """Tag of a training that is worse than its start; a report's is followed by the name of the training."""
 
@@ -151,15 +148,8 @@ class Tracker:
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
-        """``errors``, one process at a time: several that initialize a new sqlite file together damage it."""
-        path = settings.project_root() / ".ssl" / "tracking.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with self.errors(), path.open("w") as lock:
-            deadline = time.monotonic() + LOCK_WAIT_SECONDS
-            while not try_lock(lock):
-                if time.monotonic() > deadline:
-                    raise TrackerDown("another process has been sending to MLflow for too long; run python -m tasks.sync later")
-                time.sleep(0.1)
+        """``errors``, one process at a time."""
+        with self.errors(), own_store.alone(self.uri):
             yield
 
     # -------------------------------------------------------------- sending

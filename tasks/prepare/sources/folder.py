@@ -1,5 +1,6 @@
 """``source: folder``: images in a folder, found by name and read one after another."""
 
+import errno
 import functools
 import os
 import stat
@@ -14,6 +15,9 @@ from tasks.prepare.layout import SUMS, is_image
 from tasks.prepare.source import OWN_LICENSE, Content, FileSource, Source
 from tasks.runtime.errors import UsageError
 from tasks.runtime.params import DataConfig, images_path
+
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What the machine lacks, which says nothing of the file."""
 
 
 def open_source(config: DataConfig) -> Source:
@@ -120,6 +124,8 @@ class FolderSource(FileSource):
                     return BadImage(f"{status.st_size:,} bytes is more than {images.MAX_BYTES:,}")
                 return file.read(images.MAX_BYTES)
         except OSError as error:
+            if error.errno in SHORT:
+                raise
             return BadImage(f"cannot be read ({error.strerror})")
 
 

@@ -33,7 +33,13 @@ Trained = Callable[[str], tuple[Method, Trainer]]
 
 
 def build(
-    shipped: dict[str, Any], name: str, channels: int = 1, size: int = 28, n: int = N, epochs: int = 2
+    shipped: dict[str, Any],
+    name: str,
+    channels: int = 1,
+    size: int = 28,
+    n: int = N,
+    epochs: int = 2,
+    precision: str = "float32",
 ) -> tuple[Method, Trainer]:
     """A method on tiny data, with a narrow encoder and the shipped numbers of its own block."""
     values = copy.deepcopy(shipped)
@@ -43,7 +49,7 @@ def build(
         "epochs": epochs,
         "epoch_share": 1.0,
         "batch_size": BATCH,
-        "precision": "float32",
+        "precision": precision,
         "health_images": 32,
     }
     own["encoder"] = shrink(own.get("encoder", {}))
@@ -291,6 +297,17 @@ def test_a_device_that_is_looked_at_now_and_then_saves_nothing_broken(shipped: d
     assert (trainer.step, len(trainer.history)) == (N // BATCH, 1)
     with pytest.raises(NonFinite, match="step 2"):
         trainer.tensors()
+
+
+@pytest.mark.fault("F38")
+def test_weights_that_overflow_after_a_finite_loss_end_the_training_before_the_row(shipped: dict[str, Any]) -> None:
+    from ssl_core.engine.train import NonFinite
+
+    method, trainer = build(shipped, "simclr")
+    method.after_step = lambda progress: next(method.parameters()).data.fill_(np.inf if progress == 0.5 else 0.01)
+    with pytest.raises(NonFinite, match="the features are not finite after step 4 of 8"):
+        trainer.run()
+    assert len(trainer.history) == 1
 
 
 @pytest.mark.fault("F43")

@@ -1,5 +1,6 @@
 """Unusable images, folders and archives: named in one line, the right exit code, nothing half-written, nothing hangs."""
 
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -184,6 +185,29 @@ def test_a_link_swapped_in_after_the_look_is_not_followed(tmp_path: Path) -> Non
     os.mkfifo(folder / "cat" / "1.png")
     found = {source.items[row].name: content for row, content in source.read(range(len(source.items)))}
     assert isinstance(found["cat/0.png"], images.BadImage) and isinstance(found["cat/1.png"], images.BadImage)
+
+
+@pytest.mark.parametrize(
+    ("number", "set_aside"), [(errno.EACCES, True), (errno.EIO, True), (errno.EMFILE, False), (errno.ENOMEM, False)]
+)
+@pytest.mark.fault("I47", "F23", "F31")
+def test_a_file_that_cannot_be_read_is_set_aside_and_a_machine_that_lacks_something_is_not_its_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, set_aside: bool
+) -> None:
+    folder, plain = write(tmp_path / "in", class_folders(6)), os.open
+
+    def opens(path: Any, *args: Any, **kwargs: Any) -> int:
+        if Path(path) == folder / "cat/0.png":
+            raise OSError(number, os.strerror(number), str(path))
+        return plain(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", opens)
+    if set_aside:
+        (bad,) = run(tmp_path, config(folder, max_bad=1)).audit["quarantined"]
+        assert bad == {"file": "cat/0.png", "reason": f"cannot be read ({os.strerror(number)})"}
+    else:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            run(tmp_path, config(folder, max_bad=1))
 
 
 FOLDERS: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {

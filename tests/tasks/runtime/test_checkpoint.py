@@ -1,6 +1,7 @@
 """Checkpoints with damage: the one before is taken, and it is said."""
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tasks.runtime import checkpoint, files
+from tasks.runtime import checkpoint, files, work
 from tests.support import damage
 
 TENSORS = {
@@ -115,6 +116,26 @@ def test_every_bit_of_a_manifest_and_of_the_numbers_counts(directory: Path, caps
             for file, content in whole.items():
                 (path / file).write_bytes(content)
     assert loaded_step(directory) == 2
+
+
+@pytest.mark.fault("F30")
+def test_what_is_not_whole_yet_lies_on_the_disk_of_its_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder for temporary files is on another disk, where nothing may be written: nobody asks for it."""
+    monkeypatch.setattr(tempfile, "tempdir", "/proc")
+    assert Path("/proc").stat().st_dev != tmp_path.stat().st_dev
+    seen, replace, rename = [], Path.replace, Path.rename
+
+    def noted(move: Callable[[Path, Path], object]) -> Callable[[Path, Path], object]:
+        return lambda source, target: (seen.append(source.parent == target.parent), move(source, target))[1]
+
+    monkeypatch.setattr(Path, "replace", noted(replace))
+    monkeypatch.setattr(Path, "rename", noted(rename))
+    checkpoint.save(tmp_path / "checkpoints", 1, TENSORS, scalars(1))
+    work.publish(tmp_path / "checkpoints", tmp_path / "published")
+    work.publish(tmp_path / "checkpoints", tmp_path / "published")
+    files.write_text(tmp_path / "one", "text")
+    assert len(seen) > 5 and all(seen)
+    assert checkpoint.load(tmp_path / "published", REQUIRED)
 
 
 def test_without_any_sound_checkpoint_the_training_begins_anew(directory: Path) -> None:

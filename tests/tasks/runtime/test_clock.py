@@ -1,11 +1,13 @@
 """What a stage depends on besides its inputs: the machine counts, the clock does not."""
 
+import json
 import time
 from pathlib import Path
 
 import pytest
 
 from tasks.runtime import checkpoint, files
+from tasks.runtime.progress import Progress
 from tasks.runtime.stage import Stage
 from tasks.runtime.stage_name import StageName
 from tasks.tracking import journal
@@ -37,7 +39,7 @@ def test_a_clock_that_jumps_changes_no_order_and_no_duration(
     project: Path, monkeypatch: pytest.MonkeyPatch, jump: float
 ) -> None:
     place, now = project / "checkpoints", time.time()
-    fingerprint = Stage(StageName("gather")).fingerprint
+    fingerprint, shown = Stage(StageName("gather")).fingerprint, Progress("x", 2, "images", file=project / "progress.json")
     with journal.Journal(project / "journal.jsonl") as log:
         for step in (1, 2):
             if step == 2:
@@ -45,6 +47,8 @@ def test_a_clock_that_jumps_changes_no_order_and_no_duration(
                 monkeypatch.setattr(time, "time_ns", lambda: int((now + jump) * 1e9))
             checkpoint.save(place, step, {k: v + step for k, v in TENSORS.items()}, scalars(step))
             log.metrics(step, {"loss": 1.0})
+    shown.update(2)
+    assert " 0:0" in json.loads((project / "progress.json").read_text())["status"]
     found = checkpoint.load(place, REQUIRED)
     assert found and found[1]["step"] == 2
     assert [event["step"] for event in journal.read(project / "journal.jsonl")] == [1, 2]

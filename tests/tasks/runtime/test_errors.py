@@ -44,6 +44,26 @@ def test_a_long_answer_is_cut_and_holds_no_password() -> None:
     assert code == 4 and "secret" not in message and len(message) < LONGEST + 20
 
 
+@pytest.mark.fault("F46")
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be reported later", 4),
+        ("CUDA error: unspecified launch failure", 4),
+        ("CUDA error: no kernel image is available for execution on the device", 4),
+        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", 4),
+        ("NCCL error in: ProcessGroupNCCL.cpp:2000, unhandled cuda error", 4),
+        ("CUDA error: device-side assert triggered", 70),
+        ("CUDA error: an illegal memory access was encountered", 70),
+    ],
+)
+def test_a_gpu_that_dies_is_no_bug_and_a_wrong_index_is_one(words: str, code: int) -> None:
+    found, message = explain(RuntimeError(words))
+    assert found == code
+    if code == 4:
+        assert "\n" not in message and words.splitlines()[0] in message and "goes on from its last checkpoint" in message
+
+
 def our_bug() -> None:
     raise RuntimeError("a bug")
 

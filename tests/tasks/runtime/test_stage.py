@@ -62,7 +62,7 @@ def runs_in_mlflow(project: Path) -> list[tuple[str, str]]:
         return store.execute("SELECT name, status FROM runs").fetchall()
 
 
-@pytest.mark.fault("F1", "R3", "F30")
+@pytest.mark.fault("F1", "R3")
 def test_killed_again_and_again_it_ends_with_the_same_bits_as_one_run(project: Path, unbroken: dict[str, bytes]) -> None:
     def killed_when(condition) -> None:  # type: ignore[no-untyped-def]
         process = start(project, *STAGE, SSL_CHECKPOINT_SECONDS="0")
@@ -223,6 +223,19 @@ def test_what_yaml_lets_pass_is_caught(project: Path, root: Path, old: str, new:
 
 
 @pytest.mark.fault("F39")
+def test_a_training_that_collapses_is_stopped_where_that_is_asked_for(project: Path) -> None:
+    """Decay takes all weights in the first step."""
+    decay = {"optimizer": "sgd", "lr": 1.0, "weight_decay": 1.0, "decay_norm_and_bias": True, "warmup": 0.0, "final_lr": 1.0}
+    set_params(project, {"method": {"simclr": {"train": decay | {"epochs": 3, "stop_on_collapse": True}}}})
+    result = command(project, *STAGE)
+    assert result.returncode == 5, result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: simclr collapsed at epoch ")
+    assert not (project / OUTPUTS[0]).exists()
+    set_params(project, {"method": {"simclr": {"train": {"stop_on_collapse": False}}}})
+    result = command(project, *STAGE)
+    assert result.returncode == 0 and "warning: simclr has collapsed at epoch " in result.stderr
+
+
 def test_an_alarm_of_the_method_is_said_once_and_kept_with_the_encoder(project: Path) -> None:
     """Decay takes all weights at once, so that counting counts nothing from its second step on."""
     train = {

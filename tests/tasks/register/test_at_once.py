@@ -1,0 +1,47 @@
+"""Several registrations at once."""
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from tasks.tracking.registered import ask_file, unreadable
+from tests.support import registered as made
+
+REGISTERS = """
+from pathlib import Path
+from tasks.register.registration import register
+from tasks.runtime.errors import run
+run(lambda: print(register(Path()).versions))
+"""
+
+
+@pytest.mark.stress
+@pytest.mark.fault("F35", "F66")
+def test_eight_checkouts_that_register_at_once_make_each_version_once(tmp_path):
+    """Copies of a project have locks of their own and share a store."""
+    made.write_project(tmp_path / "p0", methods=("simclr", "byol"))
+    for number in range(1, 8):
+        shutil.copytree(tmp_path / "p0", tmp_path / f"p{number}")
+    env = os.environ | made.environment(tmp_path / "shared")
+    (tmp_path / "shared/mlruns").mkdir(parents=True)
+    command = [sys.executable, "-c", REGISTERS]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    running = [subprocess.Popen(command, cwd=tmp_path / f"p{n}", env=env, **pipes) for n in range(8)]
+    said = [process.communicate(timeout=500) for process in running]
+    for process, (_, words) in zip(running, said, strict=True):
+        assert process.returncode == 0 or (process.returncode == 4 and words.count("\n") == 1), words
+    assert 0 in [process.returncode for process in running], said
+    done = subprocess.run(command, cwd=tmp_path / "p0", env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    stored = ask_file(tmp_path / "shared/mlruns/mlflow.db", "ssl-example")
+    with contextlib.closing(sqlite3.connect(tmp_path / "shared/mlruns/mlflow.db")) as store:
+        (count,) = store.execute("SELECT count(*) FROM model_versions WHERE current_stage != 'Deleted_Internal'").fetchone()
+    assert count == len(stored.versions) == 2
+    simclr = next(v.number for v in stored.versions.values() if v.tags["method"] == "simclr")
+    assert stored.aliases["champion"] == stored.aliases["simclr"] == simclr
+    assert not any(unreadable(v.source, v.seal, whole=True) for v in stored.versions.values())
