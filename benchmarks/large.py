@@ -1,4 +1,4 @@
-"""Large data and large images: ``python -m benchmarks.large``, ten minutes on two idle cores.
+"""Large data and large images: ``python -m benchmarks.large``.
 
 ``prepare``: many small JPEG files through the stage; its speed and memory. ``disk``: training on an array that is not in
 memory, beside the same array in memory; before each trial the system is told to forget the file, so every batch comes from

@@ -5,8 +5,8 @@ workers, its heads and losses. Everybody starts from the same encoder, with the 
 and color changes. Ours reads the uint8 array that ``prepare`` makes of the files once. Its rate includes the label-free
 indicators it computes every epoch, and for MoCo the statistics of parts of the batch, which lightly's recipe leaves out.
 
-Both sides are tried at every setting first, each at its own best afterwards: float32 or bf16, one thread or all, threads that
-sleep or spin while they wait, memory in huge pages or not.
+Each side is measured at its best setting. The first method tries all: float32 or bf16, one thread or all, threads that sleep
+or spin while they wait, memory in huge pages or not. The others try precisions and threads, with its choice of the rest.
 """
 
 import argparse
@@ -94,6 +94,11 @@ def settings(precisions: Sequence[str], options: argparse.Namespace) -> list[Set
     return [Setting(*chosen) for chosen in itertools.product(precisions, sorted(threads), waits, pages)]
 
 
+def like(found: Setting, among: Sequence[Setting]) -> list[Setting]:
+    """Those with its way to wait and its pages, which depend on the machine more than on the method."""
+    return [setting for setting in among if (setting.wait, setting.pages) == (found.wait, found.pages)]
+
+
 def best(made: Bench, trials: Sequence[Trial], seconds: float) -> tuple[Trial, str]:
     """The fastest of one side's trials, which differ in their settings, and a row of the table of what was tried."""
     rates = {}
@@ -108,26 +113,24 @@ def best(made: Bench, trials: Sequence[Trial], seconds: float) -> tuple[Trial, s
 
 def run(options: argparse.Namespace) -> tuple[list[str], bool]:
     """Lines of Markdown, and whether the floors were held."""
+    fast = "bf16" if bf16_is_fast(torch.device("cpu")) else "float32"
+    among = {"lightly": settings(("float32", "bf16"), options), "ours": settings((fast,), options)}
     rows, tried, all_held = [], [], True
     with bench(options) as made:
         for method, width in FLOORS:
-            found, settled, held = compare(made, method, width, options)
-            rows, tried, all_held = rows + found, tried + settled, all_held and held
+            chosen = {}
+            for side in among:
+                trials = [Trial(side, method, width, options.batch, setting) for setting in among[side]]
+                chosen[side], row = best(made, trials, SEARCH_SHARE * options.seconds)
+                among[side] = like(chosen[side].setting, among[side])
+                tried.append(row)
+            found, held = compare(made, chosen["ours"], chosen["lightly"], options)
+            rows, all_held = rows + found, all_held and held
     return [*HEADER, *rows, "", *TRIED, *tried], all_held
 
 
-def compare(made: Bench, method: str, width: int, options: argparse.Namespace) -> tuple[list[str], list[str], bool]:
-    """One method: the rows of its ratios, those of the settings that were tried, and whether its floor was held."""
-    fast = "bf16" if bf16_is_fast(torch.device("cpu")) else "float32"
-    precisions = {"lightly": ("float32", "bf16"), "ours": (fast,)}
-    (theirs, their_row), (mine, our_row) = (
-        best(
-            made,
-            [Trial(side, method, width, options.batch, setting) for setting in settings(precisions[side], options)],
-            SEARCH_SHARE * options.seconds,
-        )
-        for side in ("lightly", "ours")
-    )
+def compare(made: Bench, mine: Trial, theirs: Trial, options: argparse.Namespace) -> tuple[list[str], bool]:
+    """Both sides of one method at their best: the rows of the table, and whether the floor was held."""
     trials = {
         "ours": mine,
         "lightly": theirs,
@@ -135,12 +138,11 @@ def compare(made: Bench, method: str, width: int, options: argparse.Namespace) -
         "our step without views": replace(mine, side="step"),
     }
     floors: dict[str, dict[str, float | None]] = {
-        "ours": {"lightly": FLOORS[method, width]},
+        "ours": {"lightly": FLOORS[mine.method, mine.width]},
         "ours, float32": {"lightly": None},
     }
     contenders = [Contender(name, partial(made.measure, trial), floors.get(name, {})) for name, trial in trials.items()]
-    rows, held = interleave(f"{method}, width {width}", contenders, options.rounds, options.seconds)
-    return rows, [their_row, our_row], held
+    return interleave(f"{mine.method}, width {mine.width}", contenders, options.rounds, options.seconds)
 
 
 TRIED = [

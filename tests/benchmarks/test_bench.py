@@ -11,7 +11,7 @@ import pytest
 from benchmarks.__main__ import BEGIN, END, around
 from benchmarks.images import write_jpegs
 from benchmarks.measure import Contender, interleave
-from benchmarks.training import FLOORS, Bench, best
+from benchmarks.training import FLOORS, Bench, best, like, settings
 from benchmarks.trials import SIZE, Pictures, Setting, Trial, read_pictures, steps
 
 pytestmark = pytest.mark.slow
@@ -61,6 +61,14 @@ def test_the_fastest_setting_is_chosen_in_processes_that_wait_stopped(folder: Pa
     finally:
         bench.close()
     assert chosen in trials and row.startswith(f"| simclr | 8 | step | {chosen.setting}: ")
+
+
+def test_every_setting_is_tried_and_later_ones_keep_what_depends_on_the_machine() -> None:
+    options = argparse.Namespace(quick=False, threads=2)
+    every = settings(("float32", "bf16"), options)
+    assert len(set(every)) == 16
+    assert like(SETTING, every) == [Setting(p, n, "sleep", "small") for p in ("float32", "bf16") for n in (1, 2)]
+    assert len(settings(("float32", "bf16"), argparse.Namespace(quick=True, threads=2))) == 2
 
 
 @pytest.mark.parametrize(("ours", "held"), [(250.0, True), (170.0, True), (150.0, False)])
