@@ -116,7 +116,7 @@ def test_a_run_says_if_the_times_are_not_the_same_and_how_they_get_it():
 def test_one_command_prepares_the_images_and_writes_their_shares_and_names_what_does_not_fit(tmp_path: Path):
     project = copy_project(tmp_path / "p", git=True)
     set_params(project, TINY | {"data": {"max_train": 200, "max_test": 50}})
-    set_params(project, {"train": {"epochs": None, "images": 1600}, "method": {"context": {"train": {"batch_size": 400}}}})
+    set_params(project, {"train": {"epochs": None, "images": 1600}, "method": {"context": {"grid": 14}}})
     path = project / "params.yaml"
     values = params.parse(path.read_text(), path)
     values["run"]["methods"] = ["simclr", "context"]
@@ -124,7 +124,7 @@ def test_one_command_prepares_the_images_and_writes_their_shares_and_names_what_
     path.write_text(yaml.safe_dump(values))
     result = command(project, "tasks.budget", "--seconds", "0.5")
     assert result.returncode == 0, result.stderr
-    assert "context keeps its share: train.batch_size 400 is larger than" in result.stderr
+    assert "context keeps its share: an image of 28 px is too small for a 14 x 14 grid of tiles" in result.stderr
     new = params.parse(path.read_text(), path)
     shares = {name: new["method"][name]["train"]["epoch_share"] for name in ("simclr", "rotation", "context")}
     assert shares["context"] == values["method"]["context"]["train"]["epoch_share"]
