@@ -83,6 +83,7 @@ SHARED = {
     "tasks.worth",
     "tasks.starts",
     "tasks.choice",
+    "tasks.few_labels",
     "tasks.transfer",
     "tasks.tuned",
 }
