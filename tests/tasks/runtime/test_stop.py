@@ -45,7 +45,7 @@ def test_a_stage_that_is_still_importing_ends_as_one_that_was_asked(
     project = duplicate(template, tmp_path / "p")
     slow = project / "tasks/runtime/declared.py"
     slow.write_text("import time\nopen('importing', 'w').close()\ntime.sleep(1)\n" + slow.read_text())
-    process = start(project, *stage, forked=stage[0] in ("tasks.evaluate", "tasks.register"))
+    process = start(project, *stage, forked=False)
     wait_for((project / "importing").exists)
     process.terminate()
     _, said = process.communicate(timeout=60)
