@@ -40,8 +40,9 @@ def of_stage(root: Path, name: str) -> dict[Path, str]:
 
 def _outs(entry: Any) -> list[dict[str, str]]:
     """Those outputs of a stage whose MD5 is that of their bytes: DVC 2 left line ends out."""
-    outs = entry.get("outs", []) if isinstance(entry, dict) else []
-    texts = [out for out in outs if isinstance(out, dict) and all(isinstance(out.get(k), str) for k in ("path", "md5"))]
+    outs = entry.get("outs") if isinstance(entry, dict) else None
+    listed = outs if isinstance(outs, list) else []
+    texts = [out for out in listed if isinstance(out, dict) and all(isinstance(out.get(k), str) for k in ("path", "md5"))]
     return [out for out in texts if out.get("hash") == "md5"]
 
 
