@@ -114,14 +114,22 @@ class Maps:
     points: int
     """Images on each map, of the split ``split``."""
     split: str
+    clustered: str = ""
+    """Without labels: the method whose clusters are the colors."""
 
 
 def maps(root: Path, rows: Sequence[Row], best: Result | None, view: pictures.Gallery, classes: Sequence[str]) -> Maps:
-    """Maps of the features by method, with the legend; without labels the colors are clusters of the best features."""
+    """Maps of the features by method, with the legend.
+
+    Without labels the colors are clusters of the best features, or, where none is known to be best, of those of the first
+    method that has not collapsed.
+    """
     chosen = pictures.map_points(view)
     labels, names = view.labels[chosen], list(classes)
+    clustered = None
     if not (labels >= 0).any():
-        features = view.features(root, best.name) if best else None
+        clustered = best or next((row.best for row in rows if not row.is_baseline and row.verdict != "collapsed"), None)
+        features = view.features(root, clustered.name) if clustered else None
         labels = labels if features is None else clusters(features[chosen])
         names = [f"cluster {i + 1}" for i in range(CLUSTERS)]
     drawn = []
@@ -130,7 +138,9 @@ def maps(root: Path, rows: Sequence[Row], best: Result | None, view: pictures.Ga
         if features is not None:
             drawn.append((row, uri(pictures.feature_map(features[chosen], labels), "png")))
     shown = pictures.groups(labels)
-    return Maps(drawn, pictures.legend([names[g] for g in shown]), len(chosen), view.split)
+    return Maps(
+        drawn, pictures.legend([names[g] for g in shown]), len(chosen), view.split, clustered.method if clustered else ""
+    )
 
 
 def clusters(features: np.ndarray) -> np.ndarray:

@@ -95,7 +95,6 @@ def render(
         best=best,
         missing=missing,
         labelled=known(results, "linear_top1"),
-        own_labels=known(results, "linear_top1") and not results[0].task,
         held_out=known(results, "holdout_linear_top1"),
         pretext=PRETEXT,
         solved=known(results, PRETEXT.name),

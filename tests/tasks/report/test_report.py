@@ -186,7 +186,7 @@ def test_a_data_set_without_labels_and_without_test_images_is_reported(tmp_path)
     text = text_of(page)
     assert "There are no labels to score with" in text
     assert "linear probe, test" not in text and "kNN" not in re.sub("neighbors.*", "", text)
-    assert "cluster 1" in text
+    assert "cluster 1" in text and "clusters of the features of rotation" in text
     assert 'id="mistakes"' not in page and 'id="labels"' not in page
     seen = browser.inspect(tmp_path / "reports/report.html")
     assert (seen["broken"], seen["console"]) == ([], [])
