@@ -17,7 +17,8 @@ HEAD = """# What may go wrong, and what happens then
 
 This page is made of `tests/faults.toml` and of the marks of the tests by `python -m tests.reliability`; a test checks that it
 is up to date. **{covered} of {total} faults are covered**: a test carries their mark. {partly} are covered partly (what is
-missing is said), {open} not at all. Tests marked *long* run with `make stress`, all others with `make test`.
+missing is said), {open} not at all. Tests marked *long* run with `make stress`
+([what they last showed](stress.md)), all others with `make test`.
 """
 
 

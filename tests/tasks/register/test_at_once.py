@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from tasks.register.registration import register
 from tasks.tracking.registered import ask_file, unreadable
 from tests.support import registered as made
 
@@ -45,3 +46,21 @@ def test_eight_checkouts_that_register_at_once_make_each_version_once(tmp_path):
     simclr = next(v.number for v in stored.versions.values() if v.tags["method"] == "simclr")
     assert stored.aliases["champion"] == stored.aliases["simclr"] == simclr
     assert not any(unreadable(v.source, v.seal, whole=True) for v in stored.versions.values())
+
+
+@pytest.mark.fault("F66")
+def test_a_version_that_another_checkout_has_just_made_is_the_one(root, monkeypatch):
+    from mlflow import MlflowClient
+
+    made.write_encoder(root, "simclr", weights=1)
+    create, numbers = MlflowClient.create_model_version, []
+
+    def twice(*args, **kwargs):  # the other one is faster
+        numbers.extend(int(create(*args, **kwargs).version) for _ in range(2))
+        return MlflowClient().get_model_version(args[1], str(numbers[-1]))
+
+    monkeypatch.setattr(MlflowClient, "create_model_version", twice)
+    versions = register(root, made.exporter).versions
+    assert versions["simclr-0"] == numbers[0] < numbers[1]
+    stored = ask_file(root / "mlruns/mlflow.db", "ssl-example")
+    assert stored.aliases["simclr"] == numbers[0] and numbers[1] not in {v.number for v in stored.versions.values()}
