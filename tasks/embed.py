@@ -18,13 +18,13 @@ import torch
 
 from tasks.alike import MOST_PAIRS, NEIGHBORS, Duplicates, duplicates, likeness, outliers, suspects
 from tasks.picture_sheet import ACROSS, Section, pictures, png
-from tasks.prepare.decoding import Job, decode_all
-from tasks.prepare.images import DEPTH
+from tasks.prepare.decoding import DEPTH
 from tasks.prepare.intake import ONE_WORKER
 from tasks.prepare.layout import SPLITS, Item, shown, to_read
 from tasks.prepare.source import FileSource
 from tasks.prepare.sources.archive import ArchiveSource
 from tasks.prepare.sources.folder import FolderSource
+from tasks.prepare.workers import Job, decode_all
 from tasks.register import registry
 from tasks.runtime import files, settings
 from tasks.runtime.errors import DataError, EnvironmentFault, UsageError, run

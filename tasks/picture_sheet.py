@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tasks.prepare.decoding import Job, decode_all
 from tasks.prepare.source import Source
+from tasks.prepare.workers import Job, decode_all
 
 SIDE, GAP, LINE = 96, 6, 16
 """Pixels: of a picture, between pictures, of a line of text."""

@@ -3,7 +3,7 @@
 1. ``source`` opens what ``data.source`` names: a module of ``sources``. A source lists its images. ``archives`` reads tar and
    zip files for it; ``layout`` reads classes and splits off the names of files, ``labels`` those of lists and shards.
 2. ``splits`` chooses the rows of each split and what is held out.
-3. ``intake`` fills the arrays. ``decoding`` starts worker processes, and each worker runs ``images``, where one file becomes
+3. ``intake`` fills the arrays. ``workers`` starts worker processes, and each of them runs ``decoding``, where one file becomes
    pixels, or ``bands`` where it has more channels or bits than a picture, or ``dicom``.
 4. ``auditing`` looks for duplicates, leaks and oddities. ``tasks.runtime.audit`` is the file it fills.
 5. ``preparation`` is the whole of it; ``__main__`` is the command. ``pool`` sets a task (``run.tasks``) beside the pool.

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from tasks.prepare import images
-from tasks.prepare.images import BadImage
+from tasks.prepare import decoding
+from tasks.prepare.decoding import BadImage
 from tasks.runtime.errors import DataError
 
 MAX_MEMBERS = 5_000_000
@@ -76,7 +76,7 @@ class Archive:
             else:
                 self._check_tar()
         except BROKEN as error:
-            raise DataError(f"{path} is damaged or cut off ({images.one_line(error)}); copy or download it again") from None
+            raise DataError(f"{path} is damaged or cut off ({decoding.one_line(error)}); copy or download it again") from None
 
     def read(self, names: Sequence[str]) -> Iterator[tuple[str, bytes | BadImage]]:
         """The bytes of the named members, in the archive's own order.
@@ -91,7 +91,7 @@ class Archive:
             else:
                 yield from self._read_tar(chosen)
         except BROKEN as error:
-            raise DataError(f"{self.path} cannot be read any more ({images.one_line(error)})") from None
+            raise DataError(f"{self.path} cannot be read any more ({decoding.one_line(error)})") from None
 
     # ------------------------------------------------------------------ both kinds
 
@@ -116,7 +116,7 @@ class Archive:
             self._reject(name, "is there twice")
         if clean.lower().endswith(ARCHIVES):
             self._reject(name, "is an archive inside the archive")
-        if size > images.MAX_BYTES:
+        if size > decoding.MAX_BYTES:
             self._reject(name, f"claims {size:,} bytes")
         if len(self.members) >= MAX_MEMBERS:
             self._reject(name, f"is one of more than {MAX_MEMBERS:,} members")
@@ -173,7 +173,7 @@ class Archive:
                 try:
                     yield member.name, archive.read(infos[member.position])
                 except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
-                    yield member.name, BadImage(f"damaged in the archive: {images.one_line(error)}")
+                    yield member.name, BadImage(f"damaged in the archive: {decoding.one_line(error)}")
 
 
 class _Limited:
@@ -199,7 +199,7 @@ class _Limited:
         return self._position
 
     def read(self, count: int = -1) -> bytes:
-        if count < 0 or count > images.MAX_BYTES:
+        if count < 0 or count > decoding.MAX_BYTES:
             raise DataError(f"{self._path} is rejected: it claims a header or file of {count:,} bytes")
         data = self._file.read(count)
         self._position += len(data)

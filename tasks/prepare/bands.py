@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from tasks.prepare import dicom, images
-from tasks.prepare.images import BadImage, Facts
+from tasks.prepare import decoding, dicom
+from tasks.prepare.decoding import BadImage, Facts
 
 Array = np.ndarray[Any, Any]
 LUMA = np.array([0.299, 0.587, 0.114])  # as Pillow
@@ -25,15 +25,15 @@ COMPRESSIONS = (1, 5, 8, 32773, 32946, 50000)
 
 
 def decode(data: bytes, name: str, size: int, channels: int, depth: int, bits: int, fit: str) -> tuple[bytes, Facts]:
-    """As ``images.decode``.
+    """As ``decoding.decode``.
 
     Raises:
         BadImage, and what decoders raise.
     """
-    if data.startswith(images.NPY):
+    if data.startswith(decoding.NPY):
         values = as_bands(_numpy(data), channels)
         facts = Facts(values.shape[1], values.shape[0], f"{values.shape[2]} bands", "NPY", hashlib.sha256(data).hexdigest())
-    elif data[128:132] == images.DICOM:
+    elif data[128:132] == decoding.DICOM:
         values, facts = dicom.read(data)
         values = as_bands(values, channels)
     else:
@@ -47,12 +47,12 @@ def store(values: Array, size: int, channels: int, depth: int, bits: int, fit: s
     Raises:
         BadImage: another number of bands than channels, a type or values that have no stated range, or an impossible size.
     """
-    images.check_sides(values.shape[1], values.shape[0])
+    decoding.check_sides(values.shape[1], values.shape[0])
     if values.shape[2] != channels:
         raise BadImage(f"{values.shape[2]} bands, but data.channels is {channels}")
     top, white = _top(values, depth, facts), 2**bits - 1
     scaled = (values.astype(np.float64).clip(0, top) * (white / top)).astype(np.float32)
-    squares = [np.asarray(images.square(Image.fromarray(scaled[..., c]), size, fit)) for c in range(channels)]
+    squares = [np.asarray(decoding.square(Image.fromarray(scaled[..., c]), size, fit)) for c in range(channels)]
     stored = np.rint(np.stack(squares, 2)).clip(0, white)
     return stored.astype(np.uint8 if bits == 8 else np.uint16).tobytes()
 
@@ -78,7 +78,7 @@ def _numpy(data: bytes) -> Array:
     try:
         values = np.lib.format.read_array(BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise BadImage(f"not an array that can be read: {images.one_line(error)}") from None
+        raise BadImage(f"not an array that can be read: {decoding.one_line(error)}") from None
     if values.ndim not in (2, 3) or not values.size:
         raise BadImage(f"an array of shape {values.shape}; it must be (H, W), (H, W, C) or (C, H, W)")
     return values
@@ -107,8 +107,8 @@ def _grey_or_color(values: Array, channels: int) -> Array:
 
 def _picture_or_tiff(data: bytes, name: str, channels: int) -> tuple[Array, Facts]:
     try:
-        with Image.open(BytesIO(data), formats=images.FORMATS) as image:
-            facts = images.inspect(image, data, name)
+        with Image.open(BytesIO(data), formats=decoding.FORMATS) as image:
+            facts = decoding.inspect(image, data, name)
             if not (facts.format == "TIFF" and image.tag_v2.get(277, 1) > len(image.getbands())):
                 return _laid_out(_values(image, data, facts), channels, facts), facts
     except UnidentifiedImageError:
@@ -121,11 +121,11 @@ def _picture_or_tiff(data: bytes, name: str, channels: int) -> tuple[Array, Fact
 
 def _values(image: Any, data: bytes, facts: Facts) -> Array:
     """All bands (H, W, B), with all their bits."""
-    deep = data[24:25] == b"\x10" if facts.format == "PNG" else facts.format == "TIFF" and images.deep_tiff(image)
+    deep = data[24:25] == b"\x10" if facts.format == "PNG" else facts.format == "TIFF" and decoding.deep_tiff(image)
     if image.mode in ("RGB", "RGBA") and deep:
         high, low = (_bytes_of(data, low, facts if low else None) for low in (False, True))
         return high.astype(np.uint16) << 8 | low
-    turned = images.upright(image, facts)
+    turned = decoding.upright(image, facts)
     if turned.mode.startswith("I"):
         return np.asarray(turned).astype(np.int64)[..., None].clip(0, 65535).astype(np.uint16)
     kind = turned.mode
@@ -143,7 +143,7 @@ def _bytes_of(data: bytes, low: bool, facts: Facts | None) -> Array:
     It takes the first byte of big-endian values and the second of little-endian ones. Told the other order it takes the other.
     """
     swapped = {"B": "L", "L": "B", "N": "B" if np.little_endian else "L"}
-    with Image.open(BytesIO(data), formats=images.FORMATS) as image:
+    with Image.open(BytesIO(data), formats=decoding.FORMATS) as image:
         assert isinstance(image, ImageFile.ImageFile)
         if low:
             tiles = []
@@ -153,7 +153,7 @@ def _bytes_of(data: bytes, low: bool, facts: Facts | None) -> Array:
                 tiles.append(tile._replace(args=(raw, *rest) if isinstance(tile.args, tuple) else raw))
             image.tile = tiles
         image.load()
-        return np.asarray(images.upright(image, facts or Facts(0, 0, "", "", "")))
+        return np.asarray(decoding.upright(image, facts or Facts(0, 0, "", "", "")))
 
 
 def _laid_out(values: Array, channels: int, facts: Facts) -> Array:
@@ -187,7 +187,7 @@ def tiff(data: bytes) -> Array:
     tags.load(file)
     width, height, bands = int(tags[256]), int(tags[257]), int(tags.get(277, 1))
     bits, kinds = set(tags.get(258, (1,))), set(tags.get(339, (1,)))
-    images.check_sides(width, height)
+    decoding.check_sides(width, height)
     if len(bits) != 1 or not bits <= {8, 16} or kinds != {1} or not 1 <= bands <= MOST:
         raise BadImage(f"{bands} bands of {sorted(bits)} bits; at most {MOST} unsigned ones of 8 or 16 bits can be read")
     if tags.get(259, 1) not in COMPRESSIONS:

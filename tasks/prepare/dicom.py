@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.prepare import images
-from tasks.prepare.images import BadImage, Facts
+from tasks.prepare import decoding
+from tasks.prepare.decoding import BadImage, Facts
 
 KINDS = ("MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 """Photometric interpretations that have a stated range; a palette has none."""
@@ -32,7 +32,7 @@ def read(data: bytes) -> tuple[np.ndarray[Any, Any], Facts]:
     if not {"Rows", "Columns", "PixelData"} <= {element.keyword for element in about}:
         raise BadImage("a DICOM file without pixels")
     width, height, kind = int(about.Columns), int(about.Rows), str(about.PhotometricInterpretation)
-    images.check_sides(width, height)
+    decoding.check_sides(width, height)
     if kind not in KINDS or not 1 <= about.BitsStored <= 16:
         raise BadImage(f"DICOM pixels {kind} of {about.BitsStored} bits; grey or color of at most 16 bits can be read")
     values, top = pixel_array(about, index=0).astype(np.int64), 2**about.BitsStored - 1

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks.prepare import bands, images
-from tasks.prepare.decoding import Done, Job, decode_all
+from tasks.prepare import bands, decoding
 from tasks.prepare.source import ArraySource, Source
+from tasks.prepare.workers import Done, Job, decode_all
 from tasks.runtime.dataset import BLOCK, Array
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.params import DataConfig
@@ -65,7 +65,7 @@ class Seen:
 
     bad: list[tuple[str, str]]
     """(name, reason) of the files that cannot be used."""
-    bit_depth: int = images.DEPTH
+    bit_depth: int = decoding.DEPTH
     """Bits that the images with more than 8 are scaled from."""
     peak: int = 0
     """Largest value among these images; 0: there are none."""
@@ -104,7 +104,7 @@ def decode_into(
     """
     places = {int(row): (split, i) for split in splits.values() for i, row in enumerate(split.rows)}
     usable = {name: np.zeros(len(split.rows), bool) for name, split in splits.items()}
-    seen = Seen(list(source.bad), bit_depth=config.bit_depth or images.DEPTH)
+    seen = Seen(list(source.bad), bit_depth=config.bit_depth or decoding.DEPTH)
     deep: list[int] = []
     progress = Progress("prepare: reading images", len(places), "images", file=file)
     for number, done in enumerate(contents(source, sorted(places), config, seen.bit_depth), 1):
@@ -165,14 +165,14 @@ def contents(source: Source, rows: list[int], config: DataConfig, depth: int) ->
     for row, pixels in source.read(rows):
         height, width = pixels.shape[:2]
         if pixels.dtype == np.uint8 and channels in (1, 3) and bits == 8 and pixels.shape[2:] in ((), (3,)):
-            facts = images.Facts(width, height, "RGB" if pixels.ndim == 3 else "L", "array", "")
-            yield Done(row, images.from_array(pixels, size, channels, fit), facts)
+            facts = decoding.Facts(width, height, "RGB" if pixels.ndim == 3 else "L", "array", "")
+            yield Done(row, decoding.from_array(pixels, size, channels, fit), facts)
             continue
         values = bands.as_bands(pixels, channels)
-        facts = images.Facts(width, height, f"{values.shape[2]} bands", "array", "")
+        facts = decoding.Facts(width, height, f"{values.shape[2]} bands", "array", "")
         try:
             yield Done(row, bands.store(values, size, channels, depth, bits, fit, facts), facts)
-        except images.BadImage as error:
+        except decoding.BadImage as error:
             yield Done(row, bad=str(error))
 
 

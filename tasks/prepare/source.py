@@ -10,7 +10,7 @@ import numpy as np
 
 from tasks.prepare import layout
 from tasks.prepare.bands import MOST
-from tasks.prepare.images import BadImage
+from tasks.prepare.decoding import BadImage
 from tasks.prepare.layout import SUMS, Item, is_image
 from tasks.runtime.dataset import Array
 from tasks.runtime.errors import DataError

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.prepare.decoding import Job, decode_all
+from tasks.prepare.workers import Job, decode_all
 from tasks.runtime import checkpoint, dataset, declared, errors, files, params, recorded
 from tasks.runtime.stage_name import StageName
 from tests.conftest import ROOT

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tasks.prepare import images
-from tasks.prepare.images import BadImage
+from tasks.prepare import decoding
+from tasks.prepare.decoding import BadImage
 from tasks.prepare.layout import SUMS, is_image
 from tasks.prepare.source import OWN_LICENSE, Content, FileSource, Source
 from tasks.runtime.errors import UsageError
@@ -120,9 +120,9 @@ class FolderSource(FileSource):
                 status = os.fstat(handle)
                 if not stat.S_ISREG(status.st_mode):
                     return BadImage("not a regular file")
-                if status.st_size > images.MAX_BYTES:
-                    return BadImage(f"{status.st_size:,} bytes is more than {images.MAX_BYTES:,}")
-                return file.read(images.MAX_BYTES)
+                if status.st_size > decoding.MAX_BYTES:
+                    return BadImage(f"{status.st_size:,} bytes is more than {decoding.MAX_BYTES:,}")
+                return file.read(decoding.MAX_BYTES)
         except OSError as error:
             if error.errno in SHORT:
                 raise

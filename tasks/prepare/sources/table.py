@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from tasks.prepare.images import MAX_BYTES, BadImage, one_line
+from tasks.prepare.decoding import MAX_BYTES, BadImage, one_line
 from tasks.prepare.labels import Row, arranged
 from tasks.prepare.layout import SPLITS
 from tasks.prepare.source import Content, Source

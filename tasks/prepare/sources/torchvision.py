@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_core.config import ConfigError, unknown_name
-from tasks.prepare import images
+from tasks.prepare import decoding
 from tasks.prepare.source import ArraySource, Source
 from tasks.runtime.dataset import Array
 from tasks.runtime.errors import EnvironmentFault, IntegrityError
@@ -76,7 +76,7 @@ def _download(name: str, cache: Path) -> Splits:
     try:
         return _splits(name, cache, download=True)
     except (OSError, *UNREADABLE) as error:
-        reason = images.one_line(error)
+        reason = decoding.one_line(error)
         raise EnvironmentFault(
             f"{name} is not on this machine and cannot be downloaded ({reason}); connect to the network, or set data.path"
             f" to a folder that holds torchvision's copy"

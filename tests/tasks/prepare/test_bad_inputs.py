@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from ssl_core.config import ConfigError
-from tasks.prepare import images
-from tasks.prepare.decoding import Job, decode_all
+from tasks.prepare import decoding
 from tasks.prepare.preparation import prepare
+from tasks.prepare.workers import Job, decode_all
 from tasks.runtime import dataset, files, params
 from tasks.runtime.errors import DataError, EnvironmentFault, UsageError
 from tests.support import corpus, project
@@ -68,8 +68,8 @@ def refused(tmp_path: Path, chosen: object, match: str) -> str:
     "I46",
 )
 def test_an_unusable_file_has_a_reason(name: str) -> None:
-    with pytest.raises(images.BadImage) as error:
-        images.decode(BAD[name], name, 16, 3)
+    with pytest.raises(decoding.BadImage) as error:
+        decoding.decode(BAD[name], name, 16, 3)
     assert str(error.value) and " at 0x" not in str(error.value) and "\n" not in str(error.value)
 
 
@@ -97,7 +97,7 @@ def test_damage_that_decodes_is_found_by_its_hash(tmp_path: Path) -> None:
     middle = len(photo) // 2
     photo[middle] ^= 1
     (folder / "cat" / "photo.jpg").write_bytes(bytes(photo))
-    images.decode(bytes(photo), "photo.jpg", 16, 3)  # no decoder notices
+    decoding.decode(bytes(photo), "photo.jpg", 16, 3)  # no decoder notices
     (folder / "fish" / "0.png").unlink()
     data = run(tmp_path, config(folder, max_bad=2), "second")
     assert [q["file"] for q in data.audit["quarantined"]] == ["cat/photo.jpg", "fish/0.png"]
@@ -107,14 +107,14 @@ def test_damage_that_decodes_is_found_by_its_hash(tmp_path: Path) -> None:
 
 def deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int = 60) -> None:
     """Let the real worker die of a segmentation fault on files named killer, and stall on files named sleeper."""
-    source = Path(images.__file__).read_text().replace("SECONDS = 60", f"SECONDS = {seconds}")
+    source = Path(decoding.__file__).read_text().replace("SECONDS = 60", f"SECONDS = {seconds}")
     trap = '    if "killer" in name:\n        signal.raise_signal(signal.SIGSEGV)\n'
     trap += '    if "sleeper" in name:\n        signal.pause()\n'
     start = "    if not data:\n"
     assert start in source
     worker = tmp_path / "worker.py"
     worker.write_text(source.replace(start, trap + start, 1))
-    monkeypatch.setattr(images, "__file__", str(worker))
+    monkeypatch.setattr(decoding, "__file__", str(worker))
 
 
 @pytest.mark.fault("F16", "I12")
@@ -133,7 +133,7 @@ def test_a_file_that_kills_or_stalls_the_decoder_is_named(tmp_path: Path, monkey
 
 def test_a_decoder_that_does_not_start_is_an_environment_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken.py").write_text("import no_such_module")
-    monkeypatch.setattr(images, "__file__", str(tmp_path / "broken.py"))
+    monkeypatch.setattr(decoding, "__file__", str(tmp_path / "broken.py"))
     with pytest.raises(EnvironmentFault, match="does not start"):
         list(decode_all(iter([Job(0, "x", b"x")]), 16, 3, workers=1))
 
@@ -184,7 +184,7 @@ def test_a_link_swapped_in_after_the_look_is_not_followed(tmp_path: Path) -> Non
     (folder / "cat" / "1.png").unlink()
     os.mkfifo(folder / "cat" / "1.png")
     found = {source.items[row].name: content for row, content in source.read(range(len(source.items)))}
-    assert isinstance(found["cat/0.png"], images.BadImage) and isinstance(found["cat/1.png"], images.BadImage)
+    assert isinstance(found["cat/0.png"], decoding.BadImage) and isinstance(found["cat/1.png"], decoding.BadImage)
 
 
 @pytest.mark.parametrize(

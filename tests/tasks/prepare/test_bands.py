@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.prepare import bands, images
-from tasks.prepare.decoding import Job, decode_all
+from tasks.prepare import bands, decoding
+from tasks.prepare.workers import Job, decode_all
 from tests.support import corpus
 from tests.tasks.prepare.test_bad_inputs import refused
 from tests.tasks.prepare.test_prepare import config, run, write
@@ -75,8 +75,8 @@ def tiff(
     return head + body + struct.pack(f"{order}H", len(tags)) + entries + b"\0" * 4 + extra
 
 
-def stored(data: bytes, channels: int, bits: int = 16, size: int = SIDE, **options: Any) -> tuple[Array, images.Facts]:
-    pixels, facts = images.decode(data, "x", size, channels, bits=bits, **options)
+def stored(data: bytes, channels: int, bits: int = 16, size: int = SIDE, **options: Any) -> tuple[Array, decoding.Facts]:
+    pixels, facts = decoding.decode(data, "x", size, channels, bits=bits, **options)
     return np.frombuffer(pixels, f"uint{bits}").reshape(size, size, channels), facts
 
 
@@ -95,13 +95,13 @@ def test_floats_and_wider_integers_have_a_stated_range() -> None:
     assert (stored(npy(x.astype(np.int64)), 2)[0] == x).all()
     assert np.abs(stored(npy(x / 65535), 2)[0].astype(int) - x).max() == 0
     for wrong in (x / 65534, x.astype(np.int64) - 1, x.astype(np.int64) + 1, np.full((9, 9, 2), np.nan), x > 5):
-        with pytest.raises(images.BadImage, match="must be"):
+        with pytest.raises(decoding.BadImage, match="must be"):
             stored(npy(wrong), 2)
 
 
 @pytest.mark.parametrize("array", [np.zeros((9, 9, 9, 9)), np.zeros(9), np.zeros((0, 9)), np.array([{}], object)])
 def test_other_arrays_are_no_images(array: Array) -> None:
-    with pytest.raises(images.BadImage, match="array"):
+    with pytest.raises(decoding.BadImage, match="array"):
         stored(npy(array), 2)
 
 
@@ -147,11 +147,11 @@ def test_every_layout_of_a_multi_band_tiff_gives_the_same_bands(layout: dict[str
 
 def test_another_number_of_bands_is_named() -> None:
     for data in (npy(values(5)), tiff(values(5)), corpus.encoded(corpus.picture())):
-        with pytest.raises(images.BadImage, match=r"(3|5) bands, but data\.channels is 4"):
+        with pytest.raises(decoding.BadImage, match=r"(3|5) bands, but data\.channels is 4"):
             stored(data, 4)
-    with pytest.raises(images.BadImage, match=r"4 bands, but data\.channels is 3"):
+    with pytest.raises(decoding.BadImage, match=r"4 bands, but data\.channels is 3"):
         stored(npy(values(4)), 3)  # a fourth band of an array is no transparency
-    with pytest.raises(images.BadImage, match="17 bands of"):
+    with pytest.raises(decoding.BadImage, match="17 bands of"):
         bands.tiff(tiff(values(17)))
 
 

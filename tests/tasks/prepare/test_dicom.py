@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.prepare import dicom, images
+from tasks.prepare import decoding, dicom
 from tests.tasks.prepare.test_bad_inputs import refused
 from tests.tasks.prepare.test_bands import SIDE, stored, values
 from tests.tasks.prepare.test_prepare import config, write
@@ -44,7 +44,7 @@ def file(pixels: Any, bits: int, kind: str = "MONOCHROME2", signed: bool = False
 
 @pytest.mark.skipif(INSTALLED, reason="the extra pydicom is installed")
 def test_without_pydicom_a_line_says_what_to_install(tmp_path: Path) -> None:
-    pictures = {f"{i}.dcm": bytes(128) + images.DICOM + bytes(900) for i in range(3)}
+    pictures = {f"{i}.dcm": bytes(128) + decoding.DICOM + bytes(900) for i in range(3)}
     message = (
         r"3 of 3 files cannot be used .*'0\.dcm': DICOM needs pydicom, which is not installed: \.venv/bin/pip install pydicom"
     )
@@ -77,5 +77,5 @@ def test_color_and_what_cannot_be_read() -> None:
         (file(values(1).squeeze(), 16, Columns=5), "a side is under 8 pixels"),
         (file(values(1).squeeze(), 16)[:-40], "damaged"),
     ):
-        with pytest.raises(images.BadImage, match=why):
-            images.decode(data, "a.dcm", SIDE, 1)
+        with pytest.raises(decoding.BadImage, match=why):
+            decoding.decode(data, "a.dcm", SIDE, 1)

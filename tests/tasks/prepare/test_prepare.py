@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tasks.prepare import images
+from tasks.prepare import decoding
 from tasks.prepare.preparation import prepare
 from tasks.prepare.sources import sample, torchvision
 from tasks.runtime import dataset, files
@@ -121,7 +121,7 @@ def test_class_folders_are_split_by_class_and_by_seed(tmp_path: Path) -> None:
     assert np.bincount(data.test_labels).tolist() == [2, 2, 2] and np.bincount(data.train_labels).tolist() == [6, 6, 6]
     for name, label, pixels in zip(data.train_files, data.train_labels, data.train_images, strict=True):
         assert name.split("/")[0] == CLASSES[label]
-        expected, _ = images.decode((folder / name).read_bytes(), name, 16, 3)
+        expected, _ = decoding.decode((folder / name).read_bytes(), name, 16, 3)
         assert pixels.transpose(1, 2, 0).tobytes() == expected
     other = run(tmp_path, config(folder, seed=1), "other")
     assert set(other.test_files) != set(data.test_files)

@@ -15,7 +15,7 @@ import torch
 
 from ssl_core.engine.health import effective_rank
 from tasks import leaderboard
-from tasks.prepare.images import square
+from tasks.prepare.decoding import square
 from tasks.register import export, modeling, registry
 from tasks.register.registration import aliases, register
 from tasks.results import Result, load_results, model_name

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.prepare import images
+from tasks.prepare import decoding
 from tests.support import corpus
 
 
 def pixels_of(data: bytes, name: str = "x", size: int = corpus.SIDE, channels: int = 3) -> np.ndarray[Any, Any]:
     """(H, W, C) decoded."""
-    return np.frombuffer(images.decode(data, name, size, channels)[0], np.uint8).reshape(size, size, channels)
+    return np.frombuffer(decoding.decode(data, name, size, channels)[0], np.uint8).reshape(size, size, channels)
 
 
 @pytest.mark.parametrize("name", sorted(corpus.usable()))
@@ -45,7 +45,7 @@ def pixels_of(data: bytes, name: str = "x", size: int = corpus.SIDE, channels: i
 )
 def test_unusual_files_are_decoded_and_noted(name: str, channels: int) -> None:
     data, note = corpus.usable()[name]
-    pixels, facts = images.decode(data, name, 16, channels)
+    pixels, facts = decoding.decode(data, name, 16, channels)
     assert len(pixels) == 16 * 16 * channels
     assert any(note in n for n in facts.notes) if note else not [n for n in facts.notes if "decoder warning" not in n]
 
@@ -111,7 +111,7 @@ def test_large_jpegs_are_reduced_like_any_other_image() -> None:
 def test_the_decoding_worker_needs_nothing_but_pillow() -> None:
     code = "import sys, runpy; runpy.run_path(sys.argv[1], run_name='worker'); print(*sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-I", "-c", code, images.__file__], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-I", "-c", code, decoding.__file__], capture_output=True, text=True, check=True, timeout=60
     )
     assert not {"torch", "numpy", "tasks"} & set(done.stdout.split())
 
@@ -123,15 +123,15 @@ def sixteen_bits(values: np.ndarray[Any, Any]) -> bytes:
 
 def test_a_depth_that_is_given_scales_and_what_lies_above_is_told() -> None:
     ramp = np.linspace(0, 4095, corpus.SIDE**2).reshape(corpus.SIDE, -1)
-    pixels, facts = images.decode(sixteen_bits(ramp), "x.png", corpus.SIDE, 1, depth=12)
+    pixels, facts = decoding.decode(sixteen_bits(ramp), "x.png", corpus.SIDE, 1, depth=12)
     expected = (ramp.astype(np.int64) * 255 + 2047) // 4095
     assert pixels == expected.astype(np.uint8).tobytes() and facts.peak == 4095 and not facts.notes
-    pixels, facts = images.decode(sixteen_bits(ramp), "x.png", corpus.SIDE, 1, depth=10)
+    pixels, facts = decoding.decode(sixteen_bits(ramp), "x.png", corpus.SIDE, 1, depth=10)
     assert pixels[-1] == 255 and facts.notes == ["values above 1023 are cut; data.bit_depth is 10"]
 
 
 def test_sixteen_bits_a_color_are_told() -> None:
-    _, facts = images.decode(corpus.sixteen_bit_rgb(0x0FFF), "x.png", corpus.SIDE, 3)
+    _, facts = decoding.decode(corpus.sixteen_bit_rgb(0x0FFF), "x.png", corpus.SIDE, 3)
     assert "only the upper 8" in facts.notes[0]
-    _, facts = images.decode(corpus.encoded(corpus.picture()), "x.png", corpus.SIDE, 3)
+    _, facts = decoding.decode(corpus.encoded(corpus.picture()), "x.png", corpus.SIDE, 3)
     assert not facts.notes
