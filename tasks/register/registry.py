@@ -24,7 +24,7 @@ from tasks.results import model_name
 from tasks.runtime import files
 from tasks.runtime.errors import EnvironmentFault, IntegrityError
 from tasks.runtime.locks import try_lock
-from tasks.tracking import packages, patience, registered
+from tasks.tracking import own_store, packages, patience, registered
 from tasks.tracking.records import clean, text
 from tasks.tracking.registered import PACKAGE, SEAL
 from tasks.tracking.tracker import Tracker
@@ -62,7 +62,7 @@ class Registry:
             TrackerDown: the store cannot be used now.
             EnvironmentFault: another process is registering.
         """
-        with _alone(self.tracker.root), self.tracker.errors():
+        with _alone(self.tracker.root), own_store.alone(self.tracker.uri, own_store.REGISTERING), self.tracker.errors():
             self._make_model()
             known = registered.versions(self.client, self.model)
             numbers = {entry.name: self._version(entry, known) for entry in entries}

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -32,15 +33,33 @@ def file_of(uri: str) -> Path | None:
     return Path(uri.removeprefix(SQLITE)).absolute() if uri.startswith(SQLITE) else None
 
 
+@dataclass(frozen=True)
+class Work:
+    """What one process at a time does to a store."""
+
+    lock: str
+    """End of the name of its lock."""
+    doing: str
+    again: str
+    """The command for later."""
+
+
+SENDING = Work("tracking.lock", "sending to MLflow", "python -m tasks.sync")
+REGISTERING = Work("register.lock", "registering encoders", "the same command")
+
+
 @contextlib.contextmanager
-def alone(uri: str) -> Iterator[None]:
-    """One process at a time: several that initialize a new SQLite file together damage it, of whatever project they are.
+def alone(uri: str, work: Work = SENDING) -> Iterator[None]:
+    """One process at a time, of whatever project that shares a SQLite store, and of this project where it is a server.
+
+    Several that initialize a new SQLite file together damage it, and two that register the same encoder overwrite each other's
+    upload.
 
     Raises:
         TrackerDown: another process holds the lock for too long, or the folder of the store cannot be written.
     """
     file = file_of(uri)
-    path = file.with_name(f".{file.name}.lock") if file else settings.project_root() / ".ssl" / "tracking.lock"
+    path = file.with_name(f".{file.name}.{work.lock}") if file else settings.project_root() / ".ssl" / work.lock
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.open("w")
@@ -50,7 +69,7 @@ def alone(uri: str) -> Iterator[None]:
         deadline = time.monotonic() + LOCK_WAIT_SECONDS
         while not try_lock(lock):
             if time.monotonic() > deadline:
-                raise TrackerDown("another process has been sending to MLflow for too long; run python -m tasks.sync later")
+                raise TrackerDown(f"another process has been {work.doing} for too long; run {work.again} later")
             time.sleep(0.1)
         yield
 

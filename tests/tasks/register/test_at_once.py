@@ -37,8 +37,6 @@ def test_eight_checkouts_that_register_at_once_make_each_version_once(tmp_path):
     for process, (_, words) in zip(running, said, strict=True):
         assert process.returncode == 0 or (process.returncode == 4 and words.count("\n") == 1), words
     assert 0 in [process.returncode for process in running], said
-    done = subprocess.run(command, cwd=tmp_path / "p0", env=env, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr
     stored = ask_file(tmp_path / "shared/mlruns/mlflow.db", "ssl-example")
     with contextlib.closing(sqlite3.connect(tmp_path / "shared/mlruns/mlflow.db")) as store:
         (count,) = store.execute("SELECT count(*) FROM model_versions WHERE current_stage != 'Deleted_Internal'").fetchone()
