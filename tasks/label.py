@@ -19,7 +19,7 @@ from tasks.columns import FEW_LABELS
 from tasks.few_labels import COLUMNS, ENOUGH, FILE, SEED
 from tasks.leaderboard import percent
 from tasks.results import Result, load_scores, ranked
-from tasks.runtime import dataset, files
+from tasks.runtime import dataset, files, params
 from tasks.runtime.errors import DataError, UsageError, run
 
 SHEET = FILE.with_suffix(".png")
@@ -32,12 +32,15 @@ def refuse_labels(root: Path) -> None:
     """Refuse to choose by a few labels what held-out labels choose.
 
     Raises:
-        DataError: there are such labels.
+        DataError: there are such labels, of the images or of a task.
     """
     data = dataset.load(root / dataset.PREPARED)
     held = data.train_holdout[data.train_labels >= 0]
     if held.any() and not held.all():
         raise DataError("the images have labels, and the held-out ones choose: nothing is left to label")
+    tasks = params.run_config(params.load(root / params.PARAMS)).tasks
+    if tasks:
+        raise DataError(f"the held-out labels of the task {tasks[0]} choose: nothing is left to label")
 
 
 def picked(root: Path, results: Sequence[Result], count: int) -> list[int]:

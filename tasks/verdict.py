@@ -215,7 +215,7 @@ def _about_starts(verdict: Verdict, results: Sequence[Result] | None = None) -> 
     every = [r for row in verdict.rows for r in row.results]
     taken, found = verdict.champion, []
     if results is None and taken and taken.is_baseline:
-        found.append(f"Take {taken.name}, which training started from: on held-out labels no training is better.")
+        found.append(f"Take {taken.name}, which training started from: by the score that chooses no training is better.")
     chosen = every if results is None else results
     worse = [r for r in chosen if r.name in verdict.standings[r.method].below_start]
     found += [starts.remark(result, every) for result in worse]

@@ -21,18 +21,18 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ssl_core.clustering import cluster_means, kmeans
+from ssl_core.clustering import kmeans
 from ssl_core.config import BelowOne, ConfigError, Count, Positive, Share
 from ssl_core.engine import distributed
 from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Embed, Method
 from ssl_core.parts.heads import mlp
-from ssl_core.parts.losses import info_nce, similarities, unit
+from ssl_core.parts.losses import info_nce, unit
 from ssl_core.parts.memory import Queue, check_queue, fitting_queue, momentum_copy, shuffled_keys, update_momentum
 from ssl_core.parts.normalization import split_batch_norm
+from ssl_core.parts.prototypes import concentration, proto_nce, scaled
 from ssl_core.rng import Rng
 
 
@@ -62,26 +62,6 @@ class PCLConfig:
     """Of the prototype term. Paper: 1."""
     smoothing: float
     """The paper's alpha, which keeps small clusters from getting extreme concentrations: 10."""
-
-
-def concentration(x: Tensor, centroids: Tensor, assignment: Tensor, smoothing: float) -> Tensor:
-    """phi (K,) before it is scaled, of vectors x (N, D), centroids (K, D) and assignment (N,)."""
-    distance = (x - centroids[assignment]).norm(dim=1, keepdim=True)
-    mean, count = cluster_means(distance, assignment, len(centroids))
-    phi = mean[:, 0] / torch.log(count + smoothing)
-    return torch.where(count > 1, phi, phi.max())
-
-
-def scaled(phi: Tensor, temperature: float) -> Tensor:
-    """phi (K,) clipped to its 10th to 90th percentiles and scaled to mean ``temperature``."""
-    phi = phi.clamp(torch.quantile(phi, 0.1), torch.quantile(phi, 0.9))
-    phi = torch.where(phi.mean() > 0, phi * (temperature / phi.mean()), temperature)  # all members equal: nothing to scale by
-    return phi.clamp(min=0.01 * temperature)  # a cluster of duplicates would divide by 0
-
-
-def proto_nce(q: Tensor, prototypes: Tensor, phi: Tensor, own: Tensor) -> Tensor:
-    """Cross-entropy of unit queries (B, D) against unit prototypes (K, D) with temperatures phi (K,) and clusters own (B,)."""
-    return F.cross_entropy(similarities(q, prototypes) / phi, own)
 
 
 class PCL(Method):

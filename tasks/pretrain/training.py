@@ -5,7 +5,6 @@ ends with the same bits. With ``train.processes`` above 1 the command starts tha
 ``torchrun -m tasks.pretrain METHOD SEED`` starts them by hand, also on several machines.
 """
 
-import os
 import sys
 import time
 from dataclasses import asdict, replace
@@ -26,7 +25,7 @@ from ssl_core.engine.weights import put
 from tasks.pretrain import fitting
 from tasks.pretrain.sheet import view_sheet
 from tasks.pretrain.weights import Start
-from tasks.runtime import checkpoint, dataset, files, hang, params, saved_encoder
+from tasks.runtime import checkpoint, dataset, files, hang, params, saved_encoder, settings
 from tasks.runtime.errors import Diverged
 from tasks.runtime.progress import Progress
 from tasks.runtime.stage import Stage
@@ -152,7 +151,7 @@ class Training:
         self.alive()
         if self.leads:
             self.display.update(position.step, f"epoch {position.epoch + 1}/{position.epochs}")
-        interval = float(os.environ.get("SSL_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS))
+        interval = settings.seconds("SSL_CHECKPOINT_SECONDS", CHECKPOINT_SECONDS)
         due = self.leads and time.monotonic() - self.saved >= interval
         stop, due = distributed.any_of(self.stage.stop_requested() and position.step < position.steps, due)
         if stop or due:

@@ -2,12 +2,12 @@
 
 import contextlib
 import faulthandler
-import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 
+from tasks.runtime import settings
 from tasks.runtime.errors import Preempted
 from tasks.runtime.stage import Stage
 
@@ -23,7 +23,7 @@ def watch(stage: Stage) -> Iterator[Callable[[], None]]:
 
     The same command goes on from its newest checkpoint, and a flow gives it again by itself.
     """
-    patience = float(os.environ.get("SSL_HANG_SECONDS", PATIENCE_SECONDS))
+    patience = settings.seconds("SSL_HANG_SECONDS", PATIENCE_SECONDS)
     over, seen = threading.Event(), [time.monotonic()]
 
     def alive() -> None:

@@ -1,6 +1,7 @@
 """Settings of the tools the pipeline drives, in one place: no telemetry, no pickle, the tracking store under the project."""
 
 import getpass
+import math
 import os
 import sys
 from pathlib import Path
@@ -28,6 +29,22 @@ EXPERIMENT = "ssl-pipeline"
 """Where runs go in MLflow, unless ``MLFLOW_EXPERIMENT_NAME`` says another."""
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def seconds(name: str, otherwise: float) -> float:
+    """The variable of the environment, a number of seconds.
+
+    Raises:
+        UsageError: it is none.
+    """
+    given = os.environ.get(name)
+    try:
+        found = otherwise if given is None else float(given)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < math.inf:
+        raise UsageError(f"{name} is {given!r}; it must be a number of seconds")
+    return found
 
 
 def project_root() -> Path:

@@ -12,7 +12,7 @@ import pytest
 import requests.utils
 
 from tasks.runtime import settings
-from tasks.runtime.errors import EnvironmentFault
+from tasks.runtime.errors import EnvironmentFault, UsageError
 from tests.conftest import ROOT
 from tests.support import tiny_graph as tiny
 
@@ -187,8 +187,19 @@ runpy.run_module(sys.argv[0], run_name="__main__")
 """
     for module in commands:
         done = as_unknown(project, "-c", program, module)
-        assert done.returncode == 4 and done.stderr.startswith("error: Permission denied ("), (module, done.stderr)
+        assert done.returncode == 4 and done.stderr.startswith("error: "), (module, done.stderr)
+        assert "Permission denied" in done.stderr and done.stderr.count("\n") == 1
         assert len(done.stderr.splitlines()) == 1
     done = as_unknown(project, "-c", program, "tasks.doctor")  # which makes every check that it can
     assert done.returncode == 4 and not done.stderr, done.stderr
     assert "DVC's locks: PROBLEM Permission denied (" in done.stdout and "\nregistry: " in done.stdout
+
+
+def test_a_number_of_seconds_that_is_none_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.seconds("SSL_HANG_SECONDS", 5.0) == 5.0
+    monkeypatch.setenv("SSL_HANG_SECONDS", "0")
+    assert settings.seconds("SSL_HANG_SECONDS", 5.0) == 0.0
+    for wrong in ("abc", "-1", "inf", "nan", ""):
+        monkeypatch.setenv("SSL_HANG_SECONDS", wrong)
+        with pytest.raises(UsageError, match="must be a number of seconds"):
+            settings.seconds("SSL_HANG_SECONDS", 5.0)
