@@ -23,7 +23,7 @@ import torch
 
 from ssl_core.config import ConfigError
 from ssl_core.engine.data import Images
-from ssl_core.engine.train import Position, Trainer
+from ssl_core.engine.train import NonFinite, Position, Trainer
 from tasks import preset
 from tasks.pretrain import weights
 from tasks.pretrain.fitting import fit
@@ -174,7 +174,7 @@ def costs(values: Mapping[str, Any], names: list[str], enough: float = ENOUGH_SE
         if name != "supervised" or data.has_labels:
             try:
                 yield name, measure(values, name, data, device, enough)
-            except ConfigError as error:
+            except (ConfigError, NonFinite) as error:
                 print(f"{name} keeps its share: {error}", file=sys.stderr)
 
 

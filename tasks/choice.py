@@ -47,5 +47,6 @@ def _most_merit(results: Iterable[Result]) -> Result | None:
 
 
 def best_of(results: Iterable[Result]) -> Result | None:
-    """The best of those that have not collapsed, labels or not."""
-    return min((r for r in results if not r.is_collapsed), key=lambda r: (-place(r), r.method, r.seed), default=None)
+    """The best of those that have not collapsed, labels or not; of equal ones a start, then the first by name."""
+    sound = [r for r in results if not r.is_collapsed]
+    return min(sound, key=lambda r: (-place(r), not r.is_baseline, r.method, r.seed), default=None)

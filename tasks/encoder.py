@@ -54,10 +54,11 @@ def _trained(folder: Path) -> ImageEncoder:
 
 def _layer(folder: Path) -> str:
     """What the registry delivers too: chosen by labels of the pool or, if it has none, of the first task; empty: the last."""
-    root, name = folder.parents[2], f"{folder.name}.json"
-    pool = [metrics.load(path)[0] for path in root.glob(f"out/metrics/{name}")]
+    out, name = folder.parent.parent, f"{folder.name}.json"  # a folder that was copied elsewhere has no scores beside it
+    pool = [metrics.load(path)[0] for path in out.glob(f"metrics/{name}")]
     if pool and pool[0].score("holdout_linear_top1") is not None:
         return pool[0].layer
-    tasks = params.run_config(params.load(root / params.PARAMS)).tasks if (root / params.PARAMS).exists() else ()
-    first = [metrics.load(path)[0] for task in tasks[:1] for path in root.glob(f"out/metrics/{task}/{name}")]
+    given = out.parent / params.PARAMS
+    tasks = params.run_config(params.load(given)).tasks if (out / "metrics").is_dir() and given.exists() else ()
+    first = [metrics.load(path)[0] for task in tasks[:1] for path in out.glob(f"metrics/{task}/{name}")]
     return next((found.layer for found in [*first, *pool]), "")

@@ -159,4 +159,4 @@ def sentence(few: Few | None) -> str:
             f" python -m tasks.label picks {ENOUGH} images, and their labels choose (docs/label-free.md)."
         )
     more = "" if few.labels >= ENOUGH else f" Fewer than {ENOUGH} labels may choose wrongly (docs/label-free.md)."
-    return f"Chosen by {few.labels} labelled images: the share of them that probes on the others get right.{more}"
+    return f"{few.labels} labelled images choose: the share of them that probes on the others get right.{more}"

@@ -98,7 +98,7 @@ def make(root: Path, schedule: Schedule, jobs: int) -> Forecast | None:
         return None
     seconds = {name: cost["per_image"] * cost["images"] for name, cost in costs.items()}
     memory = int(max(cost["memory"] for cost in costs.values()))
-    published = values["train"]["epochs"] is not None
+    published = any(params.method_params(values, name).train.epochs is not None for name in trained)
     return Forecast(tuple(t for t in stale if t.method in seconds), seconds, memory, jobs, published)
 
 

@@ -30,7 +30,11 @@ def complete(root: Path) -> list[str]:
     first.pop("continued", None)
 
     def change(document: Any) -> None:
-        methods, row = document["run"]["methods"], document["method"].setdefault(ROW, {"train": {"epochs": 0}})
+        methods = document["run"]["methods"]
+        if not document["method"].get(ROW):
+            document["method"][ROW] = {}
+        row = document["method"][ROW]
+        row.setdefault("train", {})["epochs"] = 0
         if ROW in methods and not names:
             methods.remove(ROW)
         elif ROW not in methods:

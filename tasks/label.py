@@ -53,9 +53,10 @@ def picked(root: Path, results: Sequence[Result], count: int) -> list[int]:
     sound = [result for result in kept if not result.is_collapsed] or kept
     stored = [files.load_tensors(root / f"out/features/{result.file}.safetensors")["train"] for result in sound]
     total = len(stored[0])
-    if count > total:
-        raise UsageError(f"--count {count} is more than the {total} training images")
-    rows = np.arange(min(total, POOL)) * total // min(total, POOL)
+    pool = min(total, POOL)
+    if count > pool:
+        raise UsageError(f"--count {count} is more than the {pool:,} training images that are looked at")
+    rows = np.arange(pool) * total // pool
     return [int(rows[i]) for i in spread([torch.from_numpy(x[rows]) for x in stored], count, SEED)]
 
 

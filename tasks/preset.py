@@ -14,6 +14,7 @@ from typing import Any
 
 from tasks.runtime import files, params
 from tasks.runtime.errors import UsageError, run
+from tasks.runtime.start_rows import ROW
 
 PRESETS = Path("presets")
 NONE = "none"
@@ -56,13 +57,18 @@ def take_back(target: Any, changes: Changes) -> list[str]:
             section = section.get(name) if isinstance(section, Mapping) else None
         if not isinstance(section, Mapping) or last not in section:
             kept.append(f"{key} (which is gone)")
-        elif section[last] != value:
+        elif section[last] != value and section[last] != _with_start(value):
             kept.append(f"{key}: {section[last]}")
         elif before:
             section[last] = before[0]  # type: ignore[index]
         else:
             del section[last]  # type: ignore[attr-defined]
     return kept
+
+
+def _with_start(value: Any) -> Any:
+    """A list of methods to which a run has added the row for what they start from."""
+    return [*value, ROW] if isinstance(value, list) else value
 
 
 def split(text: str) -> tuple[str, Changes]:

@@ -15,6 +15,7 @@ from tasks.runtime import files, settings
 from tasks.runtime.errors import run
 from tasks.runtime.redaction import redact
 from tasks.runtime.words import counted
+from tasks.tracking import patience
 from tasks.tracking.records import journals, set_aside
 from tasks.tracking.tracker import Tracker
 
@@ -41,6 +42,7 @@ def follow(root: Path, journal: Path, interval: float) -> None:
     tracker: Tracker | None = None
     monitor, warned, closed = None, False, False
     while True:
+        patience.begin()
         try:
             if tracker is None:
                 tracker = Tracker(root)

@@ -59,8 +59,8 @@ class Transfer:
 
     tasks: tuple[Task, ...]
     """The pool first, if it has labels; then in the order of ``run.tasks``."""
-    chose: str
-    """The one whose held-out labels choose."""
+    chose: str | None
+    """The one whose held-out labels choose; None where the pool has none and the first task is not scored yet."""
     unscored: tuple[str, ...] = ()
     """Tasks on which no encoder is scored yet."""
 
@@ -90,7 +90,7 @@ def load(root: Path) -> Transfer | None:
     tasks = [_task(POOL, *load_scores(root)), *(_task(name, *load_scores(root, name)) for name in names)]
     pool_chooses = known([r for row in tasks[0].rows for r in row.results], "holdout_linear_top1")
     unscored = tuple(task.name for task in tasks if not task.rows)
-    chose = POOL if pool_chooses or names[0] in unscored else names[0]
+    chose = POOL if pool_chooses else None if names[0] in unscored else names[0]
     return Transfer(tuple(task for task in tasks if task.scores), chose, unscored)
 
 
@@ -104,7 +104,7 @@ def _task(name: str, results: Sequence[Result], missing: Sequence[str]) -> Task:
 def sentences(transfer: Transfer) -> list[str]:
     """Which images chose, what each task would choose, and which test images encoders have seen."""
     chose = "the images that encoders are trained on" if transfer.chose == POOL else f"the task {transfer.chose}"
-    found = [f"The champion was chosen by held-out labels of {chose}."]
+    found = [f"The champion was chosen by held-out labels of {chose}."] if transfer.chose else []
     bests = {task.name: task.best.method for task in transfer.tasks if task.best}
     if len(set(bests.values())) > 1:
         found.append(f"Held-out labels of each choose: {', '.join(f'{best} for {name}' for name, best in bests.items())}.")

@@ -62,6 +62,17 @@ class _File:
     right: Mapping[str, np.ndarray] = field(default_factory=dict)
     """(S, M) bool by share."""
 
+    @property
+    def seed(self) -> str:
+        """As text."""
+        return self.name.rpartition("-")[2]
+
+    @property
+    def mark(self) -> Any:
+        """What must be alike in results that are compared."""
+        shapes = {share: right.shape for share, right in self.right.items()}
+        return self.metrics["recipe"], self.metrics.get("data_sha256"), shapes
+
 
 def load(root: Path) -> Tuning | None:
     """Read the results of ``run.finetune``; None where it is empty or nothing is there yet.
@@ -74,7 +85,7 @@ def load(root: Path) -> Tuning | None:
     every = [name for group in names.values() for name in group]
     recorded.check_all((path for name in every for path in _paths(root, name)), root)
     read = {method: [f for name in group if (f := _read(root, name))] for method, group in names.items()}
-    read = {method: found for method, found in read.items() if found}
+    read = _of_the_latest(root, read)
     if not read:
         return None
     shares = sorted({share for found in read.values() for f in found for share in f.right}, key=float)
@@ -87,6 +98,16 @@ def load(root: Path) -> Tuning | None:
     there = {f.name for found in read.values() for f in found}
     edges = [f.name for found in read.values() for f in found if _at_edge(f.metrics)]
     return Tuning(tuple(shares), rows, tuple(name for name in every if name not in there), tuple(edges))
+
+
+def _of_the_latest(root: Path, read: Mapping[str, Sequence[_File]]) -> dict[str, list[_File]]:
+    """Those that are of the recipe and the images of the latest; the others are still to be made again."""
+    every = [f for found in read.values() for f in found]
+    if not every:
+        return {}
+    mark = max(every, key=lambda f: _paths(root, f.name)[0].stat().st_mtime_ns).mark
+    kept = {method: [f for f in found if f.mark == mark] for method, found in read.items()}
+    return {method: found for method, found in kept.items() if found}
 
 
 def _paths(root: Path, name: str) -> tuple[Path, Path]:
@@ -125,7 +146,7 @@ def _tuned(found: Sequence[_File], scratch: Sequence[_File], share: str) -> Tune
     assert right is not None
     over = None
     if other is not None:
-        paired = right.shape == other.shape and len(right) > 1
+        paired = right.shape == other.shape and len(right) > 1 and [f.seed for f in found] == [f.seed for f in scratch]
         over = (comparison.paired if paired else comparison.difference)(right, other, RESAMPLES, 0)
     own = [f.metrics["shares"][share] for f in found]
     rates = tuple(sorted({rate for one in own for rate in one["lr"]}))

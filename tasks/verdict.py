@@ -158,7 +158,7 @@ def worth_it(verdict: Verdict) -> list[str]:
     Returns:
         Nothing without a method, or where all have collapsed.
     """
-    if verdict.best is None and any(not row.is_baseline and row.verdict != "collapsed" for row in verdict.rows):
+    if verdict.best is None and any(not r.is_baseline and not r.is_collapsed for row in verdict.rows for r in row.results):
         return [few_labels.sentence(None), worth.without_labels()]
     if verdict.best is None or verdict.row is None:
         return []

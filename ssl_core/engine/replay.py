@@ -60,6 +60,8 @@ def repeat(trainer: Trainer) -> Repeated:
     finally:
         hook.remove()
         trainer.forward = watch.unwatched
+    if watch.loss.dim():  # no step was made: the features before it are not finite
+        return Repeated(watch.ids.cpu(), "", "", None)
     loss = watch.loss.float().cpu()
     bits = int(loss.view(torch.int32)) & 0xFFFFFFFF
     return Repeated(watch.ids.cpu(), f"{bits:08x}", f"{loss.item():g}", where)

@@ -60,7 +60,7 @@ class Tested:
     predicted: "Tensor"
     """(M,) the classes that the linear probe predicts."""
     clusters: "Tensor"
-    """(M,) the k-means cluster of each image, of as many as there are classes."""
+    """(M,) the k-means cluster of each image, of as many as the test images have classes."""
     num_classes: int
     config: EvaluateConfig
     seed: int

@@ -49,13 +49,17 @@ class Rotation(Method):
     year = 2018
     family = "pretext"
     paper = "arXiv 1803.07728"
-    own_views = "the common view in its four rotations"
+    own_views = "the image in its four rotations"
     shows = "the image turned by 0, 90, 180 and 270 degrees: the method tells by how much"
     Config = RotationConfig
 
     def __init__(self, encoder: Encoder, config: RotationConfig, augment: AugmentConfig, data: DataInfo):
         super().__init__(encoder, config, augment, data)
         self.classifier = nn.Linear(encoder.dim, 4)
+
+    def seen(self, images: Tensor) -> Tensor:
+        """As they are stored where the common view crops them."""
+        return images if self.config.padding is None else self.whole(images)
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:
         """(B, 4, C, S, S): the image turned by 0, 90, 180 and 270 degrees."""

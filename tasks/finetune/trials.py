@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ssl_core.config import ConfigError
-from ssl_core.engine.augment import normalize
+from ssl_core.engine.augment import normalize, resize
 from ssl_core.engine.encoders import num_parameters
 from ssl_core.engine.features import frozen
 from ssl_core.engine.train import NonFinite
@@ -30,6 +30,8 @@ from tasks.runtime.recipes import FinetuneParams
 from tasks.runtime.stage import Stage
 from tasks.tracking.journal import Journal
 
+BATCH = 500
+"""Images that pass through an encoder at a time after its training."""
 NONE = -1
 """In place of a class where the rate was too high for any."""
 
@@ -144,9 +146,10 @@ class Trials:
         except NonFinite:
             return torch.full((len(asked),), NONE)
         encoder, head = tuned
-        batch = self.evaluate.batch_size
-        pieces = (torch.from_numpy(np.array(images[part.numpy()])).to(self.device) for part in torch.split(asked, batch))
-        features = frozen(encoder, (normalize(x, info.mean, info.std) for x in pieces), precision)[0]
+        side = self.facts["encoder"]["image_size"]
+        stored = (torch.from_numpy(np.array(images[part.numpy()])).to(self.device) for part in torch.split(asked, BATCH))
+        whole = (x if x.shape[-1] == side else resize(x, side) for x in stored)
+        features = frozen(encoder, (normalize(x, info.mean, info.std) for x in whole), precision)[0]
         with torch.no_grad():
             return head(features).argmax(1).cpu()
 

@@ -4,8 +4,10 @@ The training goes back to its newest checkpoint and comes to the step again, whi
 training pays nothing for it. A capture is a sealed directory of numbers and text: ``python -m tasks.replay`` reads it.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from ssl_core.engine import distributed
 from ssl_core.engine.replay import Repeated, advance, repeat
 from ssl_core.engine.train import NonFinite, Position
 from tasks.pretrain.training import Training
-from tasks.runtime import files, params
+from tasks.runtime import files
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.stage import state_directory
 
@@ -84,17 +86,19 @@ def take(run: Training, step: int) -> tuple[Path, str] | None:
         processes=distributed.world_size(),
         data_sha256=run.data.sha256,
         machine={name: str(value) for name, value in run.stage.machine.items()},
-        params=_params(run.name),
+        params=_params(run.values, run.name),
         scalars=scalars,
     )
     directory = state_directory() / "captures" / f"{run.name}-{run.seed}"
-    if run.leads:
-        _write(directory, about, tensors, found)
+    try:
+        if run.leads:
+            _write(directory, about, tensors, found)
+    finally:
+        distributed.any_of(False)  # nobody leaves while the first one writes
     return directory, found.where
 
 
-def _params(name: str) -> dict[str, object]:
-    values = params.load()
+def _params(values: Mapping[str, Any], name: str) -> dict[str, object]:
     return {section: values[section] for section in SECTIONS} | {"method": {name: values["method"].get(name)}}
 
 

@@ -72,7 +72,8 @@ class Training:
     def __init__(self, stage: Stage, name: str, seed: int, device: torch.device, start: Start | None = None):
         self.stage, self.name, self.seed, self.device, self.start = stage, name, seed, device, start
         self.leads = distributed.rank() == 0
-        asked, self.data = params.method_params(params.load(), name), dataset.load()
+        self.values, self.data = params.load(), dataset.load()
+        asked = params.method_params(self.values, name)
         self.params = fitting.fit(asked, len(self.data.train_images))
         self.lowered = fitting.in_words(fitting.lowered(asked, self.params)) if asked.train.trains else ""
         self.checkpoints = stage.work / "checkpoints"

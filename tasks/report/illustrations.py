@@ -128,7 +128,7 @@ def maps(root: Path, rows: Sequence[Row], best: Result | None, view: pictures.Ga
     labels, names = view.labels[chosen], list(classes)
     clustered = None
     if not (labels >= 0).any():
-        clustered = best or next((row.best for row in rows if not row.is_baseline and row.verdict != "collapsed"), None)
+        clustered = best or next((row.best for row in rows if not row.is_baseline and not row.best.is_collapsed), None)
         features = view.features(root, clustered.name) if clustered else None
         labels = labels if features is None else clusters(features[chosen])
         names = [f"cluster {i + 1}" for i in range(CLUSTERS)]

@@ -43,7 +43,7 @@ def _tuned(result: Result, tuning: Tuning | None) -> dict[str, float | None]:
 
 def plots(root: Path, verdict: Verdict) -> dict[str, str]:
     """Tables by name of the file: curves of all trainings, scores of all rows, mistakes of the champion."""
-    pairs = read_predictions(root, verdict.best)
+    pairs = read_predictions(root, verdict.champion or verdict.best)
     return {
         **{f"{c}.csv": _csv(("epoch", c, "method"), _curves(root, verdict.rows, c)) for c in ("loss", "knn")},
         "scores.csv": _csv(("method", "accuracy", "of"), _accuracies(verdict.rows)),

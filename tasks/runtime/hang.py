@@ -4,7 +4,6 @@ import contextlib
 import faulthandler
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 from tasks.runtime import settings
@@ -24,14 +23,16 @@ def watch(stage: Stage) -> Iterator[Callable[[], None]]:
     The same command goes on from its newest checkpoint, and a flow gives it again by itself.
     """
     patience = settings.seconds("SSL_HANG_SECONDS", PATIENCE_SECONDS)
-    over, seen = threading.Event(), [time.monotonic()]
+    over, steps = threading.Event(), [0]
 
     def alive() -> None:
-        seen[0] = time.monotonic()
+        steps[0] += 1
 
     def wait() -> None:
+        seen, idle = steps[0], 0  # looks are counted and no time, which passes while a process is suspended too
         while not over.wait(patience / LOOKS):
-            if time.monotonic() - seen[0] > patience:
+            seen, idle = steps[0], idle + 1 if steps[0] == seen else 0
+            if idle >= LOOKS:
                 faulthandler.dump_traceback(sys.stderr)
                 stage.end(
                     Preempted(

@@ -81,10 +81,12 @@ def check(values: Mapping[str, Any]) -> None:
         )
     if is_idle(values):
         raise UsageError(
-            f"run.methods: {ROW} is the weights that training starts from, and encoder.weights is null; take it out"
+            f"run.methods: {ROW} is the weights that training starts from, and nothing starts from them; take it out"
         )
 
 
 def is_idle(values: Mapping[str, Any]) -> bool:
-    """Whether the row is listed and has no weights to be."""
-    return ROW in (_mapping(values.get("run")).get("methods") or ()) and _start(values, ROW) is None
+    """Whether the row is listed, and no method starts from what it is."""
+    names, start = _mapping(values.get("run")).get("methods") or (), _start(values, ROW)
+    trained = [name for name in names if isinstance(name, str) and name in METHODS and not _is_frozen(values, name)]
+    return ROW in names and (start is None or all(_start(values, name) != start for name in trained))

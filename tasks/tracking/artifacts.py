@@ -12,10 +12,11 @@ from typing import Any
 
 from tasks.runtime.errors import Stop, explain, is_full
 from tasks.runtime.redaction import redact
+from tasks.tracking import patience
 from tasks.tracking.records import Record
 
 MISSING, REASON = "ssl.missing_artifacts", "ssl.missing_reason"
-"""Tags of a run; those of an evaluation, which adds to the run of its training, end with ``.evaluation`` and its task."""
+"""Tags of a run; those of what adds to the run of a training end with ``.evaluation`` and its task, or ``.finetune``."""
 PARAMS, PREDICTIONS, CONFUSION = "params.yaml", "predictions", "confusion.csv"
 
 
@@ -38,11 +39,11 @@ def send(client: Any, run: Any, record: Record, root: Path) -> tuple[dict[str, s
             unsent.pop(0)
     except Exception as error:
         code, message = explain(error)
-        if code == Stop.code or is_full(error):
+        if code == Stop.code or is_full(error) or patience.spent():
             raise
         reason = redact(message)
     names = ", ".join([*map(str, missing), *unsent])
-    of = record.evaluated.removeprefix("ssl") if record.kind == "evaluate" else ""
+    of = record.evaluated.removeprefix("ssl") if record.adds else ""
     if not names and MISSING + of in run.data.tags:  # they have arrived by now
         for tag in (MISSING, REASON):
             client.delete_tag(run.info.run_id, tag + of)

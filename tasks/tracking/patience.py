@@ -54,6 +54,16 @@ def call(size: int = 0) -> Iterator[None]:
         _waited[0] += max(0.0, time.monotonic() - started - allowed)
 
 
+def spent() -> bool:
+    """Whether all that calls may take beyond what is free has been taken."""
+    return _waited[0] >= ALL_SECONDS
+
+
+def begin() -> None:
+    """Begin anew, in a process that comes back to the server now and then."""
+    _waited[0] = 0.0
+
+
 def _asks_a_server() -> bool:
     stores = (os.environ.get(name, "") for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"))
     return any(store.startswith(("http://", "https://")) for store in stores)

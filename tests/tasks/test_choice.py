@@ -45,3 +45,9 @@ def test_aliases_name_the_start_and_the_champion_of_each_task() -> None:
         "champion": "simclr-0",
         "champion-tiles": "byol-0",
     }
+
+
+def test_of_equal_encoders_the_start_is_taken_and_of_equal_methods_the_first_by_name() -> None:
+    byol, simclr = result("byol", 0.8, 4), result("simclr", 0.8, 4)
+    assert champion([simclr, byol, START]) is START and champion([START, byol]) is START
+    assert best_method([simclr, byol, START]) is byol

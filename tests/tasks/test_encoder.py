@@ -1,5 +1,6 @@
 """A folder of a training is loaded at the layer that the registry delivers."""
 
+import shutil
 from pathlib import Path
 
 from tasks.encoder import load
@@ -29,3 +30,15 @@ def test_the_layer_is_the_pools_or_without_labels_the_first_tasks(tmp_path: Path
     assert load(folder).layer == "block3"
     (tmp_path / "out/metrics/simclr-0.json").unlink()
     assert load(folder).layer == "block4"
+
+
+def test_a_folder_that_was_copied_elsewhere_is_loaded_without_scores(tmp_path: Path) -> None:
+    """Not even by the params.yaml of a project that it was copied into."""
+    write_project(tmp_path / "here", ("simclr",))
+    there = tmp_path / "there"
+    shutil.copytree(tmp_path / "here/out/encoders/simclr-0", there / "models/ssl/simclr-0")
+    (there / "params.yaml").write_text("lr: 1\n")
+    assert load(there / "models/ssl/simclr-0").layer == "block4"
+    shutil.copytree(tmp_path / "here/out/metrics", tmp_path / "results/metrics")
+    shutil.copytree(tmp_path / "here/out/encoders", tmp_path / "results/encoders")
+    assert load(tmp_path / "results/encoders/simclr-0").layer == load(tmp_path / "here/out/encoders/simclr-0").layer

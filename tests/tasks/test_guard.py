@@ -54,6 +54,15 @@ def test_the_row_has_the_encoder_of_the_one_method_that_starts_there(project: Pa
     methods, row = run(project)
     assert methods.count("start") == 1 and row["encoder"] == {"weights": "weights/other.pth", "width": 8}
     assert not guard.is_wanted(project)
+    set_params(project, {"method": {"simclr": {"encoder": {"weights": None}}}})
+    (said,) = guard.complete(project)
+    assert "taken out" in said and "start" not in run(project)[0]
+
+
+def test_an_empty_block_of_the_row_is_filled_in(project: Path) -> None:
+    set_params(project, {"encoder": MINE, "method": {"start": None}})
+    guard.complete(project)
+    assert run(project)[1] == {"train": {"epochs": 0}} and not guard.is_wanted(project)
 
 
 def test_two_starts_are_too_many_for_one_row_and_nothing_is_written(project: Path) -> None:

@@ -76,7 +76,7 @@ def test_the_labels_of_the_picked_images_choose(project: Path, capsys: pytest.Ca
     assert best is not None and best.name == "simclr-0" == aliases(results)["champion"] and best.few is not None
     assert best.few.labels == 60 and ranked(results)[0].method == "simclr"
     texts = documents(project, judge(results), missing)
-    assert "Chosen by 60 labelled images" in texts["report.html"] and "few labels" in texts["leaderboard.md"]
+    assert "60 labelled images choose" in texts["report.html"] and "few labels" in texts["leaderboard.md"]
     assert f",{best.few.share}," in to_csv(judge(results))
 
 
@@ -164,7 +164,7 @@ def test_a_name_that_a_spreadsheet_would_change_comes_back(project: Path, odd: s
     assert found is not None and found.rows == tuple(range(40)) and not names[0].startswith(("=", "-", " "))
 
 
-@pytest.mark.parametrize(("count", "message"), [(5, "10 or more"), (401, "more than the 400 training images")])
+@pytest.mark.parametrize(("count", "message"), [(5, "10 or more"), (401, "more than the 400 training images that are")])
 def test_an_impossible_number_of_images_is_refused(project: Path, count: int, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         label.pick(project, count)

@@ -100,3 +100,11 @@ def test_methods_that_are_commented_out_come_back() -> None:
     twice, _, _ = preset.apply(once, "tiny", params.read(ROOT / "presets/tiny.yaml"))
     back, _, _ = preset.apply(twice, preset.NONE, {})
     assert "  # - simsiam\n" in back and preset.items(back, "run.methods") == preset.items(text, "run.methods") != ""
+
+
+def test_the_row_that_a_run_added_does_not_keep_the_list_of_a_preset() -> None:
+    text = (ROOT / "params.yaml").read_text()
+    once, _, _ = preset.apply(text, "tiny", params.read(ROOT / "presets/tiny.yaml"))
+    added = preset.edit(once, lambda document: document["run"]["methods"].append("start"))
+    back, _, kept = preset.apply(added, preset.NONE, {})
+    assert not kept and params.parse(back, params.PARAMS)["run"] == params.parse(text, params.PARAMS)["run"]

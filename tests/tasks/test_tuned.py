@@ -1,6 +1,7 @@
 """Fine-tuned encoders beside a start from scratch: the table, its marks, and what is missing or damaged."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +94,13 @@ def test_a_damaged_file_is_named(project: Path) -> None:
     path.write_text(json.dumps({"shares": {"0.5": {"labels": 1, "lr": []}}}))
     with pytest.raises(IntegrityError, match="byol-0"):
         tuned.load(project)
+
+
+def test_what_is_of_another_recipe_or_other_images_than_the_latest_is_still_to_be_made(project: Path) -> None:
+    path = project / "out/metrics/finetune/byol-0.json"
+    for change in ({"recipe": {"config": {"lr": [1e-3]}}}, {"data_sha256": "other"}):
+        write(project, "byol")
+        files.write_json(path, files.read_json(path) | change)
+        os.utime(path, ns=(1, 1))
+        found = tuned.load(project)
+        assert found is not None and found.missing == ("byol-0",) and "byol" not in found.rows

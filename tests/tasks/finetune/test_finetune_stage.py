@@ -2,17 +2,20 @@
 
 import json
 import shutil
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from ssl_core.config import ConfigError
 from tasks.finetune import trials
 from tasks.finetune.__main__ import make
-from tasks.runtime import files, params
+from tasks.runtime import dataset, files, params
 from tasks.runtime.errors import Diverged, Preempted
 from tasks.runtime.stage import Stage
 from tasks.runtime.stage_name import StageName
@@ -130,3 +133,18 @@ def test_what_params_say_wrongly_is_named(project: Path, values: dict[str, Any],
     set_params(project, values)
     with pytest.raises(ConfigError, match=message):
         make("simclr", 0)
+
+
+def test_images_that_are_stored_larger_are_looked_at_at_the_side_that_the_encoder_takes(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, seen = dataset.load(), set()
+    larger = {f"{s}_images": getattr(data, f"{s}_images").repeat(2, 2).repeat(2, 3) for s in ("train", "test")}
+    monkeypatch.setattr(trials.dataset, "load", lambda: replace(data, **larger))
+
+    def watched(encoder: nn.Module, batches: Iterable[torch.Tensor], precision: str, honest: Any = trials.frozen) -> Any:
+        return honest(encoder, (x for x in batches if not seen.add(x.shape[-1])), precision)
+
+    monkeypatch.setattr(trials, "frozen", watched)
+    run()
+    assert seen == {data.meta["image_size"]} != {larger["test_images"].shape[-1]}

@@ -46,8 +46,9 @@ def test_a_method_that_is_asked_for_brings_the_row_it_starts_from() -> None:
 def test_a_training_without_its_row_and_a_row_without_weights_are_refused_in_one_line() -> None:
     with pytest.raises(UsageError, match=r"simclr starts from weights, and no row of run.methods is these"):
         check(values(["simclr"], LITE0))
-    with pytest.raises(UsageError, match=r"encoder.weights is null; take it out"):
-        check(values(["simclr", "start"]))
+    for idle in (values(["simclr", "start"]), values(["simclr", "start"], simclr={"width": 8})):
+        with pytest.raises(UsageError, match=r"nothing starts from them; take it out"):
+            check(idle)
 
 
 @pytest.mark.parametrize("broken", [{"run": {}}, {"method": None}, {"encoder": 3}, {"run": {"methods": [None, 3]}}])
