@@ -89,15 +89,15 @@ def test_an_image_is_not_its_own_neighbor_even_among_many_copies():
     assert embed.duplicates(features, 0.999).count == 10
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_folder_of_one_or_two_images_works(encoder, folder, tmp_path, monkeypatch, capsys, count):
+@pytest.mark.parametrize(("count", "said"), [(1, "1 image ->"), (2, "2 images ->")])
+def test_a_folder_of_one_or_two_images_works(encoder, folder, tmp_path, monkeypatch, capsys, count, said):
     monkeypatch.setattr(registry, "load", lambda uri: encoder)
     for path in sorted(p for p in folder.rglob("*") if p.is_file())[count:]:
         path.unlink()
     (folder / "broken.png").unlink(missing_ok=True)
     Image.fromarray(textured_images(1, 1, 28)[0, 0]).save(folder / "image 0.png")
     command(monkeypatch, folder, "--output", tmp_path / "out.parquet")
-    assert "images ->" in capsys.readouterr().out
+    assert said in capsys.readouterr().out
 
 
 def test_what_cannot_be_embedded_is_said_in_one_line(encoder, tmp_path):

@@ -97,3 +97,12 @@ def test_a_device_that_looks_now_and_then_is_watched_at_every_step(shipped: dict
     with pytest.raises(NonFinite) as caught:
         trainer.tensors()
     assert caught.value.step == 1
+
+
+@pytest.mark.fault("F38")
+def test_features_that_are_not_finite_before_the_first_step_leave_no_step_to_repeat(shipped: dict[str, Any]) -> None:
+    _, trainer = build(shipped, "simclr")
+    for parameter in trainer.method.parameters():
+        parameter.data *= 1e30
+    found = repeat(trainer)
+    assert found.where is None and found.loss == ""
