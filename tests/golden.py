@@ -59,6 +59,9 @@ def losses(values: dict[str, Any], name: str, steps: int = STEPS, shaken: int | 
         shaken: seed of the disturbance; None for an undisturbed run.
     """
     known = params.load(ROOT / "params.yaml")
+    for block in known["method"].values():  # what a method has otherwise than all is remembered as a whole
+        for section in ("encoder", "train", "augment"):
+            block.pop(section, None)
     merge(known, values)
     method, trainer = build(known, name, channels=3, size=32, epochs=STEPS * BATCH // N)
     assert trainer.optimizer is not None

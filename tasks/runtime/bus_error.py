@@ -7,17 +7,26 @@ library's: it runs in the thread that faults, tells and ends the process.
 import ctypes
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 
 _KEPT: list[object] = []  # C has their addresses
+OTHERS_SECONDS = 10.0
+"""For one thread to tell, while others that fault too wait."""
 
 
 def on_bus_error(tell: Callable[[], None], code: int) -> None:
     """Call ``tell`` at a SIGBUS, then end the process with ``code``."""
 
+    first = threading.Lock()
+
     def handle(number: int) -> None:
         try:
-            tell()
+            if first.acquire(blocking=False):
+                tell()
+            else:
+                time.sleep(OTHERS_SECONDS)
         finally:
             os._exit(code)
 

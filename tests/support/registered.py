@@ -38,7 +38,7 @@ def write_project(root: Path, methods=METHODS, seeds=(0,)) -> None:
     head, tail = text[: text.index("run:")], text[text.index("\ndata:") :]
     root.mkdir(parents=True, exist_ok=True)
     (root / "params.yaml").write_text(
-        f"{head}run:\n  methods: [{', '.join(methods)}]\n  seeds: {list(seeds)}\n  tasks: []\n{tail}"
+        f"{head}run:\n  methods: [{', '.join(methods)}]\n  seeds: {list(seeds)}\n  finetune: []\n  tasks: []\n{tail}"
     )
     write_data(root, True, 20, 1, CLASSES)
     for method in methods:

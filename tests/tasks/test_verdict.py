@@ -58,7 +58,8 @@ def test_a_baseline_that_cannot_be_told_apart_is_a_warning_too():
 
 
 def test_a_clear_lead_is_said_without_a_warning():
-    verdict = judge([row("simclr", 380), row("moco", 379), row("raw_pixels", 300), row("supervised", 411)])
+    rows = [row("simclr", 380), row("moco", 379), row("raw_pixels", 300), row("supervised", 411)]
+    verdict = judge(rows, rows[0])
     said = sentences(verdict)
     assert not verdict.not_beaten and said[0].startswith("simclr gives the best encoder of 2 methods")
     assert "The raw pixels give 73.0 % by linear probe (clearly less) and 70.6 % by kNN (clearly less)." in said
