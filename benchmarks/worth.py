@@ -113,7 +113,8 @@ def page(found: Mapping[str, Mapping[str, Any]], work: Path, seconds: float) -> 
     verdicts = [["images", "training", "labels", "against", "held-out points", "verdict", "test points", "the test says"]]
     verdicts += [[name, way, *(b[key] for key in keys)] for name, way, b in every]
     notes = (PAGE.parent / "worth-notes.md").read_text().rstrip()
-    made = f"Made by `python -m benchmarks.worth --cifar10 cifar10.tar.xz --tiles magnetic-tiles.tar.xz --seconds {seconds:g}` at commit {commit.stdout.strip()}."
+    command = f"python -m benchmarks.worth --cifar10 cifar10.tar.xz --tiles magnetic-tiles.tar.xz --seconds {seconds:g}"
+    made = f"Made by `{command}` at commit {commit.stdout.strip()}."
     said = [f"- {name}, {way}: {w['answer']}" for name, of in found.items() for way, w in of.items()]
     first = "Linear probe on the test images in percent: mean and standard deviation of three seeds."
     parts = [notes, "\n".join([made, *machine()]), "## Scores", first, markdown(table), "## Verdicts"]
