@@ -18,6 +18,9 @@ from xdist.scheduler import LoadFileScheduling
 ROOT = Path(__file__).resolve().parent.parent
 # A script's background job (``make test &``) ignores Ctrl-C, and so would all that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# The first gradient decides for the whole process: after an export, which pretends that there is a GPU, it would start a thread
+# for that GPU, and a process forked from this one could compute none.
+torch.ones((), requires_grad=True).backward()  # type: ignore[no-untyped-call]
 gc.disable()  # until all is imported: looking through half a million objects that stay takes three seconds of each worker
 
 

@@ -111,9 +111,9 @@ def bits_of_collectives() -> list[int]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes made of each method; forked, they import nothing again."""
+    """What two processes made of each method; not forked from this one, where gradients may have started threads."""
     folder = tmp_path_factory.mktemp("two")
-    torch.multiprocessing.start_processes(one_of_two, (str(folder),), nprocs=2, start_method="fork")  # type: ignore[no-untyped-call]
+    torch.multiprocessing.start_processes(one_of_two, (str(folder),), nprocs=2, start_method="forkserver")  # type: ignore[no-untyped-call]
     return folder
 
 
