@@ -20,7 +20,7 @@ from prefect.events import emit_event
 from prefect.runtime import flow_run
 
 from tasks import ui
-from tasks.columns import HEADLINES
+from tasks.columns import BESIDE_ITS_START, HEADLINES
 from tasks.runtime import files
 from tasks.runtime.progress import Follower
 from tasks.sync import SENT
@@ -32,8 +32,6 @@ CHANGED = "ssl-pipeline.champion-changed"
 SORTED_BY = ("holdout_linear_top1", "few_labels_top1")
 """The first that the leaderboard holds is what it is sorted by."""
 SHOWN = ("method", "seed", *(score.name for score in HEADLINES), "encoder", "epochs", "steps", "seconds")
-BESIDE_ITS_START = ("over_start", "standing")
-"""Shown where a training started from weights."""
 ABOUT_TASKS = "Linear probe on the test images of each set, and the average rank; 'data' are those that encoders are trained on"
 
 

@@ -22,7 +22,9 @@ Value = Callable[["Result"], Any]
 PRETEXT = Score("pretext_accuracy", "pretext", "share right in the method's own task", "share", "higher", headline=True)
 """Of the last epoch, on augmented training images. Tasks differ, so it compares runs of one method only."""
 FEW_LABELS = Score("few_labels_top1", "few labels", "few labelled images right", "share", "higher", headline=True)
-"""Of ``tasks.choice``, where the data have no labels."""
+"""Of ``tasks.few_labels``, where the data have no labels."""
+BESIDE_ITS_START = ("over_start", "standing")
+"""Of a training that started from weights: what its linear probe gained on the test images, and ``worse than its start``."""
 HEADLINES = tuple(score for score in SCORES if score.headline)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_core.evaluation.scores import Score
 from tasks import starts, transfer, tuned
-from tasks.columns import COLUMNS, FEW_LABELS, PRETEXT, safe_cell, table_scores
+from tasks.columns import BESIDE_ITS_START, COLUMNS, FEW_LABELS, PRETEXT, safe_cell, table_scores
 from tasks.results import Result, Row, known, load_results
 from tasks.runtime import errors
 from tasks.tracking import registered
@@ -44,10 +44,6 @@ def beside_the_best(standing: Standing) -> list[Any]:
     """The values of ``BESIDE_THE_BEST``."""
     ahead = standing.ahead.get("linear")
     return ["yes" if standing.ties else "", ahead.mean, ahead.low, ahead.high, ahead.p] if ahead else [""] + [None] * 4
-
-
-BESIDE_ITS_START = ("over_start", "standing")
-"""Of a training that started from weights: what its linear probe gained on the test images, and ``worse than its start``."""
 
 
 def beside_its_start(standing: Standing, result: Result) -> list[Any]:

@@ -21,12 +21,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_core.config import Fraction, Positive, Share
-from ssl_core.engine.geometry import Filter, gaussian_blur, padded_crop, random_crop, resize, resized_crop, to_unit, warp
+from ssl_core.engine.geometry import (
+    Filter,
+    at_side,
+    gaussian_blur,
+    padded_crop,
+    random_crop,
+    resize,
+    resized_crop,
+    to_unit,
+    warp,
+)
 from ssl_core.rng import Rng
 
 __all__ = [
     "AugmentConfig",
     "Filter",
+    "at_side",
     "change_contrast",
     "change_saturation_value",
     "color_jitter",

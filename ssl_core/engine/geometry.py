@@ -86,6 +86,11 @@ def resize(x: Tensor, size: int, filter: Filter = "bilinear") -> Tensor:
     return _separable(x, rows, columns)
 
 
+def at_side(images: Tensor, side: int) -> Tensor:
+    """Images (B, C, S, S) as they are where S is ``side``; else ``resize``d to it, float in [0, 1]."""
+    return images if images.shape[-1] == side else resize(images, side)
+
+
 def warp(x: Tensor, rng: Rng, degrees: float, scale: tuple[float, float], translate: float) -> Tensor:
     """Random rotation, scaling and shift about the center of (B, C, H, W); mirrored at the edges.
 

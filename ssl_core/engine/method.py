@@ -21,7 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ssl_core.engine.augment import AugmentConfig, normalize, resize, view
+from ssl_core.engine.augment import AugmentConfig, at_side, normalize, view
 from ssl_core.engine.encoders import Encoder
 from ssl_core.rng import Rng
 
@@ -111,8 +111,7 @@ class Method(nn.Module, ABC):
 
     def whole(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) at the side that the encoder takes; where they are larger, resized and float in [0, 1]."""
-        side = self.data.image_size
-        return images if images.shape[-2:] == (side, side) else resize(images, side)
+        return at_side(images, self.data.image_size)
 
     def seen(self, images: Tensor) -> Tensor:
         """The images that ``views`` begins with: as they are stored for the common views, which crop; else ``whole``."""

@@ -8,6 +8,6 @@
 - ``prototypes``: clusters as classes, for PCL.
 - ``multicrop``: large and small crops for SwAV and DINO.
 
-A method in ``ssl_core/methods`` takes what it needs. What only one method needs stays in
-that method's file, unless the file gets longer than a method should be.
+A method in ``ssl_core/methods`` takes what it needs. What only one method needs stays in that method's file, unless the file
+gets longer than a method should be.
 """

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ssl_core.config import typed
-from ssl_core.engine.augment import AugmentConfig, normalize, resize
+from ssl_core.engine.augment import AugmentConfig, at_side, normalize
 from ssl_core.engine.data import Images
 from ssl_core.engine.encoders import Encoder, EncoderConfig, build, pool
 from ssl_core.engine.features import frozen
@@ -57,8 +57,7 @@ def extract(
     def batches() -> Iterator[Tensor]:
         for start in range(0, len(images), batch):
             x = torch.from_numpy(np.array(images[start : start + batch])).to(device)
-            side = facts["encoder"]["image_size"]
-            yield normalize(x if x.shape[-1] == side else resize(x, side), facts["mean"], facts["std"])
+            yield normalize(at_side(x, facts["encoder"]["image_size"]), facts["mean"], facts["std"])
             each(min(start + batch, len(images)))
 
     encoder.to(device)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ssl_core.config import ConfigError
-from ssl_core.engine.augment import normalize, resize
+from ssl_core.engine.augment import at_side, normalize
 from ssl_core.engine.encoders import num_parameters
 from ssl_core.engine.features import frozen
 from ssl_core.engine.train import NonFinite
@@ -148,8 +148,8 @@ class Trials:
         encoder, head = tuned
         side = self.facts["encoder"]["image_size"]
         stored = (torch.from_numpy(np.array(images[part.numpy()])).to(self.device) for part in torch.split(asked, BATCH))
-        whole = (x if x.shape[-1] == side else resize(x, side) for x in stored)
-        features = frozen(encoder, (normalize(x, info.mean, info.std) for x in whole), precision)[0]
+        whole = (normalize(at_side(x, side), info.mean, info.std) for x in stored)
+        features = frozen(encoder, whole, precision)[0]
         with torch.no_grad():
             return head(features).argmax(1).cpu()
 

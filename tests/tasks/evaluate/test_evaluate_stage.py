@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,9 @@ from tasks.runtime.errors import Diverged
 from tasks.runtime.stage import Stage
 from tasks.runtime.stage_name import StageName
 from tasks.tracking import journal
-from tests.conftest import ROOT
 from tests.support.configs import ENCODER, encoder_of
-from tests.support.encoders import HEALTH, write_encoder
-from tests.support.project import TINY, set_params, write_prepared
+from tests.support.encoders import HEALTH, project_with_encoder, write_encoder
+from tests.support.project import set_params
 
 CPU = torch.device("cpu")
 
@@ -31,16 +29,8 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Prepared data and one encoder, in the current directory."""
-    for part in ("dvc.yaml", "params.yaml"):
-        shutil.copyfile(ROOT / part, tmp_path / part)
-    for part in ("ssl_core", "tasks"):
-        (tmp_path / part).symlink_to(ROOT / part)
     quick = {"evaluate": {"linear_lambdas": 3, "label_seeds": 2, "bootstrap": 50, "batch_size": 40, "knn_k": [5, 200]}}
-    set_params(tmp_path, TINY | quick)
-    monkeypatch.chdir(tmp_path)
-    write_prepared(tmp_path)
-    write_encoder(tmp_path, "simclr")
-    return tmp_path
+    return project_with_encoder(tmp_path, monkeypatch, quick)
 
 
 def rewrite(project: Path, **arrays: np.ndarray) -> None:

@@ -20,9 +20,8 @@ from tasks.runtime.errors import Diverged, Preempted
 from tasks.runtime.stage import Stage
 from tasks.runtime.stage_name import StageName
 from tasks.tracking import journal
-from tests.conftest import ROOT
-from tests.support.encoders import write_encoder
-from tests.support.project import TINY, set_params, write_prepared
+from tests.support.encoders import project_with_encoder, write_encoder
+from tests.support.project import set_params
 
 SMALL = {"shares": [0.1, 1.0], "draws": 2, "lr": [1e-3, 1e-2], "train": {"images": 96, "batch_size": 32}}
 
@@ -30,16 +29,9 @@ SMALL = {"shares": [0.1, 1.0], "draws": 2, "lr": [1e-3, 1e-2], "train": {"images
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Prepared data and one encoder, in the current directory."""
-    for part in ("dvc.yaml", "params.yaml"):
-        shutil.copyfile(ROOT / part, tmp_path / part)
-    for part in ("ssl_core", "tasks"):
-        (tmp_path / part).symlink_to(ROOT / part)
     run = {"methods": ["simclr", "random_init"], "finetune": ["simclr", "random_init"]}
-    set_params(tmp_path, TINY | {"run": run, "evaluate": {"bootstrap": 50}, "finetune": SMALL})
-    monkeypatch.chdir(tmp_path)
-    write_prepared(tmp_path)
-    write_encoder(tmp_path, "simclr")
-    return tmp_path
+    values = {"run": run, "evaluate": {"bootstrap": 50}, "finetune": SMALL}
+    return project_with_encoder(tmp_path, monkeypatch, values)
 
 
 def stage(method: str = "simclr") -> Stage:
