@@ -5,6 +5,7 @@ image; here it is fixed. The peers' images are decoded and in memory already, wh
 """
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,25 +18,14 @@ from benchmarks.images import pictures, synthetic
 from benchmarks.measure import HEADER, Contender, Steps, interleave, rate
 from ssl_core.engine.augment import AugmentConfig, view
 from ssl_core.rng import Rng
+from tasks.runtime import params
 
 IMAGES, BATCH, WORKERS = 2048, 256, 2
 WARMUP = 5
 """Steps that are not timed: they drain what two loader processes have prepared in advance."""
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
-RECIPE = AugmentConfig(
-    view_share=1.0,
-    crop_scale=(0.08, 1.0),
-    flip=0.5,
-    jitter=0.8,
-    brightness=0.4,
-    contrast=0.4,
-    saturation=0.4,
-    hue=0.1,
-    grayscale=0.2,
-    blur=0.0,
-    blur_sigma=(0.1, 2.0),
-    solarize=0.0,
-)
+SHIPPED = params.typed(AugmentConfig, params.load()["augment"], "augment")
+RECIPE = replace(SHIPPED, view_share=1.0, crop_scale=(0.08, 1.0), blur=0.0, solarize=0.0)
 
 
 def recipe_of(library: Any, size: int, last: list[Any]) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ssl_core.engine.method import Batch
 
@@ -38,6 +39,18 @@ def pairs(peer: nn.Module | Tensor, ours: nn.Module | Tensor) -> list[tuple[Tens
             nn.init.zeros_(p)
     assert not waiting
     return found
+
+
+def keys(network: nn.Module, images: Tensor, order: Tensor) -> Tensor:
+    """MoCo's keys: no gradient, and batch norm sees the images in another order."""
+    with torch.no_grad():
+        return F.normalize(network(images[order]))[torch.argsort(order)]
+
+
+def against_queue(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """InfoNCE of each query with its own key among the queue's."""
+    logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.T], 1) / temperature
+    return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long))
 
 
 @dataclass

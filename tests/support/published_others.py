@@ -13,7 +13,19 @@ from torch.nn import functional as F
 
 from ssl_core.engine.method import Batch
 from ssl_core.engine.transformer import sincos_positions
-from tests.support.published import B, Parts, Recipe, clipped, cosine, follow, sgd, split, trained
+from tests.support.published import (
+    B,
+    Parts,
+    Recipe,
+    against_queue,
+    clipped,
+    cosine,
+    follow,
+    keys,
+    sgd,
+    split,
+    trained,
+)
 
 
 def npid(start: Any) -> Recipe:
@@ -64,12 +76,8 @@ def pcl(start: Any) -> Recipe:
         x1, x2, draw = batch.views
         if recipe.steps == 0:
             follow(key.parameters(), query.parameters(), 0.0)
-        order = torch.argsort(draw)
-        q = F.normalize(query(x1))
-        with torch.no_grad():
-            k = F.normalize(key(x2[order]))[torch.argsort(order)]
-        logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.T], 1) / 0.2
-        out, first = F.cross_entropy(logits, torch.zeros(B, dtype=torch.long)), 0
+        q, k = F.normalize(query(x1)), keys(key, x2, torch.argsort(draw))
+        out, first = against_queue(q, k, queue, 0.2), 0
         queue = torch.cat([queue[B:], k])
         for level, count in enumerate((4, 8) if recipe.run.clustered else ()):
             centers, phi = recipe.run.prototypes[first : first + count], recipe.run.phi[first : first + count]

@@ -12,7 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_core.engine.method import Batch
-from tests.support.published import B, Parts, Recipe, clipped, cosine, follow, rising, sgd, split, trained
+from tests.support.published import (
+    B,
+    Parts,
+    Recipe,
+    against_queue,
+    clipped,
+    cosine,
+    follow,
+    keys,
+    rising,
+    sgd,
+    split,
+    trained,
+)
 
 Loss = Callable[[Batch], Tensor]
 After = Callable[[float], None]
@@ -32,11 +45,8 @@ def moco(start: Any) -> Recipe:
     key = copy.deepcopy(query)
 
     def contrast(one: Tensor, other: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-        q = F.normalize(query(one))
-        with torch.no_grad():
-            k = F.normalize(key(other[order]))[torch.argsort(order)]
-        logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.T], 1) / 0.1
-        return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long)), k
+        k = keys(key, other, order)
+        return against_queue(F.normalize(query(one)), k, queue, 0.1), k
 
     def loss(batch: Batch) -> Tensor:
         nonlocal queue

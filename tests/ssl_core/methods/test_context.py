@@ -142,13 +142,6 @@ def test_the_loss_is_the_cross_entropy_over_all_pairs() -> None:
     assert float(out["accuracy"]) == pytest.approx(sum(right) / len(right), abs=1e-6)
 
 
-def test_all_tiles_share_one_forward_pass() -> None:
-    """Positions with batch statistics of their own would give themselves away."""
-    method = make()
-    method.loss(Batch(method.views(images(), Rng(IDS, 0)), IDS, 0.0))
-    assert int(method.encoder.stem[1].num_batches_tracked) == 1
-
-
 def test_an_undecided_classifier_has_loss_ln_8() -> None:
     method = make()
     for p in method.classifier.parameters():

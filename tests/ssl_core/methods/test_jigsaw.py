@@ -93,12 +93,6 @@ def test_the_loss_is_that_of_puzzles_laid_out_of_the_tiles_themselves() -> None:
     assert float(out["accuracy"]) == pytest.approx(sum(right) / len(right), abs=1e-6)
 
 
-def test_all_tiles_share_one_forward_pass() -> None:
-    method = make()
-    method.loss(Batch(method.views(images(), Rng(IDS, 0)), IDS, 0.0))
-    assert int(method.encoder.stem[1].num_batches_tracked) == 1
-
-
 def test_about_the_asked_share_of_images_is_grey_in_all_its_tiles() -> None:
     ids = torch.arange(40)
     (cut, _) = make(32, 3, channel_shift=0).views(images(32, 3).repeat(7, 1, 1, 1)[:40], Rng(ids, 0))

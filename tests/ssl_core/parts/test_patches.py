@@ -5,8 +5,10 @@ import time
 import pytest
 import torch
 
+from ssl_core.engine.method import Batch
 from ssl_core.parts.patches import grid_geometry, overlapping_patches, permutation_set, tiles
 from ssl_core.rng import Rng
+from tests.ssl_core.engine.test_contract import build
 
 SIDES = (28, 32, 64, 96, 224)
 
@@ -120,3 +122,12 @@ def test_a_set_of_a_hundred_is_quick():
 def test_an_impossible_permutation_set_is_refused(n, size):
     with pytest.raises(ValueError, match="no set of"):
         permutation_set(n, size)
+
+
+@pytest.mark.parametrize("name", ["context", "jigsaw"])
+def test_all_tiles_of_a_batch_share_one_forward_pass(shipped, name):
+    """Positions with batch statistics of their own would give themselves away."""
+    method, trainer = build(shipped, name)
+    ids = torch.arange(8)
+    method.loss(Batch(method.views(trainer.images.batch(ids), Rng(ids, 0)), ids, 0.0))
+    assert int(method.encoder.stem[1].num_batches_tracked) == 1
