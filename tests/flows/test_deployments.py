@@ -90,10 +90,9 @@ def test_a_method_on_demand_a_schedule_that_fires_overlapping_runs_and_a_cancell
     stage = tiny.running_pid(project, "pretrain@simclr-0")
     nightly = str(deployment("nightly")["id"])
     server.patch(f"deployments/{nightly}", paused=False)
-    soon = {"interval": 3600, "anchor_date": server.now(3)}  # once: a second one would still be waiting below
-    server.api(f"deployments/{nightly}/schedules", json=[{"schedule": soon, "active": True, "slug": "soon"}])
+    fire_once(nightly)
     ticks = [start_run("watch") for _ in range(2)]
-    fired = str(wait_for(lambda: waiting(nightly), 90, POLL))
+    fired = str(wait_for(lambda: waiting(nightly), 180, POLL))
     assert sorted(str(ended(tick)["state_type"]) for tick in ticks) == ["CANCELLED", "COMPLETED"]
     tiny.control(project)  # for the run that waits and begins as soon as the other one has ended
     start = time.monotonic()
@@ -128,10 +127,26 @@ def test_a_run_of_a_killed_worker_crashes_and_the_next_one_goes_on(project: Path
     assert tiny.computed(project)[before:].count("prepare") <= 1
 
 
+def fire_once(deployment_id: str) -> None:
+    """Schedule one run for a moment so soon that nobody waits, and late enough that the scheduler comes by before it."""
+    for ahead in (3, 15, 60):
+        known = [row["id"] for row in scheduled(deployment_id)]
+        soon = {"interval": 24 * 3600, "anchor_date": server.now(ahead)}
+        server.api(f"deployments/{deployment_id}/schedules", json=[{"schedule": soon, "active": True, "slug": f"in-{ahead}"}])
+        rows = wait_for(lambda: [row for row in scheduled(deployment_id) if row["id"] not in known], 60, POLL)  # noqa: B023
+        if min(row["expected_start_time"] for row in rows) < server.now(120):
+            return
+    raise AssertionError("each moment had passed when the scheduler came by")
+
+
+def scheduled(deployment_id: str) -> list[dict[str, Any]]:
+    rows = server.api("flow_runs/filter", deployments={"id": {"any_": [deployment_id]}})
+    return [row for row in rows if row["auto_scheduled"]]
+
+
 def waiting(deployment_id: str) -> str | None:
     """The run that the new schedule made, once it waits for the one that runs."""
-    rows = server.api("flow_runs/filter", deployments={"id": {"any_": [deployment_id]}})
-    return next((row["id"] for row in rows if row["auto_scheduled"] and row["state_name"] == "AwaitingConcurrencySlot"), None)
+    return next((row["id"] for row in scheduled(deployment_id) if row["state_name"] == "AwaitingConcurrencySlot"), None)
 
 
 LOOKS = """
