@@ -5,8 +5,8 @@ So the encoder that people take home is never below what its training started fr
 
 from collections.abc import Iterable, Sequence
 
+from ssl_core.networks import network
 from tasks.results import Result, merit, place
-from tasks.runtime.start_rows import network
 
 
 def is_start(start: Result, trained: Result) -> bool:
@@ -27,9 +27,14 @@ def start_of(result: Result, results: Iterable[Result]) -> Result | None:
 
 
 def candidates(results: Sequence[Result]) -> list[Result]:
-    """Whom people may take home: the methods, and the rows that a method among ``results`` started from."""
+    """Whom people may take home: the methods, and the rows that a method among ``results`` started from.
+
+    The seeds of a row mostly have the same weights; the first seed stands for those.
+    """
     methods = [r for r in results if not r.is_baseline]
-    return methods + [r for r in results if r.is_baseline and any(is_start(r, method) for method in methods)]
+    rows = [r for r in results if r.is_baseline and any(is_start(r, method) for method in methods)]
+    once = {(r.method, r.metrics.encoder_sha256): r for r in sorted(rows, key=lambda r: -r.seed)}
+    return methods + list(once.values())
 
 
 def champion(results: Sequence[Result]) -> Result | None:

@@ -207,8 +207,7 @@ def show(root: Path) -> None:
     several = transfer.load(root)
     if several:
         print(f"\n{transfer.to_markdown(several)}")
-    tuning = tuned.load(root)
-    if tuning:
+    for tuning in tuned.load_all(root):
         print(f"\n{tuned.to_markdown(tuning)}")
     for line in worth_it(verdict):
         print(line)

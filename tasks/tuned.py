@@ -1,4 +1,7 @@
-"""What fine-tuning found: each encoder trained further with a share of the labels, beside the same network from scratch."""
+"""What fine-tuning found: each encoder trained further with a share of the labels, beside the same network from scratch.
+
+The labels are those of the pool that encoders are trained on, or of a task.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +54,23 @@ class Tuning:
     """Encoders that are listed and not fine-tuned yet."""
     edges: tuple[str, ...] = ()
     """``METHOD-SEED`` whose chosen rate is the first or last of the candidates."""
+    task: str | None = None
+    """Whose labels; None: those of the images that encoders are trained on."""
+
+    @property
+    def title(self) -> str:
+        """Of the table."""
+        return f"Fine-tuning on {self.task}" if self.task else "Fine-tuning"
+
+    @property
+    def file(self) -> str:
+        """The name of its CSV without the ending."""
+        return f"finetune-{self.task}" if self.task else "finetune"
+
+    @property
+    def place(self) -> str:
+        """The name of its section on the page."""
+        return f"finetuning-{self.task}" if self.task else "finetuning"
 
 
 @dataclass(frozen=True)
@@ -58,6 +78,8 @@ class _File:
     """What the stage left of one encoder."""
 
     name: str
+    made: int
+    """When, in nanoseconds."""
     metrics: Mapping[str, Any]
     right: Mapping[str, np.ndarray] = field(default_factory=dict)
     """(S, M) bool by share."""
@@ -74,8 +96,21 @@ class _File:
         return self.metrics["recipe"], self.metrics.get("data_sha256"), shapes
 
 
-def load(root: Path) -> Tuning | None:
-    """Read the results of ``run.finetune``; None where it is empty or nothing is there yet.
+def load_all(root: Path) -> list[Tuning]:
+    """``load`` of the pool and of each task, as far as there is something.
+
+    Raises:
+        IntegrityError: a file is damaged.
+    """
+    tasks = params.run_config(params.load(root / params.PARAMS)).tasks
+    return [tuning for task in (None, *tasks) if (tuning := load(root, task))]
+
+
+def load(root: Path, task: str | None = None) -> Tuning | None:
+    """Read the results of ``run.finetune``; None where it is empty, nothing is there yet or the images have no labels.
+
+    Args:
+        task: with whose labels; None: those of the images that encoders are trained on.
 
     Raises:
         IntegrityError: a file is damaged.
@@ -83,9 +118,8 @@ def load(root: Path) -> Tuning | None:
     run = params.run_config(params.load(root / params.PARAMS))
     names = {method: [f"{method}-{seed}" for seed in run.seeds] for method in run.finetune}
     every = [name for group in names.values() for name in group]
-    recorded.check_all((path for name in every for path in _paths(root, name)), root)
-    read = {method: [f for name in group if (f := _read(root, name))] for method, group in names.items()}
-    read = _of_the_latest(root, read)
+    recorded.check_all((path for name in every for path in _paths(root, name, task)), root)
+    read = _of_the_latest({m: [f for name in group if (f := _read(root, name, task))] for m, group in names.items()})
     if not read:
         return None
     shares = sorted({share for found in read.values() for f in found for share in f.right}, key=float)
@@ -97,36 +131,39 @@ def load(root: Path) -> Tuning | None:
     rows = dict(sorted(rows.items(), key=lambda row: [-row[1][share].mean for share in shares]))
     there = {f.name for found in read.values() for f in found}
     edges = [f.name for found in read.values() for f in found if _at_edge(f.metrics)]
-    return Tuning(tuple(shares), rows, tuple(name for name in every if name not in there), tuple(edges))
+    return Tuning(tuple(shares), rows, tuple(name for name in every if name not in there), tuple(edges), task)
 
 
-def _of_the_latest(root: Path, read: Mapping[str, Sequence[_File]]) -> dict[str, list[_File]]:
+def _of_the_latest(read: Mapping[str, Sequence[_File]]) -> dict[str, list[_File]]:
     """Those that are of the recipe and the images of the latest; the others are still to be made again."""
     every = [f for found in read.values() for f in found]
     if not every:
         return {}
-    mark = max(every, key=lambda f: _paths(root, f.name)[0].stat().st_mtime_ns).mark
+    mark = max(every, key=lambda f: f.made).mark
     kept = {method: [f for f in found if f.mark == mark] for method, found in read.items()}
     return {method: found for method, found in kept.items() if found}
 
 
-def _paths(root: Path, name: str) -> tuple[Path, Path]:
-    return root / f"out/metrics/finetune/{name}.json", root / f"out/predictions/finetune/{name}.safetensors"
+def _paths(root: Path, name: str, task: str | None) -> tuple[Path, Path]:
+    file = f"finetune/{task}/{name}" if task else f"finetune/{name}"
+    return root / f"out/metrics/{file}.json", root / f"out/predictions/{file}.safetensors"
 
 
-def _read(root: Path, name: str) -> _File | None:
-    metrics, predictions = _paths(root, name)
+def _read(root: Path, name: str, task: str | None) -> _File | None:
+    metrics, predictions = _paths(root, name, task)
     if not metrics.exists():
         return None
     values, arrays = files.read_json(metrics), files.load_tensors(predictions)
     try:
+        if not values["shares"]:
+            return None
         found = {share: arrays[share] == arrays[ACTUAL] for share in values["shares"]}
         if any(not isinstance(own["labels"], int) or not isinstance(own["lr"], list) for own in values["shares"].values()):
             raise TypeError("labels and lr of each share")
         _at_edge(values)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise IntegrityError(f"{metrics} and its predictions do not hold the shares they should ({error}); {MEND}") from None
-    return _File(name, values, found)
+    return _File(name, metrics.stat().st_mtime_ns, values, found)
 
 
 def _at_edge(metrics: Mapping[str, Any]) -> bool:
@@ -197,7 +234,7 @@ def sentences(tuning: Tuning) -> list[str]:
 
 
 def to_csv(tuning: Tuning) -> str:
-    """``finetune.csv``: a line for each method and share."""
+    """``finetune.csv`` or ``finetune-TASK.csv``: a line for each method and share."""
     lines = [["method", "share", "labels", "accuracy", "low", "high", "over_scratch", "over_low", "over_high", "over_p", "lr"]]
     for method, row in tuning.rows.items():
         for share, own in row.items():
@@ -212,4 +249,4 @@ def to_markdown(tuning: Tuning) -> str:
     """The table for people, in percent, with what is to be known."""
     head, lines = table(tuning)
     shown = "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)).replace("*", "\\*")
-    return f"## Fine-tuning\n\n{shown}\n\n" + "\n".join(sentences(tuning)) + "\n"
+    return f"## {tuning.title}\n\n{shown}\n\n" + "\n".join(sentences(tuning)) + "\n"

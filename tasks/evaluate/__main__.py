@@ -9,13 +9,12 @@ from tasks.runtime import params
 from tasks.runtime.device import machine, pick_device
 from tasks.runtime.heap import keep_freed_memory
 from tasks.runtime.stage import Body, Stage, main
-from tasks.runtime.stage_name import StageName, method_and_seed
+from tasks.runtime.stage_name import StageName, with_task
 
 
 def command(arguments: list[str]) -> None:
     """``METHOD SEED`` or ``METHOD SEED TASK`` from the command line."""
-    task = arguments[2] if len(arguments) == 3 and arguments[2].isidentifier() else None
-    main(lambda: make(*method_and_seed("tasks.evaluate", arguments[: 2 if task else None]), task))
+    main(lambda: make(*with_task("tasks.evaluate", arguments)))
 
 
 def make(method: str, seed: int, task: str | None = None) -> tuple[Stage, Body]:

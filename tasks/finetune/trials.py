@@ -1,9 +1,11 @@
-"""The trainings of one encoder with labels: candidates of the rate, then one with the best, for each choice of labels.
+"""The trainings of one encoder with labels of the pool or of a task: candidates of the rate, then one with the best, for each
+choice of labels.
 
 A training takes seconds. What an ended one predicted is kept in the stage's work directory, so that a stage which was stopped
 goes on with the next.
 """
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -37,30 +39,44 @@ NONE = -1
 
 
 class Trials:
-    """One encoder, its trainings with labels, and its files."""
+    """One encoder, its trainings with labels, and its files.
 
-    def __init__(self, stage: Stage, name: str, seed: int, device: torch.device, recipe: FinetuneParams):
-        self.stage, self.name, self.seed, self.device, self.recipe = stage, name, seed, device, recipe
+    Args:
+        task: one of ``run.tasks``, with whose images it is trained; None: those it was pretrained on.
+    """
+
+    def __init__(
+        self, stage: Stage, name: str, seed: int, device: torch.device, recipe: FinetuneParams, task: str | None = None
+    ):
+        self.stage, self.name, self.seed, self.device, self.recipe, self.task = stage, name, seed, device, recipe, task
         self.key, self.directory = f"{name}-{seed}", Path("out/encoders") / f"{name}-{seed}"
+        self.file = f"finetune/{task}/{self.key}" if task else f"finetune/{self.key}"
         self.evaluate = params.evaluate_config(params.load())
-        self.data = dataset.load()
+        self.data = dataset.load(dataset.prepared(task))
         self.encoder, self.facts = saved_encoder.load(self.directory)
         arrays = (self.data.train_labels, self.data.train_holdout, self.data.test_labels)
         train, holdout, test = (torch.from_numpy(np.array(a)) for a in arrays)
         self.labels = Labels(train, holdout, test, len(self.data.meta["classes"])).of_at_most(self.evaluate.max_classes)
         self.test = torch.nonzero(self.labels.test >= 0)[:, 0]
         known = self.labels.train >= 0
-        if not len(self.test) or not (known & holdout).any() or not (known & ~holdout).any():
-            raise ConfigError("run.finetune needs labels, of training images (some held out) and of test images; set it to []")
+        self.is_labelled = bool(len(self.test) and (known & holdout).any() and (known & ~holdout).any())
+        if not self.is_labelled and (task or not params.run_config(params.load()).tasks):
+            of = f" of {task}" if task else ""
+            raise ConfigError(
+                f"run.finetune needs labels, of training images{of} (some held out) and of test images; set it to []"
+            )
         if not num_parameters(self.encoder):
             raise ConfigError(f"run.finetune: {name} has no weights to train; take it out")
 
     def run(self) -> None:
-        """Train, choose, write."""
+        """Train, choose, write; of a pool without labels, whose tasks have them, that nothing was trained."""
+        if not self.is_labelled:
+            print(f"{self.key}: the images of data have no labels to fine-tune with; those of run.tasks have", file=sys.stderr)
         started, config = time.monotonic(), self.recipe.config
         with Journal(self.stage.work / "journal.jsonl", position=0) as journal:
             journal.start(**self._run_facts())
-            chosen = {f"{share:g}": draws(self.labels, share, config.draws, self.seed) for share in sorted(config.shares)}
+            asked = sorted(config.shares) if self.is_labelled else []
+            chosen = {f"{share:g}": draws(self.labels, share, config.draws, self.seed) for share in asked}
             count = sum(map(len, chosen.values())) * (len(config.lr) + 1)
             self.show = Progress(f"{self.key}: fine-tuning", count, "trainings", file=self.stage.work / "progress.json")
             self.done = 0
@@ -73,23 +89,28 @@ class Trials:
             encoder_sha256 = files.sha256(self.directory / saved_encoder.WEIGHTS)
             about = {"method": self.name, "seed": self.seed, "encoder_sha256": encoder_sha256}
             metrics = about | {"shares": shares, "recipe": asdict(self.recipe), "data_sha256": self.data.sha256}
-            files.write_json(self.stage.out(f"out/metrics/finetune/{self.key}.json"), metrics)
+            files.write_json(self.stage.out(f"out/metrics/{self.file}.json"), metrics)
             arrays = {share: guess.numpy().astype(np.int32) for share, guess in {"actual": truth, **guesses}.items()}
-            files.save_tensors(self.stage.out(f"out/predictions/finetune/{self.key}.safetensors"), arrays)
-            journal.metrics(0, {f"top1_{100 * float(share):g}pct": own["mean"] for share, own in shares.items()})
-            journal.artifact(Path(f"out/metrics/finetune/{self.key}.json"), "metrics/finetune")
-            journal.artifact(Path(f"out/predictions/finetune/{self.key}.safetensors"), "predictions/finetune")
-            cost = {"finetune_seconds": time.monotonic() - started}
+            files.save_tensors(self.stage.out(f"out/predictions/{self.file}.safetensors"), arrays)
+            named = f"{self.task}/finetune_top1" if self.task else "top1"
+            journal.metrics(0, {f"{named}_{100 * float(share):g}pct": own["mean"] for share, own in shares.items()})
+            for kind, suffix in (("metrics", "json"), ("predictions", "safetensors")):
+                path = Path(f"out/{kind}/{self.file}.{suffix}")
+                journal.artifact(path, path.parent.relative_to("out").as_posix())
+            cost = {} if self.task else {"finetune_seconds": time.monotonic() - started}
             journal.end("FINISHED", cost=cost, encoder_sha256=encoder_sha256)
-            journal.publish(self.stage.out(f"out/journal/finetune-{self.key}.jsonl"))
+            journal.publish(self.stage.out(f"out/journal/{self.file.replace('/', '-')}.jsonl"))
 
     def _run_facts(self) -> dict[str, Any]:
+        about = {"data_sha256": self.data.sha256}
+        machine_tags = {k: str(v) for k, v in self.stage.machine.items()}
         return {
             "fingerprint": self.stage.fingerprint,
             "stage": self.stage.full_name,
             "name": self.name,
             "seed": self.seed,
-            "tags": {"data_sha256": self.data.sha256, **{k: str(v) for k, v in self.stage.machine.items()}},
+            "tags": {self.task: about} if self.task else about | machine_tags,
+            "data": {"name": self.data.meta["name"], "sha256": self.data.sha256} if self.task else {},
             "params": asdict(self.recipe),
         }
 

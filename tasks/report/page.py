@@ -44,14 +44,14 @@ def documents(root: Path, verdict: Verdict, missing: Sequence[str]) -> dict[str,
     """Text of each file of the report by its name."""
     several = transfer.load(root)
     beside = f"\n{transfer.to_markdown(several)}" if several else ""
-    tuning = tuned.load(root)
-    beside += f"\n{tuned.to_markdown(tuning)}" if tuning else ""
+    tunings = tuned.load_all(root)
+    beside += "".join(f"\n{tuned.to_markdown(tuning)}" for tuning in tunings)
     return {
         "leaderboard.csv": leaderboard.to_csv(verdict),
         "leaderboard.md": leaderboard.to_markdown(verdict) + beside,
-        "report.html": render(root, verdict, missing, several, tuning),
+        "report.html": render(root, verdict, missing, several, tunings),
         **({"transfer.csv": transfer.to_csv(several)} if several else {}),
-        **({"finetune.csv": tuned.to_csv(tuning)} if tuning else {}),
+        **{f"{tuning.file}.csv": tuned.to_csv(tuning) for tuning in tunings},
     }
 
 
@@ -66,7 +66,7 @@ def publish(texts: Mapping[str, str], target: Path) -> None:
 
 
 def render(
-    root: Path, verdict: Verdict, missing: Sequence[str], several: Transfer | None = None, tuning: Tuning | None = None
+    root: Path, verdict: Verdict, missing: Sequence[str], several: Transfer | None = None, tunings: Sequence[Tuning] = ()
 ) -> str:
     """The page."""
     import jinja2
@@ -120,8 +120,7 @@ def render(
         provenance=provenance(root, results, data),
         transfer=several,
         transfer_sentences=transfer.sentences(several) if several else (),
-        tuning=tuned.table(tuning) if tuning else None,
-        tuning_sentences=tuned.sentences(tuning) if tuning else (),
+        tunings=[(tuning, *tuned.table(tuning), tuned.sentences(tuning)) for tuning in tunings],
         load_lines=("from tasks.encoder import load", f'encoder = load("models:/{registered_model(root)}@champion")'),
     )
 

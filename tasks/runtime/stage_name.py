@@ -36,6 +36,16 @@ class StageName:
         return f"{self.group}@{item}" if item else self.group
 
 
+def with_task(module: str, arguments: Sequence[str]) -> tuple[str, int, str | None]:
+    """What ``python -m MODULE METHOD SEED`` or ``METHOD SEED TASK`` was given.
+
+    Raises:
+        UsageError: something else.
+    """
+    task = arguments[2] if len(arguments) == 3 and arguments[2].isidentifier() else None
+    return *method_and_seed(module, arguments[: 2 if task else None]), task
+
+
 def method_and_seed(module: str, arguments: Sequence[str]) -> tuple[str, int]:
     """What ``python -m MODULE METHOD SEED`` was given.
 

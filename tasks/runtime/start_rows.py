@@ -7,25 +7,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ssl_core.catalogue import BASELINES, METHODS
+from ssl_core.networks import network
 from tasks.runtime.errors import UsageError
 
 ROW = "start"
 """The row that is added where no other one is the start."""
-SHAPES = {
-    "timm": ("input_size", "feature"),
-    "small": ("width", "depth"),
-    "vit": ("width", "depth", "patch_size", "feature"),
-}
-"""What of ``encoder`` makes another network of weights, by the kind of its name. Not the kind of norm: weights have their own,
-and a method that needs another one (CPC) is compared with them as they are."""
-SHAPE = ("input_size",)
-"""The same of a ResNet."""
-
-
-def network(encoder: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Two encoders with equal ones have the same features if they have the same weights."""
-    name = str(encoder.get("name"))
-    return name, *(encoder.get(key) for key in SHAPES.get(name.split("/")[0], SHAPE))
 
 
 def section(values: Mapping[str, Any], method: str, name: str) -> dict[str, Any]:

@@ -80,7 +80,9 @@ def command(project: Path, *arguments: str, forked: bool = True, **extra: str) -
     return subprocess.CompletedProcess(arguments, process.returncode or 0, *output)
 
 
-def write_prepared(project: Path, n: int = 96, m: int = 32, size: int = 16, channels: int = 1) -> None:
+def write_prepared(
+    project: Path, n: int = 96, m: int = 32, size: int = 16, channels: int = 1, where: str = "data/prepared"
+) -> None:
     """A prepared data set of ``n`` training and ``m`` test images in four classes."""
 
     def fill(directory: Path) -> None:
@@ -95,7 +97,7 @@ def write_prepared(project: Path, n: int = 96, m: int = 32, size: int = 16, chan
         files.write_json(directory / "meta.json", meta | numbers | {"source": "test", "license": "none"})
         audit.write(directory, NOTHING)
 
-    files.write_directory(project / "data/prepared", fill)
+    files.write_directory(project / where, fill)
 
 
 TINY = {

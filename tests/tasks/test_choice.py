@@ -26,6 +26,14 @@ def test_a_row_that_nothing_started_from_is_no_candidate() -> None:
     assert candidates([anew, START]) == [anew] and champion([anew, START]) is anew and champion([START]) is None
 
 
+def test_seeds_of_a_row_with_the_same_weights_are_one_candidate_and_those_with_others_are_more() -> None:
+    second, third = (replace(START, metrics=replace(START.metrics, seed=seed)) for seed in (1, 2))
+    assert candidates([WORSE, third, second, START]) == [WORSE, START]
+    assert champion([WORSE, third, START]) is START and aliases([WORSE, third, second, START])["champion"] == "pretrained-0"
+    drawn = replace(third, metrics=replace(third.metrics, encoder_sha256="e" * 64))
+    assert {r.name for r in candidates([WORSE, second, START, drawn])} == {"byol-0", "pretrained-0", "pretrained-2"}
+
+
 def test_the_same_weights_in_another_network_are_no_start() -> None:
     larger = replace(START, training=Training(epochs=0, network={"name": "timm/x", "input_size": 96}))
     smaller = replace(BETTER, training=Training(epochs=4, network={"name": "timm/x", "input_size": 64}))

@@ -2,12 +2,14 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tasks import guard
 from tasks.runtime import params
 from tasks.runtime.errors import UsageError
+from tasks.runtime.start_rows import rows_of
 from tests.conftest import ROOT
 from tests.support.project import command, copy_project, set_params
 
@@ -21,7 +23,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(root: Path) -> tuple[list[str], dict[str, object]]:
+def run(root: Path) -> tuple[list[str], dict[str, Any]]:
     values = params.load(root / "params.yaml")
     return values["run"]["methods"], values["method"]["start"]
 
@@ -63,6 +65,15 @@ def test_an_empty_block_of_the_row_is_filled_in(project: Path) -> None:
     set_params(project, {"encoder": MINE, "method": {"start": None}})
     guard.complete(project)
     assert run(project)[1] == {"train": {"epochs": 0}} and not guard.is_wanted(project)
+
+
+def test_two_starts_are_two_rows_where_one_of_them_is_the_row_of_another_name(project: Path) -> None:
+    lite0 = {"name": "timm/tf_efficientnet_lite0", "weights": "package", "input_size": 96}
+    set_params(project, {"method": {"simclr": {"encoder": lite0}, "byol": {"encoder": MINE}}})
+    (said,) = guard.complete(project)
+    assert "the row start is what byol starts from" in said and run(project)[1]["encoder"] == MINE
+    values = params.load(project / "params.yaml")
+    assert rows_of(values, ["simclr"]) == ["pretrained"] and rows_of(values, ["byol"]) == ["start"]
 
 
 def test_two_starts_are_too_many_for_one_row_and_nothing_is_written(project: Path) -> None:

@@ -31,7 +31,7 @@ def project(tmp_path: Path) -> Path:
     return root
 
 
-def write(root: Path, method: str, lr: float = 1e-3) -> None:
+def write(root: Path, method: str, lr: float = 1e-3, task: str = ".") -> None:
     """What the stage leaves."""
     rng, actual = np.random.default_rng(len(method)), np.arange(300) % 10
     shares = {"0.01": 2, "1": 1}
@@ -39,11 +39,11 @@ def write(root: Path, method: str, lr: float = 1e-3) -> None:
     metrics = {s: {"labels": 4 if s == "0.01" else 400, "mean": 0.5, "lr": [lr] * n} for s, n in shares.items()}
     recipe = {"config": {"lr": [1e-4, 1e-3, 1e-2]}}
     for kind in ("metrics", "predictions"):
-        (root / f"out/{kind}/finetune").mkdir(parents=True, exist_ok=True)
-    files.write_json(root / f"out/metrics/finetune/{method}-0.json", {"shares": metrics, "recipe": recipe})
+        (root / f"out/{kind}/finetune/{task}").mkdir(parents=True, exist_ok=True)
+    files.write_json(root / f"out/metrics/finetune/{task}/{method}-0.json", {"shares": metrics, "recipe": recipe})
     arrays = {"actual": actual, **guesses}
     files.save_tensors(
-        root / f"out/predictions/finetune/{method}-0.safetensors", {k: v.astype(np.int32) for k, v in arrays.items()}
+        root / f"out/predictions/finetune/{task}/{method}-0.safetensors", {k: v.astype(np.int32) for k, v in arrays.items()}
     )
 
 
@@ -70,6 +70,22 @@ def test_the_report_the_csv_and_the_small_numbers_have_it(project: Path) -> None
     assert lines[0].startswith("method,share,labels,accuracy") and len(lines) == 1 + 3 * 2
     numbers = small.scores(judge(results), tuned.load(project))["simclr-0"]
     assert 0.85 < numbers["finetune_1pct"] < 0.95 and "finetune_100pct" in numbers
+
+
+def test_a_task_has_a_table_of_its_own_and_a_pool_without_labels_none(project: Path) -> None:
+    set_params(project, {"run": {"tasks": ["tiles"]}, "tasks": {"tiles": {"source": "folder", "path": "tiles"}}})
+    write(project, "simclr", task="tiles")
+    results, missing = load_results(project)
+    texts = documents(project, judge(results), missing)
+    assert [line.split(",")[0] for line in texts["finetune-tiles.csv"].splitlines()] == ["method", "simclr", "simclr"]
+    assert '<h2 id="finetuning">' in texts["report.html"] and "Fine-tuning on tiles</h2>" in texts["report.html"]
+    assert "## Fine-tuning\n" in texts["leaderboard.md"] and "## Fine-tuning on tiles\n" in texts["leaderboard.md"]
+    assert texts["leaderboard.md"].endswith("Not fine-tuned yet: byol-0, random_init-0.\n")
+    for method in METHODS:
+        path = project / f"out/metrics/finetune/{method}-0.json"
+        files.write_json(path, files.read_json(path) | {"shares": {}})
+    (only,) = tuned.load_all(project)
+    assert only.task == "tiles" and "finetune.csv" not in documents(project, judge(results), missing)
 
 
 def test_nothing_is_shown_where_nothing_is_asked_for(project: Path) -> None:

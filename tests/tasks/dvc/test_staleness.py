@@ -114,6 +114,7 @@ def test_every_file_that_a_stage_lists_makes_it_stale_and_no_other(project: Path
         "prepare_task": set(),
         "evaluate_task": set(),
         "finetune": set(),
+        "finetune_task": set(),
     }  # none is listed
     deps = {
         stage: [

@@ -21,7 +21,7 @@ from tasks.runtime.stage import Stage
 from tasks.runtime.stage_name import StageName
 from tasks.tracking import journal
 from tests.support.encoders import project_with_encoder, write_encoder
-from tests.support.project import set_params
+from tests.support.project import set_params, write_prepared
 
 SMALL = {"shares": [0.1, 1.0], "draws": 2, "lr": [1e-3, 1e-2], "train": {"images": 96, "batch_size": 32}}
 
@@ -34,16 +34,30 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return project_with_encoder(tmp_path, monkeypatch, values)
 
 
-def stage(method: str = "simclr") -> Stage:
-    return Stage(StageName("finetune", method, 0), {"device": "cpu"})
+def stage(method: str = "simclr", task: str | None = None) -> Stage:
+    return Stage(StageName("finetune_task" if task else "finetune", method, 0, task), {"device": "cpu"})
 
 
-def run(method: str = "simclr", own: Stage | None = None) -> dict[str, Any]:
+def run(method: str = "simclr", own: Stage | None = None, task: str | None = None) -> dict[str, Any]:
     """The stage, in this process; its metrics."""
-    own = own or stage(method)
-    trials.Trials(own, method, 0, torch.device("cpu"), params.finetune_params(params.load())).run()
-    found: dict[str, Any] = json.loads(own.out(f"out/metrics/finetune/{method}-0.json").read_text())
+    own = own or stage(method, task)
+    trials.Trials(own, method, 0, torch.device("cpu"), params.finetune_params(params.load()), task).run()
+    file = f"{task}/{method}-0" if task else f"{method}-0"
+    found: dict[str, Any] = json.loads(own.out(f"out/metrics/finetune/{file}.json").read_text())
     return found
+
+
+def without_labels(folder: Path, labels: str) -> None:
+    """Take the labels of a prepared split away."""
+    path = folder / f"{labels}.npy"
+    np.save(path, np.full_like(np.load(path), -1))
+    files.seal(folder)
+
+
+def with_task(project: Path, **values: Any) -> None:
+    """The project has a task ``other`` with 60 training images."""
+    set_params(project, {"run": {"tasks": ["other"]}, "tasks": {"other": {"source": "folder", "path": "images"}}} | values)
+    write_prepared(project, n=60, m=20, where="data/tasks/other")
 
 
 def test_the_stage_writes_what_its_predictions_say(project: Path) -> None:
@@ -95,11 +109,32 @@ def test_a_rate_that_diverges_is_not_chosen_and_none_that_does_not_ends_the_stag
 
 @pytest.mark.parametrize("labels", ["train_labels", "test_labels"])
 def test_images_without_labels_are_refused(project: Path, labels: str) -> None:
-    path = project / f"data/prepared/{labels}.npy"
-    np.save(path, np.full_like(np.load(path), -1))
-    files.seal(project / "data/prepared")
+    without_labels(project / "data/prepared", labels)
     with pytest.raises(ConfigError, match=r"run\.finetune needs labels"):
         run()
+
+
+def test_an_encoder_is_fine_tuned_with_the_labels_of_a_task_though_its_pool_has_none(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_task(project, finetune={"shares": [1.0], "lr": [1e-3]})
+    without_labels(project / "data/prepared", "train_labels")
+    metrics, own = run(task="other"), stage(task="other")
+    assert metrics["shares"]["1"]["labels"] == 60 and own.full_name == "finetune_task@other-simclr-0"
+    out = own.work / "outs/out"
+    guesses = files.load_tensors(out / "predictions/finetune/other/simclr-0.safetensors")
+    assert metrics["shares"]["1"]["mean"] == pytest.approx(np.mean(guesses["1"] == guesses["actual"]))
+    first, said, *rest = journal.read(out / "journal/finetune-other-simclr-0.jsonl")
+    assert said["metrics"] == {"other/finetune_top1_100pct": metrics["shares"]["1"]["mean"]}
+    assert first["run"]["data"] == {"name": "blobs", "sha256": metrics["data_sha256"]}
+    assert [e["path"] for e in rest if e["event"] == "artifact"] == [
+        "out/metrics/finetune/other/simclr-0.json",
+        "out/predictions/finetune/other/simclr-0.safetensors",
+    ]
+    assert run()["shares"] == {} and "have no labels to fine-tune with" in capsys.readouterr().err
+    without_labels(project / "data/tasks/other", "test_labels")
+    with pytest.raises(ConfigError, match=r"run\.finetune needs labels, of training images of other"):
+        run(task="other")
 
 
 def test_an_encoder_without_weights_is_refused(project: Path) -> None:
@@ -132,7 +167,7 @@ def test_images_that_are_stored_larger_are_looked_at_at_the_side_that_the_encode
 ) -> None:
     data, seen = dataset.load(), set()
     larger = {f"{s}_images": getattr(data, f"{s}_images").repeat(2, 2).repeat(2, 3) for s in ("train", "test")}
-    monkeypatch.setattr(trials.dataset, "load", lambda: replace(data, **larger))
+    monkeypatch.setattr(trials.dataset, "load", lambda path: replace(data, **larger))
 
     def watched(encoder: nn.Module, batches: Iterable[torch.Tensor], precision: str, honest: Any = trials.frozen) -> Any:
         return honest(encoder, (x for x in batches if not seen.add(x.shape[-1])), precision)
@@ -140,3 +175,9 @@ def test_images_that_are_stored_larger_are_looked_at_at_the_side_that_the_encode
     monkeypatch.setattr(trials, "frozen", watched)
     run()
     assert seen == {data.meta["image_size"]} != {larger["test_images"].shape[-1]}
+
+
+def test_a_task_that_is_not_listed_is_refused(project: Path) -> None:
+    with_task(project)
+    with pytest.raises(ConfigError, match="task 'others'"):
+        make("simclr", 0, "others")

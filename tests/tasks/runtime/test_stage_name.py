@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.evaluate.__main__ import command as evaluate
-from tasks.runtime.stage_name import StageName, method_and_seed
+from tasks.runtime.stage_name import StageName, method_and_seed, with_task
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,7 @@ from tasks.runtime.stage_name import StageName, method_and_seed
         ("export@simclr", StageName("export", "simclr")),  # a matrix of methods alone
         ("export@simclr-small", StageName("export", "simclr-small")),
         ("prepare_task@tiles", StageName("prepare_task", task="tiles")),
+        ("finetune_task@tiles-simclr-0", StageName("finetune_task", "simclr", 0, "tiles")),
         ("evaluate_task@my_tiles-random_init-12", StageName("evaluate_task", "random_init", 12, "my_tiles")),
     ],
 )
@@ -27,6 +28,8 @@ def test_a_command_takes_a_method_and_a_seed_and_nothing_else(
 ) -> None:
     monkeypatch.delenv("DVC_STAGE", raising=False)
     assert method_and_seed("tasks.evaluate", ["simclr", "3"]) == ("simclr", 3)
+    assert with_task("tasks.evaluate", ["simclr", "3"]) == ("simclr", 3, None)
+    assert with_task("tasks.evaluate", ["simclr", "3", "tiles"]) == ("simclr", 3, "tiles")
     for wrong in ([], ["simclr"], ["simclr", "one"], ["simclr", "-1"], ["simclr", "0", "1"]):
         with pytest.raises(SystemExit) as end:
             evaluate(wrong)
