@@ -33,7 +33,7 @@ from tasks.dvc import graph, lock_files
 from tasks.dvc.outcome import Fate, Outcome
 from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule, default_parallelism
-from tasks.runtime import params, settings, start_rows
+from tasks.runtime import params, start_rows
 from tasks.runtime.errors import Preempted, Stop, explain, run
 from tasks.runtime.locks import try_lock
 from tasks.tracking import registered
@@ -225,8 +225,7 @@ def main() -> None:
     parser.add_argument("-j", "--parallelism", type=int, metavar="N", help="stages at a time")
     parser.add_argument("--machines", action="store_true", help="train and evaluate on the machines of the pool of that name")
     given = parser.parse_args()
-    settings.need_project()
-    own_server.close()
+    own_server.prepare()
     state = pipeline(
         given.methods,
         given.seeds,

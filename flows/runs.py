@@ -16,6 +16,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
 from flows import own_server
+from tasks.runtime.errors import run
 from tasks.runtime.locks import try_lock
 
 GONE = Crashed(message="its process is gone")
@@ -62,7 +63,12 @@ def _close_tasks(client: SyncPrefectClient, flow_run_id: UUID) -> None:
         client.set_task_run_state(task.id, GONE, force=True)
 
 
-if __name__ == "__main__":
-    own_server.close()
+def main() -> None:
+    """Close what is left, and say what."""
+    own_server.prepare()
     for flow_run in close_dead(Path.cwd()):
         print(f"closed flow run {flow_run}: its process is gone")
+
+
+if __name__ == "__main__":
+    run(main)

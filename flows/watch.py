@@ -15,6 +15,7 @@ from prefect.states import Completed
 from flows import own_server
 from tasks.dvc import graph
 from tasks.runtime import files, params
+from tasks.runtime.errors import run
 
 STATE = Path(".ssl") / "watch.json"
 
@@ -51,6 +52,11 @@ def watch(folder: str | None = None, deployment: str = "ssl-pipeline/nightly") -
     return Completed(name=seen.capitalize(), message=f"{path}: {seen}")
 
 
-if __name__ == "__main__":
-    own_server.close()
+def main() -> None:
+    """One look, by hand."""
+    own_server.prepare()
     watch()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -42,6 +42,11 @@ def champion(results: Sequence[Result]) -> Result | None:
     return _most_merit(candidates(results))
 
 
+def why_none(results: Sequence[Result]) -> str:
+    """Why ``champion`` names none where there are labels."""
+    return "Every encoder has collapsed." if candidates(results) else "Only baselines were run; list a method in run.methods."
+
+
 def best_method(results: Iterable[Result]) -> Result | None:
     """The method with the most ``merit``; None without labels, or if all have collapsed."""
     return _most_merit(r for r in results if not r.is_baseline)

@@ -54,7 +54,7 @@ class Forecast:
         apart = {name: seconds / middle - 1 for name, seconds in self.seconds.items() if abs(seconds / middle - 1) > EQUAL}
         if self.published or not apart:
             return []
-        each = ", ".join(f"{name} {100 * share:+.0f} %" for name, share in apart.items())
+        each = ", ".join(f"{name} {100 * share:+z.0f} %" for name, share in apart.items())
         return [f"  not the same time for every method ({each}): make budget measures and writes the shares"]
 
     def error(self, root: Path, schedule: Schedule) -> str:
@@ -70,7 +70,7 @@ class Forecast:
         expected, taken = (sum(column) for column in zip(*ended, strict=True))
         return (
             f"training: {clock(expected)} were expected, {clock(taken)} were needed "
-            f"({100 * (taken / expected - 1):+.0f} %, the sum of {len(ended)} trainings)"
+            f"({100 * (taken / expected - 1):+z.0f} %, the sum of {len(ended)} trainings)"
         )
 
 

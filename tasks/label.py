@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks import few_labels
-from tasks.choice import champion
+from tasks.choice import champion, why_none
 from tasks.columns import FEW_LABELS
 from tasks.few_labels import COLUMNS, ENOUGH, FILE, SEED
 from tasks.leaderboard import percent
@@ -129,7 +129,7 @@ def take(root: Path, path: Path) -> None:
     empty = f"; {found.empty} images have no label yet" if found.empty else ""
     print(f"{len(found.rows)} labels, {len(found.classes)} classes: {', '.join(found.classes)}{empty}.")
     print(few_labels.sentence(results[0].few))
-    print(f"The choice: {best.name}. make run names it champion." if best else "Every encoder has collapsed: none is chosen.")
+    print(f"The choice: {best.name}. make run names it champion." if best else f"None is chosen. {why_none(results)}")
 
 
 def main() -> None:

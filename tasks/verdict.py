@@ -13,7 +13,7 @@ import numpy as np
 from tasks import few_labels, starts, worth
 from tasks.choice import best_method, champion
 from tasks.results import Result, Row, ranked
-from tasks.worth import RESAMPLES, Answer, Budget
+from tasks.worth import FEW_IMAGES, LEAST_CLEAR, RESAMPLES, Answer, Budget
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,11 +28,6 @@ SEED_NOISE = 1.96 * 2**0.5 * SEED_SPREAD
 ENOUGH_STEPS = 1500
 """Optimizer steps below which a training is called short: with about as many, the best methods pass raw pixels on the
 embedded images."""
-
-LEAST_CLEAR = 6
-"""Images on which two encoders must differ, all for the same one, before McNemar's exact test calls it clear: 2 / 2^6 < .05."""
-FEW_IMAGES = LEAST_CLEAR / 0.05
-"""Images below which no difference of 5 points is ever clear."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +248,7 @@ def counted(ahead: "Difference") -> str:
     if ahead.alone:
         first, second = ahead.alone
         return f"whose linear probe alone is right on {first:,} test images against {second:,}, {p}"
-    return f"by linear probe {100 * ahead.mean:+.1f} points ({100 * ahead.low:+.1f} to {100 * ahead.high:+.1f}), {p}"
+    return f"by linear probe {worth.points(ahead)}, {p}"
 
 
 def advice(best: Result) -> str:

@@ -142,6 +142,11 @@ def _rounded(count: float) -> int:
 
 # ---------------------------------------------------------------------- words
 
+LEAST_CLEAR = 6
+"""Images on which two encoders must differ, all for the same one, before McNemar's exact test calls it clear: 2 / 2^6 < .05."""
+FEW_IMAGES = LEAST_CLEAR / 0.05
+"""Images below which no difference of 5 points is ever clear. So few give no estimate of how many more would be needed: its
+size depends on how often two encoders differ, and with that few images they differ on a handful."""
 LABELS_FOR_5_POINTS = _rounded(0.2 * (1.96 / 0.05) ** 2)
 """Images on which a difference of 5 points is clear, where two encoders disagree on every fifth image."""
 
@@ -182,6 +187,8 @@ def _budgets(group: Sequence[Budget]) -> str:
 
 
 def _more(group: Sequence[Budget]) -> str:
+    if group[0].images < FEW_IMAGES:
+        return f"so few do not say how many would; about {LABELS_FOR_5_POINTS} tell a difference of 5 points"
     known = [b.more for b in group if b.more is not None]
     if not known:
         return "as far as any reasonable number of labels could tell, they are equally good"
@@ -205,7 +212,13 @@ def without_labels() -> str:
 
 def points(found: "Difference") -> str:
     """``+3.1 points (2.0 to 4.2)``."""
-    return f"{100 * found.mean:+.1f} points ({100 * found.low:.1f} to {100 * found.high:.1f})".replace("-", "−")
+    return f"{signed(found.mean)} points ({100 * found.low:z.1f} to {100 * found.high:z.1f})".replace("-", "−")
+
+
+def signed(share: float) -> str:
+    """A difference of shares in points, ``+3.1``; what rounds to zero has no sign."""
+    number = f"{100 * share:+z.1f}"
+    return "0.0" if number == "+0.0" else number.replace("-", "−")
 
 
 def _listed(texts: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ The stem follows the image size, as the published small-image recipes do: a 3x3 
 same with a max-pool up to 112 px, the 7x7 stride-2 ImageNet stem above.
 """
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_core.config import BelowOne, ConfigError, Count, Rule, unknown_name
-from ssl_core.engine.transformer import DropPath, TransformerLayer, sincos_positions
+from ssl_core.engine.transformer import TOKEN_WIDTH, DropPath, TransformerLayer, sincos_positions
 
 NAMES = ("small", "resnet18", "resnet34", "resnet50", "vit", "pixels")
 
@@ -50,6 +51,8 @@ class EncoderConfig:
             raise ConfigError(unknown_name(f"encoder.name: {self.name!r}", self.name, [*NAMES, "timm/NAME"]))
         if self.input_size and not self.name.startswith(("timm/", "resnet")):
             raise ConfigError(f"encoder.input_size is for timm/NAME and resnet18 to 50; {self.name} sees images as they are")
+        if self.name == "vit" and not TOKEN_WIDTH.holds(self.width):
+            raise ConfigError(f"encoder.width is {self.width}; that of a vit must be {TOKEN_WIDTH.words}")
 
 
 class Encoder(nn.Module):
@@ -88,7 +91,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 def _norm(kind: str, channels: int) -> nn.Module:
-    return nn.BatchNorm2d(channels) if kind == "batch" else GroupNorm(min(8, channels), channels)
+    return nn.BatchNorm2d(channels) if kind == "batch" else GroupNorm(math.gcd(8, channels), channels)
 
 
 class Conv3x3(nn.Conv2d):
@@ -255,7 +258,7 @@ def build(config: EncoderConfig, channels: int, image_size: int, seed: int) -> E
         if config.name in ("resnet18", "resnet34", "resnet50"):
             return ResNet(config, channels, image_size)
         if config.name == "vit":
-            if image_size % config.patch_size or config.width % 4:
+            if image_size % config.patch_size:
                 raise ConfigError(f"encoder vit: patch_size {config.patch_size} must divide the image size {image_size}")
             return VisionTransformer(config, channels, image_size)
         if config.name == "pixels":

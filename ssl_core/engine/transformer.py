@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssl_core.config import Rule
 from ssl_core.engine import distributed
 from ssl_core.rng import Rng
 
@@ -30,8 +31,12 @@ class TransformerLayer(nn.TransformerEncoderLayer):
     """A pre-norm transformer layer with heads of 64 (or 32 below a width of 128), GELU and no dropout."""
 
     def __init__(self, width: int):
-        heads = max(1, width // (64 if width >= 128 else 32))
-        super().__init__(width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+        super().__init__(width, self.heads(width), 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+
+    @staticmethod
+    def heads(width: int) -> int:
+        """How many heads share so many channels."""
+        return max(1, width // (64 if width >= 128 else 32))
 
     def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """Tokens (B, T, D) to the same shape; ``kept`` (B, 2, 1, 1) multiplies what its two residual branches add."""
@@ -42,6 +47,13 @@ class TransformerLayer(nn.TransformerEncoderLayer):
             x = x + kept[:, 0] * self.self_attn(y, y, y, need_weights=False)[0]
             x = x + kept[:, 1] * self.linear2(F.gelu(self.linear1(self.norm2(x))))
         return x
+
+
+TOKEN_WIDTH = Rule(
+    "a multiple of 4 and of the number of heads, one for each 64 channels (32 below 128), such as 96, 192 or 384",
+    lambda v: v >= 4 and not v % 4 and not v % TransformerLayer.heads(int(v)),
+)
+"""Of a token: its heads and the four parts of its position code are equally wide."""
 
 
 class DropPath(nn.Module):

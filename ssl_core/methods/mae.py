@@ -15,6 +15,7 @@ features for kNN and the linear probe, where MAE is known to be weak (the paper'
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from ssl_core.config import ConfigError, Count, Share
 from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import Encoder, VisionTransformer
 from ssl_core.engine.method import Batch, DataInfo, Method
-from ssl_core.engine.transformer import TransformerLayer, sincos_positions
+from ssl_core.engine.transformer import TOKEN_WIDTH, TransformerLayer, sincos_positions
 from ssl_core.rng import Rng
 
 
@@ -34,7 +35,7 @@ class MAEConfig:
 
     mask: Share
     """Share of the patches hidden. Paper: 0.75."""
-    width: Count
+    width: Annotated[int, TOKEN_WIDTH]
     """Token width of the decoder. Paper: 512; small images: 64-192."""
     depth: Count
     """Layers of the decoder. Paper: 8; small images: 1-4."""

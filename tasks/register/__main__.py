@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from tasks import few_labels
 from tasks.register.registration import register
 from tasks.runtime.stage import Body, Stage, main
 from tasks.runtime.stage_name import StageName
@@ -27,9 +26,8 @@ def body(stage: Stage) -> None:
     best = done.wanted.aliases.get(CHAMPION)
     for note in done.notes:
         print(f"note: {note}")
-    if best is None:
-        why = few_labels.sentence(None) if done.wanted.aliases else "Every encoder has collapsed."
-        print(f"warning: the alias champion stays where it is. {why}", file=sys.stderr)
+    if done.unnamed:
+        print(f"warning: the alias champion stays where it is. {done.unnamed}", file=sys.stderr)
     number = f" (version {done.versions[best]})" if best else ""
     print(f"registered: {len(done.versions)} versions of {done.wanted.model}; champion: {best or 'none'}{number}")
 

@@ -55,6 +55,8 @@ class ImageEncoder(nn.Module):
             ValueError: another shape, type or range of values than an image has. Ranges are not checked while a graph is
                 traced or compiled.
         """
+        if not isinstance(images, Tensor):
+            raise ValueError(f"images are a {type(images).__name__}; they must be a torch.Tensor")
         if images.ndim != 4 or images.shape[1] != self.channels:
             raise ValueError(f"images have the shape {tuple(images.shape)}; it must be (B, {self.channels}, H, W)")
         if images.dtype == torch.bool or images.is_complex():

@@ -17,8 +17,8 @@ import torch
 
 from ssl_core.engine.health import health
 from ssl_core.evaluation.scores import SCORES
-from tasks import starts
-from tasks.choice import best_of, candidates, champion
+from tasks import few_labels, starts
+from tasks.choice import best_of, candidates, champion, why_none
 from tasks.register.card import model_card
 from tasks.register.export import Exporter
 from tasks.register.registry import Entry, Registry, package_key
@@ -109,6 +109,8 @@ class Registered:
     """The number of each encoder's version in this registry, by ``METHOD-SEED``."""
     notes: list[str]
     """What its user should know of other data in the registry, a sentence each."""
+    unnamed: str | None
+    """Why no encoder is champion; None if one is."""
 
 
 def register(root: Path, exporter: Exporter | None = None) -> Registered:
@@ -122,4 +124,6 @@ def register(root: Path, exporter: Exporter | None = None) -> Registered:
     wanted = Registration(registered_model(root), {e.name: package_key(e) for e in entries}, aliases(results, by_task))
     registry = Registry(tracker, wanted.model, exporter)
     notes = registry.other_data(files.sha256(root / dataset.PREPARED / files.MANIFEST), meta["name"])
-    return Registered(wanted, registry.register(entries, wanted.aliases), notes)
+    unnamed = few_labels.sentence(None) if wanted.aliases else why_none(results)
+    versions = registry.register(entries, wanted.aliases)
+    return Registered(wanted, versions, notes, None if CHAMPION in wanted.aliases else unnamed)

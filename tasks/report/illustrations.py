@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ssl_core.catalogue import BASELINES, SHOWS
+from tasks import worth
 from tasks.report import curves, figures, pictures
 from tasks.results import Result, Row
 from tasks.runtime import dataset
@@ -64,7 +65,7 @@ def still_rising(histories: "Mapping[str, Sequence[pd.DataFrame]]", images: int 
         ]
         if rises:
             rise = sum(rises) / len(rises)
-            (rising if rise > noise else flat).append(f"{method} {100 * rise:+.1f}".replace("-", "−"))
+            (rising if rise > noise else flat).append(f"{method} {worth.signed(rise)}")
     parts = [f"still rising: {', '.join(rising)}"] * bool(rising) + [f"flat: {', '.join(flat)}"] * bool(flat)
     return (
         f"Points over the last doubling of epochs (less than {100 * noise:.1f} may be chance); {'; '.join(parts)}."

@@ -14,8 +14,6 @@ DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "1",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    # Starting Prefect's own server on a new database takes longer than its default of 20 seconds on two cores.
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     # A tracker that does not answer is given up on quickly: the journal holds everything, a later sync sends it.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -105,7 +103,7 @@ def _check_place() -> None:
 def _bypass_proxy() -> None:
     """A proxy is another machine: it cannot reach the servers that listen on this one alone."""
     given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    hosts = [host.strip() for host in given.split(",") if host.strip()]
+    hosts = [host.strip().strip("[]") for host in given.split(",") if host.strip()]  # httpx fails at brackets
     proxies = (f"{kind}_proxy" for kind in ("http", "https", "all"))
     if "*" in hosts or not any(os.environ.get(name) or os.environ.get(name.upper()) for name in proxies):
         return

@@ -69,11 +69,13 @@ def test_a_worker_answers_no_page(project: Path) -> None:
 
 @pytest.mark.fault("F68", "F78")
 def test_one_command_needs_no_server_and_starts_one_that_answers_it_alone(project: Path, tmp_path: Path) -> None:
+    """However slow its start is: Prefect's own limit is set to less than any start takes."""
     tiny.control(project, prepare={"seconds": 10})
     (tmp_path / "home").mkdir()
     shutil.copyfile(server.migrated(), tmp_path / "home/prefect.db")
     env = environment(PREFECT_HOME=str(tmp_path / "home"), PYTHONPATH=server.prefect_environment()["PYTHONPATH"])
     env.pop("PREFECT_API_URL", None)
+    env["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "1"
     process = tiny.start(project, "flows.pipeline", "pretrain@byol-0", env=env, forked=False)  # as a user starts it
     wait_for(lambda: "prepare" in tiny.computed(project) or process.poll() is not None, 180)
     assert process.poll() is None, (project / ".ssl" / "flow.log").read_text()
@@ -85,3 +87,25 @@ def test_one_command_needs_no_server_and_starts_one_that_answers_it_alone(projec
     assert process.wait(120) == 0
     log = (project / ".ssl" / "flow.log").read_text()
     assert "2 stages: 2 ran" in log and "401" not in log and "Unauthorized" not in log, log
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "said"),
+    [
+        (
+            {},
+            4,
+            "Prefect's server ended at its start: sqlalchemy.exc.DatabaseError: (sqlite3.DatabaseError) file is not a database",
+        ),
+        ({"PREFECT_SERVER_EPHEMERAL_ENABLED": "false"}, 2, "PREFECT_SERVER_EPHEMERAL_ENABLED forbids a server for this run"),
+    ],
+)
+def test_a_server_that_cannot_start_is_one_line_with_its_reason(
+    project: Path, tmp_path: Path, settings: dict[str, str], code: int, said: str
+) -> None:
+    (tmp_path / "prefect.db").write_bytes(b"damaged" * 1000)
+    env = environment(PREFECT_HOME=str(tmp_path), PYTHONPATH=server.prefect_environment()["PYTHONPATH"], **settings)
+    env.pop("PREFECT_API_URL", None)
+    found, log = tiny.finish(project, "flows.pipeline", env=env, forked=False)
+    errors = [line for line in log.splitlines() if line.startswith("error: ")]
+    assert (found, len(errors)) == (code, 1) and said in errors[0] and "Traceback" not in log, log

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from ssl_core import catalogue
+from ssl_core.evaluation.comparison import Difference
 from tasks import leaderboard
 from tasks.judged import Judged
 from tasks.results import Result, load_results
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.files import load_tensors, save_tensors
 from tasks.verdict import judge, judge_one, remarks, worth_it
-from tasks.worth import Answer
+from tasks.worth import Answer, points
 from tests.support.example_results import HELD_OUT, metrics_of, write_project
 
 IMAGES = 1000
@@ -83,10 +84,31 @@ def test_an_open_question_names_the_labels_that_would_settle_it() -> None:
 
 def test_equals_are_told_by_no_number_of_labels() -> None:
     said, checked = worth_it(judge([row("simclr", (500, 600, 700)), row("raw_pixels", (500, 600, 700))]))
-    assert said.startswith("Whether training on your images is worth it cannot be told by 1,000 held-out labels: +0.0 points")
+    assert said.startswith(
+        "Whether training on your images is worth it cannot be told by 1,000 held-out labels: 0.0 points (0.0 to 0.0)"
+    )
     assert "with all labels, all against raw pixels; " in said
     assert said.endswith("as far as any reasonable number of labels could tell, they are equally good.")
     assert checked.count("the same: cannot be told") == 3
+
+
+@pytest.mark.parametrize(
+    ("mean", "shown"), [(0.0312, "+3.1"), (-0.0312, "−3.1"), (0.0004, "0.0"), (-0.0004, "0.0"), (-0.0, "0.0")]
+)
+def test_a_difference_that_rounds_to_zero_has_no_sign(mean: float, shown: str) -> None:
+    assert points(Difference(mean, -0.0003, 0.02, 0.5)) == f"{shown} points (0.0 to 2.0)"
+
+
+@pytest.mark.parametrize("right", [(2, 1), (3, 3)])
+def test_very_few_held_out_images_promise_nothing(right: tuple[int, int]) -> None:
+    """Neither that a few more would settle it, nor that the two are equally good."""
+    first, second = row("simclr", (500, 500, 500)), row("raw_pixels", (500, 500, 500))
+    for result, count in zip((first, second), right, strict=True):
+        result.judged.held_out.clear()  # type: ignore[attr-defined]
+        result.judged.held_out["linear"] = np.arange(3) < count  # type: ignore[index]
+    said, _ = worth_it(judge([first, second]))
+    assert "cannot be told by 3 held-out labels: " in said
+    assert said.endswith("; so few do not say how many would; about 310 tell a difference of 5 points.")
 
 
 def test_the_answer_may_differ_from_budget_to_budget_and_on_the_test() -> None:

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ssl_core.config import ConfigError, typed
 from ssl_core.engine.encoders import Conv3x3, EncoderConfig, GroupNorm, build, open_residuals, pool
 from ssl_core.engine.transformer import DropPath, TransformerLayer, sincos_positions
+from ssl_core.methods.mae import MAEConfig
 from ssl_core.parts.memory import momentum_copy
 from tasks.runtime import params
 from tests.conftest import ROOT
@@ -148,6 +149,22 @@ def test_pixels_are_the_pixels() -> None:
 def test_an_impossible_encoder_is_refused(config: EncoderConfig) -> None:
     with pytest.raises(ConfigError):
         build(config, 3, 28, 0)
+
+
+@pytest.mark.parametrize("width", [1, 3, 5, 6, 12, 20, 100])
+def test_every_width_of_the_small_encoder_has_groups_to_normalize(width: int) -> None:
+    """CPC asks for groups, whatever the width that the other methods share with it."""
+    encoder = build(named("small", norm="group", width=width), 3, 32, 0)
+    assert encoder(torch.randn(2, 3, 32, 32)).shape == (2, 8 * width)
+
+
+@pytest.mark.parametrize("width", [2, 30, 100, 196])
+def test_a_width_that_tokens_cannot_have_is_refused_by_what_is_right(width: int) -> None:
+    rule = rf"width is {width}; .*must be a multiple of 4 and of the number of heads"
+    with pytest.raises(ConfigError, match=f"encoder.{rule}"):
+        named("vit", width=width)
+    with pytest.raises(ConfigError, match=f"method.mae.{rule}"):
+        typed(MAEConfig, {"mask": 0.75, "width": width, "depth": 1, "normalize": True}, "method.mae")
 
 
 def test_backward_survives_the_shapes_that_crashed() -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -131,6 +132,26 @@ def test_a_collapsed_encoder_gets_no_alias_and_a_baseline_neither(original):
     best = next(r for r in collapsed if r.method == "simclr")
     assert aliases([best, *others, baseline]) == {"champion": "byol-0", "byol": "byol-0", "rotation": "rotation-0"}
     assert aliases(collapsed) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"verdict": "collapsed"}, "Every encoder has collapsed."),
+        ({"method": "random_init"}, "Only baselines were run; list a method in run.methods."),
+    ],
+)
+def test_where_there_is_no_champion_the_reason_is_said(root, change, why):
+    first, *others = sorted((root / "out/metrics").glob("*.json"))
+    found = json.loads(first.read_text()) | change
+    for path in (first, *others):
+        path.unlink()
+    files.write_json(first.with_name(f"{found['method']}-0.json"), found)
+    asked = root / "params.yaml"
+    asked.write_text(re.sub(r"methods: \[.*\]", f"methods: [{found['method']}]", asked.read_text(), count=1))
+    done = register(root, made.exporter)
+    assert done.wanted.aliases == {} and done.unnamed == why
+    assert len(done.versions) == ("method" not in change)
 
 
 def test_versions_carry_scores_hashes_license_and_their_run(original):

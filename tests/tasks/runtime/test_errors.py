@@ -1,5 +1,6 @@
 """Every failure ends as one line with the right exit code; only our own bugs are internal errors."""
 
+import importlib.util
 import os
 import sqlite3
 import subprocess
@@ -91,19 +92,33 @@ def test_a_wrong_setting_of_prefect_or_a_server_that_does_not_answer_is_one_line
     assert wrong.returncode == 4 and "Traceback" not in wrong.stderr, wrong.stderr
     last = wrong.stderr.splitlines()[-1]
     assert last.startswith("error: settings: ") and "Input should be 'DEBUG', 'INFO'" in last and "LOUD" in last
-    ask = """
-from flows import runs
+    gone = python(ASK, PREFECT_API_URL="http://127.0.0.1:1/api", PREFECT_CLIENT_MAX_RETRIES="0")
+    said = [line for line in gone.stderr.splitlines() if line.startswith("error: ")]
+    assert gone.returncode == 4 and "Failed to reach API at http://127.0.0.1:1/api/" in said[-1], gone.stderr
+    assert "Traceback" not in gone.stderr
+
+
+ASK = """
+from flows import own_server
 from prefect.client.orchestration import get_client
 from tasks.runtime.errors import run
 def ask():
+    own_server.prepare()
     with get_client(sync_client=True) as client:
         client.raise_for_api_version_mismatch()
 run(ask)
 """
-    gone = python(ask, PREFECT_API_URL="http://127.0.0.1:1/api", PREFECT_CLIENT_MAX_RETRIES="0")
-    said = [line for line in gone.stderr.splitlines() if line.startswith("error: ")]
-    assert gone.returncode == 4 and "Failed to reach API at http://127.0.0.1:1/api/" in said[-1], gone.stderr
-    assert "Traceback" not in gone.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "said"), [("127.0.0.1:1", "Failed to reach API"), ("192.0.2.1", "Using SOCKS proxy, but the")]
+)
+def test_a_socks_proxy_that_cannot_be_used_matters_to_other_machines_alone(host: str, said: str) -> None:
+    assert importlib.util.find_spec("socksio") is None, "with it there is nothing to refuse"
+    proxies = {"ALL_PROXY": "socks5h://127.0.0.1:1", "no_proxy": "[::1]"}
+    done = python(ASK, PREFECT_API_URL=f"http://{host}/api", PREFECT_CLIENT_MAX_RETRIES="0", **proxies)
+    *_, last = done.stderr.splitlines()
+    assert done.returncode == 4 and last.startswith("error: ") and said in last and "Traceback" not in done.stderr, done.stderr
 
 
 PRINTS = """

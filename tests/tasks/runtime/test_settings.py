@@ -114,7 +114,7 @@ def test_a_path_with_every_other_sign_works(tmp_path: Path) -> None:
     assert (place / "mlruns/mlflow.db").stat().st_size > 100_000 and [p.name for p in tmp_path.iterdir()] == [place.name]
 
 
-@pytest.mark.parametrize("module", ["tasks.run", "tasks.sync", "tasks.ui", "flows.pipeline"])
+@pytest.mark.parametrize("module", ["tasks.run", "tasks.sync", "tasks.ui", "flows.pipeline", "flows.watch", "flows.runs"])
 def test_a_command_in_a_folder_that_is_no_project_makes_nothing_there(tmp_path: Path, module: str) -> None:
     env = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-m", module], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
