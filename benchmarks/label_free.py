@@ -123,7 +123,7 @@ def workspace(directory: Path, images: Images, options: argparse.Namespace, smal
     if not (directory / ".git").is_dir():
         subprocess.run(["git", "clone", "--quiet", ".", str(directory)], check=True)
     images.make(options, directory / "images")
-    values = {**small, "data": images.data, "train": {"images": options.images}}
+    values = {**small, "data": images.data, "train": {**small.get("train", {}), "images": options.images}}
     text, *_ = preset.apply((directory / params.PARAMS).read_text(), "label-free", values)
     files.write_text(directory / params.PARAMS, text)
     files.write_text(directory / "READY", "")
