@@ -32,7 +32,8 @@ WIDTH, NOISE = 0.5, 12.0
 DARK = 600
 """The brightest value of the dark images, of 65,535: 2.3 levels of 8 bits."""
 UNTRAINED = "random_init"
-SMALLER = SMALL | {"encoder": {"width": 8}, "train": {"health_images": 128}}
+WIDE = 8
+SMALLER = SMALL | {"encoder": {"width": WIDE}, "train": {"health_images": 128}}
 """What is different from the shipped parameters in every set: forty trainings shall take minutes."""
 FEW = ("rotation", "simclr")
 """The methods that are trained on the dark images."""
@@ -142,7 +143,7 @@ Does every method learn something from images that are no photographs for the ey
 embedded images (Fashion-MNIST, 28 px). On 4 and 13 bands each band sees a window of the grey levels, through noise. The
 tables give the accuracy of a linear probe on the last layer, on the test images, in percent; beside it the points above the
 mean of three untrained encoders of the same kind (`{UNTRAINED}`: mean and standard deviation). One seed, the small encoder
-of width {SMALLER["encoder"]["width"]}, a few seconds of one core for each training: what is not above here may be so after a longer one."""
+of width {WIDE}, a few seconds of one core for each training: what is not above here may be so after a longer one."""
 DEPTH = f"""The images are so dark that their brightest value is {DARK} of 65,535. `data.bits: 8` leaves three levels of grey of
 them, `data.bits: 16` keeps all."""
 
