@@ -116,14 +116,14 @@ SETS = {
 }
 
 
-def workspace(directory: Path, images: Images, options: argparse.Namespace) -> None:
+def workspace(directory: Path, images: Images, options: argparse.Namespace, small: Mapping[str, Any] = SMALL) -> None:
     """A clone of the project's committed state with the small budget and the set's images."""
     if (directory / "READY").exists():
         return
     if not (directory / ".git").is_dir():
         subprocess.run(["git", "clone", "--quiet", ".", str(directory)], check=True)
     images.make(options, directory / "images")
-    values = SMALL | {"data": images.data, "train": {"images": options.images}}
+    values = {**small, "data": images.data, "train": {**small.get("train", {}), "images": options.images}}
     text, *_ = preset.apply((directory / params.PARAMS).read_text(), "label-free", values)
     files.write_text(directory / params.PARAMS, text)
     files.write_text(directory / "READY", "")

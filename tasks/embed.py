@@ -21,9 +21,10 @@ from tasks.picture_sheet import ACROSS, Section, pictures, png
 from tasks.prepare.decoding import DEPTH
 from tasks.prepare.intake import ONE_WORKER
 from tasks.prepare.layout import SPLITS, Item, shown, to_read
-from tasks.prepare.source import FileSource
+from tasks.prepare.source import FileSource, Source
 from tasks.prepare.sources.archive import ArchiveSource
 from tasks.prepare.sources.folder import FolderSource
+from tasks.prepare.tiled import cut
 from tasks.prepare.workers import Job, decode_all
 from tasks.register import registry
 from tasks.runtime import files, settings
@@ -65,13 +66,20 @@ def open_images(path: Path, query: str | None = None) -> FileSource:
     if not path.exists():
         raise UsageError(f"{path} does not exist")
     source = _Folder(path) if path.is_dir() else _Archive(path)
-    if query is not None and shown(query) not in {shown(item.name) for item in source.items}:
+    names = {shown(item.name) for item in source.items}
+    if query is not None and not {shown(query), shown(query).rpartition("#")[0]} & names:  # or a tile of an image
         raise UsageError(f"--query {shown(query)} is not an image below {path}; give its path below that folder")
     return source
 
 
+def tiles_of(source: FileSource, encoder: registry.Loaded) -> Source:
+    """The images as tiles, where the encoder was trained on such."""
+    tile, made = encoder.config.get("tile"), encoder.config["encoder"]
+    return cut(source, tile, made["channels"], encoder.config.get("bits", 8)) if tile else source
+
+
 def embed(
-    path: Path, encoder: registry.Loaded, source: FileSource | None = None, outputs: Outputs | None = None
+    path: Path, encoder: registry.Loaded, source: Source | None = None, outputs: Outputs | None = None
 ) -> tuple[list[str], torch.Tensor]:
     """(names, features (N, D)) of every readable image below ``path``; the others are named on stderr.
 
@@ -83,7 +91,7 @@ def embed(
         UsageError: no such path.
         DataError: nothing readable there.
     """
-    source = source or open_images(path)
+    source = source or tiles_of(open_images(path), encoder)
     made = encoder.config["encoder"]
     size, channels, bits = made["image_size"], made["channels"], encoder.config.get("bits", 8)
     names = [item.name for item in source.items]
@@ -98,7 +106,7 @@ def embed(
                 features[row] = feature
         batch.clear()
 
-    jobs = (Job(row, names[row], content) for row, content in source.read(range(len(names))))
+    jobs = (Job(row, names[row], content, source.part(row)) for row, content in source.read(range(len(names))))
     workers, depth = 1 if len(names) <= ONE_WORKER else None, encoder.config.get("bit_depth", DEPTH)
     fit = encoder.config.get("fit", "crop")
     with closing(decode_all(jobs, size, channels, workers, depth, bits, fit)) as answers:
@@ -248,9 +256,7 @@ def width(encoder: registry.Loaded, outputs: Outputs | None) -> int:
     return outputs(blank).numel() if outputs else int(encoder.config["dim"])
 
 
-def write_sheet(
-    path: Path, sections: Sequence[Section], names: list[str], source: FileSource, encoder: registry.Loaded
-) -> None:
+def write_sheet(path: Path, sections: Sequence[Section], names: list[str], source: Source, encoder: registry.Loaded) -> None:
     """The pictures of ``sections``, whose rows are of ``names``, as a PNG."""
     places = {shown(item.name): row for row, item in enumerate(source.items)}
     here = [Section(section.title, [places[names[row]] for row in section.rows]) for section in sections]
@@ -282,8 +288,9 @@ def main() -> None:
     check_output(arguments.output)
     if arguments.sheet:
         check_output(arguments.sheet)
-    source = open_images(arguments.path, arguments.query)
+    images = open_images(arguments.path, arguments.query)
     encoder = registry.load(arguments.model)
+    source = tiles_of(images, encoder)
     layer = chosen_layer(encoder, arguments.layer)
     dense: Outputs | None = (lambda images: encoder.module.maps(images)[layer].float()) if arguments.dense else None
     check_space(arguments.output, len(source.items), width(encoder, dense))

@@ -29,7 +29,7 @@ class Section:
 def pictures(source: Source, rows: Sequence[int], channels: int, depth: int) -> dict[int, Image.Image]:
     """The images at ``rows``, whole, with black beside them; of more bands than three the first three as color."""
     shown = channels if channels not in (1, 3) else 3
-    jobs = (Job(row, source.items[row].name, content) for row, content in source.read(sorted(set(rows))))
+    jobs = (Job(row, source.items[row].name, content, source.part(row)) for row, content in source.read(sorted(set(rows))))
     found = {}
     with closing(decode_all(jobs, SIDE, shown, workers=1, depth=depth, fit="pad")) as answers:
         for done in answers:

@@ -296,10 +296,11 @@ def in_three_lines(meta: Mapping[str, Any], audit: Audit) -> list[str]:
     aside = sum(audit.classes["holdout"].values())
     kept = [f"{aside:,} of them held out for choices"] if aside else []
     kept += [f"{audit.unlabelled:,} without a label"] if audit.unlabelled and meta["classes"] else []
-    train = counted(meta["num_train"], "training image", "training images") + (f" ({', '.join(kept)})" if kept else "")
+    noun = "tile" if "tile" in meta else "image"
+    train = counted(meta["num_train"], f"training {noun}", f"training {noun}s") + (f" ({', '.join(kept)})" if kept else "")
     lines = [
         f"{meta['name']}: {classes}",
-        f"split: {train}, {counted(meta['num_test'], 'test image', 'test images')}",
+        f"split: {train}, {counted(meta['num_test'], f'test {noun}', f'test {noun}s')}",
         f"audit: {'; '.join(audit.warnings) or 'nothing odd'}",
     ]
     return [printable(line) for line in lines]

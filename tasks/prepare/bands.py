@@ -30,6 +30,16 @@ def decode(data: bytes, name: str, size: int, channels: int, depth: int, bits: i
     Raises:
         BadImage, and what decoders raise.
     """
+    values, facts = read(data, name, channels)
+    return store(values, size, channels, depth, bits, fit, facts), facts
+
+
+def read(data: bytes, name: str, channels: int) -> tuple[Array, Facts]:
+    """The values (H, W, B) of a file.
+
+    Raises:
+        BadImage, and what decoders raise.
+    """
     if data.startswith(decoding.NPY):
         values = as_bands(_numpy(data), channels)
         facts = Facts(values.shape[1], values.shape[0], f"{values.shape[2]} bands", "NPY", hashlib.sha256(data).hexdigest())
@@ -38,7 +48,7 @@ def decode(data: bytes, name: str, size: int, channels: int, depth: int, bits: i
         values = as_bands(values, channels)
     else:
         values, facts = _picture_or_tiff(data, name, channels)
-    return store(values, size, channels, depth, bits, fit, facts), facts
+    return values, facts
 
 
 def store(values: Array, size: int, channels: int, depth: int, bits: int, fit: str, facts: Facts) -> bytes:
@@ -48,6 +58,7 @@ def store(values: Array, size: int, channels: int, depth: int, bits: int, fit: s
         BadImage: another number of bands than channels, a type or values that have no stated range, or an impossible size.
     """
     decoding.check_sides(values.shape[1], values.shape[0])
+    decoding.check_shape(values.shape[1], values.shape[0])
     if values.shape[2] != channels:
         raise BadImage(f"{values.shape[2]} bands, but data.channels is {channels}")
     top, white = _top(values, depth, facts), 2**bits - 1
@@ -82,6 +93,16 @@ def _numpy(data: bytes) -> Array:
     if values.ndim not in (2, 3) or not values.size:
         raise BadImage(f"an array of shape {values.shape}; it must be (H, W), (H, W, C) or (C, H, W)")
     return values
+
+
+def eight_bits(image: Any, depth: int, facts: Facts) -> Any:
+    """A grey picture of ``depth`` bits in 8."""
+    top = 2**depth - 1
+    wide = np.asarray(image).astype(np.int64).clip(0, 65535)
+    facts.peak = int(wide.max())
+    if facts.peak > top:
+        facts.notes.append(f"values above {top} are cut; data.bit_depth is {depth}")
+    return Image.fromarray(((wide.clip(0, top) * 255 + top // 2) // top).astype(np.uint8))
 
 
 def as_bands(values: Array, channels: int) -> Array:

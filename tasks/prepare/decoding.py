@@ -47,6 +47,9 @@ MEMORY = 4 << 30
 """Address space of a worker in bytes."""
 
 
+Part = tuple[int, int]  # a tile: the largest side of tiles (data.tile), and its number in the picture
+
+
 class BadImage(Exception):
     """The file is not usable; the message says why."""
 
@@ -63,10 +66,19 @@ class Facts:
     notes: list[str] = field(default_factory=list)
     peak: int = 0
     """Largest value of an image with more than 8 bits, where they count; 0 of any other."""
+    tiles: int = 1
+    """How many the picture is cut into."""
 
 
 def decode(
-    data: bytes, name: str, size: int, channels: int, depth: int = DEPTH, bits: int = 8, fit: str = "crop"
+    data: bytes,
+    name: str,
+    size: int,
+    channels: int,
+    depth: int = DEPTH,
+    bits: int = 8,
+    fit: str = "crop",
+    part: Part | None = None,
 ) -> tuple[bytes, Facts]:
     """Decode a file to ``size * size * channels`` values of ``bits`` in H, W, C order.
 
@@ -76,6 +88,7 @@ def decode(
         depth: bits of the values of an image that has more than 8.
         bits: 8 or 16, of the result.
         fit: how a picture becomes a square: ``crop``, ``pad`` or ``stretch``.
+        part: the tile to decode; None: the whole picture.
 
     Raises:
         BadImage: not usable.
@@ -85,14 +98,18 @@ def decode(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            if channels not in (1, 3) or bits > 8 or data.startswith(NPY) or data[128:132] == DICOM:
-                from tasks.prepare import bands  # only here: a worker starts faster without, and without NumPy
+            if part or has_bands(data, channels, bits):
+                from tasks.prepare import bands, tiling  # only here: a worker starts faster without, and without NumPy
 
-                pixels, facts = bands.decode(data, name, size, channels, depth, bits, fit)
+                other = (data, name, size, channels, depth, bits)
+                pixels, facts = tiling.decode(*other, part) if part else bands.decode(*other, fit)
             else:
-                pixels, facts = _picture(data, name, size, channels, depth, fit)
+                picture, facts = read_picture(data, name, channels, depth, size)
+                pixels = square(picture, size, fit).tobytes()
         except UnidentifiedImageError:
-            raise BadImage(_what_else(data)) from None
+            from tasks.prepare import unreadable
+
+            raise BadImage(unreadable.what_else(data)) from None
         except Image.DecompressionBombError:
             raise BadImage(f"more than {MAX_PIXELS:,} pixels") from None
         except MemoryError:
@@ -105,16 +122,23 @@ def decode(
     return pixels, facts
 
 
-def _picture(data: bytes, name: str, size: int, channels: int, depth: int, fit: str) -> tuple[bytes, Facts]:
+def has_bands(data: bytes, channels: int, bits: int) -> bool:
+    """Whether ``tasks.prepare.bands`` reads this file."""
+    return channels not in (1, 3) or bits > 8 or data.startswith(NPY) or data[128:132] == DICOM
+
+
+def read_picture(data: bytes, name: str, channels: int, depth: int, size: int | None) -> tuple[Any, Facts]:
+    """An upright picture of mode L or RGB, at a scale that suffices for ``size``; None: all its pixels, whatever its shape."""
     with Image.open(BytesIO(data), formats=FORMATS) as image:
         facts = inspect(image, data, name)
         stored = data[24:25] == b"\x10" if facts.format == "PNG" else facts.format == "TIFF" and deep_tiff(image)
         if stored and not image.mode.startswith("I"):
             facts.notes.append("16 bits a color, of which only the upper 8 are read; data.bits: 16 keeps them")
-        image.draft(None, (DRAFT_FACTOR * size, DRAFT_FACTOR * size))
+        if size:
+            check_shape(*image.size)
+            image.draft(None, (DRAFT_FACTOR * size, DRAFT_FACTOR * size))
         image.load()
-        picture = flatten(_plain(upright(image, facts), depth, facts), channels)
-    return square(picture, size, fit).tobytes(), facts
+        return flatten(_plain(upright(image, facts), depth, facts), channels), facts
 
 
 def deep_tiff(image: Any) -> bool:
@@ -123,7 +147,7 @@ def deep_tiff(image: Any) -> bool:
 
 
 def check_sides(width: int, height: int) -> None:
-    """Refuse an image that is too large, too small or too long.
+    """Refuse an image that is too large or too small.
 
     Raises:
         BadImage: it is.
@@ -132,8 +156,16 @@ def check_sides(width: int, height: int) -> None:
         raise BadImage(f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
     if min(width, height) < MIN_SIDE:
         raise BadImage(f"{width} x {height}: a side is under {MIN_SIDE} pixels")
+
+
+def check_shape(width: int, height: int) -> None:
+    """Refuse an image that is too long to become one square.
+
+    Raises:
+        BadImage: it is.
+    """
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise BadImage(f"{width} x {height}: one side is more than {MAX_ASPECT} times the other")
+        raise BadImage(f"{width} x {height}: one side is more than {MAX_ASPECT} times the other; data.tile cuts it")
 
 
 def inspect(image: Any, data: bytes, name: str) -> Facts:
@@ -175,7 +207,9 @@ def upright(image: Any, facts: Facts) -> Any:
 def _plain(image: Any, depth: int, facts: Facts) -> Any:
     """The image in 8 bits and without transparency."""
     if image.mode.startswith("I"):
-        return _eight_bits(image, depth, facts)
+        from tasks.prepare import bands
+
+        return bands.eight_bits(image, depth, facts)
     if not image.has_transparency_data:
         return image
     layer = image.convert("RGBA")
@@ -184,17 +218,6 @@ def _plain(image: Any, depth: int, facts: Facts) -> Any:
     white = Image.new("RGBA", image.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
     white.alpha_composite(layer)
     return white
-
-
-def _eight_bits(image: Any, depth: int, facts: Facts) -> Any:
-    import numpy as np  # only here: a worker starts faster without
-
-    top = 2**depth - 1
-    wide = np.asarray(image).astype(np.int64).clip(0, 65535)
-    facts.peak = int(wide.max())
-    if facts.peak > top:
-        facts.notes.append(f"values above {top} are cut; data.bit_depth is {depth}")
-    return Image.fromarray(((wide.clip(0, top) * 255 + top // 2) // top).astype(np.uint8))
 
 
 def flatten(image: Any, channels: int) -> Any:
@@ -223,27 +246,6 @@ def square(image: Any, size: int, fit: str = "crop") -> Any:
     left, top = (width - side) / 2, (height - side) / 2
     box = (0, 0, width, height) if fit == "stretch" else (left, top, left + side, top + side)
     return image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
-
-
-def from_array(pixels: Any, size: int, channels: int, fit: str = "crop") -> bytes:
-    """Decoded pixels (H, W) or (H, W, 3) uint8 as ``decode`` would give them."""
-    same = pixels.shape[:2] == (size, size) and pixels.ndim == (2 if channels == 1 else 3)
-    return pixels.tobytes() if same else square(flatten(Image.fromarray(pixels), channels), size, fit).tobytes()
-
-
-def _what_else(data: bytes) -> str:
-    """Name what a file is that no allowed decoder takes."""
-    start = data[:64].lstrip().lower()
-    allowed = "not one of " + ", ".join(FORMATS)
-    if not data.strip(b"\0"):
-        return "nothing but zero bytes"
-    if start.startswith((b"<!doctype", b"<html", b"<svg", b"<?xml")):
-        return f"text (HTML, SVG or XML), {allowed}"
-    if start.startswith(b"%!ps") or start.startswith(b"%pdf"):
-        return f"PostScript or PDF, {allowed}"
-    if data[4:8] == b"ftyp":
-        return f"HEIC or AVIF, {allowed}"
-    return f"damaged or {allowed}"
 
 
 def one_line(error: object) -> str:
@@ -283,7 +285,7 @@ def _exactly(stream: IO[bytes], count: int) -> bytes:
 
 
 def serve(source: IO[bytes], sink: IO[bytes], size: int, channels: int, depth: int, bits: int, fit: str) -> None:
-    """Answer batches ``([[name, length], ...], bytes)`` with one message per image, until the other side closes."""
+    """Answer batches ``([[name, length, part], ...], bytes)`` with one message per image, until the other side closes."""
     send(sink, "ready")
     while True:
         try:
@@ -291,10 +293,10 @@ def serve(source: IO[bytes], sink: IO[bytes], size: int, channels: int, depth: i
         except EOFError:
             return
         start = 0
-        for name, length in items:
+        for name, length, part in items:
             signal.alarm(SECONDS)
             try:
-                pixels, facts = decode(blob[start : start + length], name, size, channels, depth, bits, fit)
+                pixels, facts = decode(blob[start : start + length], name, size, channels, depth, bits, fit, part)
                 send(sink, vars(facts), pixels)
             except BadImage as error:
                 send(sink, {"bad": str(error)})

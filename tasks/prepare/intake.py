@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from tasks.prepare import bands, decoding
 from tasks.prepare.source import ArraySource, Source
@@ -37,7 +38,7 @@ class Split:
     sizes: Array
     """(N, 2) original width and height."""
     files: Array
-    """(N,) first 64 bits of each file's sha256; 0 for images that come decoded."""
+    """(N,) first 64 bits of each file's sha256, plus the number of the tile; 0 for images that come decoded."""
 
     def put(self, at: int, pixels: bytes) -> None:
         """Store the pixels of row ``at``, given in H, W, C order."""
@@ -157,7 +158,7 @@ def contents(source: Source, rows: list[int], config: DataConfig, depth: int) ->
     """Every row decoded, in any order."""
     size, channels, bits, fit = config.stored, config.channels, config.bits, config.fit
     if not isinstance(source, ArraySource):
-        jobs = (Job(row, source.items[row].name, content) for row, content in source.read(rows))
+        jobs = (Job(row, source.items[row].name, content, source.part(row)) for row, content in source.read(rows))
         workers = 1 if len(rows) <= ONE_WORKER else None
         with contextlib.closing(decode_all(jobs, size, channels, workers, depth, bits, fit)) as answers:
             yield from answers
@@ -166,7 +167,7 @@ def contents(source: Source, rows: list[int], config: DataConfig, depth: int) ->
         height, width = pixels.shape[:2]
         if pixels.dtype == np.uint8 and channels in (1, 3) and bits == 8 and pixels.shape[2:] in ((), (3,)):
             facts = decoding.Facts(width, height, "RGB" if pixels.ndim == 3 else "L", "array", "")
-            yield Done(row, decoding.from_array(pixels, size, channels, fit), facts)
+            yield Done(row, from_array(pixels, size, channels, fit), facts)
             continue
         values = bands.as_bands(pixels, channels)
         facts = decoding.Facts(width, height, f"{values.shape[2]} bands", "array", "")
@@ -174,6 +175,14 @@ def contents(source: Source, rows: list[int], config: DataConfig, depth: int) ->
             yield Done(row, bands.store(values, size, channels, depth, bits, fit, facts), facts)
         except decoding.BadImage as error:
             yield Done(row, bad=str(error))
+
+
+def from_array(pixels: Any, size: int, channels: int, fit: str = "crop") -> bytes:
+    """Decoded pixels (H, W) or (H, W, 3) uint8 as ``decode`` would give them."""
+    same = pixels.shape[:2] == (size, size) and pixels.ndim == (2 if channels == 1 else 3)
+    return (
+        pixels.tobytes() if same else decoding.square(decoding.flatten(Image.fromarray(pixels), channels), size, fit).tobytes()
+    )
 
 
 def store(split: Split, at: int, done: Done, source: Source, seen: Seen) -> str:
@@ -185,7 +194,8 @@ def store(split: Split, at: int, done: Done, source: Source, seen: Seen) -> str:
         return "differs from its hash in SHA256SUMS"
     split.put(at, done.pixels)
     split.sizes[at] = facts.width, facts.height
-    split.files[at] = int(facts.sha256[:16] or "0", 16)
+    _, number = source.part(done.row) or (0, 0)
+    split.files[at] = (int(facts.sha256[:16] or "0", 16) + number) % 2**64  # tiles of one file are no copies
     seen.formats[facts.format] += 1
     seen.modes[facts.mode] += 1
     seen.notes.update(facts.notes)

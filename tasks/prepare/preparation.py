@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.prepare import auditing
+from tasks.prepare import auditing, tiled
 from tasks.prepare.intake import Seen, Split, decode_into, new_split
 from tasks.prepare.layout import one_per_line, shown
 from tasks.prepare.source import Source, open_source
@@ -51,7 +51,7 @@ def prepare(
         DataError: the images are not usable as they are.
         EnvironmentFault: not enough disk space, or no network for a download.
     """
-    source = open_source(config)
+    source = tiled.cut_as_asked(open_source(config), config, check, progress_file)
     chosen = split_rows(source.items, source.classes, config)
     check_space(target, sum(map(len, chosen.values())) * config.channels * config.stored**2 * config.bits // 8)
     if target.parent.is_dir():
@@ -89,9 +89,8 @@ def rejection(source: Source, bad: list[tuple[str, str]], allowed: int) -> DataE
     files.write_json(path, [{"file": shown(name), "reason": reason} for name, reason in bad])
     named = "; ".join(f"{name!r}: {reason}" for name, reason in bad[:NAMED])
     more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-    total = len(source.items) + len(source.bad)
     return DataError(
-        f"{len(bad)} of {total} files cannot be used and data.max_bad allows {allowed}: {named}{more}."
+        f"{len(bad)} of {source.files} files cannot be used and data.max_bad allows {allowed}: {named}{more}."
         f" Repair or remove them, or raise data.max_bad (all of them: {os.path.relpath(path)})"
     )
 
@@ -133,6 +132,7 @@ def finish(
     meta |= {"store_size": config.stored} if config.stored != config.image_size else {}
     meta |= {"bits": config.bits} if config.bits != 8 else {}
     meta |= {"fit": config.fit} if config.fit != "crop" else {}
+    meta |= {"tile": config.tile} if config.tile else {}
     files.write_json(directory / "meta.json", meta)
     audit.write(directory, judge(source, splits, holdout, classes, seen, copies, config))
 

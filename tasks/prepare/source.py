@@ -10,7 +10,7 @@ import numpy as np
 
 from tasks.prepare import layout
 from tasks.prepare.bands import MOST
-from tasks.prepare.decoding import BadImage
+from tasks.prepare.decoding import BadImage, Part
 from tasks.prepare.layout import SUMS, Item, is_image
 from tasks.runtime.dataset import Array
 from tasks.runtime.errors import DataError
@@ -55,6 +55,15 @@ class Source(ABC):
     warnings: list[str] = field(default_factory=list)
     sums: dict[str, str] = field(default_factory=dict)
     """sha256 by name, from a SHA256SUMS file."""
+
+    @property
+    def files(self) -> int:
+        """How many images it has, those that were refused included."""
+        return len(self.items) + len(self.bad)
+
+    def part(self, row: int) -> Part | None:
+        """Which tile of what is read at ``row`` the item is; None: all of it."""
+        return None
 
     @abstractmethod
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, Content]]:

@@ -92,6 +92,7 @@ def split_rows(items: Sequence[Item], classes: Sequence[str], config: DataConfig
         if missing:
             raise DataError(
                 f"class {classes[min(missing)]!r} is in one group, which cannot be in both splits; name a split of it"
+                " (the tiles of one image are a group)"
             )
     rows = {"train": np.flatnonzero(~is_test), "test": np.flatnonzero(is_test)}
     limits = {"train": (config.max_train, MAX_TRAIN), "test": (config.max_test, MAX_TEST)}

@@ -18,11 +18,12 @@ BATCH_FILES, BATCH_BYTES = 64, 8 << 20
 
 @dataclass(frozen=True)
 class Job:
-    """One file to decode: where its pixels go, its name, its bytes (or why there are none)."""
+    """One file to decode: where its pixels go, its name, its bytes (or why there are none), and which tile of it."""
 
     row: int
     name: str
     data: bytes | decoding.BadImage
+    part: decoding.Part | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _drive(
     try:
         while not stopped.is_set() and (batch := batches.next()) is not None:
             answers.put([Done(job.row, bad=str(job.data)) for job in batch if not isinstance(job.data, bytes)])
-            answers.put(worker.decode([(job.row, job.name, job.data) for job in batch if isinstance(job.data, bytes)]))
+            answers.put(worker.decode([job for job in batch if isinstance(job.data, bytes)]))
         answers.put(None)
     except BaseException as error:
         answers.put(error)
@@ -145,8 +146,8 @@ class _Worker:
         assert self._process.stdin and self._process.stdout
         return self._process.stdin, self._process.stdout
 
-    def decode(self, items: list[tuple[int, str, bytes]]) -> list[Done]:
-        """The answers to ``items`` (row, name, bytes); a file that kills the child twice is bad."""
+    def decode(self, items: list[Job]) -> list[Done]:
+        """The answers to ``items``, whose bytes are there; a file that kills the child twice is bad."""
         done: list[Done] = []
         killed = -1  # the item the child died on last
         while len(done) < len(items):
@@ -157,17 +158,19 @@ class _Worker:
                 code = self.close()
                 if killed == len(done):
                     done.append(
-                        Done(items[killed][0], bad=f"the decoder crashed on it or took over {decoding.SECONDS} s ({code})")
+                        Done(items[killed].row, bad=f"the decoder crashed on it or took over {decoding.SECONDS} s ({code})")
                     )
                 killed = len(done)
         return done
 
-    def _ask(self, items: list[tuple[int, str, bytes]]) -> Iterator[Done]:
+    def _ask(self, items: list[Job]) -> Iterator[Done]:
         sink, source = self._start()
-        decoding.send(sink, [(name, len(data)) for _, name, data in items], b"".join(data for _, _, data in items))
-        for row, _, _ in items:
+        blobs = [job.data for job in items if isinstance(job.data, bytes)]
+        headers = [(job.name, len(blob), job.part) for job, blob in zip(items, blobs, strict=True)]
+        decoding.send(sink, headers, b"".join(blobs))
+        for job in items:
             header, pixels = decoding.receive(source)
-            yield Done(row, bad=header["bad"]) if "bad" in header else Done(row, pixels, decoding.Facts(**header))
+            yield Done(job.row, bad=header["bad"]) if "bad" in header else Done(job.row, pixels, decoding.Facts(**header))
 
     def close(self) -> str:
         """End the child; how it ended, in words."""

@@ -229,7 +229,7 @@ class Training:
             "parameters": core_encoders.num_parameters(self.method.exported),
             "mean": list(self.method.data.mean),
             "std": list(self.method.data.std),
-            **{key: meta[key] for key in ("bit_depth", "bits", "fit") if key in meta},
+            **{key: meta[key] for key in ("bit_depth", "bits", "fit", "tile") if key in meta},
             **({"start": self.start.facts()} if self.start else {}),
             **({"few_images": self.lowered} if self.lowered else {}),
             "epochs": self.trainer.epochs,

@@ -45,6 +45,7 @@ def model_card(
     made, train = facts["encoder"], facts.get("train", {})
     values = "uint16 in 0..65535" if facts.get("bits") == 16 else "integers in 0..255"
     square = FITS[facts.get("fit", "crop")]
+    square += f" (trained on tiles of at most {facts['tile']} pixels of larger images)" if "tile" in facts else ""
     on = f" on the test images of the task {chose}" if chose else ""
     lines = [
         f"# {name}",

@@ -85,7 +85,9 @@ def describe(encoder: Any, facts: Mapping[str, Any], layer: str = "") -> dict[st
         "encoder": {**made, "config": {**made["config"], "drop_path": 0.0}},
         "mean": facts["mean"],
         "std": facts["std"],
-        **{name: facts[name] for name in ("bit_depth", "bits", "fit") if name in facts},  # where images are not plain ones
+        **{
+            name: facts[name] for name in ("bit_depth", "bits", "fit", "tile") if name in facts
+        },  # where images are not plain ones
         "layer": layer,
         "dim": blocks[number].shape[1],
         "layers": {f"block{i}": block.shape[1] for i, block in enumerate(blocks, 1)},

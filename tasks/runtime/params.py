@@ -78,6 +78,7 @@ class DataConfig:
     drop_leaks: bool
     seed: Whole0
     fit: Literal["crop", "pad", "stretch"] = "crop"
+    tile: Annotated[int, Rule("from 8 to 16384", lambda v: 8 <= v <= 16384)] | None = None
     bits: Literal[8, 16] = 8
     store_size: Annotated[int, Rule("from 8 to 1024", lambda v: 8 <= v <= 1024)] | None = None
 

@@ -1,0 +1,175 @@
+"""Does every method learn from 4 and 13 bands, and what do 16 bits give? Into ``docs/channels.md``.
+
+``python -m benchmarks.channels``: the sets are made from the embedded images, so that nothing has to be fetched. Every set is a
+clone of this project's last commit in which prepare, pretrain and evaluate run as ever on a small budget, a few minutes of one
+core. It can be interrupted; the same command continues. The page is written after each set.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.label_free import FOLDER, SMALL, Images, train, workspace
+from benchmarks.measure import machine
+from benchmarks.worth import markdown
+from ssl_core.catalogue import METHODS
+from tasks import metrics
+from tasks.leaderboard import percent
+from tasks.prepare.sources.sample import SAMPLE, read_sample
+from tasks.runtime import files
+
+PAGE = Path("docs/channels.md")
+SHARE = 3
+"""Every so manieth of the embedded images is taken."""
+WIDTH, NOISE = 0.5, 12.0
+"""Of a band's window in grey levels, in distances between bands; and of its noise, in levels of 255."""
+DARK = 600
+"""The brightest value of the dark images, of 65,535: 2.3 levels of 8 bits."""
+UNTRAINED = "random_init"
+WIDE = 8
+SMALLER = SMALL | {"encoder": {"width": WIDE}, "train": {"health_images": 128}}
+"""What is different from the shipped parameters in every set: forty trainings shall take minutes."""
+FEW = ("rotation", "simclr")
+"""The methods that are trained on the dark images."""
+Array = np.ndarray[Any, Any]
+
+
+def bands(count: int) -> Callable[[Array, np.random.Generator], Array]:
+    """A grey image (H, W) uint8 as ``count`` bands (H, W, B) uint8: each sees a window of the grey levels, through noise."""
+    levels = np.linspace(0, 255, count)
+
+    def seen(image: Array, random: np.random.Generator) -> Array:
+        apart = (image[..., None] - levels) / (WIDTH * (levels[1] - levels[0]))
+        noise = random.normal(0, NOISE, apart.shape)
+        return np.rint(255 * np.exp(-(apart**2) / 2) + noise).clip(0, 255).astype(np.uint8)
+
+    return seen
+
+
+def dark(image: Array, random: np.random.Generator) -> Array:
+    """A grey image (H, W) uint8 as a dark one, uint16: what it shows lies in the low bits."""
+    return np.rint(image * (DARK / 255)).astype(np.uint16)
+
+
+def made_by(change: Callable[[Array, np.random.Generator], Array]) -> Callable[[argparse.Namespace, Path], None]:
+    """Puts a share of the embedded images, changed, into ``SPLIT/CLASS/*.npy``."""
+
+    def make(options: argparse.Namespace, folder: Path) -> None:
+        source, random = read_sample(SAMPLE), np.random.default_rng(0)
+        for row, image in source.read(range(0, len(source.items), SHARE)):
+            item = source.items[row]
+            target = folder / item.split / source.classes[item.label].replace("/", "-") / f"{row:06}.npy"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            np.save(target, change(np.asarray(image), random))
+
+    return make
+
+
+DEEP = FOLDER | {"channels": 1, "bit_depth": 16}
+SETS = {
+    "4 bands": Images("4 bands of 8 bits", FOLDER | {"channels": 4}, made_by(bands(4))),
+    "13 bands": Images("13 bands of 8 bits", FOLDER | {"channels": 13}, made_by(bands(13))),
+    "8 bits": Images("dark images, 8 bits kept", DEEP | {"bits": 8}, made_by(dark)),
+    "16 bits": Images("dark images, 16 bits kept", DEEP | {"bits": 16}, made_by(dark)),
+}
+BANDS, DEPTHS = ("4 bands", "13 bands"), ("8 bits", "16 bits")
+
+
+def methods(name: str) -> list[str]:
+    """Those that are trained on a set."""
+    return list(METHODS) if name in BANDS else list(FEW)
+
+
+Scores = Mapping[str, Sequence[float]]
+"""By row: the test accuracy of a linear probe, one number for each encoder."""
+
+
+def scores(directory: Path) -> Scores:
+    """What the evaluations of a workspace found."""
+    paths = sorted((directory / "out/metrics").glob("*-0.json"))
+    return {p.stem.removesuffix("-0"): [float(m.score("linear_top1")) for m in metrics.load(p)] for p in paths}
+
+
+def untrained(found: Scores) -> float:
+    """The mean of the encoders that were not trained."""
+    return statistics.mean(found[UNTRAINED])
+
+
+def shown(found: Scores, name: str) -> list[str]:
+    """The cells of a row for one set: its score, and by how much it is above the untrained encoders."""
+    own = statistics.mean(found[name])
+    if name == UNTRAINED:
+        return [percent(own, statistics.stdev(found[name])), ""]
+    return [percent(own), f"{100 * (own - untrained(found)):+.1f}"]
+
+
+def table(found: Mapping[str, Scores], names: Sequence[str]) -> str:
+    """The rows of the sets ``names``, in the order of the methods."""
+    head = ["method", *(cell for name in names for cell in (name, "above untrained"))]
+    rows = [*methods(names[0]), UNTRAINED]
+    return markdown([head, *([row, *(cell for name in names for cell in shown(found[name], row))] for row in rows)])
+
+
+def below(found: Scores, about: str) -> str:
+    """Which methods stay below the untrained encoders, in a sentence."""
+    least = untrained(found)
+    names = [name for name in METHODS if found[name][0] <= least]
+    return f"On {about}, {len(METHODS) - len(names)} of {len(METHODS)} are above. Not above: {', '.join(names) or 'none'}."
+
+
+def page(found: Mapping[str, Scores], directory: Path, images: int) -> str:
+    """What ``docs/channels.md`` holds, of the sets that are done."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=directory, capture_output=True, text=True, check=True)
+    command = f"python -m benchmarks.channels --images {images}"
+    parts = [INTRODUCTION, "\n".join([f"Made by `{command}` at commit {commit.stdout.strip()}.", *machine()])]
+    done = [name for name in BANDS if name in found]
+    if done:
+        said = "\n".join(f"- {below(found[name], SETS[name].about)}" for name in done)
+        parts += ["## All methods on 4 and 13 bands", said, table(found, done)]
+    if set(DEPTHS) <= set(found):
+        parts += ["## 16 bits against 8", DEPTH, table(found, DEPTHS)]
+    return "\n\n".join(parts) + "\n"
+
+
+INTRODUCTION = f"""# Other channels and depths
+
+Does every method learn something from images that are no photographs for the eye? The sets are made from a third of the
+embedded images (Fashion-MNIST, 28 px). On 4 and 13 bands each band sees a window of the grey levels, through noise. The
+tables give the accuracy of a linear probe on the last layer, on the test images, in percent; beside it the points above the
+mean of three untrained encoders of the same kind (`{UNTRAINED}`: mean and standard deviation). One seed, the small encoder
+of width {WIDE}, a few seconds of one core for each training: what is not above here may be so after a longer one."""
+DEPTH = f"""The images are so dark that their brightest value is {DARK} of 65,535. `data.bits: 8` leaves three levels of grey of
+them, `data.bits: 16` keeps all."""
+
+
+def main() -> int:
+    """Clone, make the images, train, write the page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.channels", description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path(".ssl/channels"), help="where to work (kept, to continue)")
+    parser.add_argument("--images", type=int, default=6000, help="train.images; another number: another --work")
+    parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)  # within a workspace
+    options = parser.parse_args()
+    if options.train:
+        train(options.work)
+        return 0
+    found: dict[str, Scores] = {}
+    for name, images in SETS.items():
+        directory = options.work.resolve() / name.replace(" ", "-")
+        rows = {"run": {"methods": [UNTRAINED, *methods(name)], "seeds": [0]}}
+        workspace(directory, images, options, SMALLER | rows)
+        command = [sys.executable, "-m", "benchmarks.channels", "--work", ".", "--train"]
+        subprocess.run(command, cwd=directory, check=True)
+        found[name] = scores(directory)
+        files.write_text(PAGE, page(found, directory, options.images))
+    print(f"written: {PAGE}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,18 @@
+"""What a file is that no allowed decoder takes."""
+
+from tasks.prepare import decoding
+
+
+def what_else(data: bytes) -> str:
+    """Name what a file is that no allowed decoder takes."""
+    start = data[:64].lstrip().lower()
+    allowed = "not one of " + ", ".join(decoding.FORMATS)
+    if not data.strip(b"\0"):
+        return "nothing but zero bytes"
+    if start.startswith((b"<!doctype", b"<html", b"<svg", b"<?xml")):
+        return f"text (HTML, SVG or XML), {allowed}"
+    if start.startswith(b"%!ps") or start.startswith(b"%pdf"):
+        return f"PostScript or PDF, {allowed}"
+    if data[4:8] == b"ftyp":
+        return f"HEIC or AVIF, {allowed}"
+    return f"damaged or {allowed}"
