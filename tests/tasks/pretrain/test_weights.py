@@ -1,6 +1,7 @@
 """Where weights come from, what is known of them, and what is refused: one line, and the right code."""
 
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -89,7 +90,10 @@ class Code:
 
 def test_bad_files_are_refused(folder: Path) -> None:
     torch.save({"model": Code()}, folder / "code.pth")
+    (folder / "pickled.pth").write_bytes(pickle.dumps({"model": Code()}))  # in a protocol that torch does not read at all
+    (folder / "noise.pth").write_bytes(bytes(range(1, 200)))
     torch.save({"epoch": 1}, folder / "none.pth")
+    torch.save([torch.ones(3)], folder / "list.pth")
     torch.save({"stem": torch.ones(10_000)}, folder / "whole.pth")
     (folder / "half.pth").write_bytes((folder / "whole.pth").read_bytes()[:5000])
     (folder / "half.safetensors").write_bytes(b"\x10" + bytes(20))
@@ -97,9 +101,12 @@ def test_bad_files_are_refused(folder: Path) -> None:
     (folder / "readme.txt").write_text("hello")
     expected = {
         "code.pth": (2, "needs code to be unpickled"),
+        "pickled.pth": (2, "needs code to be unpickled"),
         "none.pth": (2, "holds no tensors by name"),
+        "list.pth": (2, "holds no tensors by name"),
+        "noise.pth": (6, "is damaged"),
         "half.pth": (6, "is damaged"),
-        "half.safetensors": (6, "half.safetensors"),
+        "half.safetensors": (6, "half.safetensors cannot be read: it is damaged"),
         "nan.safetensors": (6, "not finite"),
         "readme.txt": (2, "neither .safetensors nor .pth"),
         "absent.pth": (2, "does not exist"),
