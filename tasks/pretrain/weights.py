@@ -152,7 +152,10 @@ def _registered(uri: str) -> Start:
     from tasks.tracking import packages
 
     with tempfile.TemporaryDirectory(prefix="ssl-weights-") as place:
-        package, version = packages.fetch(uri, Path(place))
+        try:
+            package, version = packages.fetch(uri, Path(place))
+        except UsageError as error:
+            raise UsageError(f"encoder.weights: {uri} is not registered here ({error})") from None
         config, path = files.read_json(package / "config.json"), package / "model.safetensors"
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in files.load_tensors(path).items()}
         source = f"models:/{version.name}/{version.version}"

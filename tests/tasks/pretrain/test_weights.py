@@ -129,6 +129,14 @@ def test_names_that_are_no_weights_are_refused(folder: Path) -> None:
     assert code == 2 and "holds weights of timm/tf_efficientnet_lite0" in message
 
 
+def test_a_model_that_is_not_registered_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
+    code, message = refusal(replace(ENCODER, weights="models:/nothing@champion"))
+    assert code == 2 and message.startswith(
+        "encoder.weights: models:/nothing@champion is not registered here (there is no store"
+    )
+
+
 def test_a_hub_without_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     import timm
 
