@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import logging
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -151,7 +152,10 @@ def _registered(uri: str) -> Start:
     from tasks.tracking import packages
 
     with tempfile.TemporaryDirectory(prefix="ssl-weights-") as place:
-        package, version = packages.fetch(uri, Path(place))
+        try:
+            package, version = packages.fetch(uri, Path(place))
+        except UsageError as error:
+            raise UsageError(f"encoder.weights: {uri} is not registered here ({error})") from None
         config, path = files.read_json(package / "config.json"), package / "model.safetensors"
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in files.load_tensors(path).items()}
         source = f"models:/{version.name}/{version.version}"
@@ -175,19 +179,29 @@ def read(path: Path) -> dict[str, Tensor]:
         IntegrityError: it is damaged.
     """
     if path.suffix == ".safetensors":
-        return {name: torch.from_numpy(np.array(value)) for name, value in files.load_tensors(path).items()}
+        try:
+            return {name: torch.from_numpy(np.array(value)) for name, value in files.load_tensors(path).items()}
+        except IntegrityError:  # it names a remedy for files of our own
+            raise IntegrityError(f"encoder.weights: {path} cannot be read: it is damaged, or no file of safetensors") from None
     if path.suffix not in (".pth", ".pt"):
         raise UsageError(f"encoder.weights: {path} is neither .safetensors nor .pth")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of a pickle that torch.save did not write
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of pickle, zip files or nothing at all in the file: damage has many names
-        if "GLOBAL" in str(error):
+        if "GLOBAL" in str(error) or ("Unsupported operand" in str(error) and _is_pickle(path)):
             raise UsageError(
                 f"encoder.weights: {path} needs code to be unpickled, which is not done; save its state_dict() as .safetensors"
             ) from None
         raise IntegrityError(f"encoder.weights: {path} cannot be read: it is damaged, or no file of torch.save") from None
-    nested = [content[key] for key in NESTED if isinstance(content, dict) and isinstance(content.get(key), dict)]
-    found = {name: value for name, value in (nested[0] if nested else content).items() if isinstance(value, Tensor)}
+    whole = content if isinstance(content, dict) else {}
+    nested = [whole[key] for key in NESTED if isinstance(whole.get(key), dict)]
+    found = {name: value for name, value in (nested[0] if nested else whole).items() if isinstance(value, Tensor)}
     if not found:
         raise UsageError(f"encoder.weights: {path} holds no tensors by name; save a state_dict()")
     return found
+
+
+def _is_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"  # the opcode that every pickle since protocol 2 begins with

@@ -44,8 +44,11 @@ def merged(data: Mapping[str, Any], own: Mapping[str, Any], where: str) -> dict[
     """The values of a task, with those of ``data`` where it says nothing.
 
     Raises:
-        ConfigError: its images would be stored in another way than the pool's.
+        ConfigError: it does not say where its images are, or they would be stored in another way than the pool's.
     """
+    for key in ("source", "path"):
+        if key not in own:
+            raise ConfigError(f"{where}.{key} is missing; say where the images of the task are: source and path")
     values = {**OWN, **{key: data[key] for key in INHERITED}, **own}
     for key in STORED:
         if values[key] != data[key]:

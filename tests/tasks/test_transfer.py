@@ -93,7 +93,7 @@ def test_without_tasks_nothing_is_added(tmp_path: Path) -> None:
         (["tiles"], {}, "tiles has no block under tasks"),
         ([], {"tiles": {}}, "tasks.tiles is not in run.tasks"),
         (["tiles", "tiles"], {"tiles": {}}, "nothing twice"),
-        (["tiles"], {"tiles": {"source": "folder"}}, "tasks.tiles.path"),
+        (["tiles"], {"tiles": {"source": "folder"}}, "tasks.tiles.path is missing; say where the images of the task are"),
         (["tiles"], {"tiles": {"source": "folder", "path": "x", "image_size": 64}}, "tasks.tiles.image_size is 64"),
         (["tiles"], {"tiles": {"source": "folde", "path": "x"}}, "tasks.tiles.source"),
     ],

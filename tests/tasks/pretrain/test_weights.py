@@ -1,6 +1,7 @@
 """Where weights come from, what is known of them, and what is refused: one line, and the right code."""
 
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -89,7 +90,10 @@ class Code:
 
 def test_bad_files_are_refused(folder: Path) -> None:
     torch.save({"model": Code()}, folder / "code.pth")
+    (folder / "pickled.pth").write_bytes(pickle.dumps({"model": Code()}))  # in a protocol that torch does not read at all
+    (folder / "noise.pth").write_bytes(bytes(range(1, 200)))
     torch.save({"epoch": 1}, folder / "none.pth")
+    torch.save([torch.ones(3)], folder / "list.pth")
     torch.save({"stem": torch.ones(10_000)}, folder / "whole.pth")
     (folder / "half.pth").write_bytes((folder / "whole.pth").read_bytes()[:5000])
     (folder / "half.safetensors").write_bytes(b"\x10" + bytes(20))
@@ -97,9 +101,12 @@ def test_bad_files_are_refused(folder: Path) -> None:
     (folder / "readme.txt").write_text("hello")
     expected = {
         "code.pth": (2, "needs code to be unpickled"),
+        "pickled.pth": (2, "needs code to be unpickled"),
         "none.pth": (2, "holds no tensors by name"),
+        "list.pth": (2, "holds no tensors by name"),
+        "noise.pth": (6, "is damaged"),
         "half.pth": (6, "is damaged"),
-        "half.safetensors": (6, "half.safetensors"),
+        "half.safetensors": (6, "half.safetensors cannot be read: it is damaged"),
         "nan.safetensors": (6, "not finite"),
         "readme.txt": (2, "neither .safetensors nor .pth"),
         "absent.pth": (2, "does not exist"),
@@ -120,6 +127,14 @@ def test_names_that_are_no_weights_are_refused(folder: Path) -> None:
     assert code == 2 and "timm has no weights 'resnet18.a1_in2k'; did you mean 'resnet18.a1_in1k'" in message
     code, message = refusal(replace(ENCODER, weights="package"))
     assert code == 2 and "holds weights of timm/tf_efficientnet_lite0" in message
+
+
+def test_a_model_that_is_not_registered_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
+    code, message = refusal(replace(ENCODER, weights="models:/nothing@champion"))
+    assert code == 2 and message.startswith(
+        "encoder.weights: models:/nothing@champion is not registered here (there is no store"
+    )
 
 
 def test_a_hub_without_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,16 @@ def test_a_wrong_value_is_named_with_what_would_be_right(
     assert message in refusal(shipped, path, value)
 
 
+@pytest.mark.parametrize("weights", ["package", "weights/mine.pth"])
+def test_an_encoder_for_all_methods_leaves_those_alone_that_have_a_network_of_their_own(shipped_copy, weights):
+    lite0 = {"name": "timm/tf_efficientnet_lite0", "weights": weights, "input_size": 96}
+    shipped_copy["encoder"] |= lite0
+    params.check(shipped_copy)
+    own, common = (params.method_params(shipped_copy, name).encoder for name in ("mae", "simclr"))
+    assert (own.name, own.weights, own.input_size) == ("vit", None, None)
+    assert (common.name, common.weights, common.input_size) == tuple(lite0.values())
+
+
 @pytest.mark.parametrize("name", ["", "a" * 101, "../../etc", "a\\b", "two\nlines"])
 @pytest.mark.fault("F79")
 def test_a_name_of_the_data_that_makes_no_file_name_is_refused_in_one_short_line(shipped_copy, name):
