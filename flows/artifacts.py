@@ -29,7 +29,7 @@ from tasks.tracking import registered
 PARENT = "pipeline"  # the run of the report
 LAYOUT = "?workflowType=machine_learning"  # of MLflow's pages: the one for training, with charts and parameters
 CHANGED = "ssl-pipeline.champion-changed"
-SORTED_BY = ("holdout_linear_top1", "few_labels_top1")
+SORTED_BY = ("holdout_linear_top1", "few_labels_r2")
 """The first that the leaderboard holds is what it is sorted by."""
 SHOWN = ("method", "seed", *(score.name for score in HEADLINES), "encoder", "epochs", "steps", "seconds")
 ABOUT_TASKS = "Linear probe on the test images of each set, and the average rank; 'data' are those that encoders are trained on"

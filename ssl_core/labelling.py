@@ -10,18 +10,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_core.clustering import kmeans
-from ssl_core.evaluation.probe import linear_probe
-from ssl_core.rng import Rng, permutation
+from ssl_core.rng import Rng
 
-SKETCH, FOLDS = 11, 12
-"""Keep the streams of random numbers apart from those of other purposes."""
+SKETCH = 11
+"""Keeps the stream of random numbers apart from those of other purposes."""
 SKETCHED = 32
 """Random directions of each encoder by which images are compared: all encoders have the same say, whatever their width."""
 ITERATIONS = 20
-PARTS, REPEATS = 5, 4
-"""Parts of the labels, each of which is judged by a probe on the others; and how often they are parted anew."""
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
-"""Of the probe's regularization, for features of unit variance and few images; the best one counts."""
+"""Of the ridge regression, where the kernel of an image with itself is 1; the best one counts."""
 
 
 def spread(features: Sequence[Tensor], count: int, seed: int) -> Tensor:
@@ -54,37 +51,34 @@ def _sketch(features: Tensor, seed: int, number: int) -> Tensor:
     return sketch / sketch.square().mean().sqrt().clamp(min=torch.finfo(sketch.dtype).tiny)
 
 
-def judged_by_few(features: Tensor, labels: Tensor, seed: int) -> float:
-    """Share of a few labelled images that linear probes on the others of them get right; parts are drawn class by class.
+def judged_by_few(features: Tensor, labels: Tensor) -> float:
+    """How much of the labels of a few images a kernel ridge regression on the other ones predicts: a leave-one-out R2.
+
+    It is 1 - (sum of squared errors) / (the same of a regression that knows the frequency of the classes alone), 1 at the
+    most. The kernel is Gaussian on unit features; its width is the median distance. The errors of image i without image i
+    follow from one fit, e_i = (G y)_i / G_ii with G = (K + lambda I)^-1 (Allen, "The relationship between variable selection
+    and data augmentation and a method for prediction", Technometrics 1974).
 
     Args:
         features: (n, D); ``labels`` (n,) int64 >= 0, of at least two classes.
 
     Raises:
-        ValueError: fewer than two images, or all of one class.
+        ValueError: all images are of one class.
     """
     classes, own = torch.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ValueError("a choice by labels needs two classes")
-    strengths = torch.tensor(STRENGTHS, dtype=torch.float64).expand(REPEATS, -1)
-    parts, right = (
-        torch.stack([_parts(own, seed, repeat) for repeat in range(REPEATS)]),
-        torch.zeros(len(STRENGTHS), dtype=torch.float64),
-    )
-    x, y = features.expand(REPEATS, -1, -1), own.expand(REPEATS, -1)
-    for number in range(int(parts.max()) + 1):
-        held = parts == number  # of as many images in every repeat
-        fit = [each[~held].view(REPEATS, -1, *each.shape[2:]) for each in (x, y)]
-        asked, truth = (each[held].view(REPEATS, -1, *each.shape[2:]) for each in (x, y))
-        probe = linear_probe(fit[0], fit[1], strengths, len(classes), 1e-4)
-        right += (probe.predict(asked) == truth[:, None]).sum((0, 2))
-    return float((right / (REPEATS * len(own))).max())
+    y = F.one_hot(own).double()
+    y = y - y.mean(0)
+    regularized = torch.stack([_kernel(features) + strength * torch.eye(len(y), dtype=y.dtype) for strength in STRENGTHS])
+    inverse = torch.linalg.inv(regularized)
+    errors = (inverse @ y / inverse.diagonal(dim1=1, dim2=2)[..., None]).square().sum((1, 2))
+    return float(1 - errors.min() / y.square().sum())
 
 
-def _parts(labels: Tensor, seed: int, repeat: int) -> Tensor:
-    """(n,) the part of each image: those of a class one after the other, in random order."""
-    order = permutation(len(labels), seed, FOLDS, repeat)
-    by_class = order[torch.argsort(labels[order], stable=True)]
-    part = torch.empty_like(labels)
-    part[by_class] = torch.arange(len(labels)) % min(PARTS, len(labels))
-    return part
+def _kernel(features: Tensor) -> Tensor:
+    """(n, n) float64, Gaussian in the distances of the unit features."""
+    x = F.normalize(features.double())
+    squares = (2 - 2 * x @ x.T).clamp(min=0)
+    between = squares[~torch.eye(len(x), dtype=torch.bool)]
+    return torch.exp(-squares / (2 * between.median().clamp(min=torch.finfo(torch.float32).tiny)))

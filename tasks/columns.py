@@ -21,7 +21,7 @@ Value = Callable[["Result"], Any]
 
 PRETEXT = Score("pretext_accuracy", "pretext", "share right in the method's own task", "share", "higher", headline=True)
 """Of the last epoch, on augmented training images. Tasks differ, so it compares runs of one method only."""
-FEW_LABELS = Score("few_labels_top1", "few labels", "few labelled images right", "share", "higher", headline=True)
+FEW_LABELS = Score("few_labels_r2", "few labels", "few labels predicted", "share", "higher", headline=True)
 """Of ``tasks.few_labels``, where the data have no labels."""
 BESIDE_ITS_START = ("over_start", "standing")
 """Of a training that started from weights: what its linear probe gained on the test images, and ``worse than its start``."""
@@ -48,7 +48,7 @@ COLUMNS: dict[str, Value] = {
     **{name: value for score in SCORES for name, value in _score_columns(score).items()},
     PRETEXT.name: lambda result: None if result.is_baseline else result.training.pretext_accuracy,
     "pretext_chance": lambda result: None if result.is_baseline else result.training.pretext_chance,
-    FEW_LABELS.name: lambda result: result.few.share if result.few else None,
+    FEW_LABELS.name: lambda result: result.few.explained if result.few else None,
     "dim": lambda result: result.training.dim,
     "parameters": lambda result: result.training.parameters,
     "seconds": lambda result: result.training.seconds,

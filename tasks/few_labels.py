@@ -26,7 +26,6 @@ NAMED = 5
 """Faults that a message names."""
 ENOUGH = 100
 """Labels that are asked for; docs/label-free.md says how well so many choose."""
-SEED = 0
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ class Labelled:
 class Few:
     """What a few labelled images say of an encoder."""
 
-    share: float
-    """Of them that probes on the others get right."""
+    explained: float
+    """How much of their labels a regression on the others predicts: a leave-one-out R2 (``ssl_core.labelling``)."""
     labels: int
 
 
@@ -145,8 +144,8 @@ def beside(root: Path, results: Sequence["Result"]) -> list["Result"]:
 
     def judged(result: "Result") -> "Result":
         features = files.load_tensors(root / f"out/features/{result.file}.safetensors")["train"][rows]
-        share = judged_by_few(torch.from_numpy(features).float(), labels, SEED)
-        return replace(result, few=Few(share, len(rows)))
+        explained = judged_by_few(torch.from_numpy(features), labels)
+        return replace(result, few=Few(explained, len(rows)))
 
     return [judged(result) if result.kept else result for result in results]
 
@@ -159,4 +158,7 @@ def sentence(few: Few | None) -> str:
             f" python -m tasks.label picks {ENOUGH} images, and their labels choose (docs/label-free.md)."
         )
     more = "" if few.labels >= ENOUGH else f" Fewer than {ENOUGH} labels may choose wrongly (docs/label-free.md)."
-    return f"{few.labels} labelled images choose: the share of them that probes on the others get right.{more}"
+    return (
+        f"{few.labels} labelled images choose: how much of the label of each a regression on the others predicts"
+        f" (leave-one-out R2).{more}"
+    )

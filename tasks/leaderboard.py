@@ -136,7 +136,7 @@ def footnote(verdict: Verdict) -> str:
     results = [result for row in verdict.rows for result in row.results]
     first, notes = "Without labels: not sorted, for no indicator tells which encoder is best", ["* baseline"]
     if known(results, FEW_LABELS.name):
-        first = "Sorted by the share of the few labelled images that probes on the others get right, which chooses"
+        first = "Sorted by how much of the few labels a regression on the other ones predicts (leave-one-out R2), which chooses"
     if known(results, "holdout_linear_top1"):
         tested = "; kNN and linear are test scores" if known(results, "linear_top1") else ""
         first = f"Sorted by the held-out linear score, which chooses{tested}"

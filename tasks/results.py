@@ -154,8 +154,8 @@ class Row:
 
 
 def merit(result: Result) -> float | None:
-    """What encoders are chosen by: held-out linear accuracy, or that on a few labelled images; never the test split."""
-    return result.few.share if result.few else result.get("holdout_linear_top1")
+    """What encoders are chosen by: held-out linear accuracy, or how well a few labels are predicted; never the test split."""
+    return result.few.explained if result.few else result.get("holdout_linear_top1")
 
 
 def place(result: Result) -> float:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_core.labelling import judged_by_few, spread
+from ssl_core.labelling import STRENGTHS, judged_by_few, spread
 
 
 def blobs(count: int, dim: int, far: float, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -38,19 +38,38 @@ def test_images_that_are_all_alike_are_still_different_rows() -> None:
         spread([torch.ones(30, 4)], 31, 0)
 
 
-def test_the_better_features_get_more_of_the_labels_right() -> None:
+def test_the_errors_are_those_of_regressions_without_each_image() -> None:
+    points, labels = blobs(20, 6, 1.0)
+    x = torch.nn.functional.normalize(points.double())
+    squares = torch.cdist(x, x).square()
+    kernel = torch.exp(-squares / (2 * squares[~torch.eye(20, dtype=torch.bool)].median()))
+    y = torch.eye(4, dtype=torch.float64)[labels]
+    y = y - y.mean(0)
+    found = []
+    for strength in STRENGTHS:
+        errors = []
+        for i in range(20):
+            rest = torch.arange(20) != i
+            weights = torch.linalg.solve(kernel[rest][:, rest] + strength * torch.eye(19, dtype=x.dtype), y[rest])
+            errors.append(float((y[i] - kernel[i, rest] @ weights).square().sum()))
+        found.append(1 - sum(errors) / float(y.square().sum()))
+    assert judged_by_few(points, labels) == pytest.approx(max(found), abs=1e-9)
+
+
+def test_the_better_features_predict_more_of_the_labels() -> None:
     near, labels = blobs(60, 16, 0.3)
     far, _ = blobs(60, 16, 3.0)
-    assert judged_by_few(far, labels, 0) > 0.95 > 0.7 > judged_by_few(near, labels, 0)
-    chance = judged_by_few(torch.randn(60, 16, generator=torch.Generator().manual_seed(3)), labels, 0)
-    assert chance < 0.5
-    assert judged_by_few(far, labels + 7, 0) == judged_by_few(far, labels, 0)
+    assert judged_by_few(far, labels) > 0.8 > 0.4 > judged_by_few(near, labels)
+    chance = judged_by_few(torch.randn(60, 16, generator=torch.Generator().manual_seed(3)), labels)
+    assert chance < 0.1
+    assert judged_by_few(far, labels + 7) == judged_by_few(far, labels) == pytest.approx(judged_by_few(9 * far, labels))
 
 
 def test_one_class_tells_nothing_and_a_rare_one_breaks_nothing() -> None:
     points, labels = blobs(20, 16, 3.0)
     with pytest.raises(ValueError, match="two classes"):
-        judged_by_few(points, torch.zeros(20, dtype=torch.int64), 0)
+        judged_by_few(points, torch.zeros(20, dtype=torch.int64))
     rare = torch.where(torch.arange(20) == 0, 1, 0)
-    assert 0 <= judged_by_few(points, rare, 0) <= 1
-    assert 0 <= judged_by_few(points[:3], labels[:3], 0) <= 1
+    assert judged_by_few(points, rare) <= 1
+    assert judged_by_few(points[:3], labels[:3]) <= 1
+    assert judged_by_few(torch.ones(20, 16), labels) == pytest.approx(0, abs=0.2)

@@ -77,7 +77,7 @@ def test_the_labels_of_the_picked_images_choose(project: Path, capsys: pytest.Ca
     assert best.few.labels == 60 and ranked(results)[0].method == "simclr"
     texts = documents(project, judge(results), missing)
     assert "60 labelled images choose" in texts["report.html"] and "few labels" in texts["leaderboard.md"]
-    assert f",{best.few.share}," in to_csv(judge(results))
+    assert f",{best.few.explained}," in to_csv(judge(results))
 
 
 def test_a_file_from_elsewhere_is_put_in_its_place(project: Path, tmp_path: Path) -> None:
