@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 import httpx
 from prefect.context import refresh_global_settings_context
-from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import get_current_settings
 
 from tasks.runtime import settings
@@ -48,7 +47,7 @@ def prepare() -> None:
     refresh_global_settings_context()
     for name in own:
         del os.environ[name]
-    _start(SubprocessASGIServer(), own)
+    _start(own)
 
 
 def _drop_socks() -> None:
@@ -59,11 +58,14 @@ def _drop_socks() -> None:
                 del os.environ[name]
 
 
-def _start(server: SubprocessASGIServer, password: dict[str, str]) -> None:
+def _start(password: dict[str, str]) -> None:
     """Start the server that Prefect's clients will look for, and wait for as long as its process lives.
 
     Prefect's own start gives up on a server that is slow, as on a busy machine, and tries one that ends at once for minutes.
     """
+    from prefect.server.api.server import SubprocessASGIServer  # seconds, which a prepared server spares
+
+    server = SubprocessASGIServer()
     port = server.port = server.find_available_port()
     application = ["--factory", "prefect.server.api.server:create_app", "--lifespan", "on", "--log-level", "error"]
     command = [sys.executable, "-m", "uvicorn", *application, "--host", "127.0.0.1", "--port", str(port)]

@@ -182,9 +182,11 @@ def _gpu_failed(words: str) -> bool:
 def _from_outside(error: BaseException) -> str | None:
     """One line of what a library found outside this process; None for an error that is of our making."""
     packages = [cls.__module__.partition(".")[0] for cls in type(error).__mro__]
-    if type(error) in (RuntimeError, ImportError, ValueError):  # Prefect's of a silent server, httpx's of a proxy
+    if type(error) in (RuntimeError, ImportError, ValueError):
         frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-        packages = [name.partition(".")[0] for name in frames[-1:]]
+        raiser = frames[-1].partition(".")[0] if frames else ""
+        # Prefect's, of a server that does not answer; httpx's, of a proxy that it cannot use
+        packages = [raiser] if type(error) is RuntimeError or raiser == "httpx" else []
     found = [OUTSIDE[package] for package in packages if package in OUTSIDE]
     text = " ".join(str(error).split()) or type(error).__name__
     return f"{found[0]}: {text if len(text) <= LONGEST else text[:LONGEST] + ' ...'}" if found else None

@@ -134,7 +134,7 @@ def test_floats_of_any_width_are_0_to_1(kind, close, images):
 
 def test_what_is_no_image_is_refused(images):
     body = encoder()
-    for wrong in (images[0], images[:, :1], images > 3, images.to(torch.complex64)):
+    for wrong in (images[0], images[:, :1], images > 3, images.to(torch.complex64), images.numpy(), [images]):
         with pytest.raises(ValueError, match="images"):
             body(wrong)
     assert body(images[:0]).shape == (0, 32)

@@ -84,7 +84,7 @@ def test_our_own_bugs_stay_internal_errors(bug: Callable[[], object]) -> None:
 
 
 def python(program: str, **extra: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-c", program], env=PYTHON | extra, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", program], env=PYTHON | extra, capture_output=True, text=True, timeout=300)
 
 
 def test_a_wrong_setting_of_prefect_or_a_server_that_does_not_answer_is_one_line() -> None:
