@@ -59,7 +59,7 @@ check: $(READY) ## formatting, lint, types and the architecture rules
 	@python -m pytest -q -n 0 tests/whole/test_architecture.py tests/ssl_core/test_catalogue.py
 
 docs: $(READY) ## the documentation as a site, site/index.html; a broken link or a page that nothing leads to fails
-	@mkdocs build --quiet --strict
+	@mkdocs build --strict
 	@echo "site/index.html"
 
 bench: $(READY) ## speed against other libraries, side by side: a quarter of an hour
