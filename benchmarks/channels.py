@@ -144,9 +144,9 @@ Does every method learn something from images that are no photographs for the ey
 embedded images (Fashion-MNIST, 28 px). On 4 and 13 bands each band sees a window of the grey levels, through noise. The
 tables give the accuracy of a linear probe on the last layer, on the test images, in percent; beside it the points above the
 mean of three untrained encoders of the same kind (`{UNTRAINED}`: mean and standard deviation)."""
-BUDGET = f"""**Read the budget first.** One seed, the small encoder of width {WIDE}, and `train.images: {{images}}`: a method of share 1
-gets some {{steps}} steps, against 332 as shipped. What is not above the untrained encoder here has
-not learned within that; a run with a larger `--images` says whether it would."""
+BUDGET = f"""**Read the budget first.** One seed, the small encoder of width {WIDE}, and `train.images: {{images}}`: a method of
+share 1 gets some {{steps}} steps, against 332 as shipped. What is not above the untrained encoder here has not learned within
+that; a run with a larger `--images` says whether it would."""
 BATCH = 128
 """Images of a step, as shipped."""
 DEPTH = f"""The images are so dark that their brightest value is {DARK} of 65,535. `data.bits: 8` leaves three levels of grey of
