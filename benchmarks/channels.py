@@ -117,10 +117,11 @@ def table(found: Mapping[str, Scores], names: Sequence[str]) -> str:
 
 
 def below(found: Scores, about: str) -> str:
-    """Which methods stay below the untrained encoders, in a sentence."""
+    """Which methods stay below the untrained encoders, as an item of a list."""
     least = untrained(found)
     names = [name for name in METHODS if found[name][0] <= least]
-    return f"On {about}, {len(METHODS) - len(names)} of {len(METHODS)} are above. Not above: {', '.join(names) or 'none'}."
+    above = f"- On {about}, {len(METHODS) - len(names)} of {len(METHODS)} are above the untrained encoders."
+    return f"{above}\n  Not above: {', '.join(names) or 'none'}."
 
 
 def page(found: Mapping[str, Scores], directory: Path, images: int) -> str:
@@ -131,11 +132,12 @@ def page(found: Mapping[str, Scores], directory: Path, images: int) -> str:
     parts = [INTRODUCTION, budget, "\n".join([f"Made by `{command}` at commit {commit.stdout.strip()}.", *machine()])]
     done = [name for name in BANDS if name in found]
     if done:
-        said = "\n".join(f"- {below(found[name], SETS[name].about)}" for name in done)
+        said = "\n".join(below(found[name], SETS[name].about) for name in done)
         parts += ["## All methods on 4 and 13 bands", said, table(found, done)]
     if set(DEPTHS) <= set(found):
         parts += ["## 16 bits against 8", DEPTH, table(found, DEPTHS)]
-    return "\n\n".join(parts) + "\n"
+    missing = ", ".join(name for name in SETS if name not in found)
+    return "\n\n".join([*parts, f"Not measured yet: {missing}."] if missing else parts) + "\n"
 
 
 INTRODUCTION = f"""# Other channels and depths
