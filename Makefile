@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run flow report ui sync doctor test quick stress check bench preset budget clean
+.PHONY: help setup run flow report ui sync doctor test quick stress check docs bench preset budget clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,8 +58,12 @@ check: $(READY) ## formatting, lint, types and the architecture rules
 	@mypy
 	@python -m pytest -q -n 0 tests/whole/test_architecture.py tests/ssl_core/test_catalogue.py
 
+docs: $(READY) ## the documentation as a site, site/index.html; a broken link or a page that nothing leads to fails
+	@mkdocs build --strict
+	@echo "site/index.html"
+
 bench: $(READY) ## speed against other libraries, side by side: a quarter of an hour
 	@python -m benchmarks
 
 clean: ## remove results and work in progress, but not the installed packages
-	rm -rf out reports data/prepared data/tasks .ssl mlruns dvc.lock
+	rm -rf out reports site data/prepared data/tasks .ssl mlruns dvc.lock

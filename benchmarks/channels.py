@@ -74,9 +74,9 @@ def made_by(change: Callable[[Array, np.random.Generator], Array]) -> Callable[[
 DEEP = FOLDER | {"channels": 1, "bit_depth": 16}
 SETS = {
     "4 bands": Images("4 bands of 8 bits", FOLDER | {"channels": 4}, made_by(bands(4))),
-    "13 bands": Images("13 bands of 8 bits", FOLDER | {"channels": 13}, made_by(bands(13))),
     "8 bits": Images("dark images, 8 bits kept", DEEP | {"bits": 8}, made_by(dark)),
     "16 bits": Images("dark images, 16 bits kept", DEEP | {"bits": 16}, made_by(dark)),
+    "13 bands": Images("13 bands of 8 bits", FOLDER | {"channels": 13}, made_by(bands(13))),
 }
 BANDS, DEPTHS = ("4 bands", "13 bands"), ("8 bits", "16 bits")
 
@@ -117,24 +117,27 @@ def table(found: Mapping[str, Scores], names: Sequence[str]) -> str:
 
 
 def below(found: Scores, about: str) -> str:
-    """Which methods stay below the untrained encoders, in a sentence."""
+    """Which methods stay below the untrained encoders, as an item of a list."""
     least = untrained(found)
     names = [name for name in METHODS if found[name][0] <= least]
-    return f"On {about}, {len(METHODS) - len(names)} of {len(METHODS)} are above. Not above: {', '.join(names) or 'none'}."
+    above = f"- On {about}, {len(METHODS) - len(names)} of {len(METHODS)} are above the untrained encoders."
+    return f"{above}\n  Not above: {', '.join(names) or 'none'}."
 
 
 def page(found: Mapping[str, Scores], directory: Path, images: int) -> str:
     """What ``docs/channels.md`` holds, of the sets that are done."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=directory, capture_output=True, text=True, check=True)
     command = f"python -m benchmarks.channels --images {images}"
-    parts = [INTRODUCTION, "\n".join([f"Made by `{command}` at commit {commit.stdout.strip()}.", *machine()])]
+    budget = BUDGET.format(images=images, steps=images // BATCH)
+    parts = [INTRODUCTION, budget, "\n".join([f"Made by `{command}` at commit {commit.stdout.strip()}.", *machine()])]
     done = [name for name in BANDS if name in found]
     if done:
-        said = "\n".join(f"- {below(found[name], SETS[name].about)}" for name in done)
+        said = "\n".join(below(found[name], SETS[name].about) for name in done)
         parts += ["## All methods on 4 and 13 bands", said, table(found, done)]
     if set(DEPTHS) <= set(found):
         parts += ["## 16 bits against 8", DEPTH, table(found, DEPTHS)]
-    return "\n\n".join(parts) + "\n"
+    missing = ", ".join(name for name in SETS if name not in found)
+    return "\n\n".join([*parts, f"Not measured yet: {missing}."] if missing else parts) + "\n"
 
 
 INTRODUCTION = f"""# Other channels and depths
@@ -142,8 +145,12 @@ INTRODUCTION = f"""# Other channels and depths
 Does every method learn something from images that are no photographs for the eye? The sets are made from a third of the
 embedded images (Fashion-MNIST, 28 px). On 4 and 13 bands each band sees a window of the grey levels, through noise. The
 tables give the accuracy of a linear probe on the last layer, on the test images, in percent; beside it the points above the
-mean of three untrained encoders of the same kind (`{UNTRAINED}`: mean and standard deviation). One seed, the small encoder
-of width {WIDE}, a few seconds of one core for each training: what is not above here may be so after a longer one."""
+mean of three untrained encoders of the same kind (`{UNTRAINED}`: mean and standard deviation)."""
+BUDGET = f"""**Read the budget first.** One seed, the small encoder of width {WIDE}, and `train.images: {{images}}`: a method of
+share 1 gets some {{steps}} steps, against 332 as shipped. What is not above the untrained encoder here has not learned within
+that; a run with a larger `--images` says whether it would."""
+BATCH = 128
+"""Images of a step, as shipped."""
 DEPTH = f"""The images are so dark that their brightest value is {DARK} of 65,535. `data.bits: 8` leaves three levels of grey of
 them, `data.bits: 16` keeps all."""
 

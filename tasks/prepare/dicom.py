@@ -1,4 +1,4 @@
-"""DICOM files, read by pydicom, an extra that is not installed with the others: ``pip install pydicom``.
+"""DICOM files, read by pydicom, an extra: ``make`` installs it, an installation by hand needs ``pip install pydicom``.
 
 The stored values count, not what a viewer's window shows: signed ones are shifted to begin at 0, and the inverted scale of
 MONOCHROME1 (large is dark) is turned round. The first frame counts.

@@ -189,9 +189,8 @@ def store(split: Split, at: int, done: Done, source: Source, seen: Seen) -> str:
     """Put one decoded image in its place; returns a reason if it must not be used."""
     facts = done.facts
     assert facts is not None
-    expected = source.sums.get(source.items[done.row].name)
-    if expected is not None and expected != facts.sha256:
-        return "differs from its hash in SHA256SUMS"
+    if reason := source.differs(done.row, facts.sha256):
+        return reason
     split.put(at, done.pixels)
     split.sizes[at] = facts.width, facts.height
     _, number = source.part(done.row) or (0, 0)

@@ -61,6 +61,11 @@ class Source(ABC):
         """How many images it has, those that were refused included."""
         return len(self.items) + len(self.bad)
 
+    def differs(self, row: int, sha256: str) -> str:
+        """Why the file at ``row`` must not be used if that is its hash; empty if it may be."""
+        known = self.sums.get(self.items[row].name, sha256)
+        return "" if known == sha256 else f"differs from its hash in {SUMS}"
+
     def part(self, row: int) -> Part | None:
         """Which tile of what is read at ``row`` the item is; None: all of it."""
         return None

@@ -53,10 +53,11 @@ def cut(
     with closing(decode_all(jobs, SIDE, channels, bits=bits)) as answers:
         for number, done in enumerate(answers, 1):
             check()
-            if done.facts:
-                counts[done.row] = done.facts.tiles
+            reason = source.differs(done.row, done.facts.sha256) if done.facts else done.bad
+            if reason or not done.facts:
+                bad.append((source.items[done.row].name, reason))
             else:
-                bad.append((source.items[done.row].name, done.bad))
+                counts[done.row] = done.facts.tiles
             progress.update(number)
     return TiledSource(source, tile, counts, bad)
 
@@ -74,10 +75,7 @@ class TiledSource(Source):
         self._places = [(row, number) for row in sorted(counts) for number in range(counts[row])]
         for row, number in self._places:
             item = whole.items[row]
-            tile = replace(item, name=f"{item.name}#{number:03}", group=item.group or item.name)
-            self.items.append(tile)
-            if item.name in whole.sums:
-                self.sums[tile.name] = whole.sums[item.name]
+            self.items.append(replace(item, name=f"{item.name}#{number:03}", group=item.group or item.name))
         tiles, images = counted(len(self.items), "tile", "tiles"), counted(len(counts), "image", "images")
         self.warnings = [f"{tiles} of {images}: each is cut into squares of at most {largest} pixels", *whole.warnings]
 

@@ -1,11 +1,13 @@
 """One tile of a picture: where tiles lie, and the way from a file to the values of one. Decoding workers import it."""
 
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 from tasks.prepare import decoding
 from tasks.prepare.decoding import Facts, Part
+
+_last: dict[tuple[Any, ...], tuple[Any, Facts]] = {}
+"""The file that was read last, by what was asked of it: the next tile is mostly one of the same."""
 
 
 def squares(width: int, height: int, largest: int) -> list[tuple[int, int, int]]:
@@ -32,7 +34,11 @@ def decode(data: bytes, name: str, size: int, channels: int, depth: int, bits: i
         BadImage, and what decoders raise.
     """
     largest, number = part
-    whole, read = _whole(data, name, channels, depth, bits)
+    asked = (data, name, channels, depth, bits)
+    if asked not in _last:
+        _last.clear()  # first: two large pictures at once may be more than a worker's memory
+        _last[asked] = _whole(*asked)
+    whole, read = _last[asked]
     height, width = whole.shape[:2] if hasattr(whole, "shape") else whole.size[::-1]
     boxes = squares(width, height, largest)
     left, top, side = boxes[number]
@@ -45,9 +51,8 @@ def decode(data: bytes, name: str, size: int, channels: int, depth: int, bits: i
     return decoding.square(whole.crop((left, top, left + side, top + side)), size).tobytes(), facts
 
 
-@lru_cache(maxsize=1)
 def _whole(data: bytes, name: str, channels: int, depth: int, bits: int) -> tuple[Any, Facts]:
-    """All values (H, W, B) or the picture; kept for the next tile, which is mostly of the same file."""
+    """All values (H, W, B), or the picture where the file is one."""
     if not decoding.has_bands(data, channels, bits):
         return decoding.read_picture(data, name, channels, depth, None)
     from tasks.prepare import bands

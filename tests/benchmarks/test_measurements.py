@@ -5,9 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import large, shares
+from benchmarks import channels, large, shares
 from tasks.tracking.journal import Journal
 from tests.conftest import ROOT
 
@@ -79,3 +80,20 @@ def test_the_cost_of_stages_is_what_their_journals_say(tmp_path: Path) -> None:
             journal.end("FINISHED", cost=cost)
     assert shares.costs(tmp_path, "seconds") == 3.5
     assert shares.costs(tmp_path, "evaluation_seconds") == 4
+
+
+def test_each_band_sees_its_grey_levels_and_dark_images_keep_three_of_them_in_eight_bits() -> None:
+    image, random = np.arange(256, dtype=np.uint8).reshape(16, 16), np.random.default_rng(0)
+    seen = channels.bands(4)(image, random)
+    brightest = seen.reshape(256, 4).argmax(1)
+    assert seen.dtype == np.uint8 and seen.shape == (16, 16, 4) and brightest[[0, 85, 170, 255]].tolist() == [0, 1, 2, 3]
+    wide = channels.dark(image, random)
+    assert (wide.dtype, int(wide.max()), len(np.unique(wide))) == (np.uint16, 600, 256)
+    assert len(np.unique(np.rint(wide / 257))) == 3
+
+
+def test_the_page_names_the_methods_that_stay_below_the_untrained_encoder() -> None:
+    found = {key: [0.6] for key in channels.METHODS} | {"moco": [0.45], "byol": [0.5], "random_init": [0.4, 0.5, 0.6]}
+    assert channels.below(found, "4 bands").endswith("18 of 20 are above the untrained encoders.\n  Not above: moco, byol.")
+    lines = channels.table({"4 bands": found}, ["4 bands"]).splitlines()
+    assert "| simclr | 60.0 | +10.0 |" in lines and lines[-1] == "| random_init | 50.0 ± 10.0 |  |" and len(lines) == 23

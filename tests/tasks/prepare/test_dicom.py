@@ -1,6 +1,5 @@
 """DICOM files by the extra pydicom: stored values as they are; without it, one line that says what to install."""
 
-import importlib.util
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,6 @@ from tasks.prepare import decoding, dicom
 from tests.tasks.prepare.test_bad_inputs import refused
 from tests.tasks.prepare.test_bands import SIDE, stored, values
 from tests.tasks.prepare.test_prepare import config, write
-
-INSTALLED = importlib.util.find_spec("pydicom") is not None
-needs_pydicom = pytest.mark.skipif(not INSTALLED, reason="the extra pydicom is not installed")
 
 
 def file(pixels: Any, bits: int, kind: str = "MONOCHROME2", signed: bool = False, frames: int = 1, **more: Any) -> bytes:
@@ -42,8 +38,10 @@ def file(pixels: Any, bits: int, kind: str = "MONOCHROME2", signed: bool = False
     return out.getvalue()
 
 
-@pytest.mark.skipif(INSTALLED, reason="the extra pydicom is installed")
-def test_without_pydicom_a_line_says_what_to_install(tmp_path: Path) -> None:
+def test_without_pydicom_a_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = f"runpy.run_path({decoding.__file__!r}, run_name='__main__')"
+    (tmp_path / "worker.py").write_text(f"import runpy, sys\nsys.modules['pydicom'] = None\n{real}\n")
+    monkeypatch.setattr(decoding, "__file__", str(tmp_path / "worker.py"))
     pictures = {f"{i}.dcm": bytes(128) + decoding.DICOM + bytes(900) for i in range(3)}
     message = (
         r"3 of 3 files cannot be used .*'0\.dcm': DICOM needs pydicom, which is not installed: \.venv/bin/pip install pydicom"
@@ -51,7 +49,6 @@ def test_without_pydicom_a_line_says_what_to_install(tmp_path: Path) -> None:
     refused(tmp_path, config(write(tmp_path / "in", pictures)), message)
 
 
-@needs_pydicom
 def test_stored_values_are_kept_whatever_the_window() -> None:
     deep = values(1) >> 4  # 12 bits
     pixels, facts = stored(file(deep.squeeze(), 12, WindowCenter=10, WindowWidth=5), 1, bits=16, depth=12)
@@ -61,14 +58,12 @@ def test_stored_values_are_kept_whatever_the_window() -> None:
     assert abs(inverted.astype(int) + pixels - 65535).max() <= 1
 
 
-@needs_pydicom
 def test_signed_values_begin_at_zero_and_the_first_frame_counts() -> None:
     wide = values(1).squeeze().astype(np.int64) - 32768
     read, facts = dicom.read(file(np.stack([wide, wide[::-1]]).astype(np.int16), 16, signed=True, frames=2))
     assert (read[..., 0] == wide + 32768).all() and facts.notes == ["several frames or pages, the first is used"]
 
 
-@needs_pydicom
 def test_color_and_what_cannot_be_read() -> None:
     color = values(3, bits=8)
     assert (stored(file(color, 8, "RGB"), 3, bits=8)[0] == color).all()
