@@ -27,7 +27,7 @@ from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.deployments import run_deployment
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Cancelling, Completed, Crashed, Failed
+from prefect.states import Cancelling, Completed, Crashed, Failed
 
 from tasks.dvc import graph, lock_files
 from tasks.dvc.graph import PlannedStage
@@ -68,7 +68,7 @@ def run_stage(stage: str, inputs: list[str], commit: str, params: str, lock: str
         return Failed(message=f"exit 2: {_here(root)} has other code than {leader}; check out {commit} there")
     runner = Runner(root, pull=True)
     (root / ".ssl").mkdir(exist_ok=True)
-    with _alive(), (root / ".ssl" / "machine.lock").open("a") as held:
+    with _alive(runner), (root / ".ssl" / "machine.lock").open("a") as held:
         while not try_lock(held):
             time.sleep(POLL_SECONDS)
         try:
@@ -93,8 +93,11 @@ def run_stage(stage: str, inputs: list[str], commit: str, params: str, lock: str
 
 
 @contextlib.contextmanager
-def _alive() -> Iterator[None]:
-    """Touch the flow run every few seconds, for as long as this process lives."""
+def _alive(runner: Runner) -> Iterator[None]:
+    """Touch the flow run every few seconds, for as long as this process lives; stop its work once it was cancelled or given up.
+
+    Prefect itself stops a cancelled one at once, but gives that up when its server is away for half a minute.
+    """
     over, this = threading.Event(), UUID(flow_run.id)
 
     def beat() -> None:
@@ -102,6 +105,9 @@ def _alive() -> Iterator[None]:
             try:
                 with get_client(sync_client=True) as client:
                     client.update_flow_run(this, name=flow_run.name)
+                    state = client.read_flow_run(this).state
+                if state is not None and not state.is_running():
+                    runner.stop()
             except Exception as error:  # the next one may get through
                 logging.getLogger(__name__).debug("no sign of life: %s", error)
 
@@ -144,8 +150,8 @@ class Machines:
         """Start nothing more; cancel what runs elsewhere, interrupt what runs here."""
         self._stopping.set()
         with get_client(sync_client=True) as client:
-            for flow_run_id in list(self._live):
-                _cancel(client, flow_run_id)
+            for flow_run_id in list(self._live):  # Prefect ends at once what waits, and lets be what has ended
+                client.set_flow_run_state(flow_run_id, Cancelling())
         self.local.stop()
 
     def _push(self, names: Sequence[str]) -> None:
@@ -175,7 +181,7 @@ class Machines:
             watch([f"waiting for a machine: flow run {started.name}"])
             self._live.add(started.id)
             if self._stopping.is_set():  # ``stop`` may have looked a moment before
-                _cancel(client, started.id)
+                client.set_flow_run_state(started.id, Cancelling())
             try:
                 return self._await(client, started.id)
             finally:
@@ -194,13 +200,6 @@ class Machines:
                 client.set_flow_run_state(flow_run_id, Crashed(message="its machine gave no sign of life"), force=True)
             if self._stopping.wait(POLL_SECONDS):
                 raise Preempted(f"{run.name} was cancelled")
-
-
-def _cancel(client: SyncPrefectClient, flow_run_id: UUID) -> None:
-    """End a flow run; one that no machine has taken yet at once."""
-    state = client.read_flow_run(flow_run_id).state
-    waits = state is not None and state.is_scheduled()
-    client.set_flow_run_state(flow_run_id, Cancelled() if waits else Cancelling(), force=True)
 
 
 def _still_running(client: SyncPrefectClient, request: dict[str, Any]) -> FlowRun | None:

@@ -133,3 +133,17 @@ def test_after_kill_9_of_the_flow_the_next_one_waits_for_what_the_machines_still
     code, log = tiny.finish(leader, *FLOW)
     assert code == 0, log
     assert sorted(tiny.computed(clone)) == sorted(n for n in tiny.NAMES if "@" in n) and tiny.is_clean(leader)
+
+
+@pytest.mark.stress
+def test_after_the_server_was_away_a_cancellation_still_ends_what_a_machine_does(leader: Path) -> None:
+    clone = machine(leader, 1, pretrain_simclr_0={"seconds": 600})
+    tiny.start(leader, *FLOW, "pretrain@simclr-0")
+    wait_for(lambda: working([clone]) and tiny.computed(clone), 150)
+    server.end_server(signal.SIGKILL)
+    wait_for(lambda: "flow run cancellation will fail" in (clone / ".ssl/worker.log").read_text(), 90)  # Prefect's own words
+    server.start_server(server.prefect_environment())
+    assert working([clone])
+    server.api(f"flow_runs/{server.newest_run('run-stage')['id']}/set_state", state={"type": "CANCELLING"})
+    wait_for(lambda: not working([clone]), 60)
+    assert tiny.computed(clone) == ["pretrain@simclr-0"]
