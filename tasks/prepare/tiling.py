@@ -34,7 +34,7 @@ def decode(data: bytes, name: str, size: int, channels: int, depth: int, bits: i
         BadImage, and what decoders raise.
     """
     largest, number = part
-    asked = (data, name, channels, depth, bits)
+    asked = (data, name.rpartition("#")[0] or name, channels, depth, bits)  # the file's name, without the tile's number
     if asked not in _last:
         _last.clear()  # first: two large pictures at once may be more than a worker's memory
         _last[asked] = _whole(*asked)

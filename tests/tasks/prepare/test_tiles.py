@@ -89,6 +89,7 @@ def test_the_terminal_and_the_audit_say_how_many_tiles_of_how_many_images(prepar
         f"audit: {2 * SCANS * COUNT} tiles of {2 * SCANS} images: each is cut into squares of at most 16 pixels"
     )
     assert prepared.audit["sizes"]["common"] == {"16x16": 2 * SCANS * COUNT} and prepared.meta["tile"] == SIDE
+    assert prepared.audit["notes"] == {} and len(prepared.audit["warnings"]) == 1
     assert prepared.audit["leaks"]["by_file"] == 0 == prepared.audit["duplicates"]["train"]["extra_files"]
 
 
