@@ -96,14 +96,16 @@ def judge(values: Mapping[str, float], reference: Mapping[str, float]) -> Verdic
     An untrained encoder, its residual branches on, is no zero: rectified and averaged features share a large mean, so that
     its feature_std is only 0.1 to 0.3 of 1 / sqrt(D) and its effective rank 7 to 19 of 64 to 512 dimensions, about 40 with
     group normalization (measured on Fashion-MNIST; small ResNets, ResNet-18 and ViT). Sound trainings lose rank in their
-    first steps, down to 0.41 of it, and then gain it (docs/decisions/0014-the-untrained-encoder.md). Below that:
+    first steps, down to 0.41 of it, and then gain it; broken ones never do (docs/decisions/0014-the-untrained-encoder.md).
 
     - collapsed: feature_std below a tenth of the reference, or below 1e-4;
-    - dimensional collapse: effective rank below 0.4 of the reference and below 4;
+    - dimensional collapse: effective rank below 0.4 of the reference and below 4; after 100 optimizer steps (``step``, where
+      ``values`` has it), below 0.55 of it and below 10;
     - healthy: otherwise.
     """
     if values["feature_std"] < max(0.1 * reference["feature_std"], 1e-4):
         return "collapsed"
-    if values["effective_rank"] < min(4.0, 0.4 * reference["effective_rank"]):
+    least, share = (10.0, 0.55) if values.get("step", 0) >= 100 else (4.0, 0.4)
+    if values["effective_rank"] < min(least, share * reference["effective_rank"]):
         return "dimensional collapse"
     return "healthy"

@@ -129,6 +129,7 @@ A plain torch module in one file. Copy it into your project; beside it, or anywh
 '''
 IMPORTS = """import contextlib
 import json
+import math
 from abc import abstractmethod
 from pathlib import Path
 from types import SimpleNamespace

@@ -125,6 +125,27 @@ def test_features_in_few_dimensions_are_dimensional_collapse(rank, mean):
     assert judge(health(x), REFERENCE) == "dimensional collapse"
 
 
+@pytest.mark.parametrize(
+    ("step", "share", "rank", "expected"),
+    [
+        (418, 0.38, 4.2, "dimensional collapse"),  # features pulled to each other, Fashion-MNIST
+        (418, 0.33, 3.6, "dimensional collapse"),  # to a constant
+        (633, 0.39, 5.3, "dimensional collapse"),  # SimSiam without stop-gradient, CIFAR-10
+        (589, 0.44, 6.0, "dimensional collapse"),
+        (589, 0.51, 7.0, "dimensional collapse"),
+        (718, 0.62, 25.0, "healthy"),  # CPC, CIFAR-10: of all sound trainings the lowest share
+        (263, 1.09, 12.2, "healthy"),  # MAE: the lowest rank
+        (155, 0.28, 13.4, "healthy"),  # CPC on its way up
+        (15, 0.41, 5.0, "healthy"),  # Jigsaw after a few steps
+    ],
+)
+@pytest.mark.fault("F40")
+def test_the_verdict_tells_broken_trainings_from_sound_ones(step, share, rank, expected):
+    """The measured ones of docs/decisions/0014-the-untrained-encoder.md that are nearest to the line."""
+    reference = {"feature_std": 0.02, "effective_rank": rank / share}
+    assert judge({"step": step, "feature_std": 0.02, "effective_rank": rank}, reference) == expected
+
+
 @pytest.mark.fault("F39")
 def test_a_network_forced_to_one_output_is_collapsed():
     encoder = small()
