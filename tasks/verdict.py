@@ -170,11 +170,12 @@ def sentences(verdict: Verdict) -> list[str]:
         return []
     count, interval = sum(not r.is_baseline for r in verdict.rows), verdict.standings[row.method].intervals.get("linear")
     what = "comes first" if verdict.not_beaten else "gives the best encoder"
+    what = f"{what} of {count} methods" if count > 1 else "is the only method"
     sure = f" (95 % interval {_percent(interval[0])} to {_percent(interval[1])})" if interval else ""
     held_out = _percent(best.get("holdout_linear_top1"))
     found = [_warning(verdict, best)] if verdict.not_beaten else []
     found += [
-        f"{best.method} {what} of {count} methods: on its frozen features a linear probe gets"
+        f"{best.method} {what}: on its frozen features a linear probe gets"
         f" {_percent(row.mean('linear_top1'))}{sure} of the test images right, kNN {_percent(row.mean('knn_top1'))}.",
         f"It was chosen by its score on held-out training labels, {held_out}, not by the test.",
         *_how_few(best),

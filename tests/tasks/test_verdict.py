@@ -39,7 +39,7 @@ def test_a_baseline_that_is_better_is_said_first_with_what_to_do():
         "Do not use this yet: raw pixels are better than context, whose linear probe alone is right on 37 test images against"
         " 65, p = .007. context trained 4 epochs, 50 steps: set train.epochs to about 420."
     )
-    assert second.startswith("context comes first of 1 methods") and "the best encoder" not in " ".join(sentences(verdict))
+    assert second.startswith("context is the only method: on its") and "the best encoder" not in " ".join(sentences(verdict))
     assert "Below the raw pixels: 1 of 1 methods by linear probe, 1 by kNN." in sentences(verdict)
 
 
