@@ -6,7 +6,7 @@ So the encoder that people take home is never below what its training started fr
 from collections.abc import Iterable, Sequence
 
 from ssl_core.networks import network
-from tasks.results import Result, merit, place
+from tasks.results import Result, merit, place, ranked
 
 
 def is_start(start: Result, trained: Result) -> bool:
@@ -38,7 +38,7 @@ def candidates(results: Sequence[Result]) -> list[Result]:
 
 
 def champion(results: Sequence[Result]) -> Result | None:
-    """The encoder to take: the candidate with the most ``merit``; None without labels, or if all have collapsed."""
+    """The encoder to take: of the candidates with the most ``merit`` on average over seeds the best seed; None without labels, or if all have collapsed."""
     return _most_merit(candidates(results))
 
 
@@ -48,7 +48,7 @@ def why_none(results: Sequence[Result]) -> str:
 
 
 def best_method(results: Iterable[Result]) -> Result | None:
-    """The method with the most ``merit``; None without labels, or if all have collapsed."""
+    """Of the method with the most ``merit`` on average over seeds the best seed; None without labels, or if all have collapsed."""
     return _most_merit(r for r in results if not r.is_baseline)
 
 
@@ -57,6 +57,11 @@ def _most_merit(results: Iterable[Result]) -> Result | None:
 
 
 def best_of(results: Iterable[Result]) -> Result | None:
-    """The best of those that have not collapsed, labels or not; of equal ones a start, then the first by name."""
+    """The best seed of the row that comes first, so that no method is chosen for one lucky seed; None if all have collapsed.
+
+    Of equal rows a start comes first, then the first by name.
+    """
+    results = list(results)
+    average = {row.method: row.place for row in ranked(results)}
     sound = [r for r in results if not r.is_collapsed]
-    return min(sound, key=lambda r: (-place(r), not r.is_baseline, r.method, r.seed), default=None)
+    return min(sound, key=lambda r: (-average[r.method], not r.is_baseline, r.method, -place(r), r.seed), default=None)

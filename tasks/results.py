@@ -129,6 +129,11 @@ class Row:
         return self.is_baseline and self.method not in LABELLED
 
     @property
+    def place(self) -> float:
+        """What rows are sorted by: the mean over the seeds."""
+        return statistics.fmean(place(r) for r in self.results)
+
+    @property
     def best(self) -> Result:
         """The seed with the best held-out score: the one people take home and pictures show."""
         return max((r for r in self.results if r.kept), key=lambda r: (place(r), -r.seed))
@@ -293,7 +298,7 @@ def ranked(results: Iterable[Result]) -> list[Row]:
     for result in results:
         groups.setdefault(result.method, []).append(result)
     rows = [Row(method, tuple(sorted(group, key=lambda r: r.seed))) for method, group in groups.items()]
-    return sorted(rows, key=lambda row: -statistics.fmean(place(r) for r in row.results))
+    return sorted(rows, key=lambda row: -row.place)
 
 
 def known(results: Sequence[Result], column: str) -> bool:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from tasks.choice import best_method, candidates, champion, is_start
 from tasks.register.registration import aliases
-from tasks.results import Training
+from tasks.results import Result, Training
 from tasks.verdict import judge, sentences
 from tests.tasks.test_starts import START, result
 
@@ -59,3 +59,13 @@ def test_of_equal_encoders_the_start_is_taken_and_of_equal_methods_the_first_by_
     byol, simclr = result("byol", 0.8, 4), result("simclr", 0.8, 4)
     assert champion([simclr, byol, START]) is START and champion([START, byol]) is START
     assert best_method([simclr, byol, START]) is byol
+
+
+def test_one_lucky_seed_does_not_make_a_method_the_best() -> None:
+    def seeds(name: str, *scores: float) -> list[Result]:
+        made = [result(name, score, 4) for score in scores]
+        return [replace(r, metrics=replace(r.metrics, seed=seed)) for seed, r in enumerate(made)]
+
+    even, lucky = seeds("simclr", 0.8, 0.81, 0.82), seeds("byol", 0.5, 0.9, 0.5)
+    assert champion([*lucky, *even]) is even[2] and best_method([*lucky, *even]) is even[2]
+    assert aliases([*lucky, *even]) == {"simclr": "simclr-2", "byol": "byol-1", "champion": "simclr-2"}
