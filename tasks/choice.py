@@ -38,7 +38,7 @@ def candidates(results: Sequence[Result]) -> list[Result]:
 
 
 def champion(results: Sequence[Result]) -> Result | None:
-    """The encoder to take: of the candidates with the most ``merit`` on average over seeds the best seed; None without labels, or if all have collapsed."""
+    """The encoder to take: the best seed of the candidate with the most ``merit`` on average; None without labels or sound ones."""
     return _most_merit(candidates(results))
 
 
@@ -48,7 +48,7 @@ def why_none(results: Sequence[Result]) -> str:
 
 
 def best_method(results: Iterable[Result]) -> Result | None:
-    """Of the method with the most ``merit`` on average over seeds the best seed; None without labels, or if all have collapsed."""
+    """The best seed of the method with the most ``merit`` on average; None without labels, or if all have collapsed."""
     return _most_merit(r for r in results if not r.is_baseline)
 
 
