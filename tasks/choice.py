@@ -38,7 +38,7 @@ def candidates(results: Sequence[Result]) -> list[Result]:
 
 
 def champion(results: Sequence[Result]) -> Result | None:
-    """The encoder to take: the best seed of the candidate with the most ``merit`` on average; None without labels or sound ones."""
+    """The encoder to take: the best seed of the candidate with the most ``merit`` on average; None without labels."""
     return _most_merit(candidates(results))
 
 
