@@ -3,7 +3,7 @@
 import csv
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -292,12 +292,10 @@ def read_cost(root: Path, name: str) -> dict[str, Any]:
     return dict(ends[-1].get("cost") or {}) if ends else {}
 
 
-def ranked(results: Iterable[Result]) -> list[Row]:
+def ranked(results: Sequence[Result]) -> list[Row]:
     """Rows by method, best mean held-out score first; baselines stand among the methods they are to be compared with."""
-    groups: dict[str, list[Result]] = {}
-    for result in results:
-        groups.setdefault(result.method, []).append(result)
-    rows = [Row(method, tuple(sorted(group, key=lambda r: r.seed))) for method, group in groups.items()]
+    seeds = sorted(results, key=lambda r: r.seed)
+    rows = [Row(name, tuple(r for r in seeds if r.method == name)) for name in dict.fromkeys(r.method for r in results)]
     return sorted(rows, key=lambda row: -row.place)
 
 
