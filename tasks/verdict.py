@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from ssl_core.evaluation.comparison import Difference
 
-SEED_SPREAD = 0.008
+SEED_SPREAD = 0.007
 """Standard deviation of a method's linear accuracy over training seeds: root mean square over the methods of
-docs/evidence.md (two seeds each, CIFAR-10). It says what one seed cannot: how far another one might lie."""
+docs/evidence.md (three seeds each, CIFAR-10). It says what one seed cannot: how far another one might lie."""
 SEED_NOISE = 1.96 * 2**0.5 * SEED_SPREAD
 """A difference of two trainings that seeds alone exceed in 1 of 20 cases."""
 ENOUGH_STEPS = 1500
