@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.label_free import FOLDER, SMALL, Images, train, workspace
-from benchmarks.measure import machine
-from benchmarks.worth import markdown
+from benchmarks.measure import machine, markdown
 from ssl_core.catalogue import METHODS
 from tasks import metrics
 from tasks.leaderboard import percent

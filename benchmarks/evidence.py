@@ -9,11 +9,16 @@ same command continues, with the shares it has. Another commit, or shares measur
 import argparse
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.measure import machine
+from benchmarks.measure import machine, markdown
 from ssl_core.catalogue import METHODS, load_class
+from ssl_core.evaluation.comparison import Difference
+from tasks import worth
+from tasks.results import load_results
 from tasks.runtime import files
+from tasks.verdict import judge
 
 PRESET = Path("presets/evidence.yaml")
 TABLE = Path("docs/evidence.md")
@@ -53,9 +58,34 @@ def page(directory: Path, seconds: float) -> str:
     shares = ["", "```", (directory / MEASURED).read_text().rstrip(), "```", ""]
     own = [f"- {METHODS[name].title}: {views}." for name in METHODS if (views := load_class(name).own_views)]
     views = ["", "Views of their own, which their papers ask for, instead of the common random crops:", "", *own, ""]
-    return "\n".join(
-        [notes.rstrip(), "", made, *shares, *machine(), *views, (directory / "reports/leaderboard.md").read_text()]
+    board = (directory / "reports/leaderboard.md").read_text()
+    return "\n".join([notes.rstrip(), "", made, *shares, *machine(), *views, board, above_untrained(directory)])
+
+
+def above_untrained(directory: Path) -> str:
+    """What each method adds to the untrained network, which the leaderboard compares with the best method only."""
+    results, _ = load_results(directory)
+    found = judge(results, next(result for result in results if result.method == "random_init"))
+    table = [["method", "linear", "clear", "kNN", "clear"]]
+    for row in found.rows:
+        if row.method in METHODS:
+            linear, knn = (opposite(found.standings[row.method].ahead[kind]) for kind in ("linear", "knn"))
+            table.append([row.method, *cells(linear), *cells(knn)])
+    said = (
+        "Points of the test images above `random_init`, with the 95 % interval over seeds and images of the paired difference. MAE"
+        " trains a ViT, the others the network that is `random_init`."
     )
+    return f"# Above the untrained network\n\n{said}\n\n{markdown(table)}\n"
+
+
+def opposite(found: Difference) -> Difference:
+    """The second minus the first."""
+    return replace(found, mean=-found.mean, low=-found.high, high=-found.low)
+
+
+def cells(found: Difference) -> list[str]:
+    """A difference, and whether chance is an unlikely reason for it."""
+    return [worth.points(found), "yes" if found.is_clear else "no"]
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.measure import machine
+from benchmarks.measure import machine, markdown
 from tasks import starts, worth
 from tasks.leaderboard import percent
 from tasks.results import Row, load_results
@@ -129,12 +129,6 @@ def agreement(budgets: list[dict[str, str]]) -> str:
     words = ", ".join(f"{kind} in {count}" for kind, count in said.most_common())
     first = f"Of {len(budgets)} verdicts {len(clear)} were clear on the held-out labels."
     return f"{first} Of these the test says: {words or 'nothing'}."
-
-
-def markdown(lines: list[list[str]]) -> str:
-    """A table; its first line is the head."""
-    head, *rest = lines
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rest])
 
 
 def main() -> None:

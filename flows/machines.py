@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
@@ -189,9 +190,15 @@ class Machines:
 
     def _await(self, client: SyncPrefectClient, flow_run_id: UUID) -> State[None]:
         """The final state of a flow run; that of a machine which fell silent is ``Crashed``."""
-        heard, since = None, time.monotonic()
+        heard, since, answered = None, time.monotonic(), time.monotonic()
         while True:
-            run = client.read_flow_run(flow_run_id)
+            try:
+                run = client.read_flow_run(flow_run_id)
+            except httpx.TransportError:  # the server may be starting again; the machine works on
+                if time.monotonic() - answered > PATIENCE[StateType.RUNNING] or self._stopping.wait(POLL_SECONDS):
+                    raise
+                continue
+            answered = time.monotonic()
             if run.state is not None and run.state.is_final():
                 return run.state
             if run.updated != heard:

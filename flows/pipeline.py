@@ -114,6 +114,8 @@ def pipeline(
     """
     root, logger = Path.cwd(), get_run_logger()
     try:
+        if parallelism is not None and parallelism < 1:
+            raise UsageError(f"parallelism is {parallelism}; it must be at least 1")
         runs.register(root, flow_run.id)
         wanted = [*additions(root, methods, seeds), *(overrides or [])]
         with workspace(root, wanted):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import math
 import types
 import typing
@@ -24,6 +25,10 @@ Share = Annotated[float, Rule("from 0 to 1", lambda v: 0 <= v <= 1)]
 Fraction = Annotated[float, Rule("above 0 and at most 1", lambda v: 0 < v <= 1)]
 BelowOne = Annotated[float, Rule("at least 0 and below 1", lambda v: 0 <= v < 1)]
 Count = Annotated[int, Rule("a whole number of at least 1", lambda v: v >= 1)]
+
+
+WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+"""What a YAML value of each type is called."""
 
 
 class ConfigError(ValueError):
@@ -132,4 +137,5 @@ def _convert_scalar(hint: Any, rule: Rule, value: Any, where: str) -> Any:
         note = " (YAML reads 1e-3 as text; write 1.0e-3)"
     elif hint is str and isinstance(value, bool):
         note = " (YAML reads yes, no, on and off as booleans; put it in quotes)"
-    raise ConfigError(f"{where} is {value!r}, {type(value).__name__}; it must be {hint.__name__}{note}")
+    shown = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    raise ConfigError(f"{where} is {shown}; it must be {WORDS[hint]}{note}")

@@ -181,12 +181,13 @@ def show(names: list[str], features: torch.Tensor, arguments: Any) -> list[Secti
     if count < 1:
         return []
     similarity, index = likeness(features, count)
-    chosen = range(min(SHOWN, len(names)))
+    chosen: Sequence[int] = range(min(SHOWN, len(names)))
     if arguments.query is not None:
         query = shown(arguments.query)
-        if query not in names:
+        tiles = [row for row, name in enumerate(names) if name.rpartition("#")[0] == query]
+        chosen = [names.index(query)] if query in names else tiles[:SHOWN]
+        if not chosen:
             raise UsageError(f"--query {query} cannot be read; see above")
-        chosen = range(names.index(query), names.index(query) + 1)
     sections = []
     for row in chosen if arguments.neighbors else []:
         print(f"most like {names[row]}:")
@@ -283,6 +284,10 @@ def main() -> None:
     parser.add_argument("--dense", action="store_true", help="write the layer's maps (C, h, w) instead of their mean")
     arguments = parser.parse_args()
     settings.apply()
+    if arguments.neighbors < 0:
+        raise UsageError(f"--neighbors is {arguments.neighbors}; it must be at least 0")
+    if not -1 <= arguments.threshold <= 1:
+        raise UsageError(f"--threshold is {arguments.threshold:g}; a similarity lies between -1 and 1")
     arguments.path, arguments.output = arguments.path.expanduser(), arguments.output.expanduser()
     arguments.sheet = arguments.sheet and arguments.sheet.expanduser()
     check_output(arguments.output)

@@ -24,7 +24,7 @@ from ssl_core.rng import permutation
 # Purposes that keep the streams of random numbers apart.
 CLUSTERING, BOOTSTRAP, CLASSES = 2, 3, 4
 KMEANS_STARTS, KMEANS_ITERATIONS = 5, 20
-WIDENINGS = 2
+WIDENINGS = 4
 """How often a grid is widened at most. A choice that is at its edge even then is named in the protocol."""
 
 

@@ -218,8 +218,8 @@ def _check_folders(placed: Sequence[Placed], folders: Iterable[tuple[str, tuple[
     if len(classes["train"]) == 1:
         (only,) = classes["train"]
         raise DataError(
-            f"{where} has one class only ({only!r}), so there is nothing to tell apart; add classes, or put the images"
-            " directly into the folder to use them without labels"
+            f"{where} has one class only ({only!r}), so there is nothing to tell apart; add classes (images to pretrain on"
+            " need none: they then lie directly in the folder)"
         )
     for split, path in sorted(folders):
         if split in classes and len(path) == 1 and path[0] not in classes[split]:

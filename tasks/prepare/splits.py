@@ -36,9 +36,11 @@ def stratified(labels: Array, fraction: float, seed: int, purpose: int) -> Array
 
 
 def by_groups(labels: Array, groups: Sequence[str], fraction: float, seed: int, purpose: int) -> Array:
-    """(N,) bool: about ``fraction`` of each class, by whole groups (empty: an image of its own); never all of a class.
+    """(N,) bool: about ``fraction`` of each class, by whole groups (empty: an image of its own).
 
-    Groups come in random order; one is taken where that leaves the classes no farther from what is wanted of them.
+    At least one group of a class and never all of it, where its groups can be parted so. Groups come in random order; one is
+    taken where that leaves the classes no farther from what is wanted of them. A class that has none then, its groups being
+    large, gets the smallest.
     """
     known = labels >= 0
     members: dict[str, list[int]] = {}
@@ -46,14 +48,25 @@ def by_groups(labels: Array, groups: Sequence[str], fraction: float, seed: int, 
         members.setdefault(group or f"\0{row}", []).append(row)
     rows_of = [np.array(rows) for rows in members.values()]
     total = np.bincount(labels[known], minlength=1).astype(float)
+    counts = [np.bincount(own[own >= 0], minlength=len(total)) for own in (labels[rows] for rows in rows_of)]
     wanted, taken = np.maximum(total * fraction, 1) * (fraction > 0), np.zeros_like(total)
     mask = np.zeros(len(labels), bool)
-    for number in order(len(rows_of), seed, purpose).tolist():
-        own = labels[rows_of[number]]
-        counts = np.bincount(own[own >= 0], minlength=len(total))
-        nearer = np.abs(wanted - taken - counts).sum() <= np.abs(wanted - taken).sum()
-        if nearer and (taken + counts < total)[counts > 0].all():
-            mask[rows_of[number]], taken = True, taken + counts
+
+    def leaves_some(group: int) -> bool:
+        return bool((taken + counts[group] < total)[counts[group] > 0].all())
+
+    def take(group: int) -> None:
+        mask[rows_of[group]] = True
+        taken[:] += counts[group]
+
+    shuffled = order(len(rows_of), seed, purpose).tolist()
+    for group in shuffled:
+        if np.abs(wanted - taken - counts[group]).sum() <= np.abs(wanted - taken).sum() and leaves_some(group):
+            take(group)
+    for label in np.flatnonzero(wanted * (total > 0) * (taken == 0)):
+        others = [group for group in shuffled if counts[group][label] and leaves_some(group)]
+        if not taken[label] and others:
+            take(min(others, key=lambda group: len(rows_of[group])))
     return mask & known
 
 

@@ -1,6 +1,7 @@
 """The other benchmarks, in miniature: what they count and measure is what is there."""
 
 import argparse
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import channels, large, shares
+from benchmarks import channels, evidence, large, shares
 from tasks.tracking.journal import Journal
 from tests.conftest import ROOT
+from tests.support import example_results
 
 pytestmark = pytest.mark.slow
 DIM, SIDE, BYTES = 128, 28, 4
@@ -97,3 +99,14 @@ def test_the_page_names_the_methods_that_stay_below_the_untrained_encoder() -> N
     assert channels.below(found, "4 bands").endswith("18 of 20 are above the untrained encoders.\n  Not above: moco, byol.")
     lines = channels.table({"4 bands": found}, ["4 bands"]).splitlines()
     assert "| simclr | 60.0 | +10.0 |" in lines and lines[-1] == "| random_init | 50.0 ± 10.0 |  |" and len(lines) == 23
+
+
+def test_the_evidence_says_what_each_method_adds_to_the_untrained_network(tmp_path: Path) -> None:
+    """The example's features of SimCLR hold more of the class than those of the untrained network."""
+    example_results.write_project(tmp_path, seeds=(0, 1))
+    lines = [line.split(" | ") for line in evidence.above_untrained(tmp_path).splitlines() if line.startswith("| ")][2:]
+    rows = {cells[0].removeprefix("| "): cells[1:] for cells in lines}
+    assert list(rows) == ["simclr", "moco", "byol", "rotation", "jigsaw"]  # in the leaderboard's order, no baseline
+    for kind, (points, clear) in {"linear": rows["simclr"][:2], "knn": rows["simclr"][2:]}.items():
+        more, low, high = (float(number) for number in re.findall(r"[+−]?[\d.]+", points.replace("−", "-")))
+        assert 0 < low < more < high and clear.startswith("yes"), kind

@@ -136,6 +136,16 @@ def test_after_kill_9_of_the_flow_the_next_one_waits_for_what_the_machines_still
 
 
 @pytest.mark.stress
+def test_a_server_that_starts_again_is_waited_for(leader: Path) -> None:
+    clone = machine(leader, 1, pretrain_simclr_0={"seconds": 15})
+    flow = tiny.start(leader, *FLOW, "pretrain@simclr-0")
+    wait_for(lambda: working([clone]) and tiny.computed(clone), 150)
+    server.restart_server(signal.SIGKILL)
+    assert flow.wait(120) == 0, (leader / ".ssl/flow.log").read_text()
+    assert tiny.computed(clone) == ["pretrain@simclr-0"] and tiny.is_clean(leader)
+
+
+@pytest.mark.stress
 def test_after_the_server_was_away_a_cancellation_still_ends_what_a_machine_does(leader: Path) -> None:
     clone = machine(leader, 1, pretrain_simclr_0={"seconds": 600})
     tiny.start(leader, *FLOW, "pretrain@simclr-0")

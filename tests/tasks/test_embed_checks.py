@@ -44,6 +44,12 @@ def test_a_query_is_looked_for_before_an_encoder_is_loaded(start: Any, monkeypat
         start("--query", "in/0.png", "--output", str(tmp_path / "x.parquet"))
 
 
+@pytest.mark.parametrize(("name", "value"), [("--neighbors", "-1"), ("--threshold", "nan"), ("--threshold", "-1.5")])
+def test_a_number_that_means_nothing_is_refused(start: Any, tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(UsageError, match=f"{name} is {value}; "):
+        start(f"{name}={value}", "--output", str(tmp_path / "x.parquet"))
+
+
 @pytest.mark.fault("F21")
 def test_a_disk_that_is_too_small_is_seen_before_the_work(start: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(

@@ -442,10 +442,10 @@ def test_a_grid_is_widened_where_its_last_value_is_the_best_and_named_where_that
     assert near.k == 6 and near.edges == ()
     enough, narrow = (
         _choose_linear(x, clean, ~held, held, replace(CONFIG, linear_lambda_range=edges, linear_lambdas=count))
-        for edges, count in (((0.1, 3.0), 6), ((0.5, 1.0), 3))
+        for edges, count in (((0.1, 3.0), 6), ((0.8, 1.0), 3))
     )
     assert enough.edges == () and narrow.edges == ("lambda",)
-    assert narrow.strength < 0.5 and narrow.accuracy > 0.9
+    assert narrow.strength < 0.5 and narrow.accuracy > 0.85
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,14 @@ def test_shares_by_groups_are_near_what_is_asked_and_leave_some_of_each_class(se
     assert not inside & {g for g, out, label in zip(groups, chosen, labels, strict=True) if not out and label >= 0}
 
 
+def test_of_a_class_with_few_and_large_groups_one_is_held_out() -> None:
+    labels = np.repeat([0, 1, 2], [30, 20, 10])
+    groups = [f"scan{row // 10}" for row in range(60)]  # three, two and one of a class
+    chosen = by_groups(labels, groups, 0.05, 0, 1)
+    assert [int(chosen[labels == c].sum()) for c in range(3)] == [10, 10, 0]
+    assert not by_groups(labels, groups, 0.0, 0, 1).any()
+
+
 REFUSED = {
     "several labels": (listing("path=img/{}.png", "label=a|b"), "has several labels"),
     "targets": (listing("path=img/{}.png", "label=0.{}5"), "a number to predict, no class"),

@@ -1,5 +1,6 @@
 """``data.tile``: long and large images as square tiles, which share a label, a split and a group."""
 
+import argparse
 import hashlib
 from collections import Counter
 from pathlib import Path
@@ -134,7 +135,7 @@ def test_a_turned_photograph_is_cut_as_it_is_seen_and_bands_keep_their_bits() ->
         assert (np.frombuffer(pixels, np.uint16).reshape(8, 8, 4) == values[:, 8 * number : 8 * number + 8]).all()
 
 
-def test_embedding_cuts_as_the_training_did(tmp_path: Path) -> None:
+def test_embedding_cuts_as_the_training_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write(
         tmp_path / "in",
         {"a.png": corpus.encoded(Image.fromarray(np.repeat(np.arange(4, dtype=np.uint8), 8) * np.ones((8, 1), np.uint8)))},
@@ -142,6 +143,11 @@ def test_embedding_cuts_as_the_training_did(tmp_path: Path) -> None:
     names, features = embed.embed(folder, Loaded(flat, FACTS | {"tile": 8}, "models:/x/1"))
     assert names == [f"a.png#{i:03}" for i in range(4)] and features.mean(1).tolist() == [0, 1, 2, 3]
     assert embed.open_images(folder, "a.png#002").items and embed.open_images(folder, "a.png").items
+    asked = argparse.Namespace(all=False, threshold=0.99, neighbors=1, query="a.png", path=folder)
+    for query, number in (("a.png", 4), ("a.png#002", 1)):  # a whole image is all of its tiles
+        asked.query = query
+        embed.show(names, features, asked)
+        assert capsys.readouterr().out.count(f"most like {query}") == number
 
 
 def test_wrong_values_are_one_line(tmp_path: Path, shipped: dict[str, Any]) -> None:

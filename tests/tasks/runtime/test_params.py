@@ -61,6 +61,9 @@ def test_no_number_may_be_negative_or_none_at_all(shipped: dict[str, Any]) -> No
         (("encoder", "name"), "resnet19", "encoder.name: 'resnet19' is unknown; did you mean 'resnet18'"),
         (("run", "methods"), "simclr", "run.methods is 'simclr'; it must be a list"),
         (("run", "seeds"), 0, "run.seeds is 0; it must be a list"),
+        (("train", "batch_size"), None, "train.batch_size is null; it must be a whole number"),
+        (("train", "batch_size"), "256", "train.batch_size is '256'; it must be a whole number"),
+        (("train", "lr"), True, "train.lr is true; it must be a number"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_would_be_right(
