@@ -72,8 +72,8 @@ def above_untrained(directory: Path) -> str:
             linear, knn = (opposite(found.standings[row.method].ahead[kind]) for kind in ("linear", "knn"))
             table.append([row.method, *cells(linear), *cells(knn)])
     said = (
-        "Points of the test images above `random_init`, with the 95 % interval over seeds and images of the paired difference. MAE"
-        " trains a ViT, the others the network that is `random_init`."
+        "Points above `random_init` on the same test images, with 95 % intervals over seeds and images. MAE trains a ViT, the"
+        " others the network that is `random_init`."
     )
     return f"# Above the untrained network\n\n{said}\n\n{markdown(table)}\n"
 

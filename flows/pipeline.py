@@ -34,7 +34,7 @@ from tasks.dvc.outcome import Fate, Outcome
 from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule, default_parallelism
 from tasks.runtime import params, start_rows
-from tasks.runtime.errors import Preempted, Stop, explain, run
+from tasks.runtime.errors import Preempted, Stop, UsageError, explain, run
 from tasks.runtime.locks import try_lock
 from tasks.tracking import registered
 from tasks.tracking.records import journals

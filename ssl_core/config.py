@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import json
 import math
 import types
 import typing
@@ -137,5 +136,5 @@ def _convert_scalar(hint: Any, rule: Rule, value: Any, where: str) -> Any:
         note = " (YAML reads 1e-3 as text; write 1.0e-3)"
     elif hint is str and isinstance(value, bool):
         note = " (YAML reads yes, no, on and off as booleans; put it in quotes)"
-    shown = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     raise ConfigError(f"{where} is {shown}; it must be {WORDS[hint]}{note}")
