@@ -20,6 +20,8 @@ LUMA = np.array([0.299, 0.587, 0.114])  # as Pillow
 MOST = 16
 """Channels."""
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+SAMPLED = 2**16
+"""Pixels of a picture that say what is usual in it."""
 COMPRESSIONS = (1, 5, 8, 32773, 32946, 50000)
 """Of a multi-band TIFF: none, LZW, Deflate, PackBits, Deflate's old number, Zstandard."""
 
@@ -78,10 +80,17 @@ def _top(values: Array, depth: int, facts: Facts) -> float:
         raise BadImage(f"{values.dtype} values from {values.min()} to {values.max()}; they must be whole numbers in 0..65535")
     if values.dtype.itemsize == 1:
         return 255.0
-    facts.peak = int(values.max())
+    return float(_white(values, depth, facts))
+
+
+def _white(values: Array, depth: int, facts: Facts) -> int:
+    """The largest value of ``depth`` bits; how large those of the picture are is noted."""
+    some = values.ravel()[:: max(1, values.size // SAMPLED)]
+    place = some.size - 1 - some.size // 100
+    facts.peak, facts.usual = int(values.max()), int(np.partition(some, place)[place])
     if facts.peak >= 2**depth:
         facts.notes.append(f"values above {2**depth - 1} are cut; data.bit_depth is {depth}")
-    return float(2**depth - 1)
+    return int(2**depth - 1)
 
 
 def _numpy(data: bytes) -> Array:
@@ -97,11 +106,8 @@ def _numpy(data: bytes) -> Array:
 
 def eight_bits(image: Any, depth: int, facts: Facts) -> Any:
     """A grey picture of ``depth`` bits in 8."""
-    top = 2**depth - 1
     wide = np.asarray(image).astype(np.int64).clip(0, 65535)
-    facts.peak = int(wide.max())
-    if facts.peak > top:
-        facts.notes.append(f"values above {top} are cut; data.bit_depth is {depth}")
+    top = _white(wide, depth, facts)
     return Image.fromarray(((wide.clip(0, top) * 255 + top // 2) // top).astype(np.uint8))
 
 

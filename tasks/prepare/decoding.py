@@ -45,8 +45,6 @@ SECONDS = 60
 """A decoder busy with one image for longer is ended."""
 MEMORY = 4 << 30
 """Address space of a worker in bytes."""
-
-
 Part = tuple[int, int]  # a tile: the largest side of tiles (data.tile), and its number in the picture
 
 
@@ -66,6 +64,8 @@ class Facts:
     notes: list[str] = field(default_factory=list)
     peak: int = 0
     """Largest value of an image with more than 8 bits, where they count; 0 of any other."""
+    usual: int = 0
+    """Value that 99 of 100 of its pixels do not exceed."""
     tiles: int = 1
     """How many the picture is cut into."""
 

@@ -70,6 +70,8 @@ class Seen:
     """Bits that the images with more than 8 are scaled from."""
     peak: int = 0
     """Largest value among these images; 0: there are none."""
+    usual: int = 0
+    """Value that no image has in more than 1 of 100 of its pixels."""
     formats: Counter[str] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
@@ -126,6 +128,11 @@ def decode_into(
     return seen
 
 
+def depth_of(value: int) -> int:
+    """Bits that hold it."""
+    return next(bits for bits in DEPTHS if value < 2**bits)
+
+
 def scale_alike(
     source: Source,
     places: Mapping[int, tuple[Split, int]],
@@ -144,8 +151,15 @@ def scale_alike(
         IntegrityError: a file cannot be read any more.
     """
     first = seen.bit_depth
-    seen.bit_depth = config.bit_depth or next(bits for bits in DEPTHS if seen.peak < 2**bits)
-    seen.notes[f"more than 8 bits a pixel, scaled from {seen.bit_depth} bits (the largest value is {seen.peak})"] = len(deep)
+    seen.bit_depth = config.bit_depth or depth_of(seen.peak)
+    few = ""
+    if depth_of(seen.usual) < seen.bit_depth and not config.bit_depth:
+        few = (
+            f"; only 1 in 100 pixels of any image lies above {seen.usual}: if those are faults of the camera, set"
+            f" data.bit_depth: {depth_of(seen.usual)}"
+        )
+    said = f"more than 8 bits a pixel, scaled from {seen.bit_depth} bits (the largest value is {seen.peak}{few})"
+    seen.notes[said] = len(deep)
     for done in contents(source, deep, config, seen.bit_depth) if seen.bit_depth != first else ():
         check()
         if done.bad:
@@ -198,5 +212,5 @@ def store(split: Split, at: int, done: Done, source: Source, seen: Seen) -> str:
     seen.formats[facts.format] += 1
     seen.modes[facts.mode] += 1
     seen.notes.update(facts.notes)
-    seen.peak = max(seen.peak, facts.peak)
+    seen.peak, seen.usual = max(seen.peak, facts.peak), max(seen.usual, facts.usual)
     return ""

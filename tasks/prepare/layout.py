@@ -88,21 +88,25 @@ def arrange(names: Iterable[str], folders: Iterable[str], where: str) -> Layout:
     names = sorted(names)
     if not names:
         raise DataError(f"{where} holds no images (JPEG, PNG, BMP, GIF, WebP, TIFF or .npy); check data.path")
+    around = _around(names)
     inside: dict[str, list[Parts]] = {}
-    for top, *rest in (PurePosixPath(name).parts for name in names):
+    for top, *rest in (PurePosixPath(name.removeprefix(around)).parts for name in names):
         if rest:
             inside.setdefault(top, []).append(tuple(rest))
     use, remarks = _roles(inside, where)
     placed, unused = [], Counter[str]()
     for name in names:
-        split, path = _split_of(name, use)
+        split, path = _split_of(name.removeprefix(around), use)
         if split:
             placed.append((split, name, path))
         else:
-            unused[name.partition("/")[0]] += 1
+            unused[name.removeprefix(around).partition("/")[0]] += 1
     layout = _label(placed, where)
     if layout.classes:
-        _check_folders(placed, [_split_of(f, use) for f in folders if is_image(f)], where)
+        within = [f.removeprefix(around) for f in folders if is_image(f) and f.startswith(around)]
+        _check_folders(placed, [_split_of(f, use) for f in within if f not in use], where)
+    if around:
+        remarks.append(f"all images lie in {around.rstrip('/')}: its folders are taken for those of {where}")
     if unused:
         used = " and ".join(sorted(use))
         number = unused.total()
@@ -110,6 +114,16 @@ def arrange(names: Iterable[str], folders: Iterable[str], where: str) -> Layout:
         remarks.append(f"{rest} not used: {_counted(unused)}")
     layout.warnings[:0] = remarks
     return layout
+
+
+def _around(names: Sequence[str]) -> str:
+    """The folders around everything, as ``dataset/images/``, where there are further folders inside and none is a split."""
+    around: list[str] = []
+    parts = [PurePosixPath(name).parts for name in names]
+    while len({path[0] for path in parts}) == 1 and min(map(len, parts)) > 2 and parts[0][0].lower() not in SPLITS:
+        around.append(parts[0][0])
+        parts = [path[1:] for path in parts]
+    return "".join(f"{folder}/" for folder in around)
 
 
 def _counted(counts: Mapping[str, int], most: int = 5) -> str:
@@ -187,7 +201,10 @@ def _label(placed: Sequence[Placed], where: str) -> Layout:
     classes = _class_names(placed)
     if not classes["train"]:
         if classes["test"]:
-            raise DataError(f"{where}: test has class folders but train has none")
+            raise DataError(
+                f"{where}: test has class folders but train has none, so nothing is learned of its classes; put labelled images"
+                " into train/CLASS, or train on the others alone and make these a task (run.tasks)"
+            )
         return Layout([Item(name, "test" if split == "test" else "train") for split, name, _ in placed], [])
     names = sorted(classes["train"] | classes["test"])
     labels = {name: i for i, name in enumerate(names)}

@@ -127,10 +127,13 @@ class FileSource(Source):
         """
         images, others = layout.to_read(names)
         self.ignored += others
+        refused = f"{len(self.bad)} refused: " + "; ".join(f"{name!r}: {reason}" for name, reason in sorted(self.bad)[:3])
         if self.bad and not images:
-            first = "; ".join(f"{name!r}: {reason}" for name, reason in sorted(self.bad)[:3])
-            raise DataError(f"{where} holds no images that can be used; {len(self.bad)} refused: {first}")
-        arranged = layout.arrange(images, folders, where)
+            raise DataError(f"{where} holds no images that can be used; {refused}")
+        try:
+            arranged = layout.arrange(images, folders, where)
+        except DataError as error:
+            raise DataError(f"{error}; {refused}" if self.bad else str(error)) from None
         self.items, self.classes = arranged.items, arranged.classes
         self.warnings += arranged.warnings
 

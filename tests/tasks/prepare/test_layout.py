@@ -33,6 +33,31 @@ def test_a_split_s_name_among_classes_is_a_class(name: str) -> None:
     assert counts(layout) == {("train", c): 6 for c in layout.classes}
 
 
+@pytest.mark.parametrize("around", ["dataset", "dataset/images", "my photos/all"])
+def test_folders_around_everything_are_looked_through_and_named(around: str) -> None:
+    for inside in (("cat", "dog"), ("train/cat", "train/dog", "test/cat", "test/dog")):
+        layout = read(*(f"{around}/{folder}" for folder in inside))
+        assert layout.classes == ["cat", "dog"] and {split for split, _ in counts(layout)} == {i.split for i in layout.items}
+        assert layout.warnings == [f"all images lie in {around}: its folders are taken for those of pictures"]
+    boxes = read(f"{around}/train", f"{around}/val x3")  # as detectors have them: images/train beside labels/train
+    assert not boxes.classes and counts(boxes) == {("train", "-"): 6, ("test", "-"): 3}
+    with pytest.raises(DataError, match="one class only"):
+        read("cat")
+
+
+def test_unlabeled_beside_classes_is_no_class(tmp_path: Path) -> None:
+    names = [f"{folder}/{i}.png" for folder in ("0", "1", "unlabeled") for i in range(4)]
+    layout = arrange(names, ["0", "1", "unlabeled"], "pictures")
+    assert counts(layout) == {("train", "0"): 4, ("train", "1"): 4, ("train", "-"): 4}
+    with pytest.raises(DataError, match="the class folder '2' in train holds no images"):
+        arrange(names, ["0", "1", "2", "unlabeled"], "pictures")
+
+
+def test_labels_of_test_alone_are_refused_with_what_to_do() -> None:
+    with pytest.raises(DataError, match=r"nothing is learned of its classes; put .* or .* make these a task"):
+        read("train", "test/cat", "test/dog")
+
+
 def test_valid_and_invalid_are_two_classes() -> None:
     assert read("valid", "invalid").classes == ["invalid", "valid"]
 

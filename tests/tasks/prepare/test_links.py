@@ -1,6 +1,7 @@
 """Links to images: into this project's DVC cache they are read, out of the folder when asked for; the rest is named."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -33,6 +34,19 @@ def test_links_out_are_refused_by_count_and_name_unless_asked_for(tmp_path: Path
     assert "data.follow_links: true" in str(error.value)
     data = run(tmp_path, config(folder, follow_links=True))
     assert len(data.train_files) + len(data.test_files) == 12 and data.meta["classes"] == ["bird", "cat", "fish"]
+
+
+def test_a_class_that_is_lacking_because_its_link_was_refused_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures = {name: data for name, data in class_folders(4).items() if not name.startswith("fish")}
+    store, folder = write(tmp_path / "store", pictures), write(tmp_path / "in", pictures)
+    shutil.rmtree(folder / "cat")
+    (folder / "cat").symlink_to(store / "cat")
+    with pytest.raises(DataError, match=r"one class only \('bird'\).*; 1 refused: 'cat': a link that leads out .*follow_links"):
+        prepare(config(folder), tmp_path / "out")
+    assert run(tmp_path, config(folder, follow_links=True)).meta["classes"] == ["bird", "cat"]
 
 
 @pytest.mark.fault("F33", "I49")

@@ -380,6 +380,19 @@ def test_camera_values_keep_the_grey_levels_of_their_own_depth(tmp_path: Path, b
     assert (stored["plain.png"] == np.asarray(corpus.picture(3).convert("L"))).all()
 
 
+@pytest.mark.parametrize(("hot", "hinted"), [(1, True), (corpus.SIDE, False)], ids=["one pixel", "a whole line"])
+def test_a_pixel_too_bright_for_the_others_is_told_from_a_scene(tmp_path: Path, hot: int, hinted: bool) -> None:
+    """12 bits of a camera in 16, and one broken pixel: what it costs the others is said, with what to set."""
+    values = (np.arange(corpus.SIDE**2).reshape(corpus.SIDE, -1) % 4096).astype(np.uint16)
+    wrong = values.copy()
+    wrong[0, :hot] = 65535
+    pictures = {"0.png": wrong, **{f"{i}.png": np.roll(values, i) for i in range(1, 4)}}
+    folder = write(tmp_path / "in", {name: corpus.encoded(Image.fromarray(x)) for name, x in pictures.items()})
+    text = " ".join(run(tmp_path, config(folder, image_size=corpus.SIDE, channels=1)).audit["warnings"])
+    assert "scaled from 16 bits (the largest value is 65535" in text
+    assert ("set data.bit_depth: 10" in text) == hinted
+
+
 def test_a_declared_depth_is_taken(tmp_path: Path) -> None:
     values = np.full((corpus.SIDE, corpus.SIDE), 1000, np.uint16)
     values[0, 0] = 0
