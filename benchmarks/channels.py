@@ -156,7 +156,7 @@ them, `data.bits: 16` keeps all."""
 
 def main() -> int:
     """Clone, make the images, train, write the page."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.channels", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.channels", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--work", type=Path, default=Path(".ssl/channels"), help="where to work (kept, to continue)")
     parser.add_argument("--images", type=int, default=6000, help="train.images; another number: another --work")
     parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)  # within a workspace

@@ -107,7 +107,7 @@ def row(case: Case, images: int | None) -> str:
 
 def main() -> None:
     """Train one after another and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.collapse", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.collapse", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--images", type=int, help="instead of train.images")
     images = parser.parse_args().images
     print("| training | steps | loss | spread | rank | kNN % | verdict |\n|---|---|---|---|---|---|---|")

@@ -78,7 +78,7 @@ def row(values: Mapping[str, Any], name: str, processes: int, array: Any) -> str
 
 def main() -> int:
     """Count, print a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.collectives", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.collectives", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("preset", nargs="?", default="imagenet-resnet50")
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument(

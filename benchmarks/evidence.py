@@ -90,7 +90,7 @@ def cells(found: Difference) -> list[str]:
 
 def main() -> int:
     """Clone, run, write the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--images", type=Path, required=True, help="archive of CIFAR-10 as image files")
     parser.add_argument("--work", type=Path, default=Path(".ssl/evidence"), help="where to work (kept, to continue)")
     parser.add_argument("-j", "--jobs", type=int, help="stages at a time; default: as many as the cores carry")

@@ -261,7 +261,7 @@ def machine(device: torch.device) -> dict[str, str]:
 
 def main() -> int:
     """Measure, write, print. Exit code 1 if a training did not resume with its bits."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="these parts")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="a miniature of seconds")

@@ -148,7 +148,7 @@ def train(directory: Path) -> None:
 
 def main() -> int:
     """Clone, train, study, write the page."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.label_free", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.label_free", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cifar10", type=Path, required=True, help="archive of CIFAR-10 as image files")
     parser.add_argument("--tiles", type=Path, required=True, help="archive of the magnetic tiles")
     parser.add_argument("--work", type=Path, default=Path(".ssl/label-free"), help="where to work (kept, to continue)")

@@ -233,7 +233,7 @@ def views(options: argparse.Namespace) -> Iterator[Row]:
 
 def main() -> int:
     """Measure, print a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.large", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.large", description=(__doc__ or "").partition("\n")[0])
     known = {"prepare": prepare, "disk": disk, "evaluation": evaluation, "views": views}
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(known)}; default all")
     parser.add_argument("--files", type=int, default=200_000)

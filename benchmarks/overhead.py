@@ -165,7 +165,7 @@ def answers(port: int) -> bool:
 
 def main() -> int:
     """Measure, print a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=(__doc__ or "").partition("\n")[0])
     known = {"stages": stages, "doors": doors, "tracking": tracking}
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(known)}; default all")
     parts = parser.parse_args().parts or known

@@ -68,7 +68,7 @@ def measured() -> dict[str, float]:
 
 def main() -> int:
     """Run, print a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.shares", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.shares", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("preset", nargs="?", default=NONE, help="instead of the parameters that are shipped")
     preset = parser.parse_args().preset
     settings.apply()

@@ -172,7 +172,7 @@ def bare_steps(trainer: Trainer) -> Steps:
 
 def main() -> None:
     """Answer until the input ends."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.trials", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.trials", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("images", type=Path, help="folder with train/<class>/*.jpg")
     parser.add_argument("--subset", type=int, required=True)
     options = parser.parse_args()

@@ -133,7 +133,7 @@ def agreement(budgets: list[dict[str, str]]) -> str:
 
 def main() -> None:
     """Clone, train, collect, write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.worth", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.worth", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cifar10", type=Path, help="archive of CIFAR-10 as image files")
     parser.add_argument("--tiles", type=Path, help="archive of the magnetic tiles")
     parser.add_argument("--work", type=Path, default=Path(".ssl/worth"), help="where to work (kept, to continue)")

@@ -126,7 +126,7 @@ def rewrite(text: str, per_image: Mapping[str, float], seconds: float | None) ->
 
 def main() -> None:
     """Measure, show, write; with ``--measure`` only print the costs of the named methods, a line of JSON each."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.budget", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tasks.budget", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, help="of training for each method on this machine; sets train.images")
     parser.add_argument("--measure", nargs="+", metavar="METHOD", help="print what these cost, and write nothing")
     options = parser.parse_args()

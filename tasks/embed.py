@@ -269,7 +269,7 @@ def write_sheet(path: Path, sections: Sequence[Section], names: list[str], sourc
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.embed", description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tasks.embed", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("path", type=Path, help="folder, tar or zip of images")
     parser.add_argument("--model", help="models:/NAME@ALIAS or models:/NAME/VERSION (default: the champion)")
     parser.add_argument("--output", type=Path, default=Path("embeddings.parquet"), help="parquet file to write")

@@ -135,7 +135,7 @@ def take(root: Path, path: Path) -> None:
 
 def main() -> None:
     """Pick, or take back."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.label", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tasks.label", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("file", nargs="?", type=Path, help="a filled file, to choose by its labels")
     parser.add_argument("--count", type=int, default=ENOUGH, help=f"how many images to pick (default: {ENOUGH})")
     options = parser.parse_args()

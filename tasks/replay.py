@@ -79,7 +79,7 @@ def _restore(trainer: Trainer, tensors: dict[str, torch.Tensor], about: Capture,
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.replay", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tasks.replay", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("capture", type=Path, metavar="CAPTURE", help="a folder of .ssl/captures")
     directory = parser.parse_args().capture
     settings.apply()

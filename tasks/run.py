@@ -30,7 +30,7 @@ from tasks.tracking.records import journals
 
 def main() -> None:
     """The command line: work, bring MLflow up to date, show the table."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.run", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tasks.run", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("targets", nargs="*", help="only these stages and what they need (pretrain, evaluate@byol-0)")
     parser.add_argument("-j", "--jobs", type=int, help="stages at a time; default: cores // train.threads")
     options = parser.parse_args()

@@ -24,7 +24,7 @@ def stage(name: str, *arguments: str) -> None:
 
 def main() -> None:
     """One method after another, then a small table."""
-    parser = argparse.ArgumentParser(prog="python -m tasks.standalone", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tasks.standalone", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("methods", nargs="*")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

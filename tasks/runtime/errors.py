@@ -144,6 +144,7 @@ def _explained(error: BaseException) -> tuple[int, str]:
 
 def run(main: Callable[[], T]) -> T:
     """Run a command; turn every failure into its exit code and one line."""
+    _fill_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks ends no command
@@ -165,6 +166,16 @@ def run(main: Callable[[], T]) -> T:
         if isinstance(error, TrackerDown):
             os._exit(code)  # a thread of MLflow's may still wait for the server, and Python would wait for it
         sys.exit(code)
+
+
+def _fill_streams() -> None:
+    """Give a command without a standard stream (``>&-``) the null device: a file that it opens would else be that stream."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115
 
 
 def _unread() -> list[int]:

@@ -142,6 +142,27 @@ def test_when_the_reader_goes_away_the_command_ends_without_a_word(lines: str, h
     assert (done.stdout, done.stderr) == ("141\n", "")
 
 
+OPENS = """
+import sys
+from tasks.runtime.errors import DataError, run
+def work():
+    with open(sys.argv[1], "w") as file:
+        print("not for the file")
+        print("nor this", file=sys.stderr)
+        file.write(str(file.fileno() > 2))
+    raise DataError("told to nobody")
+run(work)
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_without_a_standard_stream_a_command_works_and_no_file_takes_its_place(tmp_path: Path, closed: str) -> None:
+    command = ["bash", "-c", f'"$0" -c "$1" "$2" {closed}', sys.executable, OPENS, str(tmp_path / "file")]
+    done = subprocess.run(command, env=PYTHON, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3 and (tmp_path / "file").read_text() == "True", done
+    assert ("error: told to nobody" in done.stderr) == ("2>&-" not in closed) and "Traceback" not in done.stderr
+
+
 def test_a_pipe_that_is_not_the_output_is_a_fault_of_the_environment() -> None:
     code, message = explain(BrokenPipeError(32, "Broken pipe"))
     assert (code, message) == (4, "Broken pipe")
