@@ -37,7 +37,7 @@ def merge(target: Any, values: Mapping[str, Any], where: str = "") -> Changes:
             changes |= merge(target[key], value, f"{where}{key}.")
         elif key not in target or target[key] != value:
             changes[f"{where}{key}"] = [value, target[key]] if key in target else [value]
-            target[key] = value
+            target[key] = _written_like(target.get(key), value)
     return changes
 
 
@@ -60,10 +60,21 @@ def take_back(target: Any, changes: Changes) -> list[str]:
         elif section[last] != value and section[last] != _with_start(value):
             kept.append(f"{key}: {section[last]}")
         elif before:
-            section[last] = before[0]  # type: ignore[index]
+            section[last] = _written_like(section[last], before[0])  # type: ignore[index]
         else:
             del section[last]  # type: ignore[attr-defined]
     return kept
+
+
+def _written_like(old: Any, new: Any) -> Any:
+    """A list on one line where the list that it replaces is on one."""
+    style = getattr(old, "fa", None)
+    if style is None or not isinstance(new, list):
+        return new
+    listed = type(old)(new)
+    if style.flow_style():
+        listed.fa.set_flow_style()
+    return listed
 
 
 def _with_start(value: Any) -> Any:
@@ -140,9 +151,10 @@ def main() -> None:
     text, changes, kept = apply(params.PARAMS.read_text(), name, values)
     params.check(params.parse(text, params.PARAMS))
     files.write_text(params.PARAMS, text)
-    data = [f"{key} is {value}, was {before[0]}" for key, (value, *before) in changes.items() if key.startswith("data.")]
-    for line in data:
-        print(line)
+    for key, (value, *before) in changes.items():
+        if key.startswith("data."):
+            is_now, was = ("null" if v is None else v for v in (value, before[0]))
+            print(f"{key} is {is_now}, was {was}")
     if kept:
         print(f"changed since the last preset, and kept: {'; '.join(kept)}")
     print(f"params.yaml now holds {'no preset' if name == NONE else f'the preset {name}; make preset P=none takes it back'}")
