@@ -246,6 +246,8 @@ def _warning(verdict: Verdict, best: Result) -> str:
 def counted(ahead: "Difference") -> str:
     """A paired difference: ``37 against 65 test images that the linear probe gets right for one alone, p = .007``."""
     p = "p < .001" if ahead.p < 0.001 else f"p = {ahead.p:.3f}".replace("0.", ".", 1)
+    if ahead.alone == (0, 0):
+        return "whose linear probe is right on the same test images"
     if ahead.alone:
         first, second = ahead.alone
         return f"whose linear probe alone is right on {first:,} test images against {second:,}, {p}"

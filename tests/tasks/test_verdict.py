@@ -55,6 +55,8 @@ def test_a_baseline_that_cannot_be_told_apart_is_a_warning_too():
     assert first.startswith("Do not use this yet: the same network untrained is not clearly worse than simclr")
     assert first.endswith("Train longer: raise train.images.")  # the steps are not known
     assert verdict.standings["random_init"].ties
+    equal = sentences(judge([row("simclr", 300), row("random_init", 300)]))[0]
+    assert "is not clearly worse than simclr, whose linear probe is right on the same test images. Train" in equal
 
 
 def test_a_clear_lead_is_said_without_a_warning():
