@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.label_free import FOLDER, SMALL, Images, train, workspace
-from benchmarks.measure import machine, markdown
+from benchmarks.measure import machine
 from ssl_core.catalogue import METHODS
 from tasks import metrics
 from tasks.leaderboard import percent
 from tasks.prepare.sources.sample import SAMPLE, read_sample
 from tasks.runtime import files
+from tasks.runtime.words import markdown
 
 PAGE = Path("docs/channels.md")
 SHARE = 3

@@ -12,12 +12,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.measure import machine, markdown
+from benchmarks.measure import machine
 from ssl_core.catalogue import METHODS, load_class
 from ssl_core.evaluation.comparison import Difference
 from tasks import worth
 from tasks.results import load_results
 from tasks.runtime import files
+from tasks.runtime.words import markdown
 from tasks.verdict import judge
 
 PRESET = Path("presets/evidence.yaml")

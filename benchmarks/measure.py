@@ -88,9 +88,3 @@ def machine() -> list[str]:
         f"Machine: {cpu}, {cores()} cores; load {os.getloadavg()[0]:.1f} (1 min): other work lowers all numbers.",
         f"Versions: Python {platform.python_version()}, " + ", ".join(f"{p} {version(p)}" for p in packages),
     ]
-
-
-def markdown(lines: list[list[str]]) -> str:
-    """A table; its first line is the head."""
-    head, *rest = lines
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rest])

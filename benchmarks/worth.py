@@ -18,11 +18,12 @@ from typing import Any
 
 import yaml
 
-from benchmarks.measure import machine, markdown
+from benchmarks.measure import machine
 from tasks import starts, worth
 from tasks.leaderboard import percent
 from tasks.results import Row, load_results
 from tasks.runtime import files
+from tasks.runtime.words import markdown
 from tasks.verdict import judge
 
 PAGE = Path("docs/worth.md")

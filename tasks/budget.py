@@ -1,10 +1,10 @@
 """``python -m tasks.budget``: give every method the same training time.
 
 A training is as long as ``train.images`` and the method's ``train.epoch_share`` say, whatever the clock does: its bits
-repeat. This command measures, on this machine and the prepared images, what an image costs each method, and writes the
-shares into params.yaml, comments kept: 1 for a method of middling cost. ``--seconds 40`` sets ``train.images`` too, so that
-each training takes that long here. Other images, another encoder or other numbers of a method: run it again. It prepares the
-images first where that is to be done.
+repeat. This command measures, on this machine and the prepared images, what an image costs each method of ``run.methods``,
+and writes the shares into params.yaml, comments kept: 1 for a method of middling cost. ``--seconds 40`` sets ``train.images``
+too, so that each training takes that long here. Other images, another encoder or other numbers of a method: run it again. It
+prepares the images first where that is to be done.
 """
 
 import argparse
@@ -128,6 +128,7 @@ def main() -> None:
     """Measure, show, write; with ``--measure`` only print the costs of the named methods, a line of JSON each."""
     parser = argparse.ArgumentParser(prog="python -m tasks.budget", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, help="of training for each method on this machine; sets train.images")
+    parser.add_argument("--all", action="store_true", help="measure the methods that run.methods does not list too")
     parser.add_argument("--measure", nargs="+", metavar="METHOD", help="print what these cost, and write nothing")
     options = parser.parse_args()
     values = params.load()
@@ -147,7 +148,8 @@ def main() -> None:
     failure = bring_up_to_date(Path.cwd(), ["prepare"]).failure
     if failure:
         raise failure
-    first = dict(costs(values, trained(values)))
+    asked = [name for name in trained(values) if options.all or name in values["run"]["methods"]]
+    first = dict(costs(values, asked))
     if not first:
         raise UsageError("no method can be measured on these images, for the reasons above; params.yaml is as it was")
     again = dict(costs(values, list(first)))  # far apart in time: other work only slows
@@ -164,7 +166,9 @@ def main() -> None:
             f"{name:12} {1e6 * cost.per_image:8,.0f} us an image   share {now.epoch_share:<5g} {steps:7,} steps   "
             f"{cost.per_image * steps * now.batch_size:6.1f} s"
         )
-    print("params.yaml now holds these shares.")
+    images = f" and train.images: {new['train']['images']:,}" if options.seconds else ""
+    rest = "" if len(asked) == len(trained(values)) else " Methods that run.methods does not list keep theirs (--all)."
+    print(f"params.yaml now holds these shares{images}.{rest}")
 
 
 def costs(values: Mapping[str, Any], names: list[str], enough: float = ENOUGH_SECONDS) -> Iterator[tuple[str, Cost]]:

@@ -44,7 +44,9 @@ def champion(results: Sequence[Result]) -> Result | None:
 
 def why_none(results: Sequence[Result]) -> str:
     """Why ``champion`` names none where there are labels."""
-    return "Every encoder has collapsed." if candidates(results) else "Only baselines were run; list a method in run.methods."
+    if candidates(results):
+        return "Every encoder has collapsed."
+    return "No method has been evaluated: list one in run.methods, or see why it failed."
 
 
 def best_method(results: Iterable[Result]) -> Result | None:

@@ -13,6 +13,7 @@ from tasks import starts, transfer, tuned
 from tasks.columns import BESIDE_ITS_START, COLUMNS, FEW_LABELS, PRETEXT, safe_cell, table_scores
 from tasks.results import Result, Row, known, load_results
 from tasks.runtime import errors
+from tasks.runtime.words import markdown
 from tasks.tracking import registered
 from tasks.verdict import SEED_NOISE, SEED_SPREAD, Standing, Verdict, judge, sentences, worth_it
 
@@ -28,13 +29,17 @@ def to_csv(verdict: Verdict) -> str:
         [safe_cell(result.get(column)) for column in COLUMNS]
         + beside_the_best(verdict.standings[row.method])
         + beside_its_start(verdict.standings[row.method], result)
+        + [str(verdict.standings[row.method].answer or "")]
         for row in verdict.rows
         for result in row.results
     ]
-    columns = [*COLUMNS, *BESIDE_THE_BEST, *BESIDE_ITS_START]
+    columns = [*COLUMNS, *BESIDE_THE_BEST, *BESIDE_ITS_START, WORTH_IT]
     return pd.DataFrame(lines, columns=columns, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
+WORTH_IT = "worth_training"
+"""Of a method: ``worth it``, ``not worth it`` or ``cannot be told``, against the best row that needs no training, by held-out
+labels. (``verdict`` is the health of the features.)"""
 BESIDE_THE_BEST = ("tied_with_best", "behind_best", "behind_best_low", "behind_best_high", "behind_best_p")
 """Of all seeds of a method together: whether its linear probe cannot be told from the best method's, and by how much the
 best is ahead, with the 95 % interval and the p of the paired comparison. Empty for the best itself."""
@@ -119,10 +124,10 @@ def to_markdown(verdict: Verdict) -> str:
     """The short table for GitHub and for people."""
     found = table(verdict)
     escaped = found.map(lambda cell: html.escape(cell).replace("|", "\\|").replace("`", "\\`").replace("*", "\\*"))
-    lines = [list(found), ["---"] * len(found.columns), *escaped.to_numpy()]
-    said = "\n".join(html.escape(sentence, quote=False) for sentence in [*worth_it(verdict), *sentences(verdict)])
-    shown = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n\n".join(part for part in ("# Leaderboard", said, shown, footnote(verdict)) if part) + "\n"
+    shown = markdown([list(found), *escaped.to_numpy()])
+    said = "\n".join(f"- {html.escape(sentence, quote=False)}" for sentence in [*worth_it(verdict), *sentences(verdict)])
+    notes = "\n".join(f"- {line.replace('* baseline', '`*` baseline')}" for line in footnote(verdict).splitlines())
+    return "\n\n".join(part for part in ("# Leaderboard", said, shown, notes) if part) + "\n"
 
 
 def to_text(verdict: Verdict) -> str:
@@ -206,9 +211,9 @@ def show(root: Path) -> None:
         print(registered.how_to_load(root, verdict.champion.name, title))
     several = transfer.load(root)
     if several:
-        print(f"\n{transfer.to_markdown(several)}")
+        print(f"\n{transfer.to_text(several)}\n")
     for tuning in tuned.load_all(root):
-        print(f"\n{tuned.to_markdown(tuning)}")
+        print(f"{tuned.to_text(tuning)}\n")
     for line in worth_it(verdict):
         print(line)
 

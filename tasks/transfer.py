@@ -13,6 +13,7 @@ from typing import Any
 from tasks.choice import champion
 from tasks.results import Result, Row, known, load_scores, ranked
 from tasks.runtime import params
+from tasks.runtime.words import aligned, markdown
 
 POOL = "data"
 """What the images are called that encoders are trained on."""
@@ -108,6 +109,9 @@ def sentences(transfer: Transfer) -> list[str]:
     bests = {task.name: task.best.method for task in transfer.tasks if task.best}
     if len(set(bests.values())) > 1:
         found.append(f"Held-out labels of each choose: {', '.join(f'{best} for {name}' for name, best in bests.items())}.")
+    aliases = [f"champion-{name}" for name in bests if name != POOL]
+    if aliases:
+        found.append(f"In the registry the best encoder for a task has the alias {', '.join(aliases)}.")
     found += [leak for task in transfer.tasks if (leak := _leak(task))]
     found += [f"Not scored on {t.name} yet: {', '.join(t.missing)}." for t in transfer.tasks if t.missing]
     return found + [f"Not scored on {name} yet: any encoder." for name in transfer.unscored]
@@ -133,10 +137,21 @@ def to_csv(transfer: Transfer) -> str:
     return "".join(",".join(line) + "\n" for line in lines)
 
 
-def to_markdown(transfer: Transfer) -> str:
-    """The same for people, in percent, with what is to be known."""
+TITLE = "Linear probe on the test images of each set"
+
+
+def lines(transfer: Transfer) -> list[list[str]]:
+    """The same for people, in percent, under its head."""
     head = ["method", "average rank", *(f"{task.name} %" for task in transfer.tasks)]
-    lines = [head, ["---"] * len(head)]
-    lines += [[method, f"{rank:.1f}", *(f"{100 * s:.1f}" for s in scores)] for method, rank, scores in transfer.table]
-    shown = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"## Tasks\n\nLinear probe on the test images of each.\n\n{shown}\n\n" + "\n".join(sentences(transfer)) + "\n"
+    return [head, *([m, f"{rank:.1f}", *(f"{100 * s:.1f}" for s in scores)] for m, rank, scores in transfer.table)]
+
+
+def to_markdown(transfer: Transfer) -> str:
+    """For leaderboard.md, with what is to be known."""
+    said = "\n".join(f"- {sentence}" for sentence in sentences(transfer))
+    return f"## Tasks\n\n{TITLE}.\n\n{markdown(lines(transfer))}\n\n{said}\n"
+
+
+def to_text(transfer: Transfer) -> str:
+    """For a terminal."""
+    return "\n".join([f"{TITLE}:", aligned(lines(transfer)), *sentences(transfer)])

@@ -14,6 +14,7 @@ from ssl_core.catalogue import BASELINES
 from tasks.runtime import files, params, recorded
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.files import MEND
+from tasks.runtime.words import aligned, markdown
 from tasks.worth import RESAMPLES
 
 if TYPE_CHECKING:
@@ -248,5 +249,11 @@ def to_csv(tuning: Tuning) -> str:
 def to_markdown(tuning: Tuning) -> str:
     """The table for people, in percent, with what is to be known."""
     head, lines = table(tuning)
-    shown = "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)).replace("*", "\\*")
-    return f"## {tuning.title}\n\n{shown}\n\n" + "\n".join(sentences(tuning)) + "\n"
+    said = "\n".join(f"- {sentence}" for sentence in sentences(tuning))
+    return f"## {tuning.title}\n\n{markdown([head, *lines])}\n\n{said}\n".replace("*", "\\*")
+
+
+def to_text(tuning: Tuning) -> str:
+    """The same for a terminal."""
+    head, lines = table(tuning)
+    return "\n".join([f"{tuning.title}:", aligned([head, *lines]), *sentences(tuning)])

@@ -25,6 +25,8 @@ SEED_SPREAD = 0.007
 docs/evidence.md (three seeds each, CIFAR-10). It says what one seed cannot: how far another one might lie."""
 SEED_NOISE = 1.96 * 2**0.5 * SEED_SPREAD
 """A difference of two trainings that seeds alone exceed in 1 of 20 cases."""
+UNEQUAL = 1.5
+"""Times its even share of the images from which on the most frequent class is worth a word."""
 ENOUGH_STEPS = 1500
 """Optimizer steps below which a training is called short: with about as many, the best methods pass raw pixels on the
 embedded images."""
@@ -179,6 +181,7 @@ def sentences(verdict: Verdict) -> list[str]:
         f" {_percent(row.mean('linear_top1'))}{sure} of the test images right, kNN {_percent(row.mean('knn_top1'))}.",
         f"It was chosen by its score on held-out training labels, {held_out}, not by the test.",
         *_how_few(best),
+        *_unequal_classes(verdict, row),
         *(_against(verdict, row) for row in verdict.rows if row.is_baseline),
     ]
     found += _about_starts(verdict)
@@ -230,6 +233,20 @@ def _how_few(best: Result) -> list[str]:
     return [f"Few images tell little: {weights}; no difference{least} is clear on {count} {what} images."]
 
 
+def _unequal_classes(verdict: Verdict, row: Row) -> list[str]:
+    """What naming the most frequent class would get, and the scores with each class counted alike; nothing where classes are
+    of about one size."""
+    majority, recalls = row.best.metrics.score("majority_top1"), row.best.metrics.score("per_class") or []
+    if majority is None or majority * sum(recall is not None for recall in recalls) < UNEQUAL:
+        return []
+    shown = [row, *(other for other in verdict.rows if other.is_baseline)]
+    each = [f"{r.method} {_percent(balanced)}" for r in shown if (balanced := r.mean("linear_balanced")) is not None]
+    return [
+        f"Always naming the most frequent class would be right on {_percent(majority)} of the test images. With each class"
+        f" counted alike the linear probe gets: {', '.join(each)}."
+    ]
+
+
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
 
@@ -262,7 +279,10 @@ def advice(best: Result) -> str:
         return "Train longer: raise train.images."
     wanted = float(f"{asked * max(2.0, ENOUGH_STEPS / made.steps):.2g}")
     epochs = "1 epoch" if made.epochs == 1 else f"{made.epochs:,} epochs"
-    return f"{best.method} trained {epochs}, {made.steps:,} steps: set train.{number} to about {wanted:,.0f}."
+    return (
+        f"{best.method} trained {epochs}, {made.steps:,} steps: set train.{number} to about {wanted:,.0f}, if its curve in the"
+        " report still rises."
+    )
 
 
 def _against(verdict: Verdict, row: Row) -> str:

@@ -64,7 +64,9 @@ def put(encoder: Encoder, weights: Mapping[str, Tensor], where: str) -> Loading:
             resized.append(name)
         if value.shape != target.shape:
             shapes = f"{tuple(weights[name].shape)} in {where} and {tuple(target.shape)} in the encoder"
-            raise ConfigError(f"encoder.weights: {name} is {shapes}: these are weights of another network")
+            kernels = value.ndim == target.ndim == 4 and len(value) == len(target)
+            hint = ", or of this one for larger images (encoder.input_size)" if kernels else ""
+            raise ConfigError(f"encoder.weights: {name} is {shapes}: these are weights of another network{hint}")
         found[name] = value
     sizes = {name: p.numel() for name, p in network.named_parameters()}
     share = sum(size for name, size in sizes.items() if name in found) / max(1, sum(sizes.values()))

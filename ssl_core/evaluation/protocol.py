@@ -265,6 +265,7 @@ def _spread(tested: Tested) -> dict[str, Any]:
     return {
         **{f"{name}_interval": list(interval) for name, interval in zip(guesses, intervals, strict=True)},
         **{f"{name}_balanced": balanced(shares) for name, shares in recalls.items()},
+        "majority_top1": float((tested.test_labels == tested.train_labels.bincount().argmax()).double().mean()),
         "per_class": recalls["linear"],
     }
 

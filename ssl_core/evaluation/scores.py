@@ -179,6 +179,8 @@ SCORES = (
           short="rank"),
     Score("alignment", "alignment", "distance of two views of an image", "number", "lower", digits=3),
     Score("uniformity", "uniformity", "closeness of different images", "number", "lower", digits=3),
+    Score("linear_balanced", "balanced", "test linear probe, each class counted alike", "share", "higher"),
+    Score("majority_top1", "majority", "test, always naming the class that is most frequent in training", "share", ""),
     Score("nmi", "NMI", "mutual information of clusters and classes", "share", "higher", _nmi),
     Score("ari", "ARI", "adjusted Rand index of clusters and classes", "number", "higher", _ari),
 )  # fmt: skip

@@ -250,12 +250,12 @@ def warnings(audit: Audit, num_train: int, image_size: int, channels: int) -> li
     sentences += [f"{counted(n, 'image', 'images')}: {text}" for text, n in sorted(audit.notes.items())]
     if audit.enlarged:
         sentences.append(
-            f"{counted(audit.enlarged, 'image was', 'images were')} smaller than {image_size} pixels and enlarged;"
-            " lower data.image_size"
+            f"{counted(audit.enlarged, 'image was', 'images were')} smaller than data.image_size, {image_size} pixels, and"
+            " enlarged"
         )
     colors = {"RGB", "RGBA", "P", "CMYK", "YCbCr"} & set(audit.modes)
     if channels == 1 and colors:
-        sentences.append("color images are stored grey; set data.channels: 3 to keep color")
+        sentences.append("color images are stored grey; data.channels: 3 keeps the color")
     if channels == 3 and audit.modes and not colors:
         sentences.append("grey images are stored as color; data.channels: 1 is three times smaller")
     return sentences

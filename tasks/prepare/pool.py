@@ -14,7 +14,7 @@ import numpy as np
 from tasks.prepare.auditing import EXAMPLES, near_duplicates, printable
 from tasks.runtime import dataset, files
 from tasks.runtime.dataset import IN_POOL, Array
-from tasks.runtime.errors import DataError
+from tasks.runtime.errors import DataError, IntegrityError
 
 
 def compare(directory: Path, task: str, check: Callable[[], None]) -> None:
@@ -31,6 +31,11 @@ def compare(directory: Path, task: str, check: Callable[[], None]) -> None:
     if not len(test):
         raise DataError(f"task {task} has no test images; raise tasks.{task}.test_fraction")
     pool, keys = dataset.load(), dataset.hashes(test)
+    if pool.test_images.shape[1:] != test.shape[1:]:
+        sizes = " and ".join("x".join(map(str, images.shape[1:])) for images in (pool.test_images, test))
+        raise IntegrityError(
+            f"data/prepared and task {task} have images of {sizes}: params.yaml changed; run dvc repro prepare"
+        )
     if np.isin(keys, dataset.hashes(pool.test_images)).all():
         raise DataError(
             f"task {task} is the pool's own test: its {len(test):,} test images are all in that of data, where every encoder"

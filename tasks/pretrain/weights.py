@@ -11,6 +11,7 @@ The preprocessing belongs to the weights: the mean and deviation that they were 
 import hashlib
 import importlib.metadata
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -135,7 +136,7 @@ def _downloaded(config: EncoderConfig) -> Start:
     try:
         tensors = timm.create_model(name, pretrained=True, num_classes=0).state_dict()
     except Exception as error:  # of urllib, of huggingface_hub, of httpx: each has its own
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = re.split(r"\.? (?=[A-Z])", " ".join(str(error).split()))[0][:200] or type(error).__name__
         raise EnvironmentFault(
             f"encoder.weights: the weights of timm/{name} could not be downloaded ({reason}); download them where there is a"
             f" network, or name a file in {FOLDER}/"

@@ -29,6 +29,9 @@ from tasks.tracking.records import clean, text
 from tasks.tracking.registered import PACKAGE, SEAL
 from tasks.tracking.tracker import Tracker
 
+CARD = "ssl.card"
+"""Tag of a version: the hash of its description."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -88,7 +91,7 @@ class Registry:
             before = newest.tags.get("data_sha256", "")[:8]
             notes.append(
                 f"the images of {self.model} changed (data {before} to {data_sha256[:8]}); versions up to {others[-1]} are of"
-                " earlier ones, and the aliases below now name encoders of the new ones"
+                " earlier ones"
             )
         same = [m for m in models if m != self.model and re.fullmatch(rf"{re.escape(model_name(data))}-[0-9a-f]{{8}}", m)]
         if same and self.model == model_name(data, data_sha256):
@@ -112,10 +115,11 @@ class Registry:
 
     def _version(self, entry: Entry, known: Mapping[str, registered.Version]) -> int:
         key = package_key(entry)
-        tags = {clean(k): text(v, 4900) for k, v in entry.tags.items() if v is not None} | {PACKAGE: key}
+        tags = {clean(k): text(v, 4900) for k, v in entry.tags.items() if v is not None}
+        tags |= {PACKAGE: key, CARD: hashlib.sha256(entry.card.encode()).hexdigest()}
         old = known.get(key)
         if old is not None and not registered.unreadable(old.source, old.seal, whole=True):
-            self._set_tags(old, tags)
+            self._describe(old, tags, entry.card)
             return old.number
         run_id = self.tracker.run_id(entry.fingerprint)
         if run_id is None:
@@ -123,7 +127,7 @@ class Registry:
         source = f"{self.client.get_run(run_id).info.artifact_uri}/encoder-{key[:12]}"
         tags[SEAL] = self._upload(entry, key, run_id)
         if old is not None and old.source == source:  # its files were gone or changed: the version stands again
-            self._set_tags(old, tags)
+            self._describe(old, tags, entry.card)
             return old.number
         made = self.client.create_model_version(self.model, source, run_id, tags=tags, description=entry.card)
         first = registered.versions(self.client, self.model)[key]
@@ -132,7 +136,10 @@ class Registry:
             return first.number
         return int(made.version)
 
-    def _set_tags(self, version: registered.Version, tags: Mapping[str, str]) -> None:
+    def _describe(self, version: registered.Version, tags: Mapping[str, str], card: str) -> None:
+        """What is known of a version by now: a task that was added gives it scores."""
+        if version.tags.get(CARD) != tags[CARD]:
+            self.client.update_model_version(self.model, str(version.number), card)
         for name, value in tags.items():
             if version.tags.get(name) != value:
                 self.client.set_model_version_tag(self.model, str(version.number), name, value)

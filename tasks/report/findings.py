@@ -33,8 +33,9 @@ class NearSheet:
 
 @dataclass(frozen=True)
 class Effect:
-    """The share of test images that the best linear probe gets right, with and without the suspicious ones."""
+    """The share of test images that an encoder's linear probe gets right, with and without the suspicious ones."""
 
+    encoder: str
     images: int
     """Suspicious test images."""
     all: float
@@ -53,14 +54,14 @@ class Findings:
     classes: dict[str, dict[str, int]]
     """Images of each class in each split."""
     pairs: NearSheet | None
-    effect: Effect | None
+    effects: list[Effect]
 
 
-def findings(root: Path, audit: Audit, data: dataset.Dataset, best: Result | None) -> Findings:
-    """Gather what the page says about the data; ``best`` is the encoder whose scores are judged."""
+def findings(root: Path, audit: Audit, data: dataset.Dataset, compared: Sequence[Result]) -> Findings:
+    """Gather what the page says about the data; ``compared`` are the encoders whose scores the verdict is about."""
     suspects = suspicious_rows(audit, data)
-    on_these = best and not best.task and len(suspects)
-    changed = effect(read_predictions(root, best), suspects) if on_these else None
+    here = [each for each in compared if not each.task and len(suspects)]
+    changed = [found for each in here if (found := effect(each.method, read_predictions(root, each), suspects))]
     return Findings(audit.warnings, facts(audit), lists(audit), audit.classes, near_sheet(audit, data), changed)
 
 
@@ -125,9 +126,9 @@ def read_predictions(root: Path, best: Result | None) -> list[tuple[str, str]]:
     return list(zip(found["actual"].tolist(), found["predicted"].tolist(), strict=True)) if found else []
 
 
-def effect(pairs: Sequence[tuple[str, str]], suspects: Array) -> Effect | None:
+def effect(encoder: str, pairs: Sequence[tuple[str, str]], suspects: Array) -> Effect | None:
     """The score with and without the suspicious test images; None where nothing would be left."""
     right = np.array([actual == predicted for actual, predicted in pairs])
     rest = np.ones(len(right), bool)
     rest[suspects[suspects < len(right)]] = False
-    return Effect(len(suspects), float(right.mean()), float(right[rest].mean())) if rest.any() else None
+    return Effect(encoder, len(suspects), float(right.mean()), float(right[rest].mean())) if rest.any() else None

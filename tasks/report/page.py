@@ -116,7 +116,9 @@ def render(
         maps=illustrations.maps(root, rows, best, view, data.meta["classes"]),
         gallery=illustrations.neighbor_rows(root, rows, view, data.meta["classes"]),
         mistakes=mistakes(root, best, data.meta["classes"]),
-        audit=findings.findings(root, audit.load(root / dataset.PREPARED), data, best),
+        audit=findings.findings(
+            root, audit.load(root / dataset.PREPARED), data, [best, *(r.best for r in verdict.free)] if best else []
+        ),
         provenance=provenance(root, results, data),
         transfer=several,
         transfer_sentences=transfer.sentences(several) if several else (),

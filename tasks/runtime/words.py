@@ -1,6 +1,23 @@
-"""Numbers in sentences."""
+"""Numbers in sentences, and tables of words."""
+
+from collections.abc import Sequence
+
+Lines = Sequence[Sequence[str]]
+"""Of a table; the first is its head."""
 
 
 def counted(number: int, one: str, more: str) -> str:
     """``1 image lies`` or ``2,000 images lie``."""
     return f"{number:,} {one if number == 1 else more}"
+
+
+def markdown(lines: Lines) -> str:
+    """A table in Markdown."""
+    head, *rest = lines
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rest])
+
+
+def aligned(lines: Lines) -> str:
+    """A table for a terminal: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]) for first, *rest in lines)

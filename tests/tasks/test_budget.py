@@ -119,8 +119,8 @@ def test_one_command_prepares_the_images_and_writes_their_shares_and_names_what_
     set_params(project, {"train": {"epochs": None, "images": 1600}, "method": {"context": {"grid": 14}}})
     path = project / "params.yaml"
     values = params.parse(path.read_text(), path)
-    values["run"]["methods"] = ["simclr", "context"]
-    values["method"] = {name: values["method"][name] for name in ("simclr", "rotation", "context", "raw_pixels")}
+    values["run"]["methods"] = ["simclr", "rotation", "context"]
+    values["method"] = {name: values["method"][name] for name in ("simclr", "rotation", "context", "byol", "raw_pixels")}
     path.write_text(yaml.safe_dump(values))
     result = command(project, "tasks.budget", "--seconds", "0.5")
     assert result.returncode == 0, result.stderr
@@ -129,6 +129,7 @@ def test_one_command_prepares_the_images_and_writes_their_shares_and_names_what_
     shares = {name: new["method"][name]["train"]["epoch_share"] for name in ("simclr", "rotation", "context")}
     assert shares["context"] == values["method"]["context"]["train"]["epoch_share"]
     assert shares["simclr"] != 1 != shares["rotation"] and new["train"]["images"] != 1600
+    assert new["method"]["byol"] == values["method"]["byol"] and "run.methods does not list keep theirs" in result.stdout
     assert {line.split()[0] for line in result.stdout.splitlines() if "us an image" in line} == {"simclr", "rotation"}
     prepared = command(project, "tasks.run", "prepare")
     assert (prepared.returncode, prepared.stderr) == (0, ""), "it is up to date, and no table is missed"

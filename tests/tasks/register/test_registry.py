@@ -138,7 +138,7 @@ def test_a_collapsed_encoder_gets_no_alias_and_a_baseline_neither(original):
     ("change", "why"),
     [
         ({"verdict": "collapsed"}, "Every encoder has collapsed."),
-        ({"method": "random_init"}, "Only baselines were run; list a method in run.methods."),
+        ({"method": "random_init"}, "No method has been evaluated: list one in run.methods, or see why it failed."),
     ],
 )
 def test_where_there_is_no_champion_the_reason_is_said(root, change, why):
@@ -187,6 +187,17 @@ def test_everything_describes_the_delivered_layer(original):
     assert (made_of.name, made_of.type, made_of.shape) == ("features", np.dtype("float32"), (-1, 16))
     example = Model.load(package / "MLmodel").load_input_example(str(package))
     assert example["images"].shape == (1, 1, 28, 28) and example["images"].dtype == np.uint8
+
+
+def test_a_version_that_is_there_is_described_by_what_is_known_now(root):
+    from mlflow import MlflowClient
+
+    client, before = MlflowClient(), register(root, made.exporter).versions
+    made.write_encoder(root, "byol", 0, holdout_linear_top1=0.6543)
+    after = register(root, made.exporter).versions
+    assert after == before
+    version = client.get_model_version("ssl-example", str(after["byol-0"]))
+    assert version.tags["holdout_linear_top1"] == "0.6543" and "0.6543" in version.description
 
 
 def test_every_seed_is_a_version_and_a_methods_alias_is_its_best_seed(root):

@@ -335,9 +335,14 @@ def test_mistakes_count_what_the_predictions_say(project):
 
 def test_the_effect_of_near_duplicates_is_the_score_without_them(page):
     pairs = [("a", "a"), ("a", "b"), ("b", "b"), ("b", "b")]
-    assert findings.effect(pairs, np.array([0])) == findings.Effect(1, 0.75, pytest.approx(2 / 3))
-    assert findings.effect(pairs, np.arange(4)) is None
-    assert "Without the 2 test images" in text_of(page)
+    assert findings.effect("x", pairs, np.array([0])) == findings.Effect("x", 1, 0.75, pytest.approx(2 / 3))
+    assert findings.effect("x", pairs, np.arange(4)) is None
+    said = re.search(r"Without the 2 test images that have .*?\)\.", text_of(page))
+    assert said and re.findall(r"(\w+) gets [\d.]+ %", said[0]) == [
+        "simclr",
+        "raw_pixels",
+        "random_init",
+    ]  # all that the verdict weighs
 
 
 def test_leaks_left_in_training_count_as_suspicious(project):
