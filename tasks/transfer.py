@@ -41,6 +41,13 @@ class Task:
         return {row.method: mean for row in self.rows if (mean := row.mean(TEST)) is not None}
 
     @property
+    def size(self) -> str:
+        """What its scores stand on; empty where that is not known."""
+        first = next(r.metrics for row in self.rows for r in row.results)
+        images, recalls = first.protocol.get("test_labels"), first.score("per_class") or []
+        return f"{images:,} test images in {sum(r is not None for r in recalls)} classes" if images and recalls else ""
+
+    @property
     def leak(self) -> Mapping[str, Any]:
         """What ``prepare_task`` found of its test images in the pool; empty for the pool."""
         return next((r.metrics.found.get("in_pool") or {} for row in self.rows for r in row.results), {})
@@ -105,7 +112,8 @@ def _task(name: str, results: Sequence[Result], missing: Sequence[str]) -> Task:
 def sentences(transfer: Transfer) -> list[str]:
     """Which images chose, what each task would choose, and which test images encoders have seen."""
     chose = "the images that encoders are trained on" if transfer.chose == POOL else f"the task {transfer.chose}"
-    found = [f"The champion was chosen by held-out labels of {chose}."] if transfer.chose else []
+    found = [f"{task.name}: {task.size}." for task in transfer.tasks if task.size]
+    found += [f"The champion was chosen by held-out labels of {chose}."] if transfer.chose else []
     bests = {task.name: task.best.method for task in transfer.tasks if task.best}
     if len(set(bests.values())) > 1:
         found.append(f"Held-out labels of each choose: {', '.join(f'{best} for {name}' for name, best in bests.items())}.")

@@ -38,8 +38,8 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether chance is an unlikely reason for it."""
-        return self.p < 1 - CONFIDENCE
+        """Whether chance is an unlikely reason for it: by McNemar's p of two encoders, else by the interval."""
+        return self.p < 1 - CONFIDENCE if self.alone is not None else not self.low <= 0 <= self.high
 
 
 def interval(correct: Tensor, resamples: int, seed: int) -> tuple[float, float]:

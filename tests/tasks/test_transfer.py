@@ -29,6 +29,7 @@ def project_of(root: Path, labelled: bool) -> Path:
     for method, share in {"simclr": 0.5, "byol": 0.7, "rotation": 0.8, "raw_pixels": 0.7}.items():
         path = root / f"out/metrics/tiles/{method}-0.json"
         values = files.read_json(path) | {"linear_top1": share, "holdout_linear_top1": share, "task": "tiles", "in_pool": LEAK}
+        values |= {"protocol": values["protocol"] | {"test_labels": 300}, "per_class": [0.5, None, 0.6]}
         files.write_json(path, values)
     set_params(root, {"run": {"tasks": ["tiles"]}, "tasks": {"tiles": {"source": "folder", "path": "tiles"}}})
     return root
@@ -52,6 +53,13 @@ def test_the_report_shows_the_tasks_and_names_the_leak(tmp_path: Path) -> None:
     assert '<h2 id="tasks">' in texts["report.html"] and "a.png, b.png, c.png" in texts["report.html"]
     assert "Of 300 test images of tiles, 2 are among" in texts["leaderboard.md"] and "transfer.csv" in texts
     assert all(result.task is None for result in results)
+    said = "tiles: 300 test images in 2 classes."
+    assert said in texts["report.html"] and f"- {said}" in texts["leaderboard.md"]
+    found = transfer.load(root)
+    assert found is not None
+    first, head, *rows = transfer.to_text(found).splitlines()
+    assert first.endswith(":") and head.split() == ["method", "average", "rank", "data", "%", "tiles", "%"]
+    assert len({len(row) for row in (head, *rows[:4])}) == 1 and "alias champion-tiles" in rows[-2] + rows[-3]
 
 
 def test_a_pool_without_labels_is_chosen_for_by_the_first_task(tmp_path: Path) -> None:
