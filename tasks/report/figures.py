@@ -26,6 +26,7 @@ WIDTH = 9.6
 FAMILY_COLORS = {"pretext": ORANGE, "contrastive": BLUE, "non-contrastive": GREEN, "clustering": PINK, "reconstruction": SKY}
 CLASS_COLORS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, "#F0E442", GREY)
 MARKERS = "o^sDvP*X"
+DASHES = ("--", ":", "-.", (0, (1, 1)))
 # The placeholder colors, and the blue that is too dark for a dark page, become variables which the reader's theme sets.
 THEME = """<style>:root{--text:#24292f;--lines:#d5dae0;--blue:#0072b2}
 @media (prefers-color-scheme:dark){:root{--text:#d5dbe3;--lines:#3a424d;--blue:#3d9fe0}}</style>"""
@@ -152,30 +153,36 @@ def _labels(axes: "Axes", points: Sequence[tuple[float, float, str]]) -> None:
 
 
 def few_labels(rows: Sequence[Row], best: str | None) -> bytes | None:
-    """Linear accuracy against the share of labels; None where no few-label probe was made."""
+    """Linear accuracy against the share of labels, and what a constant answer gets; None where no few-label probe was made."""
     lines = {row.method: line for row in rows if len(line := label_curve(row.best)) > 1}
     if not lines:
         return None
     with style():
         figure, (axes,) = new_figure(WIDTH, 3.6)
-        named = {best: BLUE} | dict(zip([r.method for r in rows if r.is_free], itertools.cycle((RED, ORANGE, PINK, SKY))))
+        looks = [{"color": GREY, "linestyle": dash, "marker": mark} for dash, mark in zip(DASHES, "s^Dv", strict=True)]
+        named = {best: {"color": BLUE, "marker": "o"}} | dict(
+            zip([r.method for r in rows if r.is_free], itertools.cycle(looks))
+        )
         for method, line in sorted(lines.items(), key=lambda item: item[0] in named):
             share, mean, spread = (np.array(v) for v in zip(*line, strict=True))
             if method in LABELLED:  # its encoder has seen every label: an upper mark, not a curve
                 axes.plot([100], [mean[-1]], "*", color=GREEN, markersize=12, label=f"{method} (all labels)")
             elif method in named:
-                axes.plot(share, mean, "o-", color=named[method], markersize=4, label=method, linewidth=2)
-                axes.fill_between(share, mean - spread, mean + spread, color=named[method], alpha=0.15, linewidth=0)
+                axes.plot(share, mean, **named[method], markersize=4, label=method, linewidth=2)
+                axes.fill_between(share, mean - spread, mean + spread, color=named[method]["color"], alpha=0.15, linewidth=0)
             else:
                 axes.plot(share, mean, color=GREY, alpha=0.5, linewidth=1)
         axes.plot([], [], color=GREY, linewidth=1, label="other methods")
+        usual = [share for row in rows if (share := row.best.metrics.score("majority_top1")) is not None]
+        if usual:
+            axes.axhline(100 * usual[0], color=RED, linewidth=1, label="always the most frequent class")
         axes.set_xscale("log")
         shares = sorted({s for line in lines.values() for s, *_ in line})
         axes.set_xticks(shares, [f"{s:g} %" for s in shares], minor=False)
         axes.set_xticks([], minor=True)
         axes.set_xlabel("share of the training labels the probe sees")
         axes.set_ylabel("test accuracy, %")
-        axes.legend(loc="lower right")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
         return to_svg(figure)
 
 
