@@ -78,7 +78,7 @@ def check(path: Path, md5: str) -> None:
     if (path / files.MANIFEST).exists():
         files.verify(path)
     elif digest(path) != md5:
-        raise IntegrityError(f"{path} is not the one that dvc.lock records; {files.MEND}")
+        raise IntegrityError(f"{path} is not the one that dvc.lock records (damaged, or made without DVC); {files.MEND}")
 
 
 def check_all(paths: Iterable[Path], root: Path) -> None:
