@@ -50,6 +50,8 @@ def typed(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     Raises:
         ConfigError: unknown or missing key, or a value of the wrong type or out of its bounds.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} is {values!r}; it must be a mapping")
     hints = typing.get_type_hints(cls, include_extras=True)
     fields = {f.name: hints[f.name] for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = [k for k in values if k not in fields]

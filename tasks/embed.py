@@ -7,126 +7,25 @@ from MLflow's registry: the champion, unless ``--model`` says another.
 
 import argparse
 import shutil
-import sys
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from tasks.alike import MOST_PAIRS, NEIGHBORS, Duplicates, duplicates, likeness, outliers, suspects
+from tasks.embedding import Outputs, embed, open_images, tiles_of
 from tasks.picture_sheet import ACROSS, Section, pictures, png
 from tasks.prepare.decoding import DEPTH
-from tasks.prepare.intake import ONE_WORKER
-from tasks.prepare.layout import SPLITS, Item, shown, to_read
-from tasks.prepare.source import FileSource, Source
-from tasks.prepare.sources.archive import ArchiveSource
-from tasks.prepare.sources.folder import FolderSource
-from tasks.prepare.tiled import cut
-from tasks.prepare.workers import Job, decode_all
+from tasks.prepare.layout import SPLITS, shown
+from tasks.prepare.source import Source
 from tasks.register import registry
 from tasks.runtime import files, settings
-from tasks.runtime.errors import DataError, EnvironmentFault, UsageError, run
-from tasks.runtime.progress import Progress
+from tasks.runtime.errors import EnvironmentFault, UsageError, run
 from tasks.runtime.words import counted
 
-Outputs = Callable[[torch.Tensor], torch.Tensor]
-BATCH = 256
 SHOWN = 5
 """Images whose neighbors are printed without ``--query``; also the most pairs of near-duplicates."""
-
-
-class _Flat(FileSource):
-    """Every image, wherever it is: folders mean nothing here."""
-
-    def place(self, names: Sequence[str], folders: Sequence[str], where: str) -> None:
-        self.items = [Item(name, "train") for name in to_read(names)[0]]
-
-    def check_sums(self, text: bytes) -> None:
-        pass
-
-
-class _Folder(_Flat, FolderSource):
-    pass
-
-
-class _Archive(_Flat, ArchiveSource):
-    pass
-
-
-def open_images(path: Path, query: str | None = None) -> FileSource:
-    """The images below ``path``, by name, before any is read.
-
-    Raises:
-        UsageError: no such path, or ``query`` is none of them.
-        DataError: an archive that is no archive.
-    """
-    if not path.exists():
-        raise UsageError(f"{path} does not exist")
-    source = _Folder(path) if path.is_dir() else _Archive(path)
-    names = {shown(item.name) for item in source.items}
-    if query is not None and not {shown(query), shown(query).rpartition("#")[0]} & names:  # or a tile of an image
-        raise UsageError(f"--query {shown(query)} is not an image below {path}; give its path below that folder")
-    return source
-
-
-def tiles_of(source: FileSource, encoder: registry.Loaded) -> Source:
-    """The images as tiles, where the encoder was trained on such."""
-    tile, made = encoder.config.get("tile"), encoder.config["encoder"]
-    return cut(source, tile, made["channels"], encoder.config.get("bits", 8)) if tile else source
-
-
-def embed(
-    path: Path, encoder: registry.Loaded, source: Source | None = None, outputs: Outputs | None = None
-) -> tuple[list[str], torch.Tensor]:
-    """(names, features (N, D)) of every readable image below ``path``; the others are named on stderr.
-
-    Args:
-        source: the images, where they are open already.
-        outputs: what to keep of a batch, (B, ...); default the features.
-
-    Raises:
-        UsageError: no such path.
-        DataError: nothing readable there.
-    """
-    source = source or tiles_of(open_images(path), encoder)
-    made = encoder.config["encoder"]
-    size, channels, bits = made["image_size"], made["channels"], encoder.config.get("bits", 8)
-    names = [item.name for item in source.items]
-    features: dict[int, torch.Tensor] = {}
-    bad, batch = list(source.bad), []
-    progress = Progress("embedding", len(names), "images")
-
-    def flush() -> None:
-        pixels = np.stack([np.frombuffer(p, f"uint{bits}").reshape(size, size, channels).transpose(2, 0, 1) for _, p in batch])
-        with torch.inference_mode():
-            for (row, _), feature in zip(batch, (outputs or encoder.module)(torch.from_numpy(pixels.copy())), strict=True):
-                features[row] = feature
-        batch.clear()
-
-    jobs = (Job(row, names[row], content, source.part(row)) for row, content in source.read(range(len(names))))
-    workers, depth = 1 if len(names) <= ONE_WORKER else None, encoder.config.get("bit_depth", DEPTH)
-    fit = encoder.config.get("fit", "crop")
-    with closing(decode_all(jobs, size, channels, workers, depth, bits, fit)) as answers:
-        for done in answers:
-            if done.bad:
-                bad.append((names[done.row], done.bad))
-                continue
-            batch.append((done.row, done.pixels))
-            if len(batch) == BATCH:
-                flush()
-                progress.update(len(features) + len(bad))
-    if batch:
-        flush()
-    progress.update(len(names))
-    for name, reason in sorted(bad):
-        print(f"warning: skipped {name!r}: {reason}", file=sys.stderr)
-    if not features:
-        raise DataError(f"{path} holds no readable images (JPEG, PNG, BMP, GIF, WebP, TIFF or .npy)")
-    rows = sorted(features)
-    return [shown(names[row]) for row in rows], torch.stack([features[row] for row in rows])
 
 
 def write(path: Path, names: list[str], features: torch.Tensor, uri: str) -> None:
@@ -165,9 +64,11 @@ def check_output(path: Path) -> None:
     """Before the work: whether ``path`` can be written.
 
     Raises:
-        UsageError: it is a folder, or lies in none.
+        UsageError: it is a folder or a device, or lies in no folder.
         OSError: its folder takes no file.
     """
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise UsageError(f"{path} is no file but a device or a pipe; name a file")
     if path.is_dir() or not path.parent.is_dir():
         raise UsageError(f"{path}: {'that is a folder' if path.is_dir() else 'there is no such folder'}; name a file")
     temp = files.beside(path)
@@ -267,6 +168,18 @@ def write_sheet(path: Path, sections: Sequence[Section], names: list[str], sourc
     print(f"sheet of pictures -> {path}")
 
 
+def at_home(path: Path) -> Path:
+    """``path`` with a ``~`` replaced.
+
+    Raises:
+        UsageError: it names a user that this machine does not know.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UsageError(f"{path}: no such user is known here") from None
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tasks.embed", description=(__doc__ or "").partition("\n\n")[0])
@@ -279,6 +192,7 @@ def main() -> None:
     parser.add_argument(
         "--all", action="store_true", help="list every pair of near-duplicates; every group of them, when there are many"
     )
+    parser.add_argument("--follow-links", action="store_true", help="read what links out of the folder point to")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="write a sheet of pictures of all that is printed")
     parser.add_argument("--layer", help="another layer than the evaluation chose: block1, block2, ...")
     parser.add_argument("--dense", action="store_true", help="write the layer's maps (C, h, w) instead of their mean")
@@ -288,12 +202,15 @@ def main() -> None:
         raise UsageError(f"--neighbors is {arguments.neighbors}; it must be at least 0")
     if not -1 <= arguments.threshold <= 1:
         raise UsageError(f"--threshold is {arguments.threshold:g}; a similarity lies between -1 and 1")
-    arguments.path, arguments.output = arguments.path.expanduser(), arguments.output.expanduser()
-    arguments.sheet = arguments.sheet and arguments.sheet.expanduser()
+    arguments.path, arguments.output = at_home(arguments.path), at_home(arguments.output)
+    arguments.sheet = arguments.sheet and at_home(arguments.sheet)
+    arguments.output = arguments.output.resolve()  # a link stays a link
     check_output(arguments.output)
     if arguments.sheet:
         check_output(arguments.sheet)
-    images = open_images(arguments.path, arguments.query)
+    if arguments.sheet and arguments.sheet.resolve() == arguments.output:
+        raise UsageError(f"--output and --sheet are both {arguments.output}; give each its own file")
+    images = open_images(arguments.path, arguments.query, arguments.follow_links)
     encoder = registry.load(arguments.model)
     source = tiles_of(images, encoder)
     layer = chosen_layer(encoder, arguments.layer)

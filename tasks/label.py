@@ -19,7 +19,7 @@ from tasks.columns import FEW_LABELS
 from tasks.few_labels import COLUMNS, ENOUGH, FILE
 from tasks.leaderboard import percent
 from tasks.results import Result, load_scores, ranked
-from tasks.runtime import dataset, files, params
+from tasks.runtime import dataset, files, params, settings
 from tasks.runtime.errors import DataError, UsageError, run
 
 SHEET = FILE.with_suffix(".png")
@@ -139,6 +139,7 @@ def main() -> None:
     parser.add_argument("file", nargs="?", type=Path, help="a filled file, to choose by its labels")
     parser.add_argument("--count", type=int, default=ENOUGH, help=f"how many images to pick (default: {ENOUGH})")
     options = parser.parse_args()
+    settings.need_project()
     if options.file:
         take(Path(), options.file)
     else:

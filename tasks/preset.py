@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.runtime import files, params
+from tasks.runtime import files, params, settings
 from tasks.runtime.errors import UsageError, run
 from tasks.runtime.start_rows import ROW
 
@@ -143,6 +143,7 @@ def apply(text: str, name: str, values: Mapping[str, Any]) -> tuple[str, Changes
 
 def main() -> None:
     """Take back, merge, check, write."""
+    settings.need_project()
     names = [NONE, *sorted(p.stem for p in PRESETS.glob("*.yaml"))]
     if len(sys.argv) != 2 or sys.argv[1] not in names:
         raise UsageError(f"usage: make preset P=NAME, with NAME one of {', '.join(names)}")

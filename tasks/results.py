@@ -1,6 +1,7 @@
 """What was found: one ``Result`` for each method and seed, read from metrics and journals, and what is chosen by them."""
 
 import csv
+import hashlib
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -305,16 +306,15 @@ def known(results: Sequence[Result], column: str) -> bool:
 
 
 def registered_model(root: Path) -> str:
-    """The name of the registered model for the prepared data.
-
-    A name that is given stays when images come: ``data.name``, or that of the embedded data. A folder's own name may be that of
-    another folder too, so the hash of the data goes with it.
-    """
+    """The registered model of the prepared data. A given name (``data.name``, the embedded data's) stays when images come; a
+    folder's own may be that of another folder too, so the hash of the data goes with it."""
     data, prepared = params.load(root / params.PARAMS)["data"], root / dataset.PREPARED
     given = data["name"] or data["source"] == "sample"
     return model_name(read_json(prepared / "meta.json")["name"], "" if given else sha256(prepared / MANIFEST))
 
 
 def model_name(data: str, data_sha256: str = "") -> str:
-    """The registered model of a data set: ``ssl-NAME``, or ``ssl-NAME-HASH`` with the beginning of its hash."""
-    return "-".join(("ssl", re.sub(r"[^\w.-]+", "-", data).strip("-")[:100], data_sha256[:8])).rstrip("-")
+    """``ssl-NAME``, or ``ssl-NAME-HASH`` of the data; a name that cannot be kept as it is (``c++``) gets a hash of its own."""
+    kept = re.sub(r"[^\w.-]+", "-", data).strip("-")[:100]
+    own = "" if kept == data else hashlib.sha256(data.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+    return "-".join(part for part in ("ssl", kept, own, data_sha256[:8]) if part)

@@ -43,6 +43,8 @@ def main() -> None:
     """Start both, wait until they answer, print their addresses."""
     settings.apply()
     mlflow, prefect = _free(MLFLOW_PORT, "MLFLOW_PORT"), _free(PREFECT_PORT, "PREFECT_PORT")
+    if mlflow == prefect:
+        raise UsageError(f"MLFLOW_PORT and PREFECT_PORT are both {mlflow}; give each its own")
     settings.need_project()
     store = os.environ["MLFLOW_TRACKING_URI"]
     if store.startswith("sqlite"):  # make it here, once: two processes opening a new file at the same time damage it

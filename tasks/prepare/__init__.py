@@ -1,7 +1,8 @@
 """Stage ``prepare``: images found, checked, decoded, split and audited; the way from a user's files to arrays.
 
 1. ``source`` opens what ``data.source`` names: a module of ``sources``. A source lists its images. ``archives`` reads tar and
-   zip files for it; ``layout`` reads classes and splits off the names of files, ``labels`` those of lists and shards.
+   zip files for it; ``names`` tells images from other files, ``layout`` reads classes and splits off their names, ``labels``
+   off lists and shards.
 2. ``splits`` chooses the rows of each split and what is held out.
 3. ``intake`` fills the arrays. ``workers`` starts worker processes, and each of them runs ``decoding``, where one file becomes
    pixels, or ``bands`` where it has more channels or bits than a picture, or ``dicom``. With ``data.tile`` a source is

@@ -31,7 +31,7 @@ def class_of(row: Row, where: str) -> str | None:
     Raises:
         DataError: a number to predict, or several labels.
     """
-    label = row.label
+    label = row.label.strip() if isinstance(row.label, str) else row.label
     if label is None or label == "":
         return None
     if isinstance(label, (list, tuple, dict, set)) or any(sign in str(label) for sign in SEVERAL):

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from tasks.prepare.names import by_count, is_image
 from tasks.runtime.errors import DataError
 from tasks.runtime.words import counted
 
@@ -23,19 +24,15 @@ SPLITS = {
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "eval": "val",
+    "evaluation": "val",
+    "dev": "val",
     "unlabeled": "unlabeled",
     "unlabelled": "unlabeled",
 }
-NOT_IMAGES = set(  # what lies beside images; any other suffix is judged by content
-    ".txt .md .rst .csv .tsv .json .jsonl .xml .yaml .yml .toml .html .htm .css .js .py .ipynb .sh .log .mat .db .sqlite"  # noqa: SIM905
-    " .ini .lock .dvc .sha256 .md5 .npz .parquet .xls .xlsx .doc .docx".split()
-)
 Parts = tuple[str, ...]
 Placed = tuple[str, str, Parts]
 """(split, name, path inside the split)"""
-HIDDEN = {"thumbs.db", "desktop.ini", "__macosx"}
-SUMS = "SHA256SUMS"
-ARRAY = ".npy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +54,6 @@ class Layout:
     warnings: list[str] = field(default_factory=list)
 
 
-def is_image(name: str) -> bool:
-    """Whether a file counts as an image: not hidden, and not of a kind that lies beside images (text, tables, code)."""
-    parts = PurePosixPath(name).parts
-    hidden = any(p.startswith(".") or p.lower() in HIDDEN for p in parts)
-    return not hidden and parts[-1] != SUMS and PurePosixPath(name).suffix.lower() not in NOT_IMAGES
-
-
-def to_read(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """(images, the other files), each in order. Arrays in .npy files are images where there are no pictures."""
-    found: dict[str, list[str]] = {"picture": [], "array": [], "other": []}
-    for name in sorted(names):
-        array = PurePosixPath(name).suffix.lower() == ARRAY
-        found["other" if not is_image(name) else "array" if array else "picture"].append(name)
-    read, left = (found["picture"], found["array"]) if found["picture"] else (found["array"], [])
-    return read, sorted(name for name in (*found["other"], *left) if name != SUMS)
-
-
 def arrange(names: Iterable[str], folders: Iterable[str], where: str) -> Layout:
     """Sort image names into splits and classes.
 
@@ -93,6 +73,7 @@ def arrange(names: Iterable[str], folders: Iterable[str], where: str) -> Layout:
     for top, *rest in (PurePosixPath(name.removeprefix(around)).parts for name in names):
         if rest:
             inside.setdefault(top, []).append(tuple(rest))
+    _check_order(inside, where)
     use, remarks = _roles(inside, where)
     placed, unused = [], Counter[str]()
     for name in names:
@@ -111,7 +92,7 @@ def arrange(names: Iterable[str], folders: Iterable[str], where: str) -> Layout:
         used = " and ".join(sorted(use))
         number = unused.total()
         rest = counted(number, f"image outside the folders {used} is", f"images outside the folders {used} are")
-        remarks.append(f"{rest} not used: {_counted(unused)}")
+        remarks.append(f"{rest} not used: {by_count(unused)}")
     layout.warnings[:0] = remarks
     return layout
 
@@ -126,9 +107,25 @@ def _around(names: Sequence[str]) -> str:
     return "".join(f"{folder}/" for folder in around)
 
 
-def _counted(counts: Mapping[str, int], most: int = 5) -> str:
-    named = [f"{name!r} ({count})" for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
-    return ", ".join(named[:most]) + (f" and {len(named) - most} more" if len(named) > most else "")
+def _check_order(inside: Mapping[str, Sequence[Parts]], where: str) -> None:
+    """Refuse splits below other folders: ``CLASS/train``, or ``data/train`` beside something else."""
+    found = {top: {SPLITS.get(path[0].lower()) for path in paths if len(path) > 1} for top, paths in inside.items()}
+    holders = [
+        top for top, roles in found.items() if "train" in roles and roles & {"test", "val"} and top.lower() not in SPLITS
+    ]
+    if len(holders) > 1:
+        raise DataError(
+            f"{where}: {_listed(holders)} hold train and test; put the split above the class: train/CLASS, test/CLASS"
+        )
+    if holders:
+        others = _listed(top for top in inside if top not in holders)
+        raise DataError(f"{where}: {holders[0]!r} holds train and test, beside {others}; set data.path to {where}/{holders[0]}")
+
+
+def _listed(names: Iterable[str], most: int = 3) -> str:
+    """``'a', 'b', 'c', ...``"""
+    shown = [repr(name) for name in sorted(names)]
+    return ", ".join(shown[:most]) + (", ..." if len(shown) > most else "")
 
 
 def _roles(inside: Mapping[str, Sequence[Parts]], where: str) -> tuple[dict[str, str], list[str]]:
@@ -181,7 +178,7 @@ def _may_be_classes(inside: Mapping[str, Sequence[Parts]], known: Mapping[str, s
         return False  # splits with class folders
     if len(splits) == 1 and len(others) > 1 and not nested & (splits | others):
         return True
-    used, unused = (_counted({top: len(inside[top]) for top in tops}) for tops in (splits, others))
+    used, unused = (by_count({top: len(inside[top]) for top in tops}) for tops in (splits, others))
     raise DataError(
         f"{where} can be read in two ways. Either only {used} is to be used: then move {unused} out of it. Or each of these"
         f" folders is a class: then give {', '.join(map(repr, sorted(splits)))} another name"
@@ -234,6 +231,11 @@ def _check_folders(placed: Sequence[Placed], folders: Iterable[tuple[str, tuple[
     classes = _class_names(placed)
     if len(classes["train"]) == 1:
         (only,) = classes["train"]
+        lower = {path[1] for split, _, path in placed if split in classes and len(path) > 2}
+        if len(lower) > 1:
+            raise DataError(
+                f"{where} has one class only ({only!r}); if {_listed(lower)} in it are the classes, put them one level up"
+            )
         raise DataError(
             f"{where} has one class only ({only!r}), so there is nothing to tell apart; add classes (images to pretrain on"
             " need none: they then lie directly in the folder)"
@@ -242,6 +244,11 @@ def _check_folders(placed: Sequence[Placed], folders: Iterable[tuple[str, tuple[
         if split in classes and len(path) == 1 and path[0] not in classes[split]:
             raise DataError(f"{where}: the class folder {path[0]!r} in {split} holds no images; fill it or remove it")
     if any(split == "test" for split, _, _ in placed):
+        if not classes["train"] & classes["test"]:
+            raise DataError(
+                f"{where}: no folder of test ({_listed(classes['test'])}) is a class of train; rename them, or put the images"
+                " of test directly into it to have them without labels"
+            )
         for name in sorted(classes["train"] ^ classes["test"]):
             side = "test" if name in classes["train"] else "train"
             raise DataError(f"{where}: class {name!r} has no images in {side}; add some, or remove the class from both splits")
@@ -256,8 +263,7 @@ def _deeper(placed: Iterable[Placed]) -> list[str]:
     lower = set.intersection(*inside.values())
     if len(lower) < 2:
         return []
-    named = ", ".join(map(repr, sorted(lower)[:3])) + (", ..." if len(lower) > 3 else "")
-    return [f"every class has the same folders inside ({named}): if those are the classes, put them one level up"]
+    return [f"every class has the same folders inside ({_listed(lower)}): if those are the classes, put them one level up"]
 
 
 def _alike(classes: list[str]) -> list[str]:

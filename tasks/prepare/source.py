@@ -11,7 +11,8 @@ import numpy as np
 from tasks.prepare import layout
 from tasks.prepare.bands import MOST
 from tasks.prepare.decoding import BadImage, Part
-from tasks.prepare.layout import SUMS, Item, is_image
+from tasks.prepare.layout import Item
+from tasks.prepare.names import SUMS, is_image, left_out, to_read
 from tasks.runtime.dataset import Array
 from tasks.runtime.errors import DataError
 from tasks.runtime.params import DataConfig
@@ -125,8 +126,9 @@ class FileSource(Source):
         Raises:
             DataError: no images, or folders that cannot be understood.
         """
-        images, others = layout.to_read(names)
+        images, others = to_read(names)
         self.ignored += others
+        self.warnings += left_out(others, images)
         refused = f"{len(self.bad)} refused: " + "; ".join(f"{name!r}: {reason}" for name, reason in sorted(self.bad)[:3])
         if self.bad and not images:
             raise DataError(f"{where} holds no images that can be used; {refused}")

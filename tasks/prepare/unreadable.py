@@ -11,6 +11,8 @@ def what_else(data: bytes) -> str:
         return "nothing but zero bytes"
     if start.startswith((b"<!doctype", b"<html", b"<svg", b"<?xml")):
         return f"text (HTML, SVG or XML), {allowed}"
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not the image; git lfs pull fetches it"
     if start.startswith(b"%!ps") or start.startswith(b"%pdf"):
         return f"PostScript or PDF, {allowed}"
     if data[4:8] == b"ftyp":

@@ -32,7 +32,7 @@ ONNX, ONNX_FLOAT = "encoder.onnx", "encoder-float.onnx"
 CARD = "MODEL_CARD.md"
 OPSET = 18
 TOLERANCE = 1e-5  # of the largest feature
-VERSION = 2  # of this layout; part of what makes a registered version the same
+VERSION = 3  # of this layout; part of what makes a registered version the same
 TRAINING = ("method", "seed", "epochs", "precision", "data_sha256", "train", "method_config", "augment", "parameters")
 
 

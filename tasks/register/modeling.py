@@ -27,9 +27,9 @@ class ImageEncoder(nn.Module):
     """Images to the features (B, ``dim``) of one layer of a trained encoder.
 
     Images are (B, C, H, W) of any size: integers in 0..255, or floats of any width in 0..1. Where the encoder was trained on 16
-    bits, uint16 is in 0..65535. The centered square of the short side (of ``fit`` pad the long one, with black beside the
-    image; of stretch all of the image) is resized to ``image_size``, antialiased, and normalized. Features are float32.
-    Set ``layer`` to have those of another layer; ``maps`` gives all of them before pooling.
+    bits, wider integers are in 0..65535. The centered square of the short side (of ``fit`` pad the long one, with black beside
+    the image; of stretch all of the image) is resized to ``image_size``, antialiased, and normalized. Features are float32. Set
+    ``layer`` to have those of another layer; ``maps`` gives all of them before pooling.
     """
 
     def __init__(self, encoder: nn.Module, config: Mapping[str, Any]):
@@ -61,7 +61,10 @@ class ImageEncoder(nn.Module):
             raise ValueError(f"images have the shape {tuple(images.shape)}; it must be (B, {self.channels}, H, W)")
         if images.dtype == torch.bool or images.is_complex():
             raise ValueError(f"images are {images.dtype}; they must be integers in 0..255 or floats in 0..1")
-        white = 1 if images.is_floating_point() else 65535 if images.dtype == torch.uint16 and self.bits == 16 else 255
+        if 0 in images.shape[2:]:
+            raise ValueError(f"images have the shape {tuple(images.shape)}: they hold no pixel")
+        deep = self.bits == 16 and images.element_size() > 1
+        white = 1 if images.is_floating_point() else 65535 if deep else 255
         if not torch.compiler.is_compiling() and images.numel():
             low, high = (float(x.detach()) for x in images.float().aminmax())
             if not (low >= -1e-3 and high <= white + 1e-3):  # NaN fails too

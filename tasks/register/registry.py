@@ -7,6 +7,7 @@ same encoder again changes nothing, unless its files in the store are gone or ch
 
 import contextlib
 import hashlib
+import os
 import re
 import shutil
 import sys
@@ -124,7 +125,7 @@ class Registry:
         run_id = self.tracker.run_id(entry.fingerprint)
         if run_id is None:
             raise IntegrityError(f"{entry.name} has no run in MLflow; run python -m tasks.sync first")
-        source = f"{self.client.get_run(run_id).info.artifact_uri}/encoder-{key[:12]}"
+        source = f"{self.client.get_run(run_id).info.artifact_uri}/{self._folder(key)}"
         tags[SEAL] = self._upload(entry, key, run_id)
         if old is not None and old.source == source:  # its files were gone or changed: the version stands again
             self._describe(old, tags, entry.card)
@@ -144,6 +145,12 @@ class Registry:
             if version.tags.get(name) != value:
                 self.client.set_model_version_tag(self.model, str(version.number), name, value)
 
+    def _folder(self, key: str) -> str:
+        """Where a package lies among its run's artifacts. Another registry beside the same runs has packages of its own."""
+        other = os.environ.get("MLFLOW_REGISTRY_URI", self.tracker.uri)
+        own = "" if other == self.tracker.uri else f"-{hashlib.sha256(other.encode()).hexdigest()[:6]}"
+        return f"encoder-{key[:12]}{own}"
+
     def _upload(self, entry: Entry, key: str, run_id: str) -> str:
         """Pack an encoder, send it, and fetch it again to compare; returns the hash of its manifest."""
         from mlflow.artifacts import download_artifacts
@@ -154,7 +161,7 @@ class Registry:
             config = self._exporter.write(entry.source, entry.layer, entry.card, package)
             _write_mlmodel(package, config, run_id)
             files.seal(package, package=key)
-            folder = f"encoder-{key[:12]}"
+            folder = self._folder(key)
             self.client.log_artifacts(run_id, str(package), folder)
             copy.mkdir()
             source = f"{self.client.get_run(run_id).info.artifact_uri}/{folder}"

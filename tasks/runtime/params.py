@@ -150,6 +150,9 @@ def parse(text: str, path: Path) -> dict[str, Any]:
     for name in values:
         if name not in SECTIONS:
             raise UsageError(f"{_shown(path)}: {unknown_name(str(name), str(name), SECTIONS)}")
+        odd = [key for key in values[name] if not isinstance(key, str)] if isinstance(values[name], dict) else []
+        if odd:
+            raise UsageError(f"{_shown(path)}: {name} has the key {odd[0]!r}; keys are words")
     return values
 
 

@@ -70,6 +70,10 @@ def system_metrics() -> bool:
     return os.environ.get("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "").lower() in ("true", "1")
 
 
+EMPTY_IS_UNSET = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME")
+"""MLflow takes an empty one of these for a place of its own."""
+
+
 def apply() -> None:
     """Put the settings into the environment of this process and its children; what the user has set stays.
 
@@ -79,6 +83,9 @@ def apply() -> None:
     _check_place()
     _bypass_proxy()
     _fill_in_user()
+    for name in EMPTY_IS_UNSET:
+        if not os.environ.get(name, "").strip():
+            os.environ.pop(name, None)
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("MLFLOW_TRACKING_URI", store_uri(project_root()))

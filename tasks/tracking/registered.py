@@ -98,7 +98,7 @@ def fault(root: Path, whole: bool = False) -> str | None:
     file = own_store.file_of(uri)
     if file and own_store.is_moved(file):
         return f"the project was moved or copied, and {file} looks for artifacts where it was before"
-    where, stored = redact(uri), ask(wanted.model)
+    where, stored = redact(os.environ.get("MLFLOW_REGISTRY_URI", uri)), ask(wanted.model)
     for name, key in wanted.packages.items():
         version = stored.versions.get(key)
         if version is None:

@@ -1,5 +1,6 @@
 """What can be known before the work is checked before it: the query, the space on the disk, and paths with a ~."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -48,6 +49,35 @@ def test_a_query_is_looked_for_before_an_encoder_is_loaded(start: Any, monkeypat
 def test_a_number_that_means_nothing_is_refused(start: Any, tmp_path: Path, name: str, value: str) -> None:
     with pytest.raises(UsageError, match=f"{name} is {value}; "):
         start(f"{name}={value}", "--output", str(tmp_path / "x.parquet"))
+
+
+def test_the_home_of_nobody_is_a_usage_error(start: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="~nobodyx/in: no such user is known here"):
+        start("--output", str(tmp_path / "x"), path="~nobodyx/in")
+
+
+def test_an_output_is_a_file_of_its_own(start: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(registry, "load", lambda uri: Loaded(flat, FACTS, "models:/x/1"))
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/null", str(tmp_path / "pipe")):
+        with pytest.raises(UsageError, match="is no file but a device or a pipe"):
+            start("--output", path)
+    with pytest.raises(UsageError, match="--output and --sheet are both"):
+        start("--output", str(tmp_path / "x"), "--sheet", str(tmp_path / "in" / ".." / "x"))
+    (tmp_path / "real.parquet").touch()
+    (tmp_path / "link.parquet").symlink_to("real.parquet")
+    start("--output", str(tmp_path / "link.parquet"))
+    assert (tmp_path / "link.parquet").is_symlink() and len(parquet.read_table(tmp_path / "real.parquet")) == 3
+
+
+def test_links_out_are_read_when_asked_for(start: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(registry, "load", lambda uri: Loaded(flat, FACTS, "models:/x/1"))
+    outside = write(tmp_path / "out", {"far.png": corpus.encoded(corpus.picture(9))})
+    (tmp_path / "in" / "near.png").symlink_to(outside / "far.png")
+    monkeypatch.chdir(tmp_path)
+    for more, count in (((), 3), (("--follow-links",), 4)):
+        start("--output", str(tmp_path / "x.parquet"), *more)
+        assert len(parquet.read_table(tmp_path / "x.parquet")) == count
 
 
 @pytest.mark.fault("F21")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -21,9 +22,25 @@ def test_images_are_scaled_as_those_of_the_training(tmp_path: Path) -> None:
         return images.flatten(1).float()
 
     facts = {"encoder": {"image_size": 16, "channels": 1}}
-    for more, expected in (({"bit_depth": 12}, (500 * 255 + 2047) // 4095), ({}, (500 * 255 + 32767) // 65535)):
+    for more, expected in (({"bit_depth": 12}, (500 * 255 + 2047) // 4095), ({}, (500 * 255 + 511) // 1023)):
         names, features = embed(folder, Loaded(program, facts | more, "models:/x/1"))
         assert names == ["dark.png"] and (features == expected).all()
+
+
+def test_an_encoder_of_8_bits_takes_deep_images_by_their_own_depth_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ramp = (np.arange(256).reshape(16, 16) * 16).astype(np.uint16)  # to 4080, as a camera of 12 bits gives it
+    clear = np.dstack([np.full((16, 16, 3), 9, np.uint8), np.zeros((16, 16), np.uint8)])
+    pictures = {"deep.png": ramp, "plain.png": (ramp // 16).astype(np.uint8), "clear.png": clear}
+    folder = write(tmp_path / "in", {name: corpus.encoded(Image.fromarray(x)) for name, x in pictures.items()})
+    flat = Loaded(lambda images: images.flatten(1).float(), {"encoder": {"image_size": 16, "channels": 1}}, "models:/x/1")
+    names, features = embed(folder, flat)
+    of = dict(zip(names, features, strict=True))
+    assert (of["deep.png"] - of["plain.png"]).abs().max() <= 1
+    said = capsys.readouterr().err
+    assert "note: 1 image: more than 8 bits a pixel, scaled from 12 bits (the largest value is 4080)" in said
+    assert "note: 1 image: partly transparent, laid on white" in said
 
 
 def test_an_encoder_remembers_the_depth_of_its_images(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tasks.prepare.archives import Archive
-from tasks.prepare.layout import SUMS, to_read
+from tasks.prepare.names import SUMS, to_read
 from tasks.prepare.source import OWN_LICENSE, Content, FileSource, Source
 from tasks.runtime.errors import UsageError
 from tasks.runtime.params import DataConfig, images_path

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from tasks.prepare import decoding
 from tasks.prepare.decoding import BadImage
-from tasks.prepare.layout import SUMS, is_image
+from tasks.prepare.names import OWN, SUMS, is_image
 from tasks.prepare.source import OWN_LICENSE, Content, FileSource, Source
 from tasks.runtime.errors import UsageError
 from tasks.runtime.params import DataConfig, images_path
 
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """What the machine lacks, which says nothing of the file."""
+READ_ANYWAY = " (a link to a folder that is read anyway)"
 
 
 def open_source(config: DataConfig) -> Source:
@@ -58,11 +59,15 @@ class FolderSource(FileSource):
                     self._pending.append((name, (*way[:-1], way[-1] / entry.name)))
                 elif entry.is_dir(follow_symlinks=False):
                     self.ignored.append(name + "/")
+                    names += _files_in(entry, name) if entry.name not in OWN else []
                 elif not is_image(name) or self._accept(name, entry, way):
                     names.append(name)
         if self._linked:
             named = f"{len(self._linked)} linked folders are read, {min(self._linked)!r} first"
             self.warnings.append(f"{named}, but DVC does not look into them: after a change there run dvc repro -f prepare")
+        again = [name.partition(" (")[0] for name in self.ignored if name.endswith(READ_ANYWAY)]
+        if again:
+            self.warnings.append(f"{len(again)} links to folders that are read anyway are not read twice, {min(again)!r} first")
         self.place(names, folders, str(path))
         if SUMS in names:
             text = self._content(SUMS)
@@ -93,14 +98,15 @@ class FolderSource(FileSource):
 
     def _follow(self, name: str, target: Path, way: tuple[Path, ...]) -> bool:
         inside = target.is_relative_to(self._root)
+        hidden = inside and target != self._root and not is_image(f"{target.relative_to(self._root)}/x")
         if not (inside or self._follow_links or _in_dvc_cache(target)):
             self.bad.append((name, "a link that leads out of the folder (data.follow_links: true reads it)"))
         elif not target.exists():
             self.bad.append((name, "a link that leads nowhere"))
-        elif target.is_dir() and (inside or any(place.is_relative_to(target) for place in way)):
-            self.ignored.append(f"{name} (a link to a folder that is read anyway)")
+        elif target.is_dir() and ((inside and not hidden) or any(place.is_relative_to(target) for place in way)):
+            self.ignored.append(f"{name}{READ_ANYWAY}")
         elif target.is_dir():
-            self._linked.append(name)
+            self._linked += [] if inside else [name]
             self._pending.append((name, (*way, target)))
         else:
             self._elsewhere[name] = target
@@ -127,6 +133,12 @@ class FolderSource(FileSource):
             if error.errno in SHORT:
                 raise
             return BadImage(f"cannot be read ({error.strerror})")
+
+
+def _files_in(folder: "os.DirEntry[str]", name: str) -> list[str]:
+    """Of a hidden folder, to be counted."""
+    found = [Path(place) / file for place, _, files in os.walk(folder) for file in files]
+    return [f"{name}/{path.relative_to(folder.path)}" for path in found]
 
 
 def _in_dvc_cache(path: Path) -> bool:

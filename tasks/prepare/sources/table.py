@@ -20,6 +20,7 @@ from tasks.runtime.errors import DataError, UsageError
 from tasks.runtime.params import DataConfig, images_path
 
 PATHS = ("path", "file_name")
+READ = {*PATHS, "image", "label", "split", "group"}
 BATCH = 64
 """Rows with images that are in memory at once."""
 
@@ -46,6 +47,7 @@ class TableSource(FolderSource):
         if not tables:
             raise DataError(f"{where} holds no table: a .csv beside the images, or .parquet files")
         self._held: dict[str, tuple[str, int]] = {}
+        self._unread: set[str] = set()
         rows: list[Row] = []
         classes: list[str] | None = None
         for table in tables:
@@ -58,6 +60,10 @@ class TableSource(FolderSource):
         usable = [row for row in rows if row.name in there or row.name in self._held]
         self.items, self.classes, warnings = arranged(usable, classes, where)
         self.warnings += warnings
+        if not self.classes and self._unread:
+            self.warnings.append(
+                f"no labels: they are read from a column 'label', and not from {', '.join(sorted(self._unread))}"
+            )
         if not self.items:
             raise DataError(f"{where}: none of the {len(rows)} images that the table lists is there")
 
@@ -70,6 +76,7 @@ class TableSource(FolderSource):
             lines = [{(key or "").strip(): value for key, value in line.items()} for line in reader]
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{table} is no CSV in UTF-8: {one_line(error)}") from None
+        self._unread |= set(lines[0] if lines else ()) - READ
         return [_row(line, table, _path(line, table)) for line in lines], None
 
     def _parquet(self, table: str) -> tuple[list[Row], list[str] | None]:
@@ -81,6 +88,7 @@ class TableSource(FolderSource):
                 schema, columns = file.schema_arrow, [c for c in file.schema_arrow.names if c != "image"]
                 lines = file.read(columns=columns).to_pylist()
                 held = "image" in schema.names
+                self._unread |= set(columns) - READ
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{table} is no parquet file: {one_line(error)}") from None
         if not held:

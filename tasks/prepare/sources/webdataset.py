@@ -11,7 +11,8 @@ from typing import Any
 
 from tasks.prepare.archives import Archive
 from tasks.prepare.labels import Row, arranged
-from tasks.prepare.layout import SPLITS, to_read
+from tasks.prepare.layout import SPLITS
+from tasks.prepare.names import to_read
 from tasks.prepare.source import OWN_LICENSE, Content, Source
 from tasks.runtime.errors import DataError
 from tasks.runtime.params import DataConfig, images_path

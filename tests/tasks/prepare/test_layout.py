@@ -9,7 +9,7 @@ import pytest
 from tasks.prepare.layout import Layout, arrange
 from tasks.runtime.errors import DataError
 from tests.support import corpus, project
-from tests.tasks.prepare.test_prepare import class_folders, write
+from tests.tasks.prepare.test_prepare import class_folders, config, run, write
 
 
 def read(*groups: str) -> Layout:
@@ -51,6 +51,46 @@ def test_unlabeled_beside_classes_is_no_class(tmp_path: Path) -> None:
     assert counts(layout) == {("train", "0"): 4, ("train", "1"): 4, ("train", "-"): 4}
     with pytest.raises(DataError, match="the class folder '2' in train holds no images"):
         arrange(names, ["0", "1", "2", "unlabeled"], "pictures")
+
+
+LOOK_AGAIN = {
+    "splits beside something else": (
+        ("data/train/a", "data/test/a", "figures"),
+        "'data' holds train and test, beside 'figures'; set data.path to pictures/data",
+    ),
+    "splits below the classes": (
+        ("cat/train", "cat/test", "dog/train", "dog/test"),
+        "'cat', 'dog' hold train and test; put the split above the class: train/CLASS",
+    ),
+    "classes one level down": (
+        ("all/cat", "all/dog", ". x1"),
+        r"one class only \('all'\); if 'cat', 'dog' in it are the classes, put them one level up",
+    ),
+    "a test of other folders": (
+        ("train/cat", "train/dog", "test/b1", "test/b2"),
+        r"no folder of test \('b1', 'b2'\) is a class of train; rename them",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LOOK_AGAIN)
+def test_folders_in_another_order_are_refused_with_the_right_one(case: str) -> None:
+    folders, said = LOOK_AGAIN[case]
+    with pytest.raises(DataError, match=said):
+        read(*folders)
+
+
+def test_images_that_nobody_reads_are_counted(tmp_path: Path) -> None:
+    """A class whose name begins with a dot, a class that is a link to a hidden folder, arrays beside pictures."""
+    pictures = class_folders(4)  # bird, cat, fish
+    hidden = {name.replace("fish", ".net"): data for name, data in pictures.items() if name.startswith("fish")}
+    shown = {name: data for name, data in pictures.items() if not name.startswith("fish")}
+    folder = write(tmp_path / "in", shown | hidden | {"bird/x.npy": b"", ".ipynb_checkpoints/0.png": b"", "cat/._0.png": b""})
+    text = " ".join(run(tmp_path, config(folder, max_bad=9)).audit["warnings"])
+    assert "4 images in hidden folders are not used: '.net' (4)" in text and "1 .npy file lies beside pictures" in text
+    (folder / "fish").symlink_to(".net")
+    data = run(tmp_path, config(folder, max_bad=9))
+    assert data.meta["classes"] == ["bird", "cat", "fish"]
 
 
 def test_labels_of_test_alone_are_refused_with_what_to_do() -> None:

@@ -64,6 +64,7 @@ def test_no_number_may_be_negative_or_none_at_all(shipped: dict[str, Any]) -> No
         (("train", "batch_size"), None, "train.batch_size is null; it must be a whole number"),
         (("train", "batch_size"), "256", "train.batch_size is '256'; it must be a whole number"),
         (("train", "lr"), True, "train.lr is true; it must be a number"),
+        (("evaluate",), 5, "evaluate is 5; it must be a mapping"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_would_be_right(
