@@ -32,6 +32,7 @@ def test_a_port_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
                 f"port {busy} is taken; stop what uses it, or set PREFECT_PORT",
             ),
             ({"MLFLOW_PORT": "http"}, 2, "MLFLOW_PORT is 'http'"),
+            (dict.fromkeys(("MLFLOW_PORT", "PREFECT_PORT"), free_port()), 2, "MLFLOW_PORT and PREFECT_PORT are both"),
         ):
             done = command(tmp_path, "tasks.ui", PYTHONPATH=str(Path.cwd()), **ports)
             assert done.returncode == code and message in done.stderr and len(done.stderr.splitlines()) == 1

@@ -229,6 +229,15 @@ FOLDERS: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     ),
     "one color": (lambda: {f"{i}.png": BLACK for i in range(4)}, "single color"),
 }
+
+
+def test_a_pointer_of_git_lfs_is_called_so(tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"ab" * 32 + b"\nsize 12345\n"
+    folder = write(tmp_path / "in", class_folders() | {"cat/x.png": pointer})
+    (bad,) = run(tmp_path, config(folder, max_bad=1)).audit["quarantined"]
+    assert bad["reason"] == "a pointer of Git LFS, not the image; git lfs pull fetches it"
+
+
 BLACK = corpus.encoded(corpus.Image.new("RGB", (24, 24)))
 
 

@@ -87,6 +87,12 @@ def test_of_a_class_with_few_and_large_groups_one_is_held_out() -> None:
     assert not by_groups(labels, groups, 0.0, 0, 1).any()
 
 
+def test_columns_that_nobody_reads_are_named_where_there_is_no_label(tmp_path: Path) -> None:
+    data = run(tmp_path, config(folder_of(tmp_path, listing("path=img/{}.png", "class=c{1}")), "table"))
+    assert not data.meta["classes"]
+    assert "no labels: they are read from a column 'label', and not from class" in data.audit["warnings"]
+
+
 REFUSED = {
     "several labels": (listing("path=img/{}.png", "label=a|b"), "has several labels"),
     "targets": (listing("path=img/{}.png", "label=0.{}5"), "a number to predict, no class"),

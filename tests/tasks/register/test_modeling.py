@@ -47,6 +47,28 @@ def package(tmp_path_factory):
     return root / "package"
 
 
+# ------------------------------------------------------------------ what it takes
+
+
+def test_with_16_bits_integers_wider_than_a_byte_go_to_65535():
+    body = encoder()
+    body.bits = 16
+    deep = torch.randint(0, 65536, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    expected = body(deep.float() / 65535)
+    for dtype in (torch.int32, torch.int64, torch.uint16):
+        assert torch.equal(body(deep.to(dtype)), expected)
+    dark = deep // 300  # values of a byte, in wider integers: as dark as they are
+    assert torch.equal(body(dark), body(dark.float() / 65535))
+    bright = (deep // 256).to(torch.uint8)
+    assert torch.equal(body(bright), body(bright.float() / 255))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 0, 32), (2, 3, 32, 0), (0, 3, 0, 0)])
+def test_images_without_a_pixel_are_refused(shape):
+    with pytest.raises(ValueError, match="they hold no pixel"):
+        encoder()(torch.zeros(shape))
+
+
 # ------------------------------------------------------------------ it trains
 
 

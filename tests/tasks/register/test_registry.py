@@ -23,6 +23,7 @@ from tasks.results import Result, load_results, model_name
 from tasks.runtime import files, saved_encoder
 from tasks.runtime.errors import EnvironmentFault, IntegrityError, UsageError
 from tasks.runtime.locks import try_lock
+from tasks.tracking import registered as stored
 from tasks.verdict import judge
 from tests.conftest import textured_images
 from tests.support import registered as made
@@ -362,4 +363,16 @@ def test_without_a_registered_model_the_way_to_one_is_named(tmp_path, monkeypatc
 
 
 def test_model_names_hold_no_character_the_registry_refuses():
-    assert model_name("my pictures/2024: é") == "ssl-my-pictures-2024-é"
+    assert model_name("my pictures/2024: é").startswith("ssl-my-pictures-2024-é-")
+    assert model_name("fashion-mnist_12k.v2", "ab" * 32) == "ssl-fashion-mnist_12k.v2-abababab"
+    assert len({model_name(name) for name in ("c", "c++", "c#", "a b", "a-b", "!!!", "---")}) == 7
+
+
+def test_another_registry_beside_the_same_runs_leaves_the_first_one_whole(root, monkeypatch):
+    register(root, made.exporter)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{root}/other.db")
+    assert "other.db lacks" in str(stored.fault(root))
+    register(root, made.exporter)
+    assert stored.fault(root, whole=True) is None
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI")
+    assert stored.fault(root, whole=True) is None and registry.load().module is not None

@@ -52,6 +52,14 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_empty_variables_of_mlflow_count_as_unset(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in settings.EMPTY_IS_UNSET:
+        monkeypatch.setenv(name, " ")
+    settings.apply()
+    assert os.environ["MLFLOW_TRACKING_URI"] == settings.store_uri(clean)
+    assert not {"MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME"} & set(os.environ)
+
+
 @pytest.mark.parametrize("proxy", ["http_proxy", "HTTPS_PROXY", "all_proxy"])
 @pytest.mark.parametrize(("given", "name"), [("", "no_proxy"), ("mlflow.lan, .corp", "NO_PROXY"), ("localhost", "no_proxy")])
 def test_loopback_never_goes_through_a_proxy(
