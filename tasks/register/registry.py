@@ -82,9 +82,10 @@ class Registry:
         Args:
             data: the name of these images, given or that of their folder.
         """
+        begins = model_name(data, "-").rstrip("-")  # without any hash
         with self.tracker.errors():
             versions = registered.versions(self.client, self.model).values()
-            models = [m.name for m in self.client.search_registered_models(f"name LIKE '{model_name(data)}-%'")]
+            models = [m.name for m in self.client.search_registered_models(f"name LIKE '{begins}-%'")]
         others = sorted(v.number for v in versions if v.tags.get("data_sha256") != data_sha256)
         notes = []
         if others:
@@ -94,7 +95,7 @@ class Registry:
                 f"the images of {self.model} changed (data {before} to {data_sha256[:8]}); versions up to {others[-1]} are of"
                 " earlier ones"
             )
-        same = [m for m in models if m != self.model and re.fullmatch(rf"{re.escape(model_name(data))}-[0-9a-f]{{8}}", m)]
+        same = [m for m in models if m != self.model and re.fullmatch(rf"{re.escape(begins)}-[0-9a-f]{{8}}", m)]
         if same and self.model == model_name(data, data_sha256):
             notes.append(
                 f"{self.model} is named by its images, and {', '.join(sorted(same)[:3])} by others: if those are the same with"
