@@ -85,7 +85,10 @@ def page(directory: Path, seconds: float) -> str:
         f"Made by `python -m benchmarks.evidence --seconds {seconds:g}` at commit {commit.stdout.strip()} with `{PRESET}` and "
         f"the shares that `python -m tasks.budget` measured:"
     )
-    shares = ["", "```", (directory / MEASURED).read_text().rstrip(), "```", ""]
+    measured = (directory / MEASURED).read_text().rstrip()
+    if " instead" in measured:
+        made += " `--even` then corrected those at the end of the list."
+    shares = ["", "```", measured, "```", ""]
     own = [f"- {METHODS[name].title}: {views}." for name in METHODS if (views := load_class(name).own_views)]
     views = ["", "Views of their own, which their papers ask for, instead of the common random crops:", "", *own, ""]
     board = (directory / "reports/leaderboard.md").read_text()
