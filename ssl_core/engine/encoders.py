@@ -245,6 +245,16 @@ class Pixels(Encoder):
         return [x.flatten(1)[:, :, None, None]]
 
 
+def check_patches(config: EncoderConfig, image_size: int) -> None:
+    """Refuse patches that do not fill an image; nothing but a ViT has them.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    if config.name == "vit" and image_size % config.patch_size:
+        raise ConfigError(f"encoder vit: patch_size {config.patch_size} must divide the image size {image_size}")
+
+
 def build(config: EncoderConfig, channels: int, image_size: int, seed: int) -> Encoder:
     """Make an encoder with weights that depend on ``seed`` alone.
 
@@ -258,8 +268,7 @@ def build(config: EncoderConfig, channels: int, image_size: int, seed: int) -> E
         if config.name in ("resnet18", "resnet34", "resnet50"):
             return ResNet(config, channels, image_size)
         if config.name == "vit":
-            if image_size % config.patch_size:
-                raise ConfigError(f"encoder vit: patch_size {config.patch_size} must divide the image size {image_size}")
+            check_patches(config, image_size)
             return VisionTransformer(config, channels, image_size)
         if config.name == "pixels":
             return Pixels(channels, image_size)

@@ -173,7 +173,15 @@ def check(params: Mapping[str, Any]) -> None:
     if "finetune" in params or run_config(params).finetune:
         finetune_params(params)
     for name in dict.fromkeys([*methods, *params["method"]]):
-        method_params(params, name)
+        encoder = method_params(params, name).encoder
+        if name in methods:
+            _check_patches(encoder, params["data"]["image_size"])
+
+
+def _check_patches(encoder: "EncoderConfig", image_size: int) -> None:
+    from ssl_core.engine.encoders import check_patches
+
+    check_patches(encoder, encoder.input_size or image_size)
 
 
 def run_config(params: Mapping[str, Any]) -> RunConfig:

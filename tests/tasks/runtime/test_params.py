@@ -92,3 +92,13 @@ def test_a_name_of_the_data_that_makes_no_file_name_is_refused_in_one_short_line
     assert len(str(caught.value)) < 120 and "\n" not in str(caught.value)
     shipped_copy["data"]["name"] = "Röntgen (2024) #1"
     params.data_config(shipped_copy)
+
+
+def test_patches_that_do_not_fill_an_image_are_refused_before_anything_runs(shipped_copy: dict[str, Any]) -> None:
+    shipped_copy["data"]["image_size"] = 50
+    params.check(shipped_copy)  # MAE, the only ViT, is not switched on
+    shipped_copy["run"]["methods"].append("mae")
+    with pytest.raises(ConfigError, match="patch_size 4 must divide the image size 50"):
+        params.check(shipped_copy)
+    shipped_copy["method"]["mae"]["encoder"]["input_size"] = 48
+    params.check(shipped_copy)
