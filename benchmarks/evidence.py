@@ -1,9 +1,9 @@
 """Evidence that every method learns: the whole pipeline on 20,000 images of CIFAR-10, three seeds, into ``docs/evidence.md``.
 
 ``python -m benchmarks.evidence --images cifar10.tar.xz`` (a tar or zip with ``train/CLASS/*`` and ``test/CLASS/*``). It works
-in a clone of this project's last commit: it first measures the shares that give every method the same time, then runs. 69
-trainings and their evaluations take some two and a half hours of one core, half of that on two. It can be interrupted: the
-same command continues, with the shares it has. ``--even`` afterwards corrects those whose trainings took another time, and runs
+in a clone of this project's last commit: it first measures the shares that give every method the same time, then runs. 63
+trainings and their evaluations take an hour and a half of one core with ``--seconds 45``. It can be interrupted: the same
+command continues, with the shares it has. ``--even`` afterwards corrects those whose trainings took another time, and runs
 these again. Another commit, or shares measured anew: another ``--work``.
 """
 
@@ -82,12 +82,12 @@ def page(directory: Path, seconds: float) -> str:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=directory, capture_output=True, text=True, check=True)
     notes = (TABLE.parent / "evidence-notes.md").read_text()
     made = (
-        f"Made by `python -m benchmarks.evidence --seconds {seconds:g}` at commit {commit.stdout.strip()} with `{PRESET}` and "
-        f"the shares that `python -m tasks.budget` measured:"
+        f"Made by `python -m benchmarks.evidence --images cifar10.tar.xz --seconds {seconds:g}`; trainings and evaluations are of "
+        f"commit {commit.stdout.strip()} with `{PRESET}` and the shares that `python -m tasks.budget` measured."
     )
     measured = (directory / MEASURED).read_text().rstrip()
     if " instead" in measured:
-        made += " `--even` then corrected those at the end of the list."
+        made += " The same command with `--even` then corrected those at the end of the list."
     shares = ["", "```", measured, "```", ""]
     own = [f"- {METHODS[name].title}: {views}." for name in METHODS if (views := load_class(name).own_views)]
     views = ["", "Views of their own, which their papers ask for, instead of the common random crops:", "", *own, ""]
