@@ -82,8 +82,8 @@ def page(directory: Path, seconds: float) -> str:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=directory, capture_output=True, text=True, check=True)
     notes = (TABLE.parent / "evidence-notes.md").read_text()
     made = (
-        f"Made by `python -m benchmarks.evidence --images cifar10.tar.xz --seconds {seconds:g}`; trainings and evaluations are of "
-        f"commit {commit.stdout.strip()} with `{PRESET}` and the shares that `python -m tasks.budget` measured."
+        f"Made by `python -m benchmarks.evidence --images cifar10.tar.xz --seconds {seconds:g}`; trainings and evaluations are "
+        f"of commit {commit.stdout.strip()} with `{PRESET}` and the shares that `python -m tasks.budget` measured."
     )
     measured = (directory / MEASURED).read_text().rstrip()
     if " instead" in measured:
