@@ -204,7 +204,7 @@ def test_a_batch_larger_than_the_images_is_lowered_said_and_stored(project: Path
 
 TEXTS = [
     ("train:\n", "train:\n  lr: 0.5\n  lr: 0.6\n", "written twice"),
-    ("flip: 0.5", "flip: off", "is False, bool"),
+    ("flip: 0.5", "flip: off", "is false"),
     ("name: small", "name: no", "in quotes"),
     ("seed: 0", "seed: !!python/object/apply:os.system ['touch pwned']", "not valid"),
 ]
