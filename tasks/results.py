@@ -316,9 +316,5 @@ def registered_model(root: Path) -> str:
 def model_name(data: str, data_sha256: str = "") -> str:
     """``ssl-NAME-HASH`` of the data, or ``ssl-NAME``; a name that cannot be kept as it is (``c++``) gets its own hash there."""
     kept = re.sub(r"[^\w.-]+", "-", data).strip("-")[:100]
-    own = (
-        ""
-        if kept == data.replace(" ", "-") or data_sha256
-        else hashlib.sha256(data.encode("utf-8", "surrogatepass")).hexdigest()[:6]
-    )
-    return "-".join(part for part in ("ssl", kept, own, data_sha256[:8]) if part)
+    own = hashlib.sha256(data.encode(errors="surrogatepass")).hexdigest()[:6] if kept != data.replace(" ", "-") else ""
+    return "-".join(part for part in ("ssl", kept, data_sha256[:8] or own) if part)
