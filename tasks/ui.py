@@ -13,6 +13,7 @@ from typing import Any
 
 from tasks.runtime import settings
 from tasks.runtime.errors import EnvironmentFault, UsageError, run
+from tasks.tracking import view
 
 HOST = "127.0.0.1"
 MLFLOW_PORT, PREFECT_PORT = 5000, 4200
@@ -108,8 +109,7 @@ def _runs(port: int) -> str:
             number = json.load(answer)["experiment"]["experiment_id"]
     except OSError:  # nothing was ever sent to this store
         return ""
-    order = urllib.parse.quote("metrics.`eval/holdout_linear_top1`")
-    return f"/#/experiments/{number}/runs?workflowType=machine_learning&orderByKey={order}&orderByAsc=false"
+    return f"/#/experiments/{number}/runs?{view.QUERY}"
 
 
 def _wait(port: int, servers: list[subprocess.Popen[bytes]]) -> None:

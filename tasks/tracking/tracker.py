@@ -15,7 +15,7 @@ from typing import Any
 from tasks.runtime import settings
 from tasks.runtime.errors import EnvironmentFault, TrackerDown, UsageError, is_full, no_space
 from tasks.runtime.redaction import redact
-from tasks.tracking import artifacts, journal, logged_models, own_store, patience
+from tasks.tracking import artifacts, journal, logged_models, own_store, patience, view
 from tasks.tracking.logged_models import METRICS_PER_BATCH
 from tasks.tracking.records import (
     LONGEST_PARAM,
@@ -126,11 +126,13 @@ class Tracker:
             remote = self.uri.startswith(("http://", "https://", "databricks"))
             place = None if remote else (settings.project_root() / "mlruns" / "artifacts").as_uri()
             try:
-                return str(self.client.create_experiment(name, artifact_location=place))
+                return str(self.client.create_experiment(name, artifact_location=place, tags={view.TAG: view.state()}))
             except self._refusal:  # somebody else was faster
                 experiment = self.client.get_experiment_by_name(name)
         if experiment.lifecycle_stage == "deleted":
             self.client.restore_experiment(experiment.experiment_id)
+        if experiment.tags.get(view.TAG) != view.state():
+            self.client.set_experiment_tag(experiment.experiment_id, view.TAG, view.state())
         return str(experiment.experiment_id)
 
     @contextlib.contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks import ui
+from tasks.tracking import view
 from tests.support import foreign
 from tests.support.project import command, copy_project, start
 
@@ -86,6 +87,7 @@ def test_both_pages_open_on_loopback_and_close_on_a_signal(tmp_path: Path) -> No
             with urllib.request.urlopen(page, timeout=30) as answer:
                 titles += re.findall(r"<title>(\w+)", answer.read().decode())
         assert titles == ["MLflow", "Prefect"]
+        assert pages[0].endswith(f"/runs?{view.QUERY}")
         refuses_other_sites(process.pid, {name: int(port) for name, port in ports.items()})
     finally:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):

@@ -1,0 +1,33 @@
+"""The list of runs as our links show it: best first, with the scores in columns. MLflow's own view has neither.
+
+MLflow keeps a view that somebody shares as a tag of the experiment, under a key that the shared address carries.
+"""
+
+import json
+
+from ssl_core.evaluation.scores import SCORES
+
+KEY = "scores"
+TAG = f"mlflow.sharedViewState.{KEY}"
+QUERY = f"workflowType=machine_learning&viewStateShareKey={KEY}"
+"""Of the address of an experiment's runs."""
+FIRST = "holdout_linear_top1"
+
+
+def _column(score: str) -> str:
+    return f"metrics.`eval/{score}`"
+
+
+def state() -> str:
+    """The tag's value."""
+    scores = [score.name for score in SCORES if score.headline and score.form != "text"]
+    scores.sort(key=lambda name: name != FIRST)
+    return json.dumps(
+        {
+            "orderByKey": _column(FIRST),
+            "orderByAsc": False,
+            "lifecycleFilter": "Active",
+            "selectedColumns": ["attributes.`Source`", *map(_column, scores)],
+            "runsHiddenMode": "FIRST_10_RUNS",
+        }
+    )
