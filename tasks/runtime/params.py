@@ -167,6 +167,8 @@ def check(params: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: the first thing that is wrong.
     """
+    from ssl_core.engine.encoders import check_patches
+
     methods = run_config(params).methods
     task_configs(params)
     evaluate_config(params)
@@ -175,13 +177,7 @@ def check(params: Mapping[str, Any]) -> None:
     for name in dict.fromkeys([*methods, *params["method"]]):
         encoder = method_params(params, name).encoder
         if name in methods:
-            _check_patches(encoder, params["data"]["image_size"])
-
-
-def _check_patches(encoder: "EncoderConfig", image_size: int) -> None:
-    from ssl_core.engine.encoders import check_patches
-
-    check_patches(encoder, encoder.input_size or image_size)
+            check_patches(encoder, params["data"]["image_size"])
 
 
 def run_config(params: Mapping[str, Any]) -> RunConfig:

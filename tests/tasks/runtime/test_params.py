@@ -100,5 +100,5 @@ def test_patches_that_do_not_fill_an_image_are_refused_before_anything_runs(ship
     shipped_copy["run"]["methods"].append("mae")
     with pytest.raises(ConfigError, match="patch_size 4 must divide the image size 50"):
         params.check(shipped_copy)
-    shipped_copy["method"]["mae"]["encoder"]["input_size"] = 48
+    shipped_copy["method"]["mae"]["encoder"]["patch_size"] = 5
     params.check(shipped_copy)
