@@ -142,7 +142,7 @@ def test_a_server_that_starts_again_is_waited_for(leader: Path) -> None:
     wait_for(lambda: working([clone]) and tiny.computed(clone), 150)
     server.restart_server(signal.SIGKILL)
     assert flow.wait(120) == 0, (leader / ".ssl/flow.log").read_text()
-    assert tiny.computed(clone) == ["pretrain@simclr-0"] and tiny.is_clean(leader)
+    assert tiny.computed(clone) == ["pretrain@simclr-0"]
 
 
 @pytest.mark.stress
