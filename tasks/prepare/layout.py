@@ -30,6 +30,7 @@ SPLITS = {
     "unlabeled": "unlabeled",
     "unlabelled": "unlabeled",
 }
+PARTS = {"image", "images", "img", "imgs", "mask", "masks", "label", "labels", "annotation", "annotations", "depth", "edges"}
 Parts = tuple[str, ...]
 Placed = tuple[str, str, Parts]
 """(split, name, path inside the split)"""
@@ -205,7 +206,7 @@ def _label(placed: Sequence[Placed], where: str) -> Layout:
         return Layout([Item(name, "test" if split == "test" else "train") for split, name, _ in placed], [])
     names = sorted(classes["train"] | classes["test"])
     labels = {name: i for i, name in enumerate(names)}
-    layout = Layout([], names, [*_alike(names), *_deeper(placed)])
+    layout = Layout([], names, [*_alike(names), *_deeper(placed), *_parts(names)])
     loose = Counter[str]()
     for split, name, path in placed:
         label = labels[path[0]] if len(path) > 1 and split != "unlabeled" else -1
@@ -264,6 +265,14 @@ def _deeper(placed: Iterable[Placed]) -> list[str]:
     if len(lower) < 2:
         return []
     return [f"every class has the same folders inside ({_listed(lower)}): if those are the classes, put them one level up"]
+
+
+def _parts(classes: Sequence[str]) -> list[str]:
+    """A warning where the classes are called what images and their masks are kept in."""
+    found = [name for name in classes if name.lower() in PARTS]
+    if len(found) < 2:
+        return []
+    return [f"the classes {_listed(found)} look like parts of one set of images: name the folder of the images in data.path"]
 
 
 def _alike(classes: list[str]) -> list[str]:

@@ -80,6 +80,11 @@ def test_folders_in_another_order_are_refused_with_the_right_one(case: str) -> N
         read(*folders)
 
 
+def test_images_and_their_masks_are_no_two_classes_without_a_word() -> None:
+    assert "the classes 'images', 'masks' look like parts of one set" in read("images", "masks").warnings[0]
+    assert not read("images", "cats").warnings
+
+
 def test_images_that_nobody_reads_are_counted(tmp_path: Path) -> None:
     """A class whose name begins with a dot, a class that is a link to a hidden folder, arrays beside pictures."""
     pictures = class_folders(4)  # bird, cat, fish
