@@ -118,9 +118,11 @@ def embed(
         if batch:
             flush()
 
-    found = dict(work(range(len(names)), encoder.config.get("bit_depth", DEPTH)))
-    notes = Counter(note for facts in found.values() for note in facts.notes)
-    deep = {row: facts.peak for row, facts in found.items() if facts.peak}
+    notes, deep = Counter[str](), dict[int, int]()
+    for row, facts in work(range(len(names)), encoder.config.get("bit_depth", DEPTH)):
+        notes.update(facts.notes)
+        if facts.peak:
+            deep[row] = facts.peak
     if deep and "bit_depth" not in encoder.config:  # trained on 8 bits: these say themselves what is white
         depth = depth_of(max(deep.values()))
         notes[f"more than 8 bits a pixel, scaled from {depth} bits (the largest value is {max(deep.values())})"] = len(deep)

@@ -7,7 +7,6 @@ same encoder again changes nothing, unless its files in the store are gone or ch
 
 import contextlib
 import hashlib
-import os
 import re
 import shutil
 import sys
@@ -148,8 +147,8 @@ class Registry:
 
     def _folder(self, key: str) -> str:
         """Where a package lies among its run's artifacts. Another registry beside the same runs has packages of its own."""
-        other = os.environ.get("MLFLOW_REGISTRY_URI", self.tracker.uri)
-        own = "" if other == self.tracker.uri else f"-{hashlib.sha256(other.encode()).hexdigest()[:6]}"
+        where = registered.address()
+        own = "" if where == self.tracker.uri else f"-{hashlib.sha256(where.encode()).hexdigest()[:6]}"
         return f"encoder-{key[:12]}{own}"
 
     def _upload(self, entry: Entry, key: str, run_id: str) -> str:

@@ -63,6 +63,11 @@ class Stored:
     aliases: Mapping[str, int]
 
 
+def address() -> str:
+    """Of the registry in use: beside the runs, unless ``MLFLOW_REGISTRY_URI`` says another."""
+    return os.environ.get("MLFLOW_REGISTRY_URI", os.environ["MLFLOW_TRACKING_URI"])
+
+
 def load(root: Path) -> Registration | None:
     """What the stage ``register`` wrote down; None if it has not run.
 
@@ -98,7 +103,7 @@ def fault(root: Path, whole: bool = False) -> str | None:
     file = own_store.file_of(uri)
     if file and own_store.is_moved(file):
         return f"the project was moved or copied, and {file} looks for artifacts where it was before"
-    where, stored = redact(os.environ.get("MLFLOW_REGISTRY_URI", uri)), ask(wanted.model)
+    where, stored = redact(address()), ask(wanted.model)
     for name, key in wanted.packages.items():
         version = stored.versions.get(key)
         if version is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tasks.prepare import decoding
 from tasks.prepare.decoding import BadImage
-from tasks.prepare.names import OWN, SUMS, is_image
+from tasks.prepare.names import OWN, SUMS, is_image, left_out
 from tasks.prepare.source import OWN_LICENSE, Content, FileSource, Source
 from tasks.runtime.errors import UsageError
 from tasks.runtime.params import DataConfig, images_path
@@ -50,6 +50,7 @@ class FolderSource(FileSource):
         self._pending: list[tuple[str, tuple[Path, ...]]] = [("", (self._root,))]
         names: list[str] = []
         folders: list[str] = []
+        hidden: list[str] = []
         while self._pending:
             folder, way = self._pending.pop()
             for entry in self._list(folder, way[-1]):
@@ -59,7 +60,8 @@ class FolderSource(FileSource):
                     self._pending.append((name, (*way[:-1], way[-1] / entry.name)))
                 elif entry.is_dir(follow_symlinks=False):
                     self.ignored.append(name + "/")
-                    names += _files_in(entry, name) if entry.name not in OWN else []
+                    if entry.name not in OWN:
+                        hidden += _files_in(entry, name)
                 elif not is_image(name) or self._accept(name, entry, way):
                     names.append(name)
         if self._linked:
@@ -68,6 +70,7 @@ class FolderSource(FileSource):
         again = [name.partition(" (")[0] for name in self.ignored if name.endswith(READ_ANYWAY)]
         if again:
             self.warnings.append(f"{len(again)} links to folders that are read anyway are not read twice, {min(again)!r} first")
+        self.warnings += left_out(hidden, ())
         self.place(names, folders, str(path))
         if SUMS in names:
             text = self._content(SUMS)
@@ -106,7 +109,8 @@ class FolderSource(FileSource):
         elif target.is_dir() and ((inside and not hidden) or any(place.is_relative_to(target) for place in way)):
             self.ignored.append(f"{name}{READ_ANYWAY}")
         elif target.is_dir():
-            self._linked += [] if inside else [name]
+            if not inside:
+                self._linked.append(name)
             self._pending.append((name, (*way, target)))
         else:
             self._elsewhere[name] = target

@@ -87,6 +87,12 @@ def test_of_a_class_with_few_and_large_groups_one_is_held_out() -> None:
     assert not by_groups(labels, groups, 0.0, 0, 1).any()
 
 
+def test_a_table_in_a_hidden_folder_is_none(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, listing("path=img/{}.png", "label=c{1}"))
+    write(folder, {".cache/left.parquet": b"no table"})
+    assert len(run(tmp_path, config(folder, "table")).meta["classes"]) > 1
+
+
 def test_columns_that_nobody_reads_are_named_where_there_is_no_label(tmp_path: Path) -> None:
     data = run(tmp_path, config(folder_of(tmp_path, listing("path=img/{}.png", "class=c{1}")), "table"))
     assert not data.meta["classes"]
