@@ -132,9 +132,7 @@ class Tracker:
         if experiment.lifecycle_stage == "deleted":
             self.client.restore_experiment(experiment.experiment_id)
         if experiment.tags.get(view.TAG) != view.state():
-            with contextlib.suppress(
-                self._refusal
-            ):  # on a server where others decide about experiments; runs are another matter
+            with contextlib.suppress(self._refusal):  # whoever may send runs need not be allowed to change experiments
                 self.client.set_experiment_tag(experiment.experiment_id, view.TAG, view.state())
         return str(experiment.experiment_id)
 

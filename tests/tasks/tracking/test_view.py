@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from tasks.tracking import view
 from tasks.tracking.tracker import Tracker
@@ -26,3 +28,10 @@ def test_an_experiment_has_the_view_of_scores_and_gets_it_back(tmp_path: Path, m
     assert {f"metrics.`eval/{score}`" for score in scores} <= set(found["selectedColumns"])
     tracker.client.set_experiment_tag(tracker.experiment, view.TAG, "of an earlier version")
     assert shared(Tracker(tmp_path)) == found
+
+    def refuse(*given: object) -> None:
+        raise MlflowException("Permission denied")
+
+    tracker.client.set_experiment_tag(tracker.experiment, view.TAG, "of an earlier version")
+    monkeypatch.setattr(MlflowClient, "set_experiment_tag", refuse)
+    assert Tracker(tmp_path).experiment == tracker.experiment
