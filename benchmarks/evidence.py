@@ -72,7 +72,7 @@ def even_out(directory: Path) -> None:
                 said.append(f"{name:12} took {seconds:.0f} s at share {before:g}: {own['epoch_share']:g} instead")
 
     path = directory / params.PARAMS
-    files.write_text(path, preset.edit(path.read_text(), change))
+    params.write(preset.edit(params.text(path), change), path)
     files.write_text(directory / MEASURED, "\n".join([(directory / MEASURED).read_text(), *said]))
     print("\n".join(said))
 

@@ -124,8 +124,8 @@ def workspace(directory: Path, images: Images, options: argparse.Namespace, smal
         subprocess.run(["git", "clone", "--quiet", ".", str(directory)], check=True)
     images.make(options, directory / "images")
     values = {**small, "data": images.data, "train": {**small.get("train", {}), "images": options.images}}
-    text, *_ = preset.apply((directory / params.PARAMS).read_text(), "label-free", values)
-    files.write_text(directory / params.PARAMS, text)
+    text, *_ = preset.apply(params.text(directory / params.PARAMS), "label-free", values)
+    params.write(text, directory / params.PARAMS)
     files.write_text(directory / "READY", "")
 
 

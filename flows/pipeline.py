@@ -126,6 +126,7 @@ def pipeline(
             schedule = Schedule(plan, methods and [*methods, *starts], seeds, targets)
             if schedule.stale:
                 params.check(graph.read_params(root))
+                guard.try_encoders(root, (schedule.stages[name] for name in schedule.chosen))
             local = Runner(root, environment={"SSL_FLOW_RUN_ID": flow_run.id}, pull=machines)
             runner = Machines(local, plan) if machines else local
             work(schedule, runner, parallelism or (AT_A_TIME if machines else default_parallelism(root)))

@@ -28,7 +28,7 @@ from tasks import preset
 from tasks.pretrain import weights
 from tasks.pretrain.fitting import fit
 from tasks.pretrain.training import make_method, peak_memory
-from tasks.runtime import dataset, files, params, settings
+from tasks.runtime import dataset, params, settings
 from tasks.runtime.device import pick_device
 from tasks.runtime.errors import UsageError, run
 
@@ -141,7 +141,7 @@ def main() -> None:
         raise UsageError("--seconds must be a number above 0")
     if values["train"]["epochs"] is not None:
         raise UsageError("train.epochs is set, so the shares are those of a published recipe; set it to null for equal time")
-    files.write_text(params.PARAMS, params.PARAMS.read_text())  # if it cannot be written, better now than after the measuring
+    params.write(params.text())  # if it cannot be written, better now than after the measuring
     from tasks.run import bring_up_to_date  # DVC and all, seconds that ``--measure`` does not need
 
     settings.apply()
@@ -154,10 +154,10 @@ def main() -> None:
         raise UsageError("no method can be measured on these images, for the reasons above; params.yaml is as it was")
     again = dict(costs(values, list(first)))  # far apart in time: other work only slows
     found = {name: min(first[name], again[name], key=lambda cost: cost.per_image) for name in first}
-    text = rewrite(params.PARAMS.read_text(), {name: cost.per_image for name, cost in found.items()}, options.seconds)
+    text = rewrite(params.text(), {name: cost.per_image for name, cost in found.items()}, options.seconds)
     new = params.parse(text, params.PARAMS)
     params.check(new)
-    files.write_text(params.PARAMS, text)
+    params.write(text)
     num_images = len(dataset.load().train_images)
     for name, cost in found.items():
         now = fit(params.method_params(new, name), num_images).train

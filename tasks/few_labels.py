@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tasks.columns import safe_cell
 from tasks.runtime import dataset, files
 from tasks.runtime.errors import DataError
+from tasks.runtime.words import few
 
 if TYPE_CHECKING:
     from tasks.results import Result
@@ -65,12 +66,12 @@ def read(path: Path, names: Sequence[str]) -> Labelled | None:
     unknown = [name for name in files_named if name not in number]
     if unknown:
         raise DataError(
-            f"{path} names {_few(unknown)}, which {_is(unknown)} among the training images: leave the column"
+            f"{path} names {few(unknown, NAMED)}, which {_is(unknown)} among the training images: leave the column"
             " file as it was, or move the file away if the images are others now"
         )
     twice = [name for name, count in Counter(files_named).items() if count > 1]
     if twice:
-        raise DataError(f"{path} names {_few(twice)} more than once; leave one line of each")
+        raise DataError(f"{path} names {few(twice, NAMED)} more than once; leave one line of each")
     given = [(number[line["file"]], label) for line in lines if (label := line["label"])]
     if not given:
         return None
@@ -106,13 +107,9 @@ def _lines(path: Path) -> list[dict[str, str]]:
         raise DataError(f"{path} has no column {' and no column '.join(missing)}; its first line must be {','.join(COLUMNS)}")
     short = [str(number) for number, row in enumerate(rows, 1) if len(row) <= header.index("file")]
     if short:
-        raise DataError(f"{path}: line {', '.join(short[:NAMED])} has no file; make it as it was, or leave it out")
+        raise DataError(f"{path}: line {few(short, NAMED)} has no file; make it as it was, or leave it out")
     at = {name: header.index(name) for name in COLUMNS[1:]}
     return [{name: row[place].strip() if place < len(row) else "" for name, place in at.items()} for row in rows[1:]]
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
 
 
 def _is(names: Sequence[str]) -> str:

@@ -1,11 +1,16 @@
-"""Before a run: the row for what trainings start from comes into params.yaml by itself, and goes when nothing starts there."""
+"""Before a run: the row for what trainings start from comes into params.yaml by itself, and goes when nothing starts there;
+and weights are tried before anything is computed.
+"""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ssl_core.config import ConfigError
 from tasks import preset
-from tasks.runtime import files, params
-from tasks.runtime.errors import UsageError
+from tasks.dvc.graph import PlannedStage
+from tasks.runtime import params
+from tasks.runtime.errors import Stop, UsageError
 from tasks.runtime.start_rows import ROW, is_idle, lacking, own
 
 
@@ -43,13 +48,41 @@ def complete(root: Path) -> list[str]:
         if first:
             row["encoder"] = first
 
-    text = preset.edit(path.read_text(encoding="utf-8-sig"), change)
+    text = preset.edit(params.text(path), change)
     if left := lacking(params.parse(text, path)):
         raise UsageError(
             f"{names[0]} and {left[0]} start from different weights, and the row {ROW} can only be one of them: give the other"
             " a row of its own (docs/weights.md)"
         )
-    files.write_text(path, text)
+    params.write(text, path)
     if not names:
         return [f"params.yaml: nothing starts from weights any more; the row {ROW} was taken out of run.methods"]
     return [f"params.yaml: the row {ROW} is what {', '.join(names)} starts from; a training that gains nothing is told by it"]
+
+
+def try_encoders(root: Path, stages: Iterable[PlannedStage]) -> None:
+    """Build the encoder of each training that is to run, and put its weights in: what does not fit ends the run now.
+
+    Raises:
+        Stop, ConfigError: a network or weights that there are not, or that do not belong together.
+    """
+    values = params.load(root / params.PARAMS)
+    names = [stage.parts.method for stage in stages if stage.stale and stage.parts.group == "pretrain"]
+    chosen = {name: params.method_params(values, name).encoder for name in dict.fromkeys(filter(None, names))}
+    if all(encoder.name == "small" and not encoder.weights for encoder in chosen.values()):
+        return
+    from ssl_core.engine.encoders import build
+    from ssl_core.engine.weights import put
+    from tasks.pretrain import weights
+
+    for name, encoder in chosen.items():
+        if encoder.weights == "package" and encoder.name == weights.PACKAGED:
+            continue  # they belong together
+        try:
+            start = weights.find(encoder)
+            network = build(encoder, values["data"]["channels"], values["data"]["image_size"], seed=0)
+            if start:
+                put(network, start.tensors, start.source)
+        except (ConfigError, Stop) as error:
+            error.args = (f"method {name}: {error}",)
+            raise

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.runtime import files, params, settings
+from tasks.runtime import params, settings
 from tasks.runtime.errors import UsageError, run
 from tasks.runtime.start_rows import ROW
 
@@ -149,9 +149,9 @@ def main() -> None:
         raise UsageError(f"usage: make preset P=NAME, with NAME one of {', '.join(names)}")
     name = sys.argv[1]
     values = {} if name == NONE else params.read(PRESETS / f"{name}.yaml")
-    text, changes, kept = apply(params.PARAMS.read_text(), name, values)
+    text, changes, kept = apply(params.text(), name, values)
     params.check(params.parse(text, params.PARAMS))
-    files.write_text(params.PARAMS, text)
+    params.write(text)
     for key, (value, *before) in changes.items():
         if key.startswith("data."):
             is_now, was = ("null" if v is None else v for v in (value, before[0]))

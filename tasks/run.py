@@ -76,6 +76,7 @@ def bring_up_to_date(root: Path, targets: Collection[str] = (), jobs: int | None
     schedule = Schedule(plan, targets=targets)
     if schedule.stale:
         params.check(graph.read_params(root))
+        guard.try_encoders(root, (schedule.stages[name] for name in schedule.chosen))
         jobs = jobs or default_parallelism(root)
         with ThreadPoolExecutor(jobs) as pool:
             expected = _work_until_stopped(schedule, Runner(root), jobs, pool)

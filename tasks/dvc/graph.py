@@ -15,7 +15,7 @@ from ssl_core.config import MissingKey
 from tasks.dvc.image_path import check_images
 from tasks.dvc.lock_files import locked, recorded
 from tasks.dvc.runner import dvc
-from tasks.runtime import files, params
+from tasks.runtime import params
 from tasks.runtime.errors import UsageError
 from tasks.runtime.stage_name import StageName
 
@@ -126,7 +126,7 @@ def override(root: Path, overrides: Sequence[str]) -> bool:
             raise UsageError(f"override {' '.join(overrides)}: {_one_line(error.__cause__ or error)}") from None
         changed = params.load(copy) != params.load(path)
         if changed:
-            files.write_bytes(path, copy.read_bytes())
+            params.write(params.text(copy), path)
     return changed
 
 

@@ -8,10 +8,7 @@ from tasks.dvc.outcome import Fate, Outcome
 from tasks.runtime import files
 from tasks.runtime.cores import cores
 from tasks.runtime.errors import StageFailed, UsageError
-from tasks.runtime.words import counted
-
-NAMED = 3
-"""Stages named where more share a reason."""
+from tasks.runtime.words import counted, few
 
 
 class Schedule:
@@ -94,7 +91,7 @@ class Schedule:
             groups: dict[str, list[str]] = {}
             for name in sorted(self._which(fate), key=self.chosen.index):
                 groups.setdefault(str(self.outcomes[name]), []).append(name)
-            lines += [f"{_few(names)} {fate}: {why}" for why, names in groups.items()]
+            lines += [f"{few(names)} {fate}: {why}" for why, names in groups.items()]
         if self.failed:
             lines.append("The same command goes on from here; a method taken out of run.methods is left out of the report.")
         return "\n".join(lines)
@@ -153,7 +150,7 @@ class Schedule:
         """
         for makers in stage.inputs:
             if not any(self._good(n) for n in makers):
-                return f"needs {' or '.join(makers[:3])}{', ...' if len(makers) > 3 else ''}"
+                return f"needs {few(makers, between=' or ')}"
         for name in sorted(stage.after - set(self.chosen)):
             if self.stages[name].stale and any(out.exists() for out in self.stages[name].outs):
                 return f"{name} is out of date and was not asked for"
@@ -165,11 +162,6 @@ class Schedule:
             if name in self.outcomes and not self.outcomes[name].how.good:
                 for out in self.stages[name].outs:
                     files.remove(out)
-
-
-def _few(names: list[str]) -> str:
-    """``names``, or the first of many."""
-    return ", ".join(names) if len(names) <= NAMED + 1 else f"{', '.join(names[:NAMED])} and {len(names) - NAMED} more"
 
 
 def default_parallelism(root: Path) -> int:

@@ -19,7 +19,7 @@ from tasks.prepare.layout import shown
 from tasks.runtime.audit import Audit, Conflicts, Examples, Labelled, Leaks, NearDuplicates, NearPair, Repeats, Sizes
 from tasks.runtime.cores import cores
 from tasks.runtime.dataset import BLOCK, Array, blocks, hashes
-from tasks.runtime.words import counted
+from tasks.runtime.words import counted, few
 
 EXAMPLES = 10
 NAMED = 10
@@ -291,7 +291,7 @@ def in_three_lines(meta: Mapping[str, Any], audit: Audit) -> list[str]:
     Args:
         meta: ``meta.json``.
     """
-    names = ", ".join(meta["classes"][:NAMED]) + (", ..." if len(meta["classes"]) > NAMED else "")
+    names = few(meta["classes"], NAMED)
     classes = f"{counted(len(meta['classes']), 'class', 'classes')} ({names})" if meta["classes"] else "no labels"
     aside = sum(audit.classes["holdout"].values())
     kept = [f"{aside:,} of them held out for choices"] if aside else []

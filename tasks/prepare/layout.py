@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 
 from tasks.prepare.names import by_count, is_image
 from tasks.runtime.errors import DataError
-from tasks.runtime.words import counted
+from tasks.runtime.words import counted, few
 
 SPLITS = {
     "train": "train",
@@ -123,10 +123,9 @@ def _check_order(inside: Mapping[str, Sequence[Parts]], where: str) -> None:
         raise DataError(f"{where}: {holders[0]!r} holds train and test, beside {others}; set data.path to {where}/{holders[0]}")
 
 
-def _listed(names: Iterable[str], most: int = 3) -> str:
-    """``'a', 'b', 'c', ...``"""
-    shown = [repr(name) for name in sorted(names)]
-    return ", ".join(shown[:most]) + (", ..." if len(shown) > most else "")
+def _listed(names: Iterable[str]) -> str:
+    """``'a', 'b', 'c' and 2 more``"""
+    return few(map(repr, sorted(names)))
 
 
 def _roles(inside: Mapping[str, Sequence[Parts]], where: str) -> tuple[dict[str, str], list[str]]:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
-from tasks.runtime.words import counted
+from tasks.runtime.words import counted, few
 
 NOT_IMAGES = set(  # what lies beside images; any other suffix is judged by content
     ".txt .md .rst .csv .tsv .json .jsonl .xml .yaml .yml .toml .html .htm .css .js .py .ipynb .sh .log .mat .db .sqlite"  # noqa: SIM905
@@ -53,5 +53,4 @@ def left_out(others: Iterable[str], read: Sequence[str]) -> list[str]:
 
 def by_count(counts: Mapping[str, int], most: int = 5) -> str:
     """``'raw' (20), 'masks' (7)``, the most first."""
-    named = [f"{name!r} ({count})" for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
-    return ", ".join(named[:most]) + (f" and {len(named) - most} more" if len(named) > most else "")
+    return few((f"{name!r} ({count})" for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))), most)

@@ -23,6 +23,7 @@ from tasks.runtime.dataset import Array, blocks
 from tasks.runtime.errors import DataError, EnvironmentFault
 from tasks.runtime.params import DataConfig
 from tasks.runtime.stage import state_directory
+from tasks.runtime.words import few
 
 NAMED = 3
 """Quarantined files a message names; the others are in ``.ssl/quarantine.json``."""
@@ -87,10 +88,9 @@ def rejection(source: Source, bad: list[tuple[str, str]], allowed: int) -> DataE
     """The error for too many unusable files; the whole list goes where the user can read it."""
     path = state_directory() / "quarantine.json"
     files.write_json(path, [{"file": shown(name), "reason": reason} for name, reason in bad])
-    named = "; ".join(f"{name!r}: {reason}" for name, reason in bad[:NAMED])
-    more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+    named = few((f"{name!r}: {reason}" for name, reason in bad), NAMED, "; ")
     return DataError(
-        f"{len(bad)} of {source.files} files cannot be used and data.max_bad allows {allowed}: {named}{more}."
+        f"{len(bad)} of {source.files} files cannot be used and data.max_bad allows {allowed}: {named}."
         f" Repair or remove them, or raise data.max_bad (all of them: {os.path.relpath(path)})"
     )
 

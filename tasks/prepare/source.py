@@ -16,6 +16,7 @@ from tasks.prepare.names import SUMS, is_image, left_out, to_read
 from tasks.runtime.dataset import Array
 from tasks.runtime.errors import DataError
 from tasks.runtime.params import DataConfig
+from tasks.runtime.words import few
 
 Content = bytes | Array | BadImage
 OWN_LICENSE = "not stated (the user's own images)"
@@ -129,7 +130,7 @@ class FileSource(Source):
         images, others = to_read(names)
         self.ignored += others
         self.warnings += left_out(others, images)
-        refused = f"{len(self.bad)} refused: " + "; ".join(f"{name!r}: {reason}" for name, reason in sorted(self.bad)[:3])
+        refused = f"{len(self.bad)} refused: " + few((f"{name!r}: {reason}" for name, reason in sorted(self.bad)), between="; ")
         if self.bad and not images:
             raise DataError(f"{where} holds no images that can be used; {refused}")
         try:

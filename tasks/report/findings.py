@@ -12,6 +12,7 @@ from tasks.results import Result
 from tasks.runtime import dataset
 from tasks.runtime.audit import Audit
 from tasks.runtime.dataset import Array
+from tasks.runtime.words import few
 
 LISTED = 50
 """Entries of a long list that are written out."""
@@ -84,8 +85,7 @@ def facts(audit: Audit) -> dict[str, str]:
 
 
 def _counts(counts: Mapping[str, int], shown: int = 5) -> str:
-    text = ", ".join(f"{name} ({count:,})" for name, count in list(counts.items())[:shown])
-    return text + (f" and {len(counts) - shown} more" if len(counts) > shown else "")
+    return few((f"{name} ({count:,})" for name, count in counts.items()), shown)
 
 
 def lists(audit: Audit) -> list[tuple[str, int, list[str]]]:

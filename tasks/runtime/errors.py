@@ -6,6 +6,7 @@ import os
 import select
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -33,6 +34,7 @@ OUTSIDE = {
     "pydantic_core": "settings",
 }
 """Packages that reach outside this process, by what a user calls them: their own exceptions tell of what they found there."""
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 LONGEST = 300
 SHORT_MEMORY = (
     "can't allocate memory",
@@ -145,6 +147,7 @@ def _explained(error: BaseException) -> tuple[int, str]:
 def run(main: Callable[[], T]) -> T:
     """Run a command; turn every failure into its exit code and one line."""
     _fill_streams()
+    _no_warning_is_an_error()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks ends no command
@@ -178,6 +181,13 @@ def _fill_streams() -> None:
             setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115
 
 
+def _no_warning_is_an_error() -> None:
+    """Take back ``PYTHONWARNINGS=error``: DVC, MLflow and Prefect warn of parts of each other, and would all end there."""
+    if any(option and "error".startswith(option.partition(":")[0]) for option in sys.warnoptions):
+        warnings.simplefilter("default")
+        os.environ.pop("PYTHONWARNINGS", None)  # the commands that this one starts
+
+
 def _unread() -> list[int]:
     """Those of stdout and stderr whose reader is gone."""
     poll = select.poll()
@@ -200,6 +210,8 @@ def _from_outside(error: BaseException) -> str | None:
         packages = [raiser] if type(error) is RuntimeError or raiser == "httpx" else []
     found = [OUTSIDE[package] for package in packages if package in OUTSIDE]
     text = " ".join(str(error).split()) or type(error).__name__
+    if "proxy" in text.lower():
+        text += "".join(f" ({name})" for name in os.environ if name.lower() in PROXIES)
     return f"{found[0]}: {text if len(text) <= LONGEST else text[:LONGEST] + ' ...'}" if found else None
 
 

@@ -1,21 +1,21 @@
-"""One training per GPU, whoever started it: plain ``dvc repro``, a flow, two flows at once or another checkout.
+"""One training per GPU, whoever started it: plain ``dvc repro``, a flow, two flows at once, another checkout or another user.
 
-The lock is taken in the stage process itself and ends with it. It lives in a directory of this user on this machine.
+The lock is a name that one process of a machine can have: the address of a socket that lies in no folder. It is taken in the
+stage process itself and ends with it.
 """
 
+import errno
 import os
-import stat
-import tempfile
+import socket
+import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import IO
 
-from tasks.runtime.errors import EnvironmentFault
-from tasks.runtime.locks import try_lock
+from tasks.runtime import signals
+from tasks.runtime.errors import EnvironmentFault, Preempted
 
 POLL_SECONDS = 0.5
-_held: list[IO[str]] = []  # open for the life of the process, and with it the lock
+PREFIX = "ssl-pipeline-gpu-"
+_held: list[socket.socket] = []  # open for the life of the process, and with it the lock
 
 
 def visible() -> list[str]:
@@ -28,12 +28,7 @@ def visible() -> list[str]:
     return names[:count]
 
 
-def acquire(
-    count: int = 1,
-    devices: list[str] | None = None,
-    stopping: Callable[[], bool] = lambda: False,
-    directory: Path | None = None,
-) -> list[str]:
+def acquire(count: int = 1, devices: list[str] | None = None, prefix: str = PREFIX) -> list[str]:
     """Wait for ``count`` free GPUs, reserve them until this process ends, and make them the only ones CUDA will see.
 
     Takes all at once or none, so that two that want several each never wait for one another. Call before anything touches
@@ -42,45 +37,45 @@ def acquire(
     Args:
         count: how many.
         devices: names to choose from; default the visible ones.
-        stopping: polled while waiting.
-        directory: where the lock files are.
+        prefix: of the locks' names.
 
     Returns:
-        Their names; none without a GPU or when ``stopping`` ended the wait.
+        Their names; none without a GPU.
 
     Raises:
         EnvironmentFault: there are GPUs, but fewer than ``count``.
+        Preempted: a signal ended the wait.
     """
     if _held or "LOCAL_RANK" in os.environ or os.environ.get("SSL_DEVICE") == "cpu":
         return []
     devices = visible() if devices is None else devices
     if devices and count > len(devices):
         raise EnvironmentFault(f"train.processes is {count}, but there are {len(devices)} GPUs; SSL_DEVICE=cpu uses none")
-    while devices and not stopping():
-        taken = {name: file for name in devices if (file := _locked(_directory(directory) / f"{name}.lock"))}
+    told = False
+    while devices:
+        if signals.asked.is_set():
+            raise Preempted("asked to stop while all GPUs were in use; the same command begins it")
+        taken = {name: held for name in devices if (held := _locked(prefix + name))}
         for name in list(taken)[count if len(taken) >= count else 0 :]:
             taken.pop(name).close()
         if taken:
             _held.extend(taken.values())
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
             return list(taken)
+        if not told:
+            print(f"waiting for {'a GPU' if count == 1 else f'{count} GPUs'}: other trainings have them", file=sys.stderr)
+            told = True
         time.sleep(POLL_SECONDS)
     return []
 
 
-def _locked(path: Path) -> IO[str] | None:
-    file = path.open("a")
-    if try_lock(file):
-        return file
-    file.close()
-    return None
-
-
-def _directory(directory: Path | None) -> Path:
-    """The directory of the lock files; refused when another user made it first."""
-    path = directory or Path(tempfile.gettempdir()) / f"ssl-pipeline-gpu-{os.getuid()}"
-    path.mkdir(mode=0o700, exist_ok=True)
-    facts = path.lstat()
-    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
-        raise EnvironmentFault(f"{path} belongs to somebody else; set TMPDIR to a directory of your own")
-    return path
+def _locked(name: str) -> socket.socket | None:
+    held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        held.bind(f"\0{name}")
+    except OSError as error:
+        held.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return None
+    return held

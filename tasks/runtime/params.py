@@ -9,7 +9,7 @@ import yaml
 
 from ssl_core.catalogue import BASELINES, METHODS, load_class
 from ssl_core.config import ConfigError, Rule, typed, unknown_name
-from tasks.runtime import task_params
+from tasks.runtime import files, task_params
 from tasks.runtime.errors import UsageError
 from tasks.runtime.recipes import finetune_params, overridden
 from tasks.runtime.strict_yaml import StrictLoader, first_fault
@@ -119,14 +119,26 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: absent, not YAML, too large, or an unknown section.
     """
+    return parse(text(path), path)
+
+
+def text(path: Path = PARAMS) -> str:
+    """What a file of parameters says, its lines ended by ``\\n``; a UsageError if it is absent, or not UTF-8."""
     try:
-        return parse(path.read_bytes().decode("utf-8-sig"), path)
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError(f"{_shown(path)} is not UTF-8 text; save it as UTF-8") from None
     except FileNotFoundError:
         raise UsageError(
             f"{_shown(path)} is missing; run from the project's root (git checkout {_shown(path)} restores it)"
         ) from None
+
+
+def write(new: str, path: Path = PARAMS) -> None:
+    """Change a file of parameters: its lines end as before, and a link to it stays one."""
+    target = path.resolve()
+    ending = b"\r\n" if b"\r\n" in target.read_bytes() else b"\n"
+    files.write_bytes(target, new.encode().replace(b"\n", ending))
 
 
 def parse(text: str, path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Numbers in sentences, and tables of words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 Lines = Sequence[Sequence[str]]
 """Of a table; the first is its head."""
@@ -9,6 +9,12 @@ Lines = Sequence[Sequence[str]]
 def counted(number: int, one: str, more: str) -> str:
     """``1 image lies`` or ``2,000 images lie``."""
     return f"{number:,} {one if number == 1 else more}"
+
+
+def few(names: Iterable[str], most: int = 3, between: str = ", ") -> str:
+    """``a, b, c and 4 more``: the first of many."""
+    listed = list(names)
+    return between.join(listed[:most]) + (f" and {len(listed) - most:,} more" if len(listed) > most else "")
 
 
 def markdown(lines: Lines) -> str:

@@ -2,15 +2,20 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 
+from ssl_core.config import ConfigError
 from tasks import guard
 from tasks.runtime import params
 from tasks.runtime.errors import UsageError
+from tasks.runtime.stage_name import StageName
 from tasks.runtime.start_rows import rows_of
 from tests.conftest import ROOT
+from tests.support.configs import ENCODER, encoder_of
 from tests.support.project import command, copy_project, set_params
 
 MINE = {"weights": "weights/mine.safetensors"}
@@ -90,3 +95,36 @@ def test_make_run_adds_the_row_before_it_asks_what_is_to_be_done(tmp_path: Path)
     done = command(project, "tasks.run", "pretrain@nothing-0")
     assert done.returncode == 2 and "no such stage" in done.stderr, done.stderr
     assert "the row start is what" in done.stdout and run(project)[0][-1] == "start"
+
+
+def tried(project: Path, stale: bool = True, **of_method: Any) -> None:
+    """The check of one training of SimCLR with these parameters of its own."""
+    set_params(project, {"method": {"simclr": of_method}})
+    stage: Any = SimpleNamespace(stale=stale, parts=StageName("pretrain", "simclr", 0))
+    guard.try_encoders(project, [stage])
+
+
+def test_weights_are_tried_before_anything_is_computed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    (project / "weights").mkdir()
+    save_file(encoder_of().state_dict(), project / MINE["weights"])
+    own = {"width": ENCODER.width}
+    tried(project, encoder=MINE | own)
+    with pytest.raises(ConfigError, match=r"^method simclr: encoder.weights: .* weights of another network"):
+        tried(project, encoder=MINE | {"width": 2 * own["width"]})
+    with pytest.raises(UsageError, match=r"^method simclr: encoder.weights: weights/other.pth does not exist"):
+        tried(project, encoder={"weights": "weights/other.pth"})
+    with pytest.raises(ConfigError, match=r"^method simclr: .*resnte18"):
+        tried(project, encoder={"name": "timm/resnte18", "weights": None})
+    tried(project, stale=False)
+
+
+def test_a_run_with_weights_of_another_network_ends_before_it_begins(tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "p", git=True)
+    (project / "weights").mkdir(exist_ok=True)
+    save_file(encoder_of().state_dict(), project / MINE["weights"])
+    set_params(project, {"encoder": MINE | {"name": "resnet18"}})
+    done = command(project, "tasks.run")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1 and "method exemplar: encoder.weights: " in done.stderr
+    assert not (project / "data/prepared").exists()

@@ -108,3 +108,16 @@ def test_the_row_that_a_run_added_does_not_keep_the_list_of_a_preset() -> None:
     added = preset.edit(once, lambda document: document["run"]["methods"].append("start"))
     back, _, kept = preset.apply(added, preset.NONE, {})
     assert not kept and params.parse(back, params.PARAMS)["run"] == params.parse(text, params.PARAMS)["run"]
+
+
+def test_lines_end_as_before_and_a_link_stays_one(tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "p")
+    file, real = project / "params.yaml", tmp_path / "mine.yaml"
+    real.write_bytes(before := file.read_bytes().replace(b"\n", b"\r\n"))
+    file.unlink()
+    file.symlink_to(real)
+    assert command(project, "tasks.preset", "tiny").returncode == 0
+    assert file.is_symlink() and values(project)["data"]["max_train"] == 1000
+    assert real.read_bytes().count(b"\n") == real.read_bytes().count(b"\r\n") > 100
+    assert command(project, "tasks.preset", "none").returncode == 0
+    assert real.read_bytes() == before

@@ -60,9 +60,9 @@ def bring_up(project: Path, **choice: list[str]) -> Schedule:
     return schedule
 
 
-def results(project: Path) -> dict[str, bytes]:
+def results(project: Path) -> dict[str, str]:
     files = [project / "dvc.lock", *(project / "out").rglob("*"), *(project / "reports").rglob("*")]
-    return {f.relative_to(project).as_posix(): f.read_bytes() for f in files if f.is_file() and f.name != ".gitignore"}
+    return {f.relative_to(project).as_posix(): f.read_text() for f in files if f.is_file() and f.name != ".gitignore"}
 
 
 def test_the_plan_is_dvcs_graph_with_what_is_stale(project: Path) -> None:

@@ -89,9 +89,10 @@ def python(program: str, **extra: str) -> "subprocess.CompletedProcess[str]":
 
 def test_a_wrong_setting_of_prefect_or_a_server_that_does_not_answer_is_one_line() -> None:
     wrong = python("import flows.pipeline", PREFECT_LOGGING_LEVEL="LOUD")
-    assert wrong.returncode == 4 and "Traceback" not in wrong.stderr, wrong.stderr
-    last = wrong.stderr.splitlines()[-1]
-    assert last.startswith("error: settings: ") and "Input should be 'DEBUG', 'INFO'" in last and "LOUD" in last
+    assert wrong.returncode == 4 and wrong.stderr == (
+        "error: PREFECT_LOGGING_LEVEL is 'LOUD'; Prefect says: Input should be 'DEBUG', 'INFO', 'WARNING', 'ERROR' or"
+        " 'CRITICAL'\n"
+    )
     gone = python(ASK, PREFECT_API_URL="http://127.0.0.1:1/api", PREFECT_CLIENT_MAX_RETRIES="0")
     said = [line for line in gone.stderr.splitlines() if line.startswith("error: ")]
     assert gone.returncode == 4 and "Failed to reach API at http://127.0.0.1:1/api/" in said[-1], gone.stderr
@@ -119,6 +120,23 @@ def test_a_socks_proxy_that_cannot_be_used_matters_to_other_machines_alone(host:
     done = python(ASK, PREFECT_API_URL=f"http://{host}/api", PREFECT_CLIENT_MAX_RETRIES="0", **proxies)
     *_, last = done.stderr.splitlines()
     assert done.returncode == 4 and last.startswith("error: ") and said in last and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_proxy_of_an_unknown_kind_is_named_by_its_variable() -> None:
+    done = python(ASK, PREFECT_API_URL="http://192.0.2.1/api", all_proxy="gopher://127.0.0.1:1")
+    *_, last = done.stderr.splitlines()
+    assert done.returncode == 4 and last.endswith("Unknown scheme for proxy URL URL('gopher://127.0.0.1:1') (all_proxy)"), last
+
+
+@pytest.mark.parametrize("options", [["-W", "error"], ["-We"], []])
+def test_warnings_of_the_tools_are_no_errors_whatever_python_was_told(options: list[str]) -> None:
+    program = (
+        "import os, warnings; from tasks.runtime.errors import run; run(lambda: warnings.warn('old', DeprecationWarning));"
+        " print(os.environ.get('PYTHONWARNINGS'))"
+    )
+    env = PYTHON | ({} if options else {"PYTHONWARNINGS": "error"})
+    done = subprocess.run([sys.executable, *options, "-c", program], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout == "None\n" and "DeprecationWarning: old" in done.stderr, done
 
 
 PRINTS = """
