@@ -15,13 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks import label_free_study as study
 from benchmarks.measure import machine
 from ssl_core.catalogue import METHODS, load_class
 from ssl_core.evaluation.comparison import Difference
 from tasks import preset, worth
 from tasks.budget import three_digits
+from tasks.leaderboard import percent
 from tasks.results import load_results, ranked
-from tasks.runtime import files, params
+from tasks.runtime import dataset, files, params
 from tasks.runtime.words import markdown
 from tasks.verdict import judge
 
@@ -92,7 +94,9 @@ def page(directory: Path, seconds: float) -> str:
     own = [f"- {METHODS[name].title}: {views}." for name in METHODS if (views := load_class(name).own_views)]
     views = ["", "Views of their own, which their papers ask for, instead of the common random crops:", "", *own, ""]
     board = (directory / "reports/leaderboard.md").read_text()
-    return "\n".join([notes.rstrip(), "", made, *shares, *machine(), *views, board, above_untrained(directory)])
+    return "\n".join(
+        [notes.rstrip(), "", made, *shares, *machine(), *views, board, above_untrained(directory), without_labels(directory)]
+    )
 
 
 def above_untrained(directory: Path) -> str:
@@ -109,6 +113,38 @@ def above_untrained(directory: Path) -> str:
         " others the network that is `random_init`."
     )
     return f"# Above the untrained network\n\n{said}\n\n{markdown(table)}\n"
+
+
+SHOWN = ("effective rank", "retrieval, mild", "retrieval, strong", "LiDAR")
+"""Criteria that need no label: the health column's, the two that led in docs/label-free.md, and a published one."""
+
+
+def without_labels(directory: Path) -> str:
+    """What could be known of each method without labels, beside its score, and how badly it would have chosen."""
+    results, _ = load_results(directory)
+    images, ids = study.sample(dataset.load(directory / dataset.PREPARED))
+    found: dict[str, list[dict[str, float]]] = {}
+    truth: dict[str, list[float]] = {}
+    for result in results:
+        if result.method in METHODS:
+            rank = float(result.metrics.health.effective_rank)
+            path = directory / f"out/encoders/{result.method}-{result.seed}"
+            found.setdefault(result.method, []).append(study.measured(path, images, ids, rank))
+            truth.setdefault(result.method, []).append(float(result.metrics.score("linear_top1")))
+    scores = [statistics.fmean(truth[name]) for name in found]
+    columns = {key: [statistics.fmean(each[key] for each in found[name]) for name in found] for key in SHOWN}
+    table = [["method", "linear", *SHOWN]]
+    for number, name in enumerate(found):
+        values = (f"{column[number]:.{1 if column[number] > 1 else 3}f}" for column in columns.values())
+        table.append([name, percent(scores[number]), *values])
+    outcomes = [study.outcome(column, scores) for column in columns.values()]
+    table.append(["rank correlation with linear", "", *(f"{o.spearman:+.2f}" for o in outcomes)])
+    table.append(["points lost by choosing with it", "", *(f"{100 * o.regret:.1f}" for o in outcomes)])
+    said = (
+        f"Criteria of {len(images):,} training images without their labels: of the last layer, on the same views for all"
+        " ([label-free.md](label-free.md) says what they are, and why none of them names a champion). Means of the seeds."
+    )
+    return f"# Without labels\n\n{said}\n\n{markdown(table)}\n"
 
 
 def opposite(found: Difference) -> Difference:

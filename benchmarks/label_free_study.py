@@ -137,26 +137,41 @@ def outcome(values: Sequence[float], truth: Sequence[float]) -> Outcome:
 # ---------------------------------------------------------------------- one set
 
 
+def sample(data: dataset.Dataset) -> tuple[Tensor, Tensor]:
+    """The images that the criteria look at, and their numbers among the training images."""
+    count = min(COUNT, len(data.train_images))
+    ids = torch.arange(count) * len(data.train_images) // count
+    return torch.from_numpy(data.train_images[ids.numpy()]), ids
+
+
+def measured(path: Path, images: Tensor, ids: Tensor, rank: float) -> dict[str, float]:
+    """The criteria of one encoder: of its last layer, whatever it was trained with, on the same views as all others.
+
+    Args:
+        path: of the saved encoder.
+        rank: its effective rank.
+    """
+    encoder, facts = saved_encoder.load(path)
+
+    def seen(config: AugmentConfig, number: int) -> Tensor:
+        x = view(images, Rng(ids, 0, number), config, facts["mean"], facts["std"], images.shape[-1])
+        return frozen(encoder, torch.split(x, 250), "float32")[0]
+
+    views = {"mild": [seen(MILD, n) for n in (1, 2)], "strong": [seen(STRONG, n) for n in range(3, 3 + VIEWS)]}
+    return criteria(views, rank)
+
+
 def study(about: str, directory: Path, kept_aside: bool) -> Found:
     """Measure every encoder of a workspace."""
     data = dataset.load(directory / dataset.PREPARED)
     methods = sorted(path.stem.removesuffix("-0") for path in (directory / "out/metrics").glob("*.json"))
     metrics = {name: files.read_json(directory / f"out/metrics/{name}-0.json") for name in methods}
     truth = [float(metrics[name]["linear_top1"]) for name in methods]
-    ids = torch.arange(min(COUNT, len(data.train_images))) * len(data.train_images) // min(COUNT, len(data.train_images))
-    images = torch.from_numpy(data.train_images[ids.numpy()])
-    rows = []
-    for name in methods:
-        encoder, facts = saved_encoder.load(directory / f"out/encoders/{name}-0")
-
-        def seen(
-            config: AugmentConfig, number: int, facts: Mapping[str, Sequence[float]] = facts, encoder: torch.nn.Module = encoder
-        ) -> Tensor:
-            x = view(images, Rng(ids, 0, number), config, facts["mean"], facts["std"], images.shape[-1])
-            return frozen(encoder, torch.split(x, 250), "float32")[0]
-
-        views = {"mild": [seen(MILD, n) for n in (1, 2)], "strong": [seen(STRONG, n) for n in range(3, 3 + VIEWS)]}
-        rows.append(criteria(views, metrics[name]["health"]["effective_rank"]))
+    images, ids = sample(data)
+    rows = [
+        measured(directory / f"out/encoders/{name}-0", images, ids, metrics[name]["health"]["effective_rank"])
+        for name in methods
+    ]
     columns = {key: [row[key] for row in rows] for key in rows[0]}
     stored = [
         torch.from_numpy(files.load_tensors(directory / f"out/features/{n}-0.safetensors")["train"]).float() for n in methods

@@ -35,8 +35,8 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "anew": {},
     "from ImageNet weights": {"encoder": {**NETWORK, "continued": CONTINUED}, "train": {"batch_size": 64}},
 }
-EMBEDDED = {"max_train": 2000, "max_test": 1000}
-CIFAR10 = {"source": "archive", "name": "CIFAR-10", "image_size": 32, "channels": 3, "max_train": 2000, "max_test": 1000}
+EMBEDDED = {"max_train": 4000, "max_test": 2000}
+CIFAR10 = {"source": "archive", "name": "CIFAR-10", "image_size": 32, "channels": 3, "max_train": 4000, "max_test": 2000}
 TILES = {"source": "archive", "name": "magnetic tiles", "image_size": 64, "channels": 1}
 
 
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--tiles", type=Path, help="archive of the magnetic tiles")
     parser.add_argument("--work", type=Path, default=Path(".ssl/worth"), help="where to work (kept, to continue)")
     parser.add_argument("-j", "--jobs", type=int, help="stages at a time; default: as many as the cores carry")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each training on one core")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of each training on one core")
     options = parser.parse_args()
     archives = {"CIFAR-10": (CIFAR10, options.cifar10), "magnetic tiles": (TILES, options.tiles)}
     sets = {"embedded": EMBEDDED} | {

@@ -10,14 +10,31 @@ Flows import ``tasks`` and no science. Nothing imports a flow; prefect.yaml name
 
 import contextlib
 import importlib
-import io
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
 
 from pydantic import ValidationError
 
 from tasks.runtime import settings
 from tasks.runtime.errors import EnvironmentFault, run
+
+
+@contextlib.contextmanager
+def _quiet_unless_it_works() -> Iterator[None]:
+    """Keep back what is written to stderr, and drop it when the block fails. The stream stays: Prefect's logs keep hold of it."""
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+        said.seek(0)
+        os.write(2, said.read())
 
 
 def _import_prefect() -> None:
@@ -27,9 +44,8 @@ def _import_prefect() -> None:
         EnvironmentFault: Prefect does not take a variable of the environment or a line of its settings file.
     """
     settings.apply()
-    said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with _quiet_unless_it_works():
             importlib.import_module("prefect.main")
     except ValidationError as error:
         first = error.errors()[0]
@@ -37,7 +53,6 @@ def _import_prefect() -> None:
         names = [name for name, value in os.environ.items() if name.startswith("PREFECT_") and value.lower() == given]
         where = ", ".join(names) or f"Prefect's setting {'.'.join(map(str, first['loc']))}"
         raise EnvironmentFault(f"{where} is {first['input']!r}; Prefect says: {first['msg']}") from None
-    sys.stderr.write(said.getvalue())
 
 
 run(_import_prefect)

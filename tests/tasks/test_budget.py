@@ -141,12 +141,12 @@ def test_a_run_that_is_over_soon_is_not_measured(tmp_path: Path):
 
 
 def test_a_file_that_cannot_be_written_is_told_before_the_measuring(monkeypatch: pytest.MonkeyPatch):
-    def refuse(path: Path, text: str) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
+    def refuse(text: str) -> None:
+        raise PermissionError(13, "Permission denied", "params.yaml")
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", ["budget"])
     monkeypatch.setattr(budget, "costs", lambda *given: pytest.fail("it was measured"))
-    monkeypatch.setattr(budget.files, "write_text", refuse)
+    monkeypatch.setattr(budget.params, "write", refuse)
     with pytest.raises(PermissionError, match=r"params\.yaml"):
         budget.main()
