@@ -23,7 +23,7 @@ from tasks.runtime.errors import EnvironmentFault, run
 
 @contextlib.contextmanager
 def _quiet_unless_it_works() -> Iterator[None]:
-    """Keep back what is written to stderr, and drop it when the block fails. The stream stays: Prefect's logs keep hold of it."""
+    """Keep back what is written to stderr; drop it when the block fails. The stream stays: Prefect's logs keep hold of it."""
     kept = os.dup(2)
     with tempfile.TemporaryFile() as said:
         os.dup2(said.fileno(), 2)

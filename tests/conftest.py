@@ -68,6 +68,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
     return ByFile(config, log)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """One thread again, whatever the test before has left: threads of several workers wait for each other's cores."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The project's root."""
