@@ -205,6 +205,7 @@ class Tracker:
             self._sent[run_id] = {(k, m.step) for k, rows in history.items() for m in rows}
         sent = self._sent[run_id]
         new = [Metric(name, value, time, step) for time, step, name, value in record.rows if (name, step) not in sent]
+        new.sort(key=lambda metric: metric.key != view.CHOOSES)  # a comparison draws the first one that all runs have
         for batch in _batches(new, METRICS_PER_BATCH):
             self.client.log_batch(run_id, metrics=batch)
             sent |= {(m.key, m.step) for m in batch}

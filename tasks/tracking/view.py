@@ -12,6 +12,8 @@ TAG = f"mlflow.sharedViewState.{KEY}"
 QUERY = f"workflowType=machine_learning&viewStateShareKey={KEY}"
 """Of the address of an experiment's runs."""
 FIRST = "holdout_linear_top1"
+CHOOSES = f"eval/{FIRST}"
+"""The metric by which the best is chosen."""
 
 
 def _column(score: str) -> str:
