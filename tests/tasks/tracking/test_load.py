@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def postgres(place: Path) -> Iterator[str]:
         wait_for(lambda: subprocess.run(ready).returncode == 0)
         yield f"postgresql://ssl@127.0.0.1:{port}/postgres"
     finally:
-        server.terminate()
+        server.send_signal(signal.SIGINT)  # SIGTERM would wait for those that are connected
         server.wait(30)
 
 
