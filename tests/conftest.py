@@ -30,6 +30,8 @@ def pytest_unconfigure() -> None:
 
 
 TOGETHER = {
+    "tests/flows/test_deployments.py": "a Prefect server and workers",
+    "tests/flows/test_machines.py": "a Prefect server and workers",
     "tests/flows/": "a Prefect server",
     "tests/tasks/register/": "a registered project",
     "tests/tasks/test_embed.py": "a registered project",
