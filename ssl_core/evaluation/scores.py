@@ -120,7 +120,7 @@ def nmi(clusters: "Tensor", labels: "Tensor") -> float:
     a, b = joint.sum(1), joint.sum(0)
     both, first, second = (float(-p.xlogy(p).sum()) for p in (joint, a, b))
     information = first + second - both
-    return max(0.0, 2 * information / (first + second)) if first + second > 0 else 1.0
+    return min(1.0, max(0.0, 2 * information / (first + second))) if first + second > 0 else 1.0  # rounding leaves [0, 1]
 
 
 def ari(clusters: "Tensor", labels: "Tensor") -> float:

@@ -1,8 +1,10 @@
 """Labels that stand beside the images, in tables and shards: rows become items, and what is no class is refused."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any
 
 from tasks.prepare.layout import SPLITS, Item
@@ -11,6 +13,12 @@ from tasks.runtime.words import counted
 
 SEVERAL = ("|", ";")
 """What parts several labels of one image, where they are written as one."""
+POSITION = re.compile(r"-?[0-9]{1,18}")
+"""A class that is a number. Longer ones are names."""
+WHOLE = re.compile(r"(-?[0-9]+)\.0*")
+"""The same as a table of floats has it, because some images have no label."""
+BROKEN = re.compile(r"[+-]?[0-9]*\.[0-9]+([eE][+-]?[0-9]+)?")
+"""A number to predict. 1e3 and 0e1 are names: of hexadecimal numbers, for instance."""
 
 
 @dataclass(frozen=True)
@@ -31,24 +39,32 @@ def class_of(row: Row, where: str) -> str | None:
     Raises:
         DataError: a number to predict, or several labels.
     """
-    label = row.label.strip() if isinstance(row.label, str) else row.label
-    if label is None or label == "":
+    label = row.label.decode(errors="replace") if isinstance(row.label, bytes) else row.label
+    label = label.strip() if isinstance(label, str) else label
+    if _is_nothing(label) or (isinstance(label, str) and label.lower() in ("", "nan")):
         return None
     if isinstance(label, (list, tuple, dict, set)) or any(sign in str(label) for sign in SEVERAL):
         raise DataError(
             f"{where}: {row.name!r} has several labels ({label!r}); one class an image can be scored, or leave them out"
         )
-    if str(label).lstrip("-").isdecimal():
-        return str(label)  # as it is written: 007 is another class than 7
-    try:
-        number = float(label)
-    except ValueError:
-        return str(label)
-    if math.isnan(number):
-        return None
-    if not number.is_integer():
+    if not isinstance(label, (str, Number)):
+        raise DataError(f"{where}: {row.name!r} has the label {label}, a {type(label).__name__}; a class is a word or a number")
+    text = str(label)  # as it is written: 007 is another class than 7
+    if whole := WHOLE.fullmatch(text):
+        return whole[1]
+    if BROKEN.fullmatch(text) or (not isinstance(label, str) and float(label) % 1 != 0):
         raise DataError(f"{where}: {row.name!r} has the label {label}: a number to predict, no class; leave the column out")
-    return str(int(number))
+    return text if isinstance(label, (str, bool)) else str(int(label))
+
+
+def group_of(value: Any) -> str:
+    """The group that a table or a shard gives an image; none where the value is missing."""
+    return "" if _is_nothing(value) else str(value)
+
+
+def _is_nothing(value: Any) -> bool:
+    """None, or what stands for it where numbers are."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def arranged(rows: Sequence[Row], names: Sequence[str] | None, where: str) -> tuple[list[Item], list[str], list[str]]:
@@ -67,6 +83,11 @@ def arranged(rows: Sequence[Row], names: Sequence[str] | None, where: str) -> tu
         use["val"] = "test"
     read = {label for label, split in zip(labels, splits, strict=True) if split in use and split != "unlabeled"}
     classes = sorted(read - {None}, key=_in_order)
+    if len(classes) == 1 and names is None:
+        raise DataError(
+            f"{where} has one class only ({classes[0]!r}), so there is nothing to tell apart; leave the labels out to pretrain"
+            " without them"
+        )
     shown = [_named(label, names, where) for label in classes]
     numbers = {label: number for number, label in enumerate(classes)}
     items: dict[str, Item] = {}
@@ -85,13 +106,13 @@ def arranged(rows: Sequence[Row], names: Sequence[str] | None, where: str) -> tu
 
 def _in_order(label: str) -> tuple[int, int, str]:
     """Numbers in their order, before words."""
-    return (0, int(label), "") if label.lstrip("-").isdecimal() else (1, 0, label)
+    return (0, int(label), label) if POSITION.fullmatch(label) else (1, 0, label)
 
 
 def _named(label: str, names: Sequence[str] | None, where: str) -> str:
     if names is None:
         return label
-    if not label.isdecimal() or int(label) >= len(names):
+    if not POSITION.fullmatch(label) or not 0 <= int(label) < len(names):
         raise DataError(f"{where}: the label {label} is none of its {len(names)} classes")
     return names[int(label)]
 

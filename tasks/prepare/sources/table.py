@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from tasks.prepare.decoding import MAX_BYTES, BadImage, one_line
-from tasks.prepare.labels import Row, arranged
+from tasks.prepare.labels import Row, arranged, group_of
 from tasks.prepare.layout import SPLITS
 from tasks.prepare.source import Content, Source
 from tasks.prepare.sources.folder import FolderSource
@@ -43,7 +43,8 @@ class TableSource(FolderSource):
 
     def place(self, names: Sequence[str], folders: Sequence[str], where: str) -> None:
         """Take the tables among the names, and of the other files those that they list."""
-        tables = sorted(n for n in names if n.endswith(".parquet") or (n.endswith(".csv") and "/" not in n))
+        kinds = {name: PurePosixPath(name.lower()).suffix for name in names}
+        tables = sorted(n for n, kind in kinds.items() if kind == ".parquet" or (kind == ".csv" and "/" not in n))
         if not tables:
             raise DataError(f"{where} holds no table: a .csv beside the images, or .parquet files")
         self._held: dict[str, tuple[str, int]] = {}
@@ -51,7 +52,7 @@ class TableSource(FolderSource):
         rows: list[Row] = []
         classes: list[str] | None = None
         for table in tables:
-            found, named = self._csv(table) if table.endswith(".csv") else self._parquet(table)
+            found, named = self._csv(table) if kinds[table] == ".csv" else self._parquet(table)
             rows, classes = rows + found, named or classes
         there = set(names)
         listed = {row.name for row in rows}
@@ -73,9 +74,12 @@ class TableSource(FolderSource):
             raise DataError(f"{table} {content}")
         try:
             reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+            heads = [(name or "").strip() for name in reader.fieldnames or ()]
             lines = [{(key or "").strip(): value for key, value in line.items()} for line in reader]
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{table} is no CSV in UTF-8: {one_line(error)}") from None
+        if twice := [name for name in heads if name in READ and heads.count(name) > 1]:
+            raise DataError(f"{table} has the column {twice[0]!r} twice; leave one of them")
         self._unread |= set(lines[0] if lines else ()) - READ
         return [_row(line, table, _path(line, table)) for line in lines], None
 
@@ -139,8 +143,8 @@ def _path(line: dict[str, Any], table: str) -> str:
 def _row(line: dict[str, Any], table: str, name: str) -> Row:
     stem = PurePosixPath(table).stem.lower()
     split = next((word for word in SPLITS if stem == word or stem.startswith(f"{word}-")), "train")
-    given, group = line.get("split"), line.get("group")
-    return Row(name, line.get("label"), str(given) if given else split, "" if group is None else str(group))
+    given = line.get("split")
+    return Row(name, line.get("label"), str(given) if given else split, group_of(line.get("group")))
 
 
 def _class_names(schema: Any) -> list[str] | None:

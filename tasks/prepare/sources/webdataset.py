@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tasks.prepare.archives import Archive
-from tasks.prepare.labels import Row, arranged
+from tasks.prepare.labels import Row, arranged, group_of
 from tasks.prepare.layout import SPLITS
 from tasks.prepare.names import to_read
 from tasks.prepare.source import OWN_LICENSE, Content, Source
@@ -57,7 +57,7 @@ class ShardSource(Source):
         self.ignored += [f"{shard}/{name}" for name in others]
         for name in images:
             said = facts.get(_key(name), {})
-            yield Row(f"{shard}/{name}", said.get("label"), split, str(said.get("group", "")))
+            yield Row(f"{shard}/{name}", said.get("label"), split, group_of(said.get("group")))
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, Content]]:
         """Read the items at ``rows``."""

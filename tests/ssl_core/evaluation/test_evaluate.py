@@ -243,6 +243,12 @@ def test_features_that_are_not_finite_are_refused():
 # ------------------------------------------------------------------ scores
 
 
+@pytest.mark.parametrize("count", range(1, 41))
+def test_clusters_that_are_the_classes_have_a_share_of_one_whatever_rounding_makes_of_it(count: int) -> None:
+    same = torch.arange(count)
+    assert 1 - 1e-12 < scores.nmi(same, same) <= 1 and scores.ari(same.repeat(3), same.repeat(3)) == pytest.approx(1)
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 200), st.integers(1, 6), st.integers(1, 6), st.integers(0, 1000))
 def test_clustering_scores_equal_scikit_learn(n, clusters, classes, seed):

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from tasks.prepare.labels import Row, arranged
+from tasks.prepare.labels import Row, arranged, group_of
 from tasks.prepare.source import open_source
 from tasks.prepare.splits import by_groups
 from tasks.runtime.errors import DataError, UsageError
@@ -142,6 +143,42 @@ def test_labels_are_words_or_whole_numbers_in_their_order() -> None:
         arranged([Row("a", 2)], ["cat", "dog"], "x")
     with pytest.raises(DataError, match="has several labels"):
         arranged([Row("a", [1, 2])], None, "x")
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["0e1", "0e2", "1e3", "1000", "1_000"], ["1000", "0e1", "0e2", "1_000", "1e3"]),
+        (["12e4", "00e1", "ab12", "inf", "--5"], ["--5", "00e1", "12e4", "ab12", "inf"]),
+        (["7.0", 7, 3.0, b"cat", "9" * 5000], ["3", "7", "9" * 5000, "cat"]),
+        (["nan", float("nan"), None, "a", "b"], ["a", "b"]),
+    ],
+)
+def test_a_label_that_looks_like_a_number_stays_what_is_written(labels: list[Any], classes: list[str]) -> None:
+    items, found, _ = arranged([Row(str(i), label) for i, label in enumerate(labels)], None, "x")
+    assert found == classes and len(items) == len(labels)
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        (date(2026, 1, 2), "has the label 2026-01-02, a date; a class is a word or a number"),
+        (0.5, "a number to predict"),
+        (float("inf"), "a number to predict"),
+        ("1.5e3", "a number to predict"),
+        ("a", "has one class only"),
+    ],
+)
+def test_what_is_no_class_is_refused(label: Any, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        arranged([Row("0", label), Row("1", "a")], None, "x")
+
+
+def test_a_missing_group_is_none_and_a_column_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    assert group_of(None) == group_of(float("nan")) == "" and group_of(7) == "7"
+    folder = folder_of(tmp_path, b"path,label,label\nimg/0.png,a,b\n", name="LABELS.CSV")
+    with pytest.raises(DataError, match=r"LABELS.CSV has the column 'label' twice"):
+        open_source(config(folder, "table"))
 
 
 @pytest.mark.parametrize("nested", [True, False])
