@@ -49,6 +49,10 @@ def write(path: Path, names: list[str], features: torch.Tensor, uri: str) -> Non
         temp.unlink(missing_ok=True)
 
 
+BEGINS = {"parquet": b"PAR1", "PNG": b"\x89PNG"}
+"""The first bytes of what is written: of an earlier one, nothing is lost when it is replaced."""
+
+
 def check_space(path: Path, count: int, dim: int) -> None:
     """Before the work: whether the features of ``count`` images fit on the disk of ``path``.
 
@@ -60,13 +64,23 @@ def check_space(path: Path, count: int, dim: int) -> None:
         raise EnvironmentFault(f"--output {path} needs about {needed / 1e6:,.0f} MB but {free / 1e6:,.0f} MB are free there")
 
 
-def check_output(path: Path) -> None:
-    """Before the work: whether ``path`` can be written.
+def check_output(path: Path, kind: str, images: Path) -> None:
+    """Before the work: whether ``path`` can be written, and is nothing else that would be lost.
+
+    Args:
+        kind: of file, one of ``BEGINS``.
+        images: what is read.
 
     Raises:
-        UsageError: it is a folder or a device, or lies in no folder.
+        UsageError: it is a folder or a device, lies in no folder, is another kind of file, or a picture among the images.
         OSError: its folder takes no file.
     """
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            if file.read(4) != BEGINS[kind]:
+                raise UsageError(f"{path} is there and no {kind} file; name another one, or remove it")
+    if kind == "PNG" and images.resolve() in path.resolve().parents:
+        raise UsageError(f"{path} would be one of the images in {images} the next time; name a file elsewhere")
     if path.exists() and not path.is_dir() and not path.is_file():
         raise UsageError(f"{path} is no file but a device or a pipe; name a file")
     if path.is_dir() or not path.parent.is_dir():
@@ -205,9 +219,9 @@ def main() -> None:
     arguments.path, arguments.output = at_home(arguments.path), at_home(arguments.output)
     arguments.sheet = arguments.sheet and at_home(arguments.sheet)
     arguments.output = arguments.output.resolve()  # a link stays a link
-    check_output(arguments.output)
+    check_output(arguments.output, "parquet", arguments.path)
     if arguments.sheet:
-        check_output(arguments.sheet)
+        check_output(arguments.sheet, "PNG", arguments.path)
     if arguments.sheet and arguments.sheet.resolve() == arguments.output:
         raise UsageError(f"--output and --sheet are both {arguments.output}; give each its own file")
     images = open_images(arguments.path, arguments.query, arguments.follow_links)

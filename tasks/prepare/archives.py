@@ -69,7 +69,7 @@ class Archive:
         self._zip = start[:4] in (b"PK\x03\x04", b"PK\x05\x06")
         self._open: Any = next((o for magic, o in OPENERS.items() if start.startswith(magic)), None)
         if not (self._zip or self._open or start[257:] == b"ustar"):
-            raise DataError(f"{path} is not a tar (plain, gz, xz, bz2) or zip archive; check data.path")
+            raise DataError(f"{path} is not a tar (plain, gz, xz, bz2) or zip archive")
         try:
             if self._zip:
                 self._check_zip()

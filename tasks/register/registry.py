@@ -122,6 +122,8 @@ class Registry:
         if old is not None and not registered.unreadable(old.source, old.seal, whole=True):
             self._describe(old, tags, entry.card)
             return old.number
+        if self.tracker.restore(entry.fingerprint):
+            print(f"{entry.name}: its run in MLflow had been deleted, and is restored: its encoder is registered there")
         run_id = self.tracker.run_id(entry.fingerprint)
         if run_id is None:
             raise IntegrityError(f"{entry.name} has no run in MLflow; run python -m tasks.sync first")

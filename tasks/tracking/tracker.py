@@ -90,6 +90,15 @@ class Tracker:
             run = self._find(fingerprint)
         return run.info.run_id if run and run.info.lifecycle_stage == "active" else None
 
+    def restore(self, fingerprint: str) -> bool:
+        """Take back that a run was deleted: its encoder is to be registered, and a version needs its run."""
+        with self._guard():
+            run = self._find(fingerprint)
+            if run is None or run.info.lifecycle_stage == "active":
+                return False
+            self.client.restore_run(run.info.run_id)
+            return True
+
     def system_metrics(self, path: Path) -> Any:
         """Start a thread that writes this machine's CPU, memory, disk and GPU use to the run of a journal."""
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor

@@ -70,6 +70,19 @@ def test_an_output_is_a_file_of_its_own(start: Any, monkeypatch: pytest.MonkeyPa
     assert (tmp_path / "link.parquet").is_symlink() and len(parquet.read_table(tmp_path / "real.parquet")) == 3
 
 
+def test_no_other_file_is_written_over(start: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(registry, "load", lambda uri: pytest.fail("the work began"))
+    (tmp_path / "params.yaml").write_text("data: mine")
+    picture = tmp_path / "in" / "0.png"
+    before = picture.read_bytes()
+    for options in (["--output", picture], ["--output", tmp_path / "params.yaml"], ["--sheet", tmp_path / "params.yaml"]):
+        with pytest.raises(UsageError, match=r"is there and no (parquet|PNG) file; name another one"):
+            start(*map(str, options))
+    with pytest.raises(UsageError, match="would be one of the images in"):
+        start("--sheet", str(tmp_path / "in" / "sheet.png"))
+    assert picture.read_bytes() == before and (tmp_path / "params.yaml").read_text() == "data: mine"
+
+
 def test_links_out_are_read_when_asked_for(start: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(registry, "load", lambda uri: Loaded(flat, FACTS, "models:/x/1"))
     outside = write(tmp_path / "out", {"far.png": corpus.encoded(corpus.picture(9))})

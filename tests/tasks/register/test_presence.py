@@ -71,6 +71,11 @@ def version_deleted(root, client):
     client.delete_model_version("ssl-example", str(numbers(root)["byol-0"]))
 
 
+def run_and_artifacts_gone(root, client):
+    client.delete_run(client.get_model_version_by_alias("ssl-example", "champion").run_id)
+    shutil.rmtree(made.stored())
+
+
 def artifacts_gone(root, client):
     shutil.rmtree(made.stored())
 
@@ -89,6 +94,7 @@ def store_gone(root, client):
         (alias_elsewhere, "the alias champion of ssl-example at .* does not name simclr-0"),
         (version_deleted, "lacks byol-0"),
         (artifacts_gone, "cannot be loaded: .* is missing"),
+        (run_and_artifacts_gone, "cannot be loaded: .* is missing"),
         (file_cut, "is missing or not whole"),
         (store_gone, "ssl-example at .* lacks"),
     ],
@@ -105,7 +111,7 @@ def test_what_the_registry_lacks_is_named_and_registered_again(root, damage, wor
     register(root, made.exporter)
     assert registered.fault(root, whole=True) is None
     assert registry.load().module(torch.zeros(1, 1, 28, 28)).shape == (1, 16)
-    if damage in (alias_elsewhere, artifacts_gone, file_cut):  # the same versions stand again
+    if damage in (alias_elsewhere, artifacts_gone, run_and_artifacts_gone, file_cut):  # the same versions stand again
         assert numbers(root) == before
 
 
