@@ -109,7 +109,7 @@ def _around(names: Sequence[str]) -> str:
 
 
 def _check_order(inside: Mapping[str, Sequence[Parts]], where: str) -> None:
-    """Refuse splits below other folders: ``CLASS/train``, or ``data/train`` beside something else."""
+    """Refuse splits below other folders (``CLASS/train``; ``data/train`` beside something else) and ``val/CLASS`` beside CLASS."""
     found = {top: {SPLITS.get(path[0].lower()) for path in paths if len(path) > 1} for top, paths in inside.items()}
     holders = [
         top for top, roles in found.items() if "train" in roles and roles & {"test", "val"} and top.lower() not in SPLITS
@@ -121,6 +121,16 @@ def _check_order(inside: Mapping[str, Sequence[Parts]], where: str) -> None:
     if holders:
         others = _listed(top for top in inside if top not in holders)
         raise DataError(f"{where}: {holders[0]!r} holds train and test, beside {others}; set data.path to {where}/{holders[0]}")
+
+
+    tops = {top for top in inside if top.lower() not in SPLITS}
+    for top in set(inside) - tops:
+        same = tops & {path[0] for path in inside[top] if len(path) > 1}
+        if same and not any(SPLITS.get(other.lower()) == "train" for other in inside):
+            raise DataError(
+                f"{where}: {_listed(same)} are there twice, beside {top!r} and in it; if {top!r} is a split, move those beside"
+                f" it into train; if it is a class, move its images up"
+            )
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -188,9 +198,11 @@ def _may_be_classes(inside: Mapping[str, Sequence[Parts]], known: Mapping[str, s
 def _split_of(name: str, use: Mapping[str, str]) -> tuple[str, Parts]:
     """(split, path inside the split); an empty split where splits are folders and this name is in none of them."""
     top, *rest = PurePosixPath(name).parts
-    if top in use and rest:
-        return use[top], tuple(rest)
-    return ("" if "train" in use.values() else "train"), (top, *rest)
+    if top not in use or not rest:
+        return ("" if "train" in use.values() else "train"), (top, *rest)
+    if SPLITS.get(rest[0].lower()) == "unlabeled":  # train/unlabeled/file
+        return "unlabeled", tuple(rest[1:])
+    return use[top], tuple(rest)
 
 
 def _label(placed: Sequence[Placed], where: str) -> Layout:

@@ -53,6 +53,13 @@ def test_unlabeled_beside_classes_is_no_class(tmp_path: Path) -> None:
         arrange(names, ["0", "1", "2", "unlabeled"], "pictures")
 
 
+@pytest.mark.parametrize("name", ["unlabeled", "Unlabelled"])
+def test_unlabeled_images_inside_train_are_no_class_either(name: str) -> None:
+    names = [f"train/{folder}/{i}.png" for folder in ("0", "1", name, f"{name}/more") for i in range(4)]
+    layout = arrange(names, ["train", "train/0", "train/1", f"train/{name}", f"train/{name}/more"], "pictures")
+    assert counts(layout) == {("train", "0"): 4, ("train", "1"): 4, ("train", "-"): 8}
+
+
 LOOK_AGAIN = {
     "splits beside something else": (
         ("data/train/a", "data/test/a", "figures"),
@@ -65,6 +72,10 @@ LOOK_AGAIN = {
     "classes one level down": (
         ("all/cat", "all/dog", ". x1"),
         r"one class only \('all'\); if 'cat', 'dog' in it are the classes, put them one level up",
+    ),
+    "a split beside the classes that are in it": (
+        ("cat", "dog", "valid/cat", "valid/dog"),
+        "'cat', 'dog' are there twice, beside 'valid' and in it; if 'valid' is a split, move those beside it into train",
     ),
     "a test of other folders": (
         ("train/cat", "train/dog", "test/b1", "test/b2"),
