@@ -5,25 +5,19 @@ or color (1 or 3) of a color image. Values with more than 8 bits are scaled from
 """
 
 import hashlib
-import struct
 from io import BytesIO
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
-from tasks.prepare import decoding, dicom
+from tasks.prepare import decoding, dicom, tiff
 from tasks.prepare.decoding import BadImage, Facts
 
 Array = np.ndarray[Any, Any]
 LUMA = np.array([0.299, 0.587, 0.114])  # as Pillow
-MOST = 16
-"""Channels."""
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SAMPLED = 2**16
 """Pixels of a picture that say what is usual in it."""
-COMPRESSIONS = (1, 5, 8, 32773, 32946, 50000)
-"""Of a multi-band TIFF: none, LZW, Deflate, PackBits, Deflate's old number, Zstandard."""
 
 
 def decode(data: bytes, name: str, size: int, channels: int, depth: int, bits: int, fit: str) -> tuple[bytes, Facts]:
@@ -79,6 +73,8 @@ def _top(values: Array, depth: int, facts: Facts) -> float:
     if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 65535:
         raise BadImage(f"{values.dtype} values from {values.min()} to {values.max()}; they must be whole numbers in 0..65535")
     if values.dtype.itemsize == 1:
+        if values.dtype.kind == "i":
+            raise BadImage("int8 values, which have no stated white; store uint8")
         return 255.0
     return float(_white(values, depth, facts))
 
@@ -114,9 +110,9 @@ def eight_bits(image: Any, depth: int, facts: Facts) -> Any:
 def as_bands(values: Array, channels: int) -> Array:
     """An array (H, W), (H, W, B) or (B, H, W) as (H, W, B); grey and color become each other as in pictures."""
     values = values[..., None] if values.ndim == 2 else values
-    if values.shape[2] != channels and values.shape[0] == channels:
+    if values.shape[2] != channels and (values.shape[0] == channels or values.shape[2] > tiff.MOST >= values.shape[0]):
         values = values.transpose(1, 2, 0)
-    if values.shape[2] > MOST:
+    if values.shape[2] > tiff.MOST:
         raise BadImage(f"an array of shape {values.shape}; it must be (H, W), (H, W, C) or (C, H, W)")
     return _grey_or_color(values, channels) if {values.shape[2], channels} == {1, 3} else values
 
@@ -139,19 +135,22 @@ def _picture_or_tiff(data: bytes, name: str, channels: int) -> tuple[Array, Fact
             if not (facts.format == "TIFF" and image.tag_v2.get(277, 1) > len(image.getbands())):
                 return _laid_out(_values(image, data, facts), channels, facts), facts
     except UnidentifiedImageError:
-        if data[:4] not in TIFF:
+        if data[:4] not in tiff.BEGINNINGS:
             raise
-    values = tiff(data)
+    values, turned = tiff.read(data)
     facts = Facts(values.shape[1], values.shape[0], f"{values.shape[2]} bands", "TIFF", hashlib.sha256(data).hexdigest())
+    facts.notes += ["turned by its EXIF orientation"] if turned else []
     return as_bands(values, channels), facts
 
 
 def _values(image: Any, data: bytes, facts: Facts) -> Array:
     """All bands (H, W, B), with all their bits."""
-    deep = data[24:25] == b"\x10" if facts.format == "PNG" else facts.format == "TIFF" and decoding.deep_tiff(image)
+    deep = data[24:25] == b"\x10" if facts.format == "PNG" else facts.format == "TIFF" and tiff.is_deep(image)
     if image.mode in ("RGB", "RGBA") and deep:
         high, low = (_bytes_of(data, low, facts if low else None) for low in (False, True))
         return high.astype(np.uint16) << 8 | low
+    if facts.format == "PNG" and data[24:26] == b"\x10\x04":
+        raise BadImage("16 bits of grey with transparency; store it without transparency")
     turned = decoding.upright(image, facts)
     if turned.mode.startswith("I"):
         return np.asarray(turned).astype(np.int64)[..., None].clip(0, 65535).astype(np.uint16)
@@ -195,78 +194,3 @@ def _laid_out(values: Array, channels: int, facts: Facts) -> Array:
         values = np.rint(values[..., :-1] * alpha + white * (1 - alpha)).astype(values.dtype)
     values = values[..., :3]
     return _grey_or_color(values, channels) if values.shape[2] != channels else values
-
-
-# ---------------------------------------------------------------------- multi-band TIFF
-
-
-def tiff(data: bytes) -> Array:
-    """All bands (H, W, B) of the first page of a TIFF, unsigned, of 8 or 16 bits.
-
-    Pillow decompresses the bands one by one, or all as one wide grey image: a directory that says so is added to the file.
-
-    Raises:
-        BadImage: bands of another type, or a compression for pictures.
-    """
-    tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if data[2:3] == b"+" or data[3:4] == b"+" else 8])
-    file = BytesIO(data)
-    file.seek(tags.next)
-    tags.load(file)
-    width, height, bands = int(tags[256]), int(tags[257]), int(tags.get(277, 1))
-    bits, kinds = set(tags.get(258, (1,))), set(tags.get(339, (1,)))
-    decoding.check_sides(width, height)
-    if len(bits) != 1 or not bits <= {8, 16} or kinds != {1} or not 1 <= bands <= MOST:
-        raise BadImage(f"{bands} bands of {sorted(bits)} bits; at most {MOST} unsigned ones of 8 or 16 bits can be read")
-    if tags.get(259, 1) not in COMPRESSIONS:
-        raise BadImage(f"{bands} bands in TIFF's compression {tags.get(259)}; use LZW, Deflate or none")
-    if tags.get(284, 1) == 2:
-        return np.stack([_page(data, _one_band(tags, band, bands)) for band in range(bands)], 2)
-    predicted = tags.get(317, 1) == 2
-    values = _page(data, _all_bands(tags, bands)).reshape(height, width, bands)
-    return _undo_differences(values, int(tags.get(322, width))) if predicted else values
-
-
-def _one_band(tags: Any, band: int, bands: int) -> dict[int, Any]:
-    """The directory of one of the bands that are stored one after the other."""
-    changed = {258: tags[258][:1], 262: 1, 277: 1, 284: 1}
-    for tag in (273, 279, 324, 325):  # where the strips or tiles are, and how long
-        if tag in tags:
-            each = len(tags[tag]) // bands
-            changed[tag] = tags[tag][band * each : (band + 1) * each]
-    return _kept(tags, (317,)) | changed
-
-
-def _all_bands(tags: Any, bands: int) -> dict[int, Any]:
-    """The directory of an image ``bands`` times as wide, of one value after the other."""
-    changed = {256: tags[256] * bands, 258: tags[258][:1], 262: 1, 277: 1}
-    return _kept(tags, ()) | changed | ({322: tags[322] * bands} if 322 in tags else {})
-
-
-def _kept(tags: Any, more: tuple[int, ...]) -> dict[int, Any]:
-    """What says how the pixels are stored; no colors, places or names."""
-    return {tag: tags[tag] for tag in (256, 257, 259, 266, 273, 278, 279, 322, 323, 324, 325, *more) if tag in tags}
-
-
-def _page(data: bytes, directory: dict[int, Any]) -> Array:
-    """The grey image that the file shows with this directory: written behind it, all entries as 32-bit numbers."""
-    order = "<" if data[:2] == b"II" else ">"
-    at = len(data) + len(data) % 2
-    beyond = at + 6 + 12 * len(directory)
-    entries, more = b"", b""
-    for tag, value in sorted(directory.items()):
-        numbers = value if isinstance(value, tuple) else (value,)
-        packed = struct.pack(f"{order}{len(numbers)}I", *numbers)
-        where = packed if len(numbers) == 1 else struct.pack(f"{order}I", beyond + len(more))
-        more += b"" if len(numbers) == 1 else packed
-        entries += struct.pack(f"{order}HHI", tag, 4, len(numbers)) + where
-    head = data[:2] + struct.pack(f"{order}HI", 42, at)
-    tail = struct.pack(f"{order}H", len(directory)) + entries + b"\0\0\0\0" + more
-    with Image.open(BytesIO(head + data[8:].ljust(at - 8, b"\0") + tail), formats=("TIFF",)) as page:
-        values = np.asarray(page)
-    return values.astype(np.uint8 if page.mode == "L" else np.uint16)
-
-
-def _undo_differences(values: Array, across: int) -> Array:
-    """Values from their differences to the left neighbor, which start anew with each tile of ``across`` pixels."""
-    parts = np.split(values, range(across, values.shape[1], across), 1)
-    return np.concatenate([np.cumsum(part, 1, dtype=values.dtype) for part in parts], 1)

@@ -124,16 +124,25 @@ def decode(
 
 def has_bands(data: bytes, channels: int, bits: int) -> bool:
     """Whether ``tasks.prepare.bands`` reads this file."""
-    return channels not in (1, 3) or bits > 8 or data.startswith(NPY) or data[128:132] == DICOM
+    if channels not in (1, 3) or bits > 8 or data.startswith(NPY) or data[128:132] == DICOM:
+        return True
+    if data[:2] in (b"II", b"MM"):
+        from tasks.prepare import tiff
+
+        return tiff.has_deep_color(data)
+    return data[1:4] == b"PNG" and data[24:26] in (b"\x10\x02", b"\x10\x06")  # 16 bits of a color
 
 
 def read_picture(data: bytes, name: str, channels: int, depth: int, size: int | None) -> tuple[Any, Facts]:
     """An upright picture of mode L or RGB, at a scale that suffices for ``size``; None: all its pixels, whatever its shape."""
     with Image.open(BytesIO(data), formats=FORMATS) as image:
         facts = inspect(image, data, name)
-        stored = data[24:25] == b"\x10" if facts.format == "PNG" else facts.format == "TIFF" and deep_tiff(image)
-        if stored and not image.mode.startswith("I"):
-            facts.notes.append("16 bits a color, of which only the upper 8 are read; data.bits: 16 keeps them")
+        if facts.format == "PNG" and data[24:26] == b"\x10\x04":
+            facts.notes.append("16 bits of grey with transparency, of which only the upper 8 are read")
+        elif facts.format == "TIFF":
+            from tasks.prepare import tiff
+
+            facts.notes += tiff.beyond(image)
         if size:
             check_shape(*image.size)
             image.draft(None, (DRAFT_FACTOR * size, DRAFT_FACTOR * size))
@@ -141,17 +150,8 @@ def read_picture(data: bytes, name: str, channels: int, depth: int, size: int | 
         return flatten(_plain(upright(image, facts), depth, facts), channels), facts
 
 
-def deep_tiff(image: Any) -> bool:
-    """Whether a TIFF has more than 8 bits of each color."""
-    return max(image.tag_v2.get(258, (8,))) > 8
-
-
 def check_sides(width: int, height: int) -> None:
-    """Refuse an image that is too large or too small.
-
-    Raises:
-        BadImage: it is.
-    """
+    """Refuse (``BadImage``) an image that is too large or too small."""
     if width * height > MAX_PIXELS:
         raise BadImage(f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
     if min(width, height) < MIN_SIDE:
@@ -159,11 +159,7 @@ def check_sides(width: int, height: int) -> None:
 
 
 def check_shape(width: int, height: int) -> None:
-    """Refuse an image that is too long to become one square.
-
-    Raises:
-        BadImage: it is.
-    """
+    """Refuse (``BadImage``) an image that is too long to become one square."""
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise BadImage(f"{width} x {height}: one side is more than {MAX_ASPECT} times the other; data.tile cuts it")
 
@@ -173,6 +169,10 @@ def inspect(image: Any, data: bytes, name: str) -> Facts:
     width, height = image.size
     kind = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with a second picture behind it
     check_sides(width, height)
+    if kind == "TIFF":
+        from tasks.prepare import tiff
+
+        tiff.check(image)
     if image.mode not in MODES or (image.mode == "I" and kind != "PNG"):
         raise BadImage(f"pixels of type {image.mode} have no stated range; convert the file to 8 or 16 bits")
     facts = Facts(width, height, image.mode, kind, hashlib.sha256(data).hexdigest())
@@ -209,6 +209,8 @@ def _plain(image: Any, depth: int, facts: Facts) -> Any:
     if image.mode.startswith("I"):
         from tasks.prepare import bands
 
+        if "transparency" in image.info:
+            facts.notes.append("transparent pixels are read as they are")
         return bands.eight_bits(image, depth, facts)
     if not image.has_transparency_data:
         return image
@@ -267,11 +269,7 @@ def send(stream: IO[bytes], header: Any, blob: bytes = b"") -> None:
 
 
 def receive(stream: IO[bytes]) -> tuple[Any, bytes]:
-    """Read one message.
-
-    Raises:
-        EOFError: the other side is gone.
-    """
+    """Read one message; an EOFError when the other side is gone."""
     lengths = _exactly(stream, LENGTHS.size)
     text, blob = (_exactly(stream, n) for n in LENGTHS.unpack(lengths))
     return json.loads(text), blob

@@ -109,7 +109,7 @@ def _around(names: Sequence[str]) -> str:
 
 
 def _check_order(inside: Mapping[str, Sequence[Parts]], where: str) -> None:
-    """Refuse splits below other folders (``CLASS/train``; ``data/train`` beside something else) and ``val/CLASS`` beside CLASS."""
+    """Refuse splits below other folders (``CLASS/train``, ``data/train`` beside something) and ``val/CLASS`` beside CLASS."""
     found = {top: {SPLITS.get(path[0].lower()) for path in paths if len(path) > 1} for top, paths in inside.items()}
     holders = [
         top for top, roles in found.items() if "train" in roles and roles & {"test", "val"} and top.lower() not in SPLITS
@@ -121,7 +121,6 @@ def _check_order(inside: Mapping[str, Sequence[Parts]], where: str) -> None:
     if holders:
         others = _listed(top for top in inside if top not in holders)
         raise DataError(f"{where}: {holders[0]!r} holds train and test, beside {others}; set data.path to {where}/{holders[0]}")
-
 
     tops = {top for top in inside if top.lower() not in SPLITS}
     for top in set(inside) - tops:

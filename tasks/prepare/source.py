@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tasks.prepare import layout
-from tasks.prepare.bands import MOST
 from tasks.prepare.decoding import BadImage, Part
 from tasks.prepare.layout import Item
 from tasks.prepare.names import SUMS, is_image, left_out, to_read
+from tasks.prepare.tiff import MOST
 from tasks.runtime.dataset import Array
 from tasks.runtime.errors import DataError
 from tasks.runtime.params import DataConfig

@@ -1,6 +1,6 @@
 """What a file is that no allowed decoder takes."""
 
-from tasks.prepare import decoding
+from tasks.prepare import decoding, tiff
 
 
 def what_else(data: bytes) -> str:
@@ -17,4 +17,6 @@ def what_else(data: bytes) -> str:
         return f"PostScript or PDF, {allowed}"
     if data[4:8] == b"ftyp":
         return f"HEIC or AVIF, {allowed}"
+    if data[:4] in tiff.BEGINNINGS:
+        return "a TIFF whose pixels are none that can be read (floats, for instance), or damaged; store 8 or 16 bits, unsigned"
     return f"damaged or {allowed}"

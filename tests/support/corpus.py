@@ -146,7 +146,7 @@ def usable() -> dict[str, tuple[bytes, str]]:
         "clear.png": (transparent(0), "partly transparent"),
         "sixteen.png": (encoded(Image.fromarray(wide)), ""),
         "sixteen.tif": (encoded(Image.fromarray(wide), "TIFF", tiffinfo=tags), ""),
-        "sixteen-rgb.png": (sixteen_bit_rgb(0x8000), "only the upper 8"),
+        "sixteen-rgb.png": (sixteen_bit_rgb(0x8000), ""),
         "cmyk.jpg": (encoded(picture().convert("CMYK"), "JPEG"), ""),
         "cmyk-inverted.jpg": (encoded(inverted, "JPEG"), ""),
         "grey.jpg": (encoded(picture().convert("L"), "JPEG"), ""),

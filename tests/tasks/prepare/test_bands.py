@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.prepare import bands, decoding
+from tasks.prepare import decoding
+from tasks.prepare import tiff as tiff_reader
 from tasks.prepare.workers import Job, decode_all
 from tests.support import corpus
 from tests.tasks.prepare.test_bad_inputs import refused
@@ -40,7 +41,13 @@ def png16(array: Array) -> bytes:
 
 
 def tiff(
-    array: Array, order: str = "<", planar: bool = False, predictor: bool = False, deflate: bool = False, tile: int = 0
+    array: Array,
+    order: str = "<",
+    planar: bool = False,
+    predictor: bool = False,
+    deflate: bool = False,
+    tile: int = 0,
+    photometric: int = 1,
 ) -> bytes:
     """(H, W, B) as a TIFF with any number of bands, written by the letter of TIFF 6.0."""
     height, width, count = array.shape
@@ -59,9 +66,11 @@ def tiff(
     offsets = [8 + sum(map(len, blocks[:i])) for i in range(len(blocks))]
     sizes = [*map(len, blocks)]
     own = {322: [tile], 323: [tile], 324: offsets, 325: sizes} if tile else {278: [5], 273: offsets, 279: sizes}
+    colors = 3 if photometric == 2 else 1
     tags: dict[int, list[int]] = {
-        256: [width], 257: [height], 258: [array.itemsize * 8] * count, 259: [8 if deflate else 1], 262: [1], 277: [count],
-        284: [2 if planar else 1], 317: [2 if predictor else 1], 338: [0] * (count - 1), 339: [1] * count, **own,
+        256: [width], 257: [height], 258: [array.itemsize * 8] * count, 259: [8 if deflate else 1], 262: [photometric],
+        277: [count], 284: [2 if planar else 1], 317: [2 if predictor else 1], 338: [0] * (count - colors), 339: [1] * count,
+        **own,
     }  # fmt: skip
     body, extra, entries = b"".join(blocks), b"", b""
     at = 8 + len(body)
@@ -141,8 +150,39 @@ LAYOUTS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("bits", [8, 16])
 def test_every_layout_of_a_multi_band_tiff_gives_the_same_bands(layout: dict[str, Any], bits: int) -> None:
     x = np.tile(values(13, bits), (2, 2, 1))
-    assert (bands.tiff(tiff(x, **layout)) == x).all()
+    assert (tiff_reader.read(tiff(x, **layout))[0] == x).all()
     assert (stored(tiff(x, **layout), 13, bits, size=2 * SIDE)[0] == x).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_turns_many_bands_as_it_turns_three(orientation: int) -> None:
+    wide = values(4, 8)[: SIDE - 2]
+    turned = tiff_reader.UPRIGHT.get(orientation, lambda x: x)(wide)
+    picture = Image.fromarray(wide[..., :3])
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    with Image.open(BytesIO(corpus.encoded(picture, "PNG", exif=exif))) as read:
+        assert (np.asarray(decoding.upright(read, decoding.Facts(1, 1, "", "", ""))) == turned[..., :3]).all()
+    found, is_turned = tiff_reader.read(corpus.encoded(Image.fromarray(wide), "TIFF", tiffinfo={274: orientation}))
+    assert (found == turned).all() and is_turned == (orientation > 1)
+
+
+def test_what_a_picture_would_show_as_something_else_is_refused_or_told() -> None:
+    grey = Image.fromarray(values(1, 8)[..., 0])
+    deep = Image.fromarray(values(1)[..., 0])
+    for picture, tags, said in (
+        (grey, {339: 2}, "signed values"),
+        (deep, {262: 0}, "of which 0 is white"),
+        (Image.fromarray(np.zeros((SIDE, SIDE), np.float32)), {}, "have no stated range"),
+    ):
+        with pytest.raises(decoding.BadImage, match=said):
+            decoding.decode(corpus.encoded(picture, "TIFF", tiffinfo=tags), "x.tif", SIDE, 1)
+    with pytest.raises(decoding.BadImage, match="int8 values"):
+        stored(npy(values(2, 8).astype(np.int8).clip(0)), 2)
+    for count in (4, 5):
+        _, facts = decoding.decode(tiff(values(count, 8), photometric=2), "x.tif", SIDE, 3)
+        assert facts.notes == [f"{count} bands, of which 3 are read; data.channels: {count} keeps all"]
+    assert (stored(npy(values(3).transpose(2, 0, 1).repeat(2, 2).repeat(2, 1)), 1, size=2 * SIDE)[0].shape) == (24, 24, 1)
 
 
 def test_another_number_of_bands_is_named() -> None:
@@ -152,7 +192,7 @@ def test_another_number_of_bands_is_named() -> None:
     with pytest.raises(decoding.BadImage, match=r"4 bands, but data\.channels is 3"):
         stored(npy(values(4)), 3)  # a fourth band of an array is no transparency
     with pytest.raises(decoding.BadImage, match="17 bands of"):
-        bands.tiff(tiff(values(17)))
+        tiff_reader.read(tiff(values(17)))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

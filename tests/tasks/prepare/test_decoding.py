@@ -130,8 +130,8 @@ def test_a_depth_that_is_given_scales_and_what_lies_above_is_told() -> None:
     assert pixels[-1] == 255 and facts.notes == ["values above 1023 are cut; data.bit_depth is 10"]
 
 
-def test_sixteen_bits_a_color_are_told() -> None:
-    _, facts = decoding.decode(corpus.sixteen_bit_rgb(0x0FFF), "x.png", corpus.SIDE, 3)
-    assert "only the upper 8" in facts.notes[0]
+def test_twelve_bits_a_color_are_scaled_as_those_of_grey_are() -> None:
+    pixels, facts = decoding.decode(corpus.sixteen_bit_rgb(0x0FFF), "x.png", corpus.SIDE, 3, depth=12)
+    assert set(pixels) == {255} and facts.peak == 4095 and not facts.notes
     _, facts = decoding.decode(corpus.encoded(corpus.picture()), "x.png", corpus.SIDE, 3)
     assert not facts.notes
