@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DO_NOT_TRACK := true
+unexport PYTHONSAFEPATH
 export DVC_NO_ANALYTICS := 1
 READY := $(VENV)/.ready
 

@@ -206,8 +206,9 @@ def _from_outside(error: BaseException) -> str | None:
     if type(error) in (RuntimeError, ImportError, ValueError):
         frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
         raiser = frames[-1].partition(".")[0] if frames else ""
-        # Prefect's, of a server that does not answer; httpx's, of a proxy that it cannot use
-        packages = [raiser] if type(error) is RuntimeError or raiser == "httpx" else []
+        # Prefect's, of a server that does not answer; httpx's, of a proxy that it cannot use; MLflow's, of a variable
+        known = type(error) is RuntimeError or raiser == "httpx" or "mlflow.environment_variables" in frames
+        packages = [raiser] if known else []
     found = [OUTSIDE[package] for package in packages if package in OUTSIDE]
     text = " ".join(str(error).split()) or type(error).__name__
     if "proxy" in text.lower():

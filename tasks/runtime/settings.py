@@ -1,9 +1,11 @@
 """Settings of the tools the pipeline drives, in one place: no telemetry, no pickle, the tracking store under the project."""
 
 import getpass
+import logging
 import math
 import os
 import sys
+import urllib.parse
 from pathlib import Path
 
 from tasks.runtime.errors import EnvironmentFault, UsageError
@@ -46,8 +48,12 @@ def seconds(name: str, otherwise: float) -> float:
 
 
 def project_root() -> Path:
-    """Where ``params.yaml`` is; inside a DVC experiment's temporary copy, the workspace it was started from."""
-    return Path(os.environ.get("DVC_ROOT") or ".").resolve()
+    """Where ``params.yaml`` is; inside a DVC experiment's temporary copy, the workspace it was started from.
+
+    DVC names its project to whatever a stage of it runs, and that may be a project of its own: this one.
+    """
+    here, outer = Path.cwd(), Path(os.environ.get("DVC_ROOT") or ".").resolve()
+    return outer if (outer / ".dvc" / "tmp") in here.parents else here
 
 
 def need_project() -> None:
@@ -88,7 +94,20 @@ def apply() -> None:
             os.environ.pop(name, None)
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    _check_mlflow()
     os.environ.setdefault("MLFLOW_TRACKING_URI", store_uri(project_root()))
+
+
+def _check_mlflow() -> None:
+    """Refuse what MLflow would end at with a traceback."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        try:
+            urllib.parse.urlsplit(os.environ.get(name, ""))
+        except ValueError as error:
+            raise EnvironmentFault(f"{name} is no address: {error}") from None
+    level = os.environ.get("MLFLOW_LOGGING_LEVEL", "")
+    if level and level.upper() not in logging.getLevelNamesMapping():
+        raise EnvironmentFault(f"MLFLOW_LOGGING_LEVEL is {level!r}; it must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL")
 
 
 def _check_place() -> None:

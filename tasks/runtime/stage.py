@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tasks.runtime import ancestors, declared, files, params, recorded, signals, work
+from tasks.runtime import ancestors, declared, files, params, recorded, settings, signals, work
 from tasks.runtime.bus_error import on_bus_error
 from tasks.runtime.errors import EnvironmentFault, IntegrityError, Preempted, Stop, UsageError, explain, run
 from tasks.runtime.locks import try_lock
@@ -34,7 +34,7 @@ LOCK_WAIT_SECONDS = 15.0
 
 def state_directory() -> Path:
     """``.ssl`` of the project, also from a DVC experiment's temporary workspace."""
-    return Path(os.environ.get("DVC_ROOT") or ".").resolve() / ".ssl"
+    return settings.project_root() / ".ssl"
 
 
 class Stage:

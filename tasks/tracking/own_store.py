@@ -4,6 +4,7 @@ A project that was moved or copied would look for them where it was. ``follow`` 
 """
 
 import contextlib
+import socket
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ PLACES = {
 }
 """Where MLflow's tables name a place: table to columns."""
 SQLITE, ARTIFACTS = "sqlite:///", "artifacts"
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+"""Of database servers, where the address says none."""
+ANSWER_SECONDS = 5.0
 BUSY_SECONDS = 30.0
 LOCK_WAIT_SECONDS = 60.0
 
@@ -31,6 +35,23 @@ LOCK_WAIT_SECONDS = 60.0
 def file_of(uri: str) -> Path | None:
     """The file of a SQLite store; None for a store of another kind."""
     return Path(uri.removeprefix(SQLITE)).absolute() if uri.startswith(SQLITE) else None
+
+
+def reach(uri: str) -> None:
+    """Ask once whether a database server is there: MLflow tries for two minutes without a word.
+
+    Raises:
+        TrackerDown: nobody answers.
+    """
+    address = urlsplit(uri)
+    port = PORTS.get(address.scheme.partition("+")[0])
+    if port is None or not address.hostname:
+        return
+    try:
+        socket.create_connection((address.hostname, address.port or port), ANSWER_SECONDS).close()
+    except OSError as error:
+        where = f"{address.hostname}:{address.port or port}"
+        raise TrackerDown(f"MLflow's database at {where} does not answer (the journals keep all): {error}") from error
 
 
 @dataclass(frozen=True)

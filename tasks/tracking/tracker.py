@@ -117,7 +117,7 @@ class Tracker:
         """Fail at once where MLflow would try for two minutes; a store that was moved learns where it is."""
         file = own_store.file_of(self.uri)
         if file is None:
-            return
+            return own_store.reach(self.uri)
         if reading and not file.exists():
             raise UsageError(f"there is no store {file}; run make run, or name another one")
         try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import requests.utils
 
 from tasks.runtime import settings
 from tasks.runtime.errors import EnvironmentFault, UsageError
+from tasks.runtime.stage import state_directory
 from tests.conftest import ROOT
 from tests.support import tiny_graph as tiny
+from tests.support.project import command
 
 UNKNOWN = "54321"
 AS_UNKNOWN = ["setpriv", "--reuid", UNKNOWN, "--regid", UNKNOWN, "--clear-groups"]
@@ -58,6 +61,46 @@ def test_empty_variables_of_mlflow_count_as_unset(clean: Path, monkeypatch: pyte
     settings.apply()
     assert os.environ["MLFLOW_TRACKING_URI"] == settings.store_uri(clean)
     assert not {"MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME"} & set(os.environ)
+
+
+def test_a_project_inside_another_one_of_dvc_is_its_own_and_an_experiment_s_copy_is_not(
+    clean: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner, copy = clean / "inner", clean / ".dvc" / "tmp" / "exps" / "tmpx"
+    for folder, expected in ((clean, clean), (inner, inner), (copy, clean)):
+        folder.mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("DVC_ROOT", str(clean))
+        assert settings.project_root() == expected and state_directory() == expected / ".ssl"
+    monkeypatch.delenv("DVC_ROOT")
+    assert settings.project_root() == copy
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("MLFLOW_TRACKING_URI", "http://[::1", "MLFLOW_TRACKING_URI is no address: Invalid IPv6 URL"),
+        ("MLFLOW_REGISTRY_URI", "http://[::1", "MLFLOW_REGISTRY_URI is no address: Invalid IPv6 URL"),
+        ("MLFLOW_LOGGING_LEVEL", "loud", "MLFLOW_LOGGING_LEVEL is 'loud'; it must be one of DEBUG"),
+    ],
+)
+def test_a_variable_at_which_mlflow_would_end_is_one_line(
+    clean: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(EnvironmentFault, match=re.escape(said)):
+        settings.apply()
+
+
+def test_a_number_that_mlflow_cannot_read_and_a_database_that_is_not_there_are_one_line(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    for extra, said in (
+        ({"MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "abc"}, "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE"),
+        ({"MLFLOW_TRACKING_URI": "postgresql://u:secret@127.0.0.1:1/x"}, "MLflow's database at 127.0.0.1:1 does not answer"),
+    ):
+        done = command(tmp_path, "tasks.sync", PYTHONPATH=str(ROOT), **extra)
+        assert done.returncode == 4 and said in done.stderr.splitlines()[-1], done.stderr
+        assert "Traceback" not in done.stderr and "secret" not in done.stderr
 
 
 @pytest.mark.parametrize("proxy", ["http_proxy", "HTTPS_PROXY", "all_proxy"])
