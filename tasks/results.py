@@ -314,7 +314,7 @@ def registered_model(root: Path) -> str:
 
 
 def model_name(data: str, data_sha256: str = "") -> str:
-    """``ssl-NAME-HASH`` of the data, or ``ssl-NAME``; a name that cannot be kept as it is (``c++``) gets its own hash there."""
+    """``ssl-NAME-HASH`` of the data, or ``ssl-NAME``; a name that cannot be kept as it is (``c++``) gets its own hash."""
     kept = re.sub(r"[^\w.-]+", "-", data).strip("-")[:100]
-    own = hashlib.sha256(data.encode(errors="surrogatepass")).hexdigest()[:6] if kept != data.replace(" ", "-") else ""
+    own = hashlib.sha256(data.encode(errors="surrogatepass")).hexdigest()[:6] if kept != data else ""
     return "-".join(part for part in ("ssl", kept, data_sha256[:8] or own) if part)

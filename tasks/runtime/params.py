@@ -255,7 +255,7 @@ def _images(values: Mapping[str, Any], where: str) -> DataConfig:
     if config.stored < config.image_size:
         raise ConfigError(f"{where}.store_size is {config.stored}, below {where}.image_size, {config.image_size}; raise it")
     name = config.name
-    if name is not None and not (0 < len(name) <= LONGEST_NAME and name.isprintable() and not set(name) & {"/", "\\"}):
+    if name is not None and not (0 < len(name.strip()) <= LONGEST_NAME and name.isprintable() and not set(name) & {"/", "\\"}):
         raise ConfigError(f"{where}.name must have 1 to {LONGEST_NAME} characters, and no slash or line break among them")
     return config
 
@@ -267,6 +267,8 @@ def images_path(given: str, root: Path = Path(), key: str = "data.path") -> Path
         UsageError: nothing is there.
     """
     path = root / given
+    if not given.strip():
+        raise UsageError(f"{key} is empty; give the path of your images (relative to the project's root)")
     if given.startswith("~") and not path.exists():
         raise UsageError(f"{key}: {given} has a ~, which DVC does not know; write {Path(given).expanduser()}")
     if not path.exists():

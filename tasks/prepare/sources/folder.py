@@ -15,10 +15,13 @@ from tasks.prepare.names import OWN, SUMS, is_image, left_out
 from tasks.prepare.source import OWN_LICENSE, Content, FileSource, Source
 from tasks.runtime.errors import UsageError
 from tasks.runtime.params import DataConfig, images_path
+from tasks.runtime.words import counted, few
 
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """What the machine lacks, which says nothing of the file."""
 READ_ANYWAY = " (a link to a folder that is read anyway)"
+AROUND = " (a link to a folder that it lies in)"
+"""What only that folder holds is not read; a link to it would never end."""
 
 
 def open_source(config: DataConfig) -> Source:
@@ -47,6 +50,7 @@ class FolderSource(FileSource):
         self._root, self._follow_links = path.resolve(), follow_links
         self._elsewhere: dict[str, Path] = {}
         self._linked: list[str] = []
+        self._tops = [self._root]  # and whatever links led to: what lies below is read
         self._pending: list[tuple[str, tuple[Path, ...]]] = [("", (self._root,))]
         names: list[str] = []
         folders: list[str] = []
@@ -67,9 +71,10 @@ class FolderSource(FileSource):
         if self._linked:
             named = f"{len(self._linked)} linked folders are read, {min(self._linked)!r} first"
             self.warnings.append(f"{named}, but DVC does not look into them: after a change there run dvc repro -f prepare")
-        again = [name.partition(" (")[0] for name in self.ignored if name.endswith(READ_ANYWAY)]
-        if again:
-            self.warnings.append(f"{len(again)} links to folders that are read anyway are not read twice, {min(again)!r} first")
+        for kind, said in ((READ_ANYWAY, "to folders that are read anyway"), (AROUND, "to folders around their own")):
+            if links := [name.removesuffix(kind) for name in self.ignored if name.endswith(kind)]:
+                named = few(map(repr, sorted(links)))
+                self.warnings.append(f"{counted(len(links), 'link', 'links')} {said}, not followed: {named}")
         self.warnings += left_out(hidden, ())
         self.place(names, folders, str(path))
         if SUMS in names:
@@ -106,9 +111,13 @@ class FolderSource(FileSource):
             self.bad.append((name, "a link that leads out of the folder (data.follow_links: true reads it)"))
         elif not target.exists():
             self.bad.append((name, "a link that leads nowhere"))
-        elif target.is_dir() and ((inside and not hidden) or any(place.is_relative_to(target) for place in way)):
+        elif target.is_dir() and inside and not hidden:
             self.ignored.append(f"{name}{READ_ANYWAY}")
+        elif target.is_dir() and any(place.is_relative_to(target) for place in way):
+            read = any(target.is_relative_to(top) for top in self._tops)
+            self.ignored.append(f"{name}{READ_ANYWAY if read else AROUND}")
         elif target.is_dir():
+            self._tops.append(target)
             if not inside:
                 self._linked.append(name)
             self._pending.append((name, (*way, target)))

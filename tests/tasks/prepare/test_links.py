@@ -66,6 +66,15 @@ def test_linked_class_folders_are_read_when_asked_for_and_loops_end(tmp_path: Pa
     assert all(n.startswith("cat/up/") for n in names if n.count("/") > 1)  # a class linked below another is read there too
 
 
+def test_links_up_and_sideways_are_told_apart_and_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "around" / "in", class_folders(4))
+    (folder / "cat" / "up").symlink_to(tmp_path / "around")
+    (folder / "cat" / "side").symlink_to(folder / "bird")
+    said = run(tmp_path, config(folder, follow_links=True)).audit["warnings"]
+    assert "1 link to folders around their own, not followed: 'cat/up'" in said
+    assert "1 link to folders that are read anyway, not followed: 'cat/side'" in said
+
+
 def test_what_dvc_add_links_into_the_cache_is_read(tmp_path: Path) -> None:
     home = project.copy_project(tmp_path / "p", git=True)
     write(home / "mine", class_folders(4))
