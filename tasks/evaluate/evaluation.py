@@ -32,7 +32,7 @@ from tasks.runtime.dataset import IN_POOL
 from tasks.runtime.errors import Diverged
 from tasks.runtime.progress import Progress
 from tasks.runtime.stage import Stage
-from tasks.tracking.journal import Journal
+from tasks.tracking.journal import Journal, of_encoder
 
 
 def extract(
@@ -98,7 +98,7 @@ class Evaluation:
         """Extract, score, write."""
         started = time.monotonic()
         with Journal(self.stage.work / "journal.jsonl", position=0) as journal:  # nothing is resumed: begin anew
-            journal.start(**self._run_facts())
+            journal.start(**of_encoder(self.stage, self.name, self.seed, self.data, self.task, vars(self.config)))
             layers = self._features(self.encoder)
             scores = evaluate(layers, self.labels, self.config, self.seed)
             metrics = self._metrics(scores)
@@ -117,19 +117,6 @@ class Evaluation:
             cost = {"evaluation_seconds": time.monotonic() - started}
             journal.end("FINISHED", cost={} if self.task else cost, encoder_sha256=metrics.encoder_sha256)
             journal.publish(self.stage.out(f"out/journal/evaluate-{self.file.replace('/', '-')}.jsonl"))
-
-    def _run_facts(self) -> dict[str, Any]:
-        machine_tags = {k: str(v) for k, v in self.stage.machine.items()}
-        tags = {"dataset": self.data.meta["name"], "data_sha256": self.data.sha256}
-        return {
-            "fingerprint": self.stage.fingerprint,
-            "stage": self.stage.full_name,
-            "name": self.name,
-            "seed": self.seed,
-            "tags": {self.task: tags} if self.task else tags | machine_tags,
-            "data": {"name": self.data.meta["name"], "sha256": self.data.sha256} if self.task else {},
-            "params": vars(self.config),
-        }
 
     # ------------------------------------------------------------------ measuring
 

@@ -30,7 +30,7 @@ from tasks.runtime.errors import Diverged
 from tasks.runtime.progress import Progress
 from tasks.runtime.recipes import FinetuneParams
 from tasks.runtime.stage import Stage
-from tasks.tracking.journal import Journal
+from tasks.tracking.journal import Journal, of_encoder
 
 BATCH = 500
 """Images that pass through an encoder at a time after its training."""
@@ -74,7 +74,7 @@ class Trials:
             print(f"{self.key}: the images of data have no labels to fine-tune with; those of run.tasks have", file=sys.stderr)
         started, config = time.monotonic(), self.recipe.config
         with Journal(self.stage.work / "journal.jsonl", position=0) as journal:
-            journal.start(**self._run_facts())
+            journal.start(**of_encoder(self.stage, self.name, self.seed, self.data, self.task, asdict(self.recipe)))
             asked = sorted(config.shares) if self.is_labelled else []
             chosen = {f"{share:g}": draws(self.labels, share, config.draws, self.seed) for share in asked}
             count = sum(map(len, chosen.values())) * (len(config.lr) + 1)
@@ -100,19 +100,6 @@ class Trials:
             cost = {} if self.task else {"finetune_seconds": time.monotonic() - started}
             journal.end("FINISHED", cost=cost, encoder_sha256=encoder_sha256)
             journal.publish(self.stage.out(f"out/journal/{self.file.replace('/', '-')}.jsonl"))
-
-    def _run_facts(self) -> dict[str, Any]:
-        about = {"data_sha256": self.data.sha256}
-        machine_tags = {k: str(v) for k, v in self.stage.machine.items()}
-        return {
-            "fingerprint": self.stage.fingerprint,
-            "stage": self.stage.full_name,
-            "name": self.name,
-            "seed": self.seed,
-            "tags": {self.task: about} if self.task else about | machine_tags,
-            "data": {"name": self.data.meta["name"], "sha256": self.data.sha256} if self.task else {},
-            "params": asdict(self.recipe),
-        }
 
     def _numbers(self, guess: Tensor, truth: Tensor, found: Sequence[tuple[float, Tensor]], draw: Draw) -> dict[str, Any]:
         """What a share of the labels gives; accuracies of the test images."""

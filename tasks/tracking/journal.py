@@ -23,11 +23,15 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from tasks.runtime import files
 from tasks.runtime.errors import IntegrityError
 from tasks.tracking import events
+
+if TYPE_CHECKING:
+    from tasks.runtime.dataset import Dataset
+    from tasks.runtime.stage import Stage
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -179,6 +183,26 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             result[f"{prefix}{key}"] = value
     return result
+
+
+def of_encoder(
+    stage: "Stage", name: str, seed: int, data: "Dataset", task: str | None, params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What ``Journal.start`` is told by a stage that adds scores to the run of an encoder's training.
+
+    Args:
+        data: that it was scored on; those of a task are named in the run as of that task.
+    """
+    tags = {"dataset": data.meta["name"], "data_sha256": data.sha256}
+    return {
+        "fingerprint": stage.fingerprint,
+        "stage": stage.full_name,
+        "name": name,
+        "seed": seed,
+        "tags": {task: tags} if task else tags | {k: str(v) for k, v in stage.machine.items()},
+        "data": {"name": data.meta["name"], "sha256": data.sha256} if task else {},
+        "params": params,
+    }
 
 
 def surroundings() -> dict[str, str]:
