@@ -229,15 +229,16 @@ def main() -> None:
     parser.add_argument("--machines", action="store_true", help="train and evaluate on the machines of the pool of that name")
     given = parser.parse_args()
     own_server.prepare()
-    state = pipeline(
-        given.methods,
-        given.seeds,
-        given.overrides,
-        given.parallelism,
-        given.targets or None,
-        given.machines,
-        return_state=True,
-    )
+    with runs.marked(Path.cwd()):
+        state = pipeline(
+            given.methods,
+            given.seeds,
+            given.overrides,
+            given.parallelism,
+            given.targets or None,
+            given.machines,
+            return_state=True,
+        )
     if state.is_completed():
         return
     error = state.result(raise_on_failure=False)

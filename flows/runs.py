@@ -1,14 +1,19 @@
 """Flow runs that died without a word: closed by the next flow, or by ``python -m flows.runs``.
 
 Prefect cannot know that a directly started flow was killed; its run would stay ``Running`` for ever. So each flow holds a
-lock on ``.ssl/flows/ID``: a file whose lock is free belongs to a dead flow.
+lock on ``.ssl/flows/ID``: a file whose lock is free belongs to a dead flow. Between the moment when Prefect has the run and the
+one when the flow learns its id, the lock is on ``.ssl/flows/MARK``, and the run has MARK for a tag.
 """
 
 import contextlib
+import os
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 from uuid import UUID
 
+from prefect import tags
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.objects import FlowRun
@@ -22,6 +27,20 @@ from tasks.runtime.locks import try_lock
 GONE = Crashed(message="its process is gone")
 
 _alive: list[IO[str]] = []
+
+
+@contextlib.contextmanager
+def marked(root: Path) -> Iterator[None]:
+    """Flow runs that begin in this block can be told from those of other processes before they are registered."""
+    mark = f"process-{os.getpid()}-{secrets.token_hex(4)}"
+    path = root / ".ssl" / "flows" / mark
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file, tags(mark):
+        try_lock(file)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def register(root: Path, flow_run_id: str) -> None:
@@ -46,13 +65,20 @@ def close_dead(root: Path) -> list[str]:
             if not try_lock(file):
                 continue
             with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
-                state = client.read_flow_run(UUID(path.name)).state
-                if state is not None and not state.is_final():
-                    _close_tasks(client, UUID(path.name))
-                    client.set_flow_run_state(UUID(path.name), GONE, force=True)
-                    closed.append(path.name)
+                for found in _runs_of(client, path.name):
+                    if found.state is not None and not found.state.is_final():
+                        _close_tasks(client, found.id)
+                        client.set_flow_run_state(found.id, GONE, force=True)
+                        closed.append(str(found.id))
             path.unlink(missing_ok=True)
     return closed
+
+
+def _runs_of(client: SyncPrefectClient, name: str) -> list[FlowRun]:
+    """The flow run of an id, or those with a mark."""
+    if name.startswith("process-"):
+        return client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate({"tags": {"all_": [name]}}))
+    return [client.read_flow_run(UUID(name))]
 
 
 def _close_tasks(client: SyncPrefectClient, flow_run_id: UUID) -> None:

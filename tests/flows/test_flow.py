@@ -108,6 +108,20 @@ def test_after_kill_9_of_the_flow_its_stage_is_recorded_and_its_run_closed(proje
     assert runs[0]["state_type"] == "CRASHED" and server.task_states(dead)["pretrain@byol-0"] == "Crashed"
 
 
+def test_a_run_of_a_flow_that_was_killed_before_it_knew_its_id_is_closed(project: Path) -> None:
+    mark, flow = "process-1-dead", server.api("flows/", name="ssl-pipeline")["id"]
+    lost = server.api("flow_runs/", flow_id=flow, tags=[mark], state={"type": "RUNNING"})["id"]
+    other = server.api("flow_runs/", flow_id=flow, tags=["process-2-alive"], state={"type": "RUNNING"})["id"]
+    left = project / ".ssl" / "flows" / mark
+    left.parent.mkdir(parents=True)
+    left.touch()
+    code, log = tiny.finish(project, "flows.runs")
+    assert code == 0 and f"closed flow run {lost}" in log and not left.exists(), log
+    states = {run["id"]: run["state_type"] for run in server.api("flow_runs/filter", flow_runs={"id": {"any_": [lost, other]}})}
+    assert states == {lost: "CRASHED", other: "RUNNING"}
+    server.api(f"flow_runs/{other}/set_state", state={"type": "COMPLETED"})
+
+
 @pytest.mark.fault("F68")
 def test_a_killed_stage_is_tried_again_and_a_killed_server_waited_for(project: Path) -> None:
     tiny.control(project, pretrain_byol_0={"seconds": 4}, pretrain_simclr_0={"seconds": 4})
