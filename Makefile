@@ -51,7 +51,7 @@ quick: $(READY) ## the unit tests of science, parameters and images, a minute: n
 	@python -m pytest -q -n 2 -m 'not slow and not stress' tests/ssl_core tests/tasks/evaluate tests/tasks/prepare tests/tasks/runtime
 
 stress: $(READY) ## minutes of failures and kills
-	@python -m pytest -q -s -n 0 -m stress
+	@python -m pytest -q -n 2 -m stress
 
 check: $(READY) ## formatting, lint, types and the architecture rules
 	@ruff format --check .
