@@ -116,12 +116,17 @@ def table(found: Mapping[str, Scores], names: Sequence[str]) -> str:
     return markdown([head, *([row, *(cell for name in names for cell in shown(found[name], row))] for row in rows)])
 
 
-def below(found: Scores, about: str) -> str:
-    """Which methods stay below the untrained encoders, as an item of a list."""
-    least = untrained(found)
-    names = [name for name in METHODS if found[name][0] <= least]
-    above = f"- On {about}, {len(METHODS) - len(names)} of {len(METHODS)} are above the untrained encoders."
-    return f"{above}\n  Not above: {', '.join(names) or 'none'}."
+def compared(found: Scores, about: str) -> str:
+    """Which methods are above the untrained encoders by more than these differ, as an item of a list."""
+    apart = 2 * statistics.stdev(found[UNTRAINED])
+    ahead = {name: found[name][0] - untrained(found) for name in METHODS}
+    above = [name for name, points in ahead.items() if points > apart]
+    below = [name for name, points in ahead.items() if points < -apart]
+    within = [name for name in METHODS if name not in (*above, *below)]
+    return (
+        f"- On {about}, {len(above)} of {len(METHODS)} are above the untrained encoders by more than twice their standard"
+        f" deviation.\n  Within it: {', '.join(within) or 'none'}. Below: {', '.join(below) or 'none'}."
+    )
 
 
 def page(found: Mapping[str, Scores], directory: Path, images: int) -> str:
@@ -132,7 +137,7 @@ def page(found: Mapping[str, Scores], directory: Path, images: int) -> str:
     parts = [INTRODUCTION, budget, "\n".join([f"Made by `{command}` at commit {commit.stdout.strip()}.", *machine()])]
     done = [name for name in BANDS if name in found]
     if done:
-        said = "\n".join(below(found[name], SETS[name].about) for name in done)
+        said = "\n".join(compared(found[name], SETS[name].about) for name in done)
         parts += ["## All methods on 4 and 13 bands", said, table(found, done)]
     if set(DEPTHS) <= set(found):
         parts += ["## 16 bits against 8", DEPTH, table(found, DEPTHS)]
@@ -145,10 +150,11 @@ INTRODUCTION = f"""# Other channels and depths
 Does every method learn something from images that are no photographs for the eye? The sets are made from a third of the
 embedded images (Fashion-MNIST, 28 px). On 4 and 13 bands each band sees a window of the grey levels, through noise. The
 tables give the accuracy of a linear probe on the last layer, on the test images, in percent; beside it the points above the
-mean of three untrained encoders of the same kind (`{UNTRAINED}`: mean and standard deviation)."""
+mean of three untrained small networks (`{UNTRAINED}`: mean and standard deviation). MAE is a ViT, CPC has group
+normalization: other networks."""
 BUDGET = f"""**Read the budget first.** One seed, the small encoder of width {WIDE}, and `train.images: {{images}}`: a method of
-share 1 gets some {{steps}} steps, against 332 as shipped. What is not above the untrained encoder here has not learned within
-that; a run with a larger `--images` says whether it would."""
+share 1 gets some {{steps}} steps, against 332 as shipped. What is not clearly above the untrained network here may be with
+more: a run with a larger `--images` says."""
 BATCH = 128
 """Images of a step, as shipped."""
 DEPTH = f"""The images are so dark that their brightest value is {DARK} of 65,535. `data.bits: 8` leaves three levels of grey of

@@ -168,7 +168,10 @@ def main() -> int:
         from benchmarks import label_free_study
 
         found = {name: (images.about, options.work / name, images.kept_aside) for name, images in SETS.items()}
-        files.write_text(PAGE, label_free_study.page(found, f"--images {options.images}"))
+        files.write_text(
+            PAGE,
+            label_free_study.page(found, f"--cifar10 cifar10.tar.xz --tiles magnetic-tiles.tar.xz --images {options.images}"),
+        )
         print(f"written: {PAGE}")
     return 0
 

@@ -233,7 +233,9 @@ def page(found: Mapping[str, tuple[str, Path, bool]], options: str) -> str:
     lines = [_line(key, [outcome(s.columns[key], s.truth) for s in sets]) for key in sets[0].columns]
     lines.append(_line(f"together: {', '.join(chosen)}", [outcome(combination(s.columns, chosen), s.truth) for s in sets]))
     few = [_line(f"{count} labels, {how}", [_mean(s.few[how, count]) for s in sets], NO_ORDER) for how, count in sets[0].few]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    of = next(directory for _, directory, _ in found.values())
+    asked = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(asked, cwd=of, capture_output=True, text=True, check=True).stdout.strip()
     about = [
         f"- **{name}**: {s.about}; best {max(zip(s.truth, s.methods, strict=True))[1]} {100 * max(s.truth):.1f} %,"
         f" median {100 * statistics.median(s.truth):.1f} %, worst {100 * min(s.truth):.1f} %."

@@ -174,7 +174,7 @@ def sentences(verdict: Verdict) -> list[str]:
     what = "comes first" if verdict.not_beaten else "gives the best encoder"
     what = f"{what} of {count} methods" if count > 1 else "is the only method"
     sure = f" (95 % interval {_percent(interval[0])} to {_percent(interval[1])})" if interval else ""
-    held_out = _percent(best.get("holdout_linear_top1"))
+    held_out = _percent(row.mean("holdout_linear_top1")) + (" on average" if len(row.results) > 1 else "")
     found = [_warning(verdict, best)] if verdict.not_beaten else []
     found += [
         f"{best.method} {what}: on its frozen features a linear probe gets"

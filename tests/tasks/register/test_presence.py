@@ -260,7 +260,7 @@ def test_a_given_name_stays_when_images_come_and_the_change_is_said(root):
     files.write_json(prepared, files.read_json(prepared) | {"name": "hand signs"})
     first = other_images(root, "of week 1")
     done = register(root, made.exporter)
-    assert done.wanted.model == "ssl-hand-signs" and not done.notes
+    assert done.wanted.model == "ssl-hand-signs-258898" and not done.notes
     second = other_images(root, "of week 2")
     for number, method in enumerate(made.METHODS):
         facts = files.read_json(root / f"out/encoders/{method}-0/encoder.json")
