@@ -13,6 +13,9 @@ from tasks.runtime import params
 from tasks.runtime.errors import Stop, UsageError
 from tasks.runtime.start_rows import ROW, is_idle, lacking, own
 
+OTHERS = ("pretrained", "dinov2")
+"""Rows of encoders that others trained."""
+
 
 def is_wanted(root: Path) -> bool:
     """Whether ``complete`` has anything to change."""
@@ -76,11 +79,12 @@ def try_encoders(root: Path, stages: Iterable[PlannedStage]) -> None:
     from tasks.pretrain import weights
 
     for name, encoder in chosen.items():
-        if encoder.weights == "package" and encoder.name == weights.PACKAGED:
-            continue  # they belong together
         try:
-            start = weights.find(encoder)
+            if encoder.weights is None and name in OTHERS:
+                raise ConfigError("encoder.weights is null: this row is what others trained; name weights, or take the row out")
             network = build(encoder, values["data"]["channels"], values["data"]["image_size"], seed=0)
+            together = encoder.weights == "package" and encoder.name == weights.PACKAGED
+            start = None if together else weights.find(encoder)
             if start:
                 put(network, start.tensors, start.source)
         except (ConfigError, Stop) as error:

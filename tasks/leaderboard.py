@@ -206,8 +206,8 @@ def show(root: Path) -> None:
     if (root / "reports/report.html").exists():
         print(f"report: {root / 'reports/report.html'}")
     if verdict.champion:
-        is_sure = verdict.champion.is_baseline or not verdict.not_beaten
-        title = "best encoder" if is_sure else "best of the methods, not to be used yet"
+        own = "what training started from" if verdict.champion.is_baseline else "best of the methods, not to be used yet"
+        title = own if verdict.not_beaten else "best encoder"
         print(registered.how_to_load(root, verdict.champion.name, title))
     several = transfer.load(root)
     if several:

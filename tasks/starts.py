@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tasks.choice import start_of
 from tasks.results import Result
+from tasks.runtime.start_rows import ROW
 from tasks.worth import RESAMPLES
 
 WORSE = "worse than its start"
@@ -46,4 +47,8 @@ def unguarded(results: Sequence[Result], beside: Sequence[Result]) -> str:
         for r in results
         if not r.is_baseline and "start_sha256" in r.metrics.protocol and r.training.epochs and not start_of(r, beside)
     ]
-    return f"What {', '.join(names)} started from is no row here: make run evaluates it, or train again." if names else ""
+    if not names:
+        return ""
+    row = next((r.name for r in beside if r.method == ROW), "")
+    why = f"{row} is of other weights (an alias has moved?): dvc repro -f pretrain@{row}, then make run" if row else ""
+    return f"What {', '.join(names)} started from is no row here: {why or 'make run evaluates it, or train again'}."

@@ -6,7 +6,7 @@ image (``ssl_core/evaluation/comparison.py``).
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,8 @@ ALL = "linear"
 RESAMPLES = 1000
 """Of rows whose protocol does not say."""
 OF_THE_LABELS = " of the labels"
+OTHER = 0.2
+"""From which on a share of labels is called by what it is."""
 HOPELESS = 100
 """Times as many labels as there are: a difference that needs more is called none."""
 
@@ -40,7 +42,7 @@ class Budget:
     """The best method minus the best row that needs no training, by linear probes on so many labels."""
 
     share: str
-    """Of the training labels: ``0.01``, or ``linear`` for all."""
+    """Of the training labels: ``0.01`` as params.yaml asks for, or ``linear`` for all."""
     over: str
     """The row that needs no training."""
     held_out: "Difference"
@@ -48,6 +50,8 @@ class Budget:
     """Held-out images behind it."""
     test: "Difference | None"
     """The same two on the test images; None without test labels."""
+    part: float | None = None
+    """The share that it is, where few images of many classes make it another one."""
 
     @property
     def answer(self) -> Answer:
@@ -57,7 +61,7 @@ class Budget:
     @property
     def labels(self) -> str:
         """The budget in words."""
-        return "all labels" if self.share == ALL else f"{100 * float(self.share):g} %{OF_THE_LABELS}"
+        return "all labels" if self.share == ALL else f"{100 * (self.part or float(self.share)):.3g} %{OF_THE_LABELS}"
 
     @property
     def more(self) -> int | None:
@@ -85,8 +89,23 @@ def budgets(first: Row, free: Sequence[Row]) -> list[Budget]:
         Nothing where predictions of held-out images are not there.
     """
     shares = {share for r in first.results for share in r.judged.held_out if share not in (ALL, "knn")}
-    found = (budget(first, free, share) for share in [*sorted(shares, key=float), ALL])
-    return [each for each in found if each]
+    few = {share: budget(first, free, share) for share in sorted(shares, key=float)}
+    parts = {share: _real_share(first, share) for share in few}
+    found, seen = [], {1.0}
+    for share, each in few.items():
+        if each and parts[share] not in seen:  # the classes may need the same images for several shares, or all
+            seen |= {parts[share]} - {None}
+            is_other = parts[share] is not None and abs(parts[share] / float(share) - 1) >= OTHER
+            found.append(replace(each, part=parts[share] if is_other else None))
+    every = budget(first, free, ALL)
+    return [*found, every] if every else found
+
+
+def _real_share(first: Row, share: str) -> float | None:
+    """Which share of the labels that was; None where it is not known."""
+    labels = first.best.metrics.found.get("few_label", {}).get(share, {}).get("labels")
+    every = first.best.metrics.protocol.get("train_labels")
+    return float(labels / every) if labels and every else None
 
 
 def budget(first: Row, free: Sequence[Row], share: str) -> Budget | None:

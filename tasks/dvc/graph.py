@@ -69,7 +69,7 @@ def plan(root: Path) -> list[PlannedStage]:
         missing = re.search(r"Could not find '([\w.]+)'", str(error))
         if missing:
             raise MissingKey(missing[1]) from None
-        raise UsageError(f"{_one_line(error)}; see also python -m tasks.doctor") from None
+        raise UsageError(f"{_one_line(error)}{_where(root)}; see also python -m tasks.doctor") from None
 
 
 def _name(stage) -> str:  # type: ignore[no-untyped-def]
@@ -158,6 +158,20 @@ def push_run_cache(root: Path) -> None:
         entries = repo.stage_cache.push(None)
         for odb, objects in repo.stage_cache.get_used_objs(entries).items():
             repo.cloud.push(objects, odb=odb)
+
+
+def _where(root: Path) -> str:
+    """What is wrong in params.yaml for DVC's reader of YAML, which is stricter than others; empty if nothing is."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError
+
+    try:
+        YAML(typ="safe").load(params.text(root / params.PARAMS))  # as DVC reads it
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        return f" ({error.problem}{line}; inside {{}} an address like models:/NAME@ALIAS wants quotation marks)"
+    return ""
 
 
 def _one_line(error: BaseException) -> str:

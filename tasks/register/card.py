@@ -89,7 +89,7 @@ def _what(metrics: Metrics, meta: Mapping[str, Any]) -> str:
     """The card's first sentence. A baseline is registered where training started from it and gained nothing."""
     if metrics.method in BASELINES:
         return (
-            f"An image encoder that others trained, as it is: `{metrics.method}`, which training on {meta['name']} began with."
+            f"An image encoder as it was before this training: `{metrics.method}`, which training on {meta['name']} began with."
         )
     return f"An image encoder trained without labels by `{metrics.method}` (seed {metrics.seed}) on {meta['name']}."
 

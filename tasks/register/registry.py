@@ -26,7 +26,7 @@ from tasks.runtime.errors import EnvironmentFault, IntegrityError
 from tasks.runtime.locks import try_lock
 from tasks.tracking import own_store, packages, patience, registered
 from tasks.tracking.records import clean, text
-from tasks.tracking.registered import PACKAGE, SEAL
+from tasks.tracking.registered import CHAMPION, PACKAGE, SEAL
 from tasks.tracking.tracker import Tracker
 
 CARD = "ssl.card"
@@ -73,6 +73,9 @@ class Registry:
             for alias, name in aliases.items():
                 if str(current.get(alias)) != str(numbers[name]):
                     self.client.set_registered_model_alias(self.model, alias, str(numbers[name]))
+            for alias in current:
+                if alias.startswith(f"{CHAMPION}-") and alias not in aliases:  # of a task that is none any more
+                    self.client.delete_registered_model_alias(self.model, alias)
         return numbers
 
     def other_data(self, data_sha256: str, data: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Whether training was worth it: decided on held-out labels, checked on the test, said in plain words."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -20,7 +20,13 @@ from tests.support.example_results import HELD_OUT, metrics_of, write_project
 IMAGES = 1000
 
 
-def row(method: str, right: Sequence[int], test: Sequence[int] | None = None, seed: int = 0) -> Result:
+def row(
+    method: str,
+    right: Sequence[int],
+    test: Sequence[int] | None = None,
+    seed: int = 0,
+    few_label: Mapping[str, Mapping[str, int]] | None = None,
+) -> Result:
     """A result whose probes on 1 %, 10 % and all labels get so many of the held-out images (and of the test images) right."""
 
     def images(count: int) -> np.ndarray:
@@ -35,7 +41,11 @@ def row(method: str, right: Sequence[int], test: Sequence[int] | None = None, se
     tested = test or right
     held_out = {"0.01": choices(right[0]), "0.1": choices(right[1]), "linear": images(right[2]), "knn": images(right[2])}
     few = {share: choices(count)[:, :-10] for share, count in zip(("0.01", "0.1"), tested, strict=False)}
-    metrics = metrics_of(method, seed, linear_top1=tested[2] / IMAGES, knn_top1=0.5, holdout_linear_top1=right[2] / IMAGES)
+    numbers = {"few_label": few_label} if few_label else {}
+    metrics = metrics_of(
+        method, seed, **numbers, linear_top1=tested[2] / IMAGES, knn_top1=0.5, holdout_linear_top1=right[2] / IMAGES
+    )
+    metrics = dataclasses.replace(metrics, protocol={"train_labels": 10_000})
     return Result(metrics, right={"linear": images(tested[2]), "knn": images(500)}, judged=Judged(held_out, few))
 
 
@@ -183,3 +193,18 @@ def test_of_few_images_a_budget_whose_choices_leave_none_to_ask_is_no_budget() -
     assert [b.share for b in verdict.budgets] == ["0.1", "linear"]
     assert np.isfinite([number for b in verdict.budgets for number in (b.held_out.mean, b.held_out.low, b.held_out.p)]).all()
     assert "nan" not in " ".join(worth_it(verdict))
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ((100, 1000), ["1 % of the labels", "10 % of the labels", "all labels"]),
+        ((1250, 1250), ["12.5 % of the labels", "all labels"]),  # the classes need more than either share
+        ((240, 10_000), ["2.4 % of the labels", "all labels"]),
+        ((10_000, 10_000), ["all labels"]),
+    ],
+)
+def test_a_budget_is_called_by_the_labels_that_it_had(labels: tuple[int, int], said: list[str]) -> None:
+    few = {share: {"labels": count, "mean": 0.5, "std": 0.0} for share, count in zip(("0.01", "0.1"), labels, strict=True)}
+    verdict = judge([row("simclr", (500, 600, 700), few_label=few), row("raw_pixels", (400, 500, 600))])
+    assert [budget.labels for budget in verdict.budgets] == said

@@ -90,6 +90,15 @@ def test_what_an_older_params_yaml_lacks_is_named_with_where_to_find_it(project:
     )  # fmt: skip
 
 
+def test_what_only_dvc_cannot_read_is_named_with_its_line(project: Path) -> None:
+    with (project / "params.yaml").open("a") as file:
+        file.write("more: {weights: models:/x@champion}\n")
+    with pytest.raises(
+        UsageError, match=r"unexpected ':', line \d+; inside \{\} an address like models:/NAME@ALIAS wants quot"
+    ):
+        graph.plan(project)
+
+
 def test_a_plan_takes_no_lock_that_a_starting_stage_could_trip_over(project: Path) -> None:
     with lock_files.rwlock(project) as path:
         before = path.read_text() if path.exists() else None
