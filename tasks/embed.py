@@ -6,7 +6,6 @@ from MLflow's registry: the champion, unless ``--model`` says another.
 """
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from tasks.prepare.layout import SPLITS, shown
 from tasks.prepare.source import Source
 from tasks.register import registry
 from tasks.runtime import files, settings
-from tasks.runtime.errors import EnvironmentFault, UsageError, run
+from tasks.runtime.errors import UsageError, run
 from tasks.runtime.words import counted
 
 SHOWN = 5
@@ -51,17 +50,6 @@ def write(path: Path, names: list[str], features: torch.Tensor, uri: str) -> Non
 
 BEGINS = {"parquet": b"PAR1", "PNG": b"\x89PNG"}
 """The first bytes of what is written: of an earlier one, nothing is lost when it is replaced."""
-
-
-def check_space(path: Path, count: int, dim: int) -> None:
-    """Before the work: whether the features of ``count`` images fit on the disk of ``path``.
-
-    Raises:
-        EnvironmentFault: they do not.
-    """
-    needed, free = count * (4 * dim + 200), shutil.disk_usage(path.absolute().parent).free
-    if needed > free:
-        raise EnvironmentFault(f"--output {path} needs about {needed / 1e6:,.0f} MB but {free / 1e6:,.0f} MB are free there")
 
 
 def check_output(path: Path, kind: str, images: Path) -> None:
@@ -229,7 +217,7 @@ def main() -> None:
     source = tiles_of(images, encoder)
     layer = chosen_layer(encoder, arguments.layer)
     dense: Outputs | None = (lambda images: encoder.module.maps(images)[layer].float()) if arguments.dense else None
-    check_space(arguments.output, len(source.items), width(encoder, dense))
+    files.check_space(arguments.output, len(source.items) * (4 * width(encoder, dense) + 200), "name a file on another disk")
     names, features = embed(arguments.path, encoder, source, dense)
     write(arguments.output, names, features, encoder.uri)
     size = " x ".join(map(str, features.shape[1:]))

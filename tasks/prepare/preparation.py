@@ -5,7 +5,6 @@ whole directory appears or nothing does.
 """
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from tasks.prepare.splits import HOLDOUT, chosen_share, split_rows
 from tasks.runtime import audit, files
 from tasks.runtime.audit import Audit, Ignored, Quarantined
 from tasks.runtime.dataset import Array, blocks
-from tasks.runtime.errors import DataError, EnvironmentFault
+from tasks.runtime.errors import DataError
 from tasks.runtime.params import DataConfig
 from tasks.runtime.stage import state_directory
 from tasks.runtime.words import few
@@ -54,7 +53,8 @@ def prepare(
     """
     source = tiled.cut_as_asked(open_source(config), config, check, progress_file)
     chosen = split_rows(source.items, source.classes, config)
-    check_space(target, sum(map(len, chosen.values())) * config.channels * config.stored**2 * config.bits // 8)
+    size = sum(map(len, chosen.values())) * config.channels * config.stored**2 * config.bits // 8
+    files.check_space(target, int(size * 1.05) + (16 << 20), "free some, or lower data.max_train or data.image_size")
     if target.parent.is_dir():
         files.remove_leftovers(target.parent)
 
@@ -70,18 +70,6 @@ def prepare(
 
 
 # ---------------------------------------------------------------------- before
-
-
-def check_space(target: Path, needed: int) -> None:
-    """Refuse to start what cannot fit on the disk."""
-    place = next(p for p in (target, *target.absolute().parents) if p.exists())
-    free = shutil.disk_usage(place).free
-    needed = int(needed * 1.05) + (16 << 20)
-    if needed > free:
-        raise EnvironmentFault(
-            f"{target} needs {needed / 1e6:,.0f} MB but {free / 1e6:,.0f} MB are free;"
-            " free some, or lower data.max_train or data.image_size"
-        )
 
 
 def rejection(source: Source, bad: list[tuple[str, str]], allowed: int) -> DataError:

@@ -24,6 +24,21 @@ NAME = re.compile(r"method\..+|optimizer\.\d+\..+|sums\..+", re.DOTALL)
 """What a tensor is called; see ``ssl_core.engine.train.Trainer.tensors``."""
 
 
+def check_space(directory: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Before the first step: whether the checkpoints that are kept fit on the disk, and the one that is being written.
+
+    Args:
+        tensors: of the trainer; an optimizer that has not begun adds two for each weight.
+
+    Raises:
+        EnvironmentFault: they do not.
+    """
+    sizes = {name: value.nbytes for name, value in tensors.items()}
+    begun = any(name.startswith("optimizer.") for name in sizes)
+    size = sum(sizes.values()) * (1 if begun else 3)
+    files.check_space(directory, (KEPT + 1) * size, "free some, or move the project to a larger disk")
+
+
 def save(directory: Path, step: int, tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
     """Write ``step-N`` whole or not at all, then drop the oldest ones."""
 

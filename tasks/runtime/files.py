@@ -13,7 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from tasks.runtime.errors import IntegrityError
+from tasks.runtime.errors import EnvironmentFault, IntegrityError
 
 MANIFEST = "MANIFEST.json"
 SCHEMA = 1
@@ -52,6 +52,17 @@ def _times(path: Path) -> str:
 def to_json(value: Any) -> str:
     """JSON that is the same for the same value: sorted keys, no NaN, final newline."""
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def check_space(target: Path, needed: int, remedy: str) -> None:
+    """Before the work: whether so many bytes fit on the disk of ``target``.
+
+    Raises:
+        EnvironmentFault: they do not.
+    """
+    free = shutil.disk_usage(next(place for place in target.absolute().parents if place.exists())).free
+    if needed > free:
+        raise EnvironmentFault(f"{target} needs about {needed / 1e6:,.0f} MB but {free / 1e6:,.0f} MB are free there; {remedy}")
 
 
 def beside(path: Path) -> Path:

@@ -99,7 +99,9 @@ def test_a_disk_that_is_too_small_is_seen_before_the_work(start: Any, monkeypatc
         registry, "load", lambda uri: Loaded(lambda images: pytest.fail("the work began"), FACTS, "models:/x/1")
     )
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * 4 * 192))
-    with pytest.raises(EnvironmentFault, match=r"x\.parquet needs about 0 MB but 0 MB are free"):
+    with pytest.raises(
+        EnvironmentFault, match=r"x\.parquet needs about 0 MB but 0 MB are free there; name a file on another disk"
+    ):
         start("--output", str(tmp_path / "x.parquet"))
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -301,10 +302,8 @@ def test_impossible_settings_are_named(tmp_path: Path, shipped: dict[str, Any]) 
 
 @pytest.mark.fault("F21")
 def test_a_disk_that_is_too_small_is_seen_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks.prepare import preparation as stage
-
     folder = write(tmp_path / "in", class_folders(2))
-    monkeypatch.setattr(stage.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(EnvironmentFault, match="free some"):
         prepare(config(folder), tmp_path / "out")
 

@@ -1,15 +1,18 @@
 """Checkpoints with damage: the one before is taken, and it is said."""
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from tasks.runtime import checkpoint, files, work
+from tasks.runtime.errors import EnvironmentFault
 from tests.support import damage
 
 TENSORS = {
@@ -142,3 +145,16 @@ def test_without_any_sound_checkpoint_the_training_begins_anew(directory: Path) 
     for path in directory.iterdir():
         damage.flip(path / files.MANIFEST)
     assert checkpoint.load(directory, REQUIRED) is None
+
+
+@pytest.mark.fault("F21")
+def test_a_disk_that_is_too_small_for_the_checkpoints_is_seen_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = {"method.weight": torch.zeros(1000, 1000)}  # 4 MB, and twice as much of the optimizer, three times
+    for tensors, needed in ((weights, 36e6), (weights | {"optimizer.0.exp_avg": torch.zeros(1000, 1000)}, 24e6)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=needed: SimpleNamespace(free=free))
+        checkpoint.check_space(tmp_path / "no" / "folder" / "yet", tensors)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=needed - 1: SimpleNamespace(free=free))
+        with pytest.raises(EnvironmentFault, match=f"needs about {needed / 1e6:.0f} MB but .* are free there; free some"):
+            checkpoint.check_space(tmp_path, tensors)
