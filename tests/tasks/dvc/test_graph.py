@@ -92,7 +92,7 @@ def test_what_an_older_params_yaml_lacks_is_named_with_where_to_find_it(project:
 
 def test_what_only_dvc_cannot_read_is_named_with_its_line(project: Path) -> None:
     with (project / "params.yaml").open("a") as file:
-        file.write("more: {weights: models:/x@champion}\n")
+        file.write("  more: {weights: models:/x@champion}\n")
     with pytest.raises(
         UsageError, match=r"unexpected ':', line \d+; inside \{\} an address like models:/NAME@ALIAS wants quot"
     ):

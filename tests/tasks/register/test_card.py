@@ -35,5 +35,5 @@ def test_an_encoder_below_its_start_says_so_and_a_start_says_what_it_is() -> Non
     card = card_of(WORSE)
     assert "simclr-0 is worse than its start, the row pretrained: use that." in card[: card.index("**Input**")]
     start = card_of(START)
-    assert "An image encoder as it was before: `pretrained`, which training on signs began with." in start
+    assert "An image encoder as it was before this training: `pretrained`, which training on signs began with." in start
     assert "worth it" not in start and "Do not use" not in start and "license of these weights: MIT" in start

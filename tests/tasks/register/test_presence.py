@@ -268,7 +268,7 @@ def test_a_given_name_stays_when_images_come_and_the_change_is_said(root):
         files.write_json(root / f"out/encoders/{method}-0/encoder.json", facts)
         files.seal(root / f"out/encoders/{method}-0")
     again = register(root, made.exporter)
-    assert again.wanted.model == "ssl-hand-signs" and set(again.versions.values()) == {4, 5, 6}
+    assert again.wanted.model == "ssl-hand-signs-258898" and set(again.versions.values()) == {4, 5, 6}
     (note,) = again.notes
     assert first[:8] in note and second[:8] in note and "up to 3" in note
-    assert registry.load("models:/ssl-hand-signs@champion").config["training"]["data_sha256"] == second
+    assert registry.load("models:/ssl-hand-signs-258898@champion").config["training"]["data_sha256"] == second
