@@ -80,8 +80,9 @@ class Training:
         self.seconds = 0.0
         self.times: list[int] = []
         self._begin_journal(self.rewind())
+        tensors = self.trainer.tensors()  # of all processes together
         if self.leads and self.params.train.trains:
-            checkpoint.check_space(self.checkpoints, self.trainer.tensors())
+            checkpoint.check_space(self.checkpoints, tensors)
         self.started = self.saved = time.monotonic()
         label = f"{name} (seed {seed}) on {device.type}"
         per_step = self.params.train.batch_size
