@@ -60,7 +60,8 @@ def check_space(target: Path, needed: int, remedy: str) -> None:
     Raises:
         EnvironmentFault: they do not.
     """
-    free = shutil.disk_usage(next(place for place in target.absolute().parents if place.exists())).free
+    place = next(place for place in (target, *target.absolute().parents) if place.exists())  # it may be a disk of its own
+    free = shutil.disk_usage(place).free
     if needed > free:
         raise EnvironmentFault(f"{target} needs about {needed / 1e6:,.0f} MB but {free / 1e6:,.0f} MB are free there; {remedy}")
 

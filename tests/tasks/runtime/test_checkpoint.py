@@ -147,6 +147,17 @@ def test_without_any_sound_checkpoint_the_training_begins_anew(directory: Path) 
     assert checkpoint.load(directory, REQUIRED) is None
 
 
+def test_the_disk_that_is_asked_is_that_of_the_folder_itself_where_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or SimpleNamespace(free=10))
+    (tmp_path / "prepared").mkdir()
+    for target in (tmp_path / "prepared", tmp_path / "no" / "folder"):
+        files.check_space(target, 10, "")
+    assert asked == [tmp_path / "prepared", tmp_path]
+
+
 @pytest.mark.fault("F21")
 def test_a_disk_that_is_too_small_for_the_checkpoints_is_seen_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
