@@ -136,9 +136,8 @@ def _downloaded(config: EncoderConfig) -> Start:
     try:
         tensors = timm.create_model(name, pretrained=True, num_classes=0).state_dict()
     except Exception as error:  # of urllib, of huggingface_hub, of httpx: each has its own
-        reason = (
-            re.split(r"\. (?=[A-Z])| (?=Please )", " ".join(str(error).split()))[0][:200].rstrip(".") or type(error).__name__
-        )
+        first = re.split(r"\. (?=[A-Z])| (?=Please )", " ".join(str(error).split()))[0]
+        reason = first[:200].rstrip(".") or type(error).__name__
         raise EnvironmentFault(
             f"encoder.weights: the weights of timm/{name} could not be downloaded ({reason}); download them where there is a"
             f" network, or name a file in {FOLDER}/"
