@@ -11,10 +11,7 @@ from tasks import preset
 from tasks.dvc.graph import PlannedStage
 from tasks.runtime import params
 from tasks.runtime.errors import Stop, UsageError
-from tasks.runtime.start_rows import ROW, is_idle, lacking, own
-
-OTHERS = ("pretrained", "dinov2")
-"""Rows of encoders that others trained."""
+from tasks.runtime.start_rows import ROW, check_weights, is_idle, lacking, own
 
 
 def is_wanted(root: Path) -> bool:
@@ -70,6 +67,7 @@ def try_encoders(root: Path, stages: Iterable[PlannedStage]) -> None:
         Stop, ConfigError: a network or weights that there are not, or that do not belong together.
     """
     values = params.load(root / params.PARAMS)
+    check_weights(values)
     names = [stage.parts.method for stage in stages if stage.stale and stage.parts.group == "pretrain"]
     chosen = {name: params.method_params(values, name).encoder for name in dict.fromkeys(filter(None, names))}
     if all(encoder.name == "small" and not encoder.weights for encoder in chosen.values()):
@@ -80,8 +78,6 @@ def try_encoders(root: Path, stages: Iterable[PlannedStage]) -> None:
 
     for name, encoder in chosen.items():
         try:
-            if encoder.weights is None and name in OTHERS:
-                raise ConfigError("encoder.weights is null: this row is what others trained; name weights, or take the row out")
             network = build(encoder, values["data"]["channels"], values["data"]["image_size"], seed=0)
             together = encoder.weights == "package" and encoder.name == weights.PACKAGED
             start = None if together else weights.find(encoder)

@@ -199,12 +199,20 @@ def judge_one(result: Result, results: Sequence[Result]) -> Verdict:
     return judge([result, *others], result)
 
 
-def remarks(verdict: Verdict) -> list[str]:
-    """What a card says of the encoder that ``judge_one`` compared: first whether it was worth its training."""
+def remarks(verdict: Verdict, results: Sequence[Result] = ()) -> list[str]:
+    """What a card says of the encoder that ``judge_one`` compared: first whether it was worth its training.
+
+    Args:
+        results: all there are; what trainings started from says by them whether these were worth it.
+    """
     best = verdict.best
     if best is None:
         return []
-    said = [] if best.is_baseline else worth_it(verdict) + ([_warning(verdict, best)] if verdict.not_beaten else [])
+    if best.is_baseline:
+        whole = judge(results)
+        said = worth_it(whole) + _start_wins(whole)
+    else:
+        said = worth_it(verdict) + ([_warning(verdict, best)] if verdict.not_beaten else [])
     said += _about_starts(verdict, [best])
     return said + [_against(verdict, row) for row in verdict.rows if row.is_baseline and row.mean("linear_top1")]
 
@@ -212,13 +220,19 @@ def remarks(verdict: Verdict) -> list[str]:
 def _about_starts(verdict: Verdict, results: Sequence[Result] | None = None) -> list[str]:
     """Of these results, by default of all: those that lost what they had started with, and whether a start is the champion."""
     every = [r for row in verdict.rows for r in row.results]
-    taken, found = verdict.champion, []
-    if results is None and taken and taken.is_baseline:
-        found.append(f"Take {taken.name}, which training started from: by the score that chooses no training is better.")
+    found = _start_wins(verdict) if results is None else []
     chosen = every if results is None else results
     worse = [r for r in chosen if r.name in verdict.standings[r.method].below_start]
     found += [starts.remark(result, every) for result in worse]
     return [*found, *filter(None, [starts.unguarded(chosen, every)])]
+
+
+def _start_wins(verdict: Verdict) -> list[str]:
+    """That the champion is what a training started from; nothing where it is not."""
+    taken = verdict.champion
+    if taken is None or not taken.is_baseline:
+        return []
+    return [f"Take {taken.name}, which training started from: by the score that chooses no training is better."]
 
 
 def _how_few(best: Result) -> list[str]:

@@ -74,7 +74,7 @@ def entry(
     }
     tasks = {task: r.metrics for task, scored in (by_task or {}).items() for r in scored if r.name == result.name}
     tags |= {f"{task}.linear_top1": found.score("linear_top1") for task, found in tasks.items()}
-    card = model_card(result.name, facts, metrics, meta, delivered, remarks(verdict), tasks, result.task)
+    card = model_card(result.name, facts, metrics, meta, delivered, remarks(verdict, results), tasks, result.task)
     return Entry(result.name, source, metrics.layer, journal.run_of(log)["fingerprint"], card, tags)
 
 

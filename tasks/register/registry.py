@@ -7,6 +7,7 @@ same encoder again changes nothing, unless its files in the store are gone or ch
 
 import contextlib
 import hashlib
+import platform
 import re
 import shutil
 import sys
@@ -130,11 +131,16 @@ class Registry:
         run_id = self.tracker.run_id(entry.fingerprint)
         if run_id is None:
             raise IntegrityError(f"{entry.name} has no run in MLflow; run python -m tasks.sync first")
-        source = f"{self.client.get_run(run_id).info.artifact_uri}/{self._folder(key)}"
-        tags[SEAL] = self._upload(entry, key, run_id)
-        if old is not None and old.source == source:  # its files were gone or changed: the version stands again
+        place = self.client.get_run(run_id).info.artifact_uri
+        again = old is not None and old.source.startswith(
+            f"{place}/"
+        )  # its files were gone or changed: put back where they were
+        folder = old.source.removeprefix(f"{place}/") if again else self._folder(key)
+        tags[SEAL] = self._upload(entry, key, run_id, folder)
+        if again:
             self._describe(old, tags, entry.card)
             return old.number
+        source = f"{place}/{folder}"
         made = self.client.create_model_version(self.model, source, run_id, tags=tags, description=entry.card)
         first = registered.versions(self.client, self.model)[key]
         if old is None and first.number != int(made.version):  # another process, of another checkout, was faster
@@ -151,12 +157,11 @@ class Registry:
                 self.client.set_model_version_tag(self.model, str(version.number), name, value)
 
     def _folder(self, key: str) -> str:
-        """Where a package lies among its run's artifacts. Another registry beside the same runs has packages of its own."""
-        where = registered.address()
-        own = "" if where == self.tracker.uri else f"-{hashlib.sha256(where.encode()).hexdigest()[:6]}"
-        return f"encoder-{key[:12]}{own}"
+        """Where a new package lies among its run's artifacts: where no other checkout and none for another registry, writes."""
+        writer = f"{platform.node()} {self.tracker.root.resolve()} {registered.address()}"
+        return f"encoder-{key[:12]}-{hashlib.sha256(writer.encode()).hexdigest()[:6]}"
 
-    def _upload(self, entry: Entry, key: str, run_id: str) -> str:
+    def _upload(self, entry: Entry, key: str, run_id: str, folder: str) -> str:
         """Pack an encoder, send it, and fetch it again to compare; returns the hash of its manifest."""
         from mlflow.artifacts import download_artifacts
 
@@ -166,7 +171,6 @@ class Registry:
             config = self._exporter.write(entry.source, entry.layer, entry.card, package)
             _write_mlmodel(package, config, run_id)
             files.seal(package, package=key)
-            folder = self._folder(key)
             self.client.log_artifacts(run_id, str(package), folder)
             copy.mkdir()
             source = f"{self.client.get_run(run_id).info.artifact_uri}/{folder}"

@@ -6,12 +6,14 @@ Everything is read off params.yaml as it stands: a command that only plans has n
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ssl_core.catalogue import BASELINES, METHODS
+from ssl_core.catalogue import BASELINES, LABELLED, METHODS
 from ssl_core.networks import network
 from tasks.runtime.errors import UsageError
 
 ROW = "start"
 """The row that is added where no other one is the start."""
+UNTRAINED = ("raw_pixels", "random_init")
+"""The rows of what nobody trained; any other frozen row is an encoder of others, and has weights."""
 
 
 def section(values: Mapping[str, Any], method: str, name: str) -> dict[str, Any]:
@@ -58,7 +60,7 @@ def check(values: Mapping[str, Any]) -> None:
     """Refuse to train what nothing would be compared with.
 
     Raises:
-        UsageError: a method starts from weights that no row is, or the row for them has none.
+        UsageError: a method starts from weights that no row is, or a row that is an encoder of others has none.
     """
     if names := lacking(values):
         raise UsageError(
@@ -68,6 +70,22 @@ def check(values: Mapping[str, Any]) -> None:
     if is_idle(values):
         raise UsageError(
             f"run.methods: {ROW} is the weights that training starts from, and nothing starts from them; take it out"
+        )
+    check_weights(values)
+
+
+def check_weights(values: Mapping[str, Any]) -> None:
+    """Refuse a row of an encoder of others without weights: it would be one more untrained network.
+
+    Raises:
+        UsageError: there is such a row.
+    """
+    names = [name for name in _mapping(values.get("run")).get("methods") or () if isinstance(name, str) and name in BASELINES]
+    rows = [name for name in names if name not in (ROW, *UNTRAINED, *LABELLED) and _is_frozen(values, name)]
+    if empty := [name for name in rows if _start(values, name) is None]:
+        raise UsageError(
+            f"method.{empty[0]}: encoder.weights is null, and this row is what others trained; name weights, or take it out of"
+            " run.methods"
         )
 
 

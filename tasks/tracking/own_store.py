@@ -73,8 +73,7 @@ REGISTERING = Work("register.lock", "registering encoders", "the same command")
 def alone(uri: str, work: Work = SENDING) -> Iterator[None]:
     """One process at a time, of whatever project that shares a SQLite store, and of this project where it is a server.
 
-    Several that initialize a new SQLite file together damage it, and two that register the same encoder overwrite each other's
-    upload.
+    Several that initialize a new SQLite file together damage it, and two that register the same encoder do its work twice.
 
     Raises:
         TrackerDown: another process holds the lock for too long, or the folder of the store cannot be written.

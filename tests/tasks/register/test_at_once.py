@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tasks.register.registration import register
+from tasks.tracking import own_store
 from tasks.tracking.registered import ask_file, unreadable
 from tests.support import registered as made
 
@@ -62,3 +63,33 @@ def test_a_version_that_another_checkout_has_just_made_is_the_one(root, monkeypa
     assert versions["simclr-0"] == numbers[0] < numbers[1]
     stored = ask_file(root / "mlruns/mlflow.db", "ssl-example")
     assert stored.aliases["simclr"] == numbers[0] and numbers[1] not in {v.number for v in stored.versions.values()}
+
+
+@pytest.mark.fault("F66")
+def test_checkouts_that_share_a_server_never_write_over_each_others_packages(tmp_path, monkeypatch):
+    """A server's store has no lock that both know. Both saw that the encoder was not there; the second one registers it first,
+    with another card."""
+    from mlflow import MlflowClient
+
+    made.write_project(tmp_path / "first", methods=("simclr",))
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
+    made.write_encoder(tmp_path / "second", "simclr", linear_top1=0.71)
+    (tmp_path / "shared/mlruns").mkdir(parents=True)
+    made.enter(tmp_path / "first", monkeypatch)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", made.environment(tmp_path / "shared")["MLFLOW_TRACKING_URI"])
+    monkeypatch.setattr(own_store, "alone", lambda *lock: contextlib.nullcontext())
+    upload = MlflowClient.log_artifacts
+
+    def meanwhile(*asked):
+        monkeypatch.setattr(MlflowClient, "log_artifacts", upload)
+        monkeypatch.chdir(tmp_path / "second")
+        register(tmp_path / "second", made.exporter)
+        monkeypatch.chdir(tmp_path / "first")
+        return upload(*asked)
+
+    monkeypatch.setattr(MlflowClient, "log_artifacts", meanwhile)
+    register(tmp_path / "first", made.exporter)
+    stored = ask_file(tmp_path / "shared/mlruns/mlflow.db", "ssl-example")
+    (version,) = stored.versions.values()
+    assert stored.aliases == {"champion": version.number, "simclr": version.number}
+    assert not unreadable(version.source, version.seal, whole=True)

@@ -1,5 +1,8 @@
 """The model card of an encoder with tasks, of one below its start, and of a start that is the champion."""
 
+from dataclasses import replace
+
+from tasks.judged import Judged
 from tasks.metrics import Metrics
 from tasks.register.card import model_card
 from tasks.results import Result
@@ -36,4 +39,12 @@ def test_an_encoder_below_its_start_says_so_and_a_start_says_what_it_is() -> Non
     assert "simclr-0 is worse than its start, the row pretrained: use that." in card[: card.index("**Input**")]
     start = card_of(START)
     assert "An image encoder as it was before this training: `pretrained`, which training on signs began with." in start
-    assert "worth it" not in start and "Do not use" not in start and "license of these weights: MIT" in start
+    assert "Do not use" not in start and "license of these weights: MIT" in start
+
+
+def test_a_start_that_is_the_champion_says_what_training_on_from_it_gave() -> None:
+    first, second = (replace(r, judged=Judged({"linear": r.right["linear"].astype(float)})) for r in (WORSE, START))
+    said = remarks(judge_one(second, [first, second]), [first, second])
+    assert said[0].startswith("Training on your images is not worth it, use ImageNet features: −")
+    assert "(the same: not worth it)" in said[1]
+    assert said[2] == "Take pretrained-0, which training started from: by the score that chooses no training is better."

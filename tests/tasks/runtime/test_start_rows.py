@@ -1,6 +1,7 @@
 """What a training starts from must be a row of the table: which methods lack one is read off params.yaml."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from tasks.runtime import params
 from tasks.runtime.errors import UsageError
 from tasks.runtime.start_rows import check, is_idle, lacking, rows_of
 from tests.conftest import ROOT
+from tests.support.project import command, copy_project, set_params
 
 SHIPPED = params.load(ROOT / "params.yaml")
 LITE0 = {"name": "timm/tf_efficientnet_lite0", "weights": "package", "input_size": 96}
@@ -54,3 +56,17 @@ def test_a_training_without_its_row_and_a_row_without_weights_are_refused_in_one
 @pytest.mark.parametrize("broken", [{"run": {}}, {"method": None}, {"encoder": 3}, {"run": {"methods": [None, 3]}}])
 def test_what_is_malformed_is_left_to_those_who_read_it_strictly(broken: dict[str, Any]) -> None:
     assert lacking(SHIPPED | broken) == []
+
+
+def test_a_row_of_an_encoder_of_others_without_weights_is_refused_by_every_command(tmp_path: Path) -> None:
+    found = values(["simclr", "random_init", "raw_pixels", "supervised", "pretrained"])
+    check(found)
+    found["method"]["pretrained"]["encoder"]["weights"] = None
+    with pytest.raises(UsageError, match=r"^method.pretrained: encoder.weights is null"):
+        check(found)
+    project = copy_project(tmp_path / "p", git=True)
+    set_params(project, {"run": found["run"], "method": {"pretrained": {"encoder": {"weights": None}}}})
+    for arguments in (["tasks.run"], ["dvc", "repro", "pretrain@pretrained-0"]):
+        done = command(project, *arguments)
+        assert done.returncode and "method.pretrained: encoder.weights is null" in done.stderr, done.stderr
+    assert not (project / "out/encoders/pretrained-0").exists()
