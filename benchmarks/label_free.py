@@ -60,7 +60,7 @@ def _unpacked(archive: Path, folder: Path, wanted: Callable[[PurePosixPath], Pur
                 target.write_bytes(content.read())
 
 
-def _cifar10(first: int, counts: Callable[[str], dict[str, int]]) -> Callable[[argparse.Namespace, Path], None]:
+def cifar10(first: int, counts: Callable[[str], dict[str, int]]) -> Callable[[argparse.Namespace, Path], None]:
     """Images of CIFAR-10 from the number ``first`` on, of each class and split as many as ``counts`` says."""
 
     def make(options: argparse.Namespace, folder: Path) -> None:
@@ -104,12 +104,12 @@ def _digits(options: argparse.Namespace, folder: Path) -> None:
 FOLDER = {"source": "folder", "path": "images"}
 SETS = {
     "sample": Images("Fashion-MNIST, the embedded part", {"max_train": 5000}),
-    "cifar10": Images("CIFAR-10, 4,000 images in color", FOLDER | {"image_size": 32, "channels": 3}, _cifar10(0, _even)),
+    "cifar10": Images("CIFAR-10, 4,000 images in color", FOLDER | {"image_size": 32, "channels": 3}, cifar10(0, _even)),
     "tiles": Images("magnetic tiles, six very uneven classes", FOLDER | {"image_size": 32, "test_fraction": 0.4}, _tiles),
     "uneven": Images(
         "CIFAR-10, other images, grey, each class two thirds of the one before",
         FOLDER | {"image_size": 32},
-        _cifar10(FIRST_OF_OTHERS, _uneven),
+        cifar10(FIRST_OF_OTHERS, _uneven),
         kept_aside=True,
     ),
     "digits": Images("handwritten digits, 8x8 pixels enlarged", FOLDER | {"test_fraction": 0.4}, _digits, kept_aside=True),

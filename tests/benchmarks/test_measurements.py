@@ -84,12 +84,13 @@ def test_the_cost_of_stages_is_what_their_journals_say(tmp_path: Path) -> None:
     assert shares.costs(tmp_path, "evaluation_seconds") == 4
 
 
-def test_each_band_sees_its_grey_levels_and_dark_images_keep_three_of_them_in_eight_bits() -> None:
-    image, random = np.arange(256, dtype=np.uint8).reshape(16, 16), np.random.default_rng(0)
-    seen = channels.bands(4)(image, random)
-    brightest = seen.reshape(256, 4).argmax(1)
-    assert seen.dtype == np.uint8 and seen.shape == (16, 16, 4) and brightest[[0, 85, 170, 255]].tolist() == [0, 1, 2, 3]
-    wide = channels.dark(image, random)
+def test_bands_are_a_spectrum_through_the_colors_and_dark_images_keep_three_levels_in_eight_bits() -> None:
+    color, random = np.tile(np.array([100, 80, 30], np.uint8), (64, 64, 1)), np.random.default_rng(0)
+    four, many = (channels.bands(color, count, random) for count in (4, 13))
+    assert four.dtype == np.uint8 and four.shape == (64, 64, 4) and many.shape == (64, 64, 13)
+    assert four.mean((0, 1)) == pytest.approx([30, 80, 100, 120], abs=0.5) and 3 < four[..., 1].std() < 5
+    assert many.mean((0, 1))[[0, 2, 4, 8, 10, 12]] == pytest.approx([30, 55, 80, 100, 110, 120], abs=0.5)
+    wide = channels.dark(np.arange(256, dtype=np.uint8).reshape(16, 16))
     assert (wide.dtype, int(wide.max()), len(np.unique(wide))) == (np.uint16, 600, 256)
     assert len(np.unique(np.rint(wide / 257))) == 3
 
