@@ -1,8 +1,8 @@
 """Does every method learn from 4 and 13 bands, and what do 16 bits give? Into ``docs/channels.md``.
 
-``python -m benchmarks.channels --cifar10 cifar10.tar.xz`` (an archive with ``train/CLASS/*`` and ``test/CLASS/*``; the dark images
-are made from the embedded ones). Every set is a clone of this project's last commit in which prepare, pretrain and evaluate run
-as ever. It can be interrupted; the same command continues. The page is written after each set.
+``python -m benchmarks.channels --cifar10 cifar10.tar.xz`` (an archive with ``train/CLASS/*`` and ``test/CLASS/*``; the dark
+images are made from the embedded ones). Every set is a clone of this project's last commit in which prepare, pretrain and
+evaluate run as ever. It can be interrupted; the same command continues. The page is written after each set.
 """
 
 import argparse
