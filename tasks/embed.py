@@ -16,8 +16,9 @@ from tasks.alike import MOST_PAIRS, NEIGHBORS, Duplicates, duplicates, likeness,
 from tasks.embedding import Outputs, embed, open_images, tiles_of
 from tasks.picture_sheet import ACROSS, Section, pictures, png
 from tasks.prepare.decoding import DEPTH
-from tasks.prepare.layout import SPLITS, shown
+from tasks.prepare.layout import shown
 from tasks.prepare.source import Source
+from tasks.prepare.split_names import role_of
 from tasks.register import registry
 from tasks.runtime import files, settings
 from tasks.runtime.errors import UsageError, run
@@ -122,7 +123,7 @@ def show_odd(names: list[str], similarity: torch.Tensor, index: torch.Tensor, mo
 
 def class_folder(name: str) -> str:
     """The class that an image's folder says; empty for a loose image."""
-    parts = [part for part in name.split("/")[:-1] if part.lower() not in SPLITS]
+    parts = [part for part in name.split("/")[:-1] if not role_of(part)]
     return parts[0] if parts else ""
 
 

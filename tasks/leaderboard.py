@@ -139,7 +139,7 @@ def to_text(verdict: Verdict) -> str:
 def footnote(verdict: Verdict) -> str:
     """How to read the table."""
     results = [result for row in verdict.rows for result in row.results]
-    first, notes = "Without labels: not sorted, for no indicator tells which encoder is best", ["* baseline"]
+    first, notes = "Without labels to choose by: not sorted, for no indicator tells which encoder is best", ["* baseline"]
     if known(results, FEW_LABELS.name):
         first = "Sorted by how much of the few labels a regression on the other ones predicts (leave-one-out R2), which chooses"
     if known(results, "holdout_linear_top1"):

@@ -26,12 +26,12 @@ def decode(data: bytes, name: str, size: int, channels: int, depth: int, bits: i
     Raises:
         BadImage, and what decoders raise.
     """
-    values, facts = read(data, name, channels)
+    values, facts = read(data, name, channels, depth)
     return store(values, size, channels, depth, bits, fit, facts), facts
 
 
-def read(data: bytes, name: str, channels: int) -> tuple[Array, Facts]:
-    """The values (H, W, B) of a file.
+def read(data: bytes, name: str, channels: int, depth: int) -> tuple[Array, Facts]:
+    """The values (H, W, B) of a file, signed ones with 0 in the middle of ``depth`` bits.
 
     Raises:
         BadImage, and what decoders raise.
@@ -40,7 +40,7 @@ def read(data: bytes, name: str, channels: int) -> tuple[Array, Facts]:
         values = as_bands(_numpy(data), channels)
         facts = Facts(values.shape[1], values.shape[0], f"{values.shape[2]} bands", "NPY", hashlib.sha256(data).hexdigest())
     elif data[128:132] == decoding.DICOM:
-        values, facts = dicom.read(data)
+        values, facts = dicom.read(data, depth)
         values = as_bands(values, channels)
     else:
         values, facts = _picture_or_tiff(data, name, channels)
@@ -81,9 +81,10 @@ def _top(values: Array, depth: int, facts: Facts) -> float:
 
 def _white(values: Array, depth: int, facts: Facts) -> int:
     """The largest value of ``depth`` bits; how large those of the picture are is noted."""
-    some = values.ravel()[:: max(1, values.size // SAMPLED)]
+    used = 2 * abs(values.astype(np.int64) - 2 ** (depth - 1)) + 1 if facts.signed else values
+    some = used.ravel()[:: max(1, values.size // SAMPLED)]
     place = some.size - 1 - some.size // 100
-    facts.peak, facts.usual = int(values.max()), int(np.partition(some, place)[place])
+    facts.peak, facts.usual = int(used.max()), int(np.partition(some, place)[place])
     if facts.peak >= 2**depth:
         facts.notes.append(f"values above {2**depth - 1} are cut; data.bit_depth is {depth}")
     return int(2**depth - 1)

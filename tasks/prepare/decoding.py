@@ -68,6 +68,8 @@ class Facts:
     """Value that 99 of 100 of its pixels do not exceed."""
     tiles: int = 1
     """How many the picture is cut into."""
+    signed: bool = False
+    """Whether 0 is in the middle of its values."""
 
 
 def decode(
@@ -177,7 +179,7 @@ def inspect(image: Any, data: bytes, name: str) -> Facts:
         raise BadImage(f"pixels of type {image.mode} have no stated range; convert the file to 8 or 16 bits")
     facts = Facts(width, height, image.mode, kind, hashlib.sha256(data).hexdigest())
     suffix = PurePosixPath(name).suffix.lower()
-    if suffix and suffix not in SUFFIXES[kind]:
+    if suffix and suffix not in SUFFIXES[kind] and "#" not in suffix:  # the row of a parquet file
         facts.notes.append(f"content is {kind}, the name ends in {suffix}")
     if kind != "JPEG" and getattr(image, "n_frames", 1) > 1:
         image.seek(0)

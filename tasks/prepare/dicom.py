@@ -1,7 +1,7 @@
 """DICOM files, read by pydicom, an extra: ``make`` installs it, an installation by hand needs ``pip install pydicom``.
 
-The stored values count, not what a viewer's window shows: signed ones are shifted to begin at 0, and the inverted scale of
-MONOCHROME1 (large is dark) is turned round. The first frame counts.
+The stored values count, not what a viewer's window shows: 0 of signed ones is put in the middle, the inverted scale of
+MONOCHROME1 (large is dark) is turned round, and what is padding is as dark as the darkest pixel. The first frame counts.
 """
 
 import hashlib
@@ -17,8 +17,11 @@ KINDS = ("MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_I
 """Photometric interpretations that have a stated range; a palette has none."""
 
 
-def read(data: bytes) -> tuple[np.ndarray[Any, Any], Facts]:
-    """Values (H, W, B) of the first frame, uint8 or uint16 in 0..2^BitsStored - 1.
+def read(data: bytes, depth: int) -> tuple[np.ndarray[Any, Any], Facts]:
+    """Values (H, W, B) of the first frame, uint8 or uint16, in 0..2^BitsStored - 1.
+
+    Args:
+        depth: bits of signed values above 8: 0 becomes 2^(depth - 1), and what lies outside is cut.
 
     Raises:
         BadImage: pydicom is absent, there are no pixels, or they have no stated range; and what pydicom raises.
@@ -36,10 +39,24 @@ def read(data: bytes) -> tuple[np.ndarray[Any, Any], Facts]:
     if kind not in KINDS or not 1 <= about.BitsStored <= 16:
         raise BadImage(f"DICOM pixels {kind} of {about.BitsStored} bits; grey or color of at most 16 bits can be read")
     values, top = pixel_array(about, index=0).astype(np.int64), 2**about.BitsStored - 1
-    values = values + (top + 1) // 2 if about.PixelRepresentation else values
+    is_deep, is_signed = about.BitsStored > 8, bool(about.PixelRepresentation)
+    padding = _is_padding(values, about)
+    top = 2**depth - 1 if is_signed and is_deep else top
+    values = (values + (top + 1) // 2).clip(0, top) if is_signed else values
     values = top - values if kind == "MONOCHROME1" else values
-    facts = Facts(width, height, kind, "DICOM", hashlib.sha256(data).hexdigest())
+    if padding.any() and not padding.all():
+        values[padding] = values[~padding].min()
+    facts = Facts(width, height, kind, "DICOM", hashlib.sha256(data).hexdigest(), signed=is_signed and is_deep)
     if int(about.get("NumberOfFrames") or 1) > 1:
         facts.notes.append("several frames or pages, the first is used")
     values = values[..., None] if values.ndim == 2 else values
-    return values.astype(np.uint8 if about.BitsStored <= 8 else np.uint16), facts
+    return values.astype(np.uint16 if is_deep else np.uint8), facts
+
+
+def _is_padding(values: np.ndarray[Any, Any], about: Any) -> np.ndarray[Any, Any]:
+    """Which pixels were filled in outside of what was scanned."""
+    first = about.get("PixelPaddingValue")
+    if first is None:
+        return np.zeros(values.shape, bool)
+    low, high = sorted((int(first), int(about.get("PixelPaddingRangeLimit", first))))
+    return (values >= low) & (values <= high)

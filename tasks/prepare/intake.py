@@ -17,9 +17,12 @@ from tasks.runtime.dataset import BLOCK, Array
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.params import DataConfig
 from tasks.runtime.progress import Progress
+from tasks.runtime.words import counted
 
 ONE_WORKER = 256
 """Up to this many files one worker is enough: each costs the time to start it."""
+MUCH = 3
+"""Bits that an image may lose without a word."""
 DEPTHS = (8, 10, 12, 14, 16)
 """Bits that cameras and scanners give; the first that holds the largest value is taken."""
 
@@ -72,6 +75,8 @@ class Seen:
     """Largest value among these images; 0: there are none."""
     usual: int = 0
     """Value that no image has in more than 1 of 100 of its pixels."""
+    depths: dict[str, int] = field(default_factory=dict)
+    """Bits that each of these images needs."""
     formats: Counter[str] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
@@ -158,6 +163,7 @@ def scale_alike(
             f"; only 1 in 100 pixels of any image lies above {seen.usual}: if those are faults of the camera, set"
             f" data.bit_depth: {depth_of(seen.usual)}"
         )
+    few = few or ("" if config.bit_depth else _outliers(seen))
     said = f"more than 8 bits a pixel, scaled from {seen.bit_depth} bits (the largest value is {seen.peak}{few})"
     seen.notes[said] = len(deep)
     for done in contents(source, deep, config, seen.bit_depth) if seen.bit_depth != first else ():
@@ -166,6 +172,19 @@ def scale_alike(
             raise IntegrityError(f"{source.items[done.row].name!r} changed while it was read; run the same command again")
         split, at = places[done.row]
         split.put(at, done.pixels)
+
+
+def _outliers(seen: Seen) -> str:
+    """Of images that most others lose levels of grey for; empty where there are none."""
+    usual = sorted(seen.depths.values())[len(seen.depths) // 2]
+    if seen.bit_depth - usual < MUCH:
+        return ""
+    rare = sorted(name for name, bits in seen.depths.items() if bits == seen.bit_depth)
+    others = counted(sum(bits <= usual for bits in seen.depths.values()), "image needs", "images need")
+    return (
+        f"; {others} {usual} bits only and keep few levels of grey for {counted(len(rare), 'other', 'others')},"
+        f" {rare[0]!r} first: leave those out, or set data.bit_depth: {usual}, or data.bits: 16 to keep all"
+    )
 
 
 def contents(source: Source, rows: list[int], config: DataConfig, depth: int) -> Iterator[Done]:
@@ -212,5 +231,7 @@ def store(split: Split, at: int, done: Done, source: Source, seen: Seen) -> str:
     seen.formats[facts.format] += 1
     seen.modes[facts.mode] += 1
     seen.notes.update(facts.notes)
-    seen.peak, seen.usual = max(seen.peak, facts.peak), max(seen.usual, facts.usual)
+    if facts.peak:
+        seen.peak, seen.usual = max(seen.peak, facts.peak), max(seen.usual, facts.usual)
+        seen.depths[source.items[done.row].name] = depth_of(facts.peak)
     return ""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from numbers import Number
 from typing import Any
 
-from tasks.prepare.layout import SPLITS, Item
+from tasks.prepare.layout import Item
+from tasks.prepare.split_names import SPLITS, role_of
 from tasks.runtime.errors import DataError
 from tasks.runtime.words import counted
 
@@ -17,6 +18,8 @@ POSITION = re.compile(r"-?[0-9]{1,18}")
 """A class that is a number. Longer ones are names."""
 WHOLE = re.compile(r"(-?[0-9]+)\.0*")
 """The same as a table of floats has it, because some images have no label."""
+NOT_KNOWN = "-1"
+"""In place of a label that is a position among named classes."""
 BROKEN = re.compile(r"[+-]?[0-9]*\.[0-9]+([eE][+-]?[0-9]+)?")
 """A number to predict. 1e3 and 0e1 are names: of hexadecimal numbers, for instance."""
 
@@ -77,6 +80,8 @@ def arranged(rows: Sequence[Row], names: Sequence[str] | None, where: str) -> tu
         DataError: an unknown split, a label that is no class, a name with two labels, or a group in two splits.
     """
     labels = [class_of(row, where) for row in rows]
+    if names is not None:  # as in the test split of ImageNet-1k
+        labels = [None if label == NOT_KNOWN else label for label in labels]
     splits = [_split(row, where) for row in rows]
     use = {split: split for split in ("train", "test")} | {"unlabeled": "train"}
     if "test" not in splits:
@@ -118,9 +123,9 @@ def _named(label: str, names: Sequence[str] | None, where: str) -> str:
 
 
 def _split(row: Row, where: str) -> str:
-    if row.split.lower() not in SPLITS:
-        raise DataError(f"{where}: {row.name!r} has the split {row.split!r}; it must be one of {', '.join(SPLITS)}")
-    return SPLITS[row.split.lower()]
+    if split := role_of(row.split):
+        return split
+    raise DataError(f"{where}: {row.name!r} has the split {row.split!r}; it must be one of {', '.join(SPLITS)}")
 
 
 def _check_groups(items: Iterable[Item], where: str) -> None:

@@ -6,6 +6,7 @@ lie (docs/decisions/0011). A top folder called ``train`` or ``test`` among other
 """
 
 import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,24 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from tasks.prepare.names import by_count, is_image
+from tasks.prepare.split_names import role_of, roles_of
 from tasks.runtime.errors import DataError
 from tasks.runtime.words import counted, few
 
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "testing": "test",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "eval": "val",
-    "evaluation": "val",
-    "dev": "val",
-    "unlabeled": "unlabeled",
-    "unlabelled": "unlabeled",
-}
 PARTS = {"image", "images", "img", "imgs", "mask", "masks", "label", "labels", "annotation", "annotations", "depth", "edges"}
+PART_OF_A_SET = re.compile(r"(fold|split|part|batch|chunk|shard|set)[ _-]?[0-9]+")
 Parts = tuple[str, ...]
 Placed = tuple[str, str, Parts]
 """(split, name, path inside the split)"""
@@ -74,19 +63,26 @@ def arrange(names: Iterable[str], folders: Iterable[str], where: str) -> Layout:
     for top, *rest in (PurePosixPath(name.removeprefix(around)).parts for name in names):
         if rest:
             inside.setdefault(top, []).append(tuple(rest))
-    _check_order(inside, where)
+    doubled = {top for top, paths in inside.items() if all(len(path) > 2 and path[0] == top for path in paths)}
+    inside |= {top: [path[1:] for path in inside[top]] for top in doubled}
+
+    def parts(name: str) -> Parts:
+        top, *rest = PurePosixPath(name.removeprefix(around)).parts
+        return (top, *rest[1 if top in doubled else 0 :])
+
+    _check_order(inside, where, around)
     use, remarks = _roles(inside, where)
     placed, unused = [], Counter[str]()
     for name in names:
-        split, path = _split_of(name.removeprefix(around), use)
+        split, path = _split_of(parts(name), use)
         if split:
             placed.append((split, name, path))
         else:
-            unused[name.removeprefix(around).partition("/")[0]] += 1
+            unused[parts(name)[0]] += 1
     layout = _label(placed, where)
     if layout.classes:
-        within = [f.removeprefix(around) for f in folders if is_image(f) and f.startswith(around)]
-        _check_folders(placed, [_split_of(f, use) for f in within if f not in use], where)
+        within = [parts(f) for f in folders if is_image(f) and f.startswith(around)]
+        _check_folders(placed, [_split_of(path, use) for path in within if len(path) > 1 or path[0] not in use], where)
     if around:
         remarks.append(f"all images lie in {around.rstrip('/')}: its folders are taken for those of {where}")
     if unused:
@@ -102,30 +98,29 @@ def _around(names: Sequence[str]) -> str:
     """The folders around everything, as ``dataset/images/``, where there are further folders inside and none is a split."""
     around: list[str] = []
     parts = [PurePosixPath(name).parts for name in names]
-    while len({path[0] for path in parts}) == 1 and min(map(len, parts)) > 2 and parts[0][0].lower() not in SPLITS:
+    while len({path[0] for path in parts}) == 1 and min(map(len, parts)) > 2 and not role_of(parts[0][0]):
         around.append(parts[0][0])
         parts = [path[1:] for path in parts]
     return "".join(f"{folder}/" for folder in around)
 
 
-def _check_order(inside: Mapping[str, Sequence[Parts]], where: str) -> None:
+def _check_order(inside: Mapping[str, Sequence[Parts]], where: str, around: str) -> None:
     """Refuse splits below other folders (``CLASS/train``, ``data/train`` beside something) and ``val/CLASS`` beside CLASS."""
-    found = {top: {SPLITS.get(path[0].lower()) for path in paths if len(path) > 1} for top, paths in inside.items()}
-    holders = [
-        top for top, roles in found.items() if "train" in roles and roles & {"test", "val"} and top.lower() not in SPLITS
-    ]
+    found = {top: {role_of(path[0]) for path in paths if len(path) > 1} for top, paths in inside.items()}
+    holders = [top for top, within in found.items() if "train" in within and within & {"test", "val"} and not role_of(top)]
     if len(holders) > 1:
         raise DataError(
             f"{where}: {_listed(holders)} hold train and test; put the split above the class: train/CLASS, test/CLASS"
         )
-    if holders:
+    if holders and "train" not in map(role_of, inside):
         others = _listed(top for top in inside if top not in holders)
-        raise DataError(f"{where}: {holders[0]!r} holds train and test, beside {others}; set data.path to {where}/{holders[0]}")
+        place = f"{where}/{around}{holders[0]}"
+        raise DataError(f"{where}: {holders[0]!r} holds train and test, beside {others}; set data.path to {place}")
 
-    tops = {top for top in inside if top.lower() not in SPLITS}
+    tops = {top for top in inside if not role_of(top)}
     for top in set(inside) - tops:
         same = tops & {path[0] for path in inside[top] if len(path) > 1}
-        if same and not any(SPLITS.get(other.lower()) == "train" for other in inside):
+        if same and "train" not in map(role_of, inside):
             raise DataError(
                 f"{where}: {_listed(same)} are there twice, beside {top!r} and in it; if {top!r} is a split, move those beside"
                 f" it into train; if it is a class, move its images up"
@@ -145,12 +140,12 @@ def _roles(inside: Mapping[str, Sequence[Parts]], where: str) -> tuple[dict[str,
     Args:
         inside: top folder -> path of each image in it.
     """
-    known = {top: SPLITS[top.lower()] for top in inside if top.lower() in SPLITS}
+    known = roles_of(inside, where)
     if not {"train", "test"} & set(known.values()) or _may_be_classes(inside, known, where):
         return {top: role for top, role in known.items() if role == "unlabeled"}, []
     if "train" not in known.values():
         raise DataError(f"{where} has a test but no train folder; name them train and test, or put the classes side by side")
-    classes: dict[str, set[str]] = {role: set() for role in SPLITS.values()}
+    classes: dict[str, set[str]] = {role: set() for role in ("train", "test", "val", "unlabeled")}
     for top, role in known.items():
         classes[role] |= {path[0] for path in inside[top] if len(path) > 1}
     # One folder that is no class of train, as ``test/unknown``, says nothing about its images.
@@ -169,6 +164,8 @@ def _roles(inside: Mapping[str, Sequence[Parts]], where: str) -> tuple[dict[str,
             source = labelled[0] if labelled else "data.test_fraction of each class in train"
             lacking = counted(len(inside[top]), f"image in {top} has no label", f"images in {top} have no labels")
             remarks.append(f"{lacking}: trained on without them; scores use {source}")
+    if taken := [f"{top!r} for {role}" for top, role in use.items() if not role_of(top)]:
+        remarks.append(f"folders are taken for splits by a part of their names: {', '.join(taken)}")
     return use, remarks
 
 
@@ -194,12 +191,12 @@ def _may_be_classes(inside: Mapping[str, Sequence[Parts]], known: Mapping[str, s
     )
 
 
-def _split_of(name: str, use: Mapping[str, str]) -> tuple[str, Parts]:
-    """(split, path inside the split); an empty split where splits are folders and this name is in none of them."""
-    top, *rest = PurePosixPath(name).parts
+def _split_of(parts: Parts, use: Mapping[str, str]) -> tuple[str, Parts]:
+    """(split, path inside the split); an empty split where splits are folders and this path is in none of them."""
+    top, *rest = parts
     if top not in use or not rest:
-        return ("" if "train" in use.values() else "train"), (top, *rest)
-    if SPLITS.get(rest[0].lower()) == "unlabeled":  # train/unlabeled/file
+        return ("" if "train" in use.values() else "train"), parts
+    if role_of(rest[0]) == "unlabeled":  # train/unlabeled/file
         return "unlabeled", tuple(rest[1:])
     return use[top], tuple(rest)
 
@@ -216,7 +213,7 @@ def _label(placed: Sequence[Placed], where: str) -> Layout:
         return Layout([Item(name, "test" if split == "test" else "train") for split, name, _ in placed], [])
     names = sorted(classes["train"] | classes["test"])
     labels = {name: i for i, name in enumerate(names)}
-    layout = Layout([], names, [*_alike(names), *_deeper(placed), *_parts(names)])
+    layout = Layout([], names, [*_alike(names), *_deeper(placed, where), *_parts(names)])
     loose = Counter[str]()
     for split, name, path in placed:
         label = labels[path[0]] if len(path) > 1 and split != "unlabeled" else -1
@@ -265,8 +262,12 @@ def _check_folders(placed: Sequence[Placed], folders: Iterable[tuple[str, tuple[
             raise DataError(f"{where}: class {name!r} has no images in {side}; add some, or remove the class from both splits")
 
 
-def _deeper(placed: Iterable[Placed]) -> list[str]:
-    """A warning where every class has the same folders inside: those may be the classes that were meant."""
+def _deeper(placed: Iterable[Placed], where: str) -> list[str]:
+    """A warning where every class has the same folders inside: those may be the classes that were meant.
+
+    Raises:
+        DataError: they are called like parts of one set.
+    """
     inside: dict[str, set[str]] = {}
     for split, _, path in placed:
         if split != "unlabeled" and len(path) > 1:
@@ -274,6 +275,11 @@ def _deeper(placed: Iterable[Placed]) -> list[str]:
     lower = set.intersection(*inside.values())
     if len(lower) < 2:
         return []
+    if all(PART_OF_A_SET.fullmatch(name.lower()) for name in inside):
+        raise DataError(
+            f"{where} can be read in two ways. Either {_listed(inside)} are parts of one set: then put the folders in them"
+            f" ({_listed(lower)}) together. Or each of them is a class: then give them other names"
+        )
     return [f"every class has the same folders inside ({_listed(lower)}): if those are the classes, put them one level up"]
 
 

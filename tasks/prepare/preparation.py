@@ -24,6 +24,8 @@ from tasks.runtime.params import DataConfig
 from tasks.runtime.stage import state_directory
 from tasks.runtime.words import few
 
+CONSTANT = 1e-6
+"""Deviation, as a share of white, below which a channel shows nothing."""
 NAMED = 3
 """Quarantined files a message names; the others are in ``.ssl/quarantine.json``."""
 
@@ -97,6 +99,7 @@ def finish(
     groups = [source.items[row].group for row in train.rows]
     holdout = chosen_share(train.labels, groups, config.holdout_fraction, config.seed, HOLDOUT)
     mean, std = moments(train.images)
+    source.warnings += _without_use(std, holdout if classes and config.holdout_fraction else None)
     for name, split in splits.items():
         if isinstance(split.images, np.memmap):
             split.images.flush()
@@ -123,6 +126,17 @@ def finish(
     meta |= {"tile": config.tile} if config.tile else {}
     files.write_json(directory / "meta.json", meta)
     audit.write(directory, judge(source, splits, holdout, classes, seen, copies, config))
+
+
+def _without_use(std: Sequence[float], holdout: Array | None) -> list[str]:
+    """What of these images tells nothing: channels, and labels of which none could be held out."""
+    found = [f"channel {number} is the same in all training images" for number, s in enumerate(std, 1) if s == 1]
+    if holdout is not None and not holdout.any():
+        found.append(
+            "labels are not used: no class has two training images, of which one could be held out for choices; add images,"
+            " or leave classes out"
+        )
+    return found
 
 
 def judge(
@@ -174,7 +188,7 @@ def check_classes(train: Split, test: Split, classes: Sequence[str]) -> None:
 
 
 def moments(pixels: Array) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel in [0, 1], from exact sums.
+    """Mean and standard deviation of each channel in [0, 1], from exact sums; 1 for a channel that is the same everywhere.
 
     Raises:
         DataError: every image is the same single color.
@@ -188,7 +202,7 @@ def moments(pixels: Array) -> tuple[list[float], list[float]]:
         squares = [a + b for a, b in zip(squares, of_block, strict=True)]  # of any size: 64 bits are few for many 16-bit images
     n = pixels.size // pixels.shape[1]
     mean = total / n
-    std = np.sqrt(np.maximum(np.array(squares, float) / n - mean**2, 0))
-    if std.min() < 1e-6 * white:
-        raise DataError("all training images together are a single color in one channel; there is nothing to learn")
-    return (mean / white).tolist(), (std / white).tolist()
+    std = np.sqrt(np.maximum(np.array(squares, float) / n - mean**2, 0)) / white
+    if std.max() < CONSTANT:
+        raise DataError("all training images together are a single color; there is nothing to learn")
+    return (mean / white).tolist(), np.where(std < CONSTANT, 1.0, std).tolist()

@@ -57,4 +57,4 @@ def _whole(data: bytes, name: str, channels: int, depth: int, bits: int) -> tupl
         return decoding.read_picture(data, name, channels, depth, None)
     from tasks.prepare import bands
 
-    return bands.read(data, name, channels)
+    return bands.read(data, name, channels, depth)

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tasks.prepare.archives import Archive
-from tasks.prepare.layout import SPLITS
 from tasks.prepare.names import SUMS, to_read
 from tasks.prepare.source import OWN_LICENSE, Content, FileSource, Source
+from tasks.prepare.split_names import role_of
 from tasks.runtime.errors import UsageError
 from tasks.runtime.params import DataConfig, images_path
 
@@ -33,7 +33,7 @@ class ArchiveSource(FileSource):
         names = list(self._archive.members)
         visible, _ = to_read(names)
         tops = {n.partition("/")[0] for n in visible}
-        wrapped = len(tops) == 1 and all("/" in n for n in visible) and not {top.lower() for top in tops} & SPLITS.keys()
+        wrapped = len(tops) == 1 and all("/" in n for n in visible) and not any(map(role_of, tops))
         self._prefix = f"{tops.pop()}/" if wrapped else ""
         inside = [n.removeprefix(self._prefix) for n in names if n.startswith(self._prefix)]
         folders = [f.removeprefix(self._prefix) for f in self._archive.folders if f.startswith(self._prefix)]

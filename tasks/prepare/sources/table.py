@@ -1,7 +1,8 @@
 """``source: table``: a folder with a list of its images, in CSV or parquet, or with parquet files that hold the images.
 
 Columns: ``path`` or ``file_name`` (below the folder), or ``image`` (the bytes, or bytes and path as Hugging Face writes them);
-then, if you have them, ``label``, ``split`` and ``group``. Without a column ``split`` a table called train, test or val is one.
+then, if you have them, ``label``, ``split`` and ``group``. Without a column ``split`` the name of the table says it, or that of
+its folder.
 """
 
 import csv
@@ -13,11 +14,13 @@ from typing import Any
 
 from tasks.prepare.decoding import MAX_BYTES, BadImage, one_line
 from tasks.prepare.labels import Row, arranged, group_of
-from tasks.prepare.layout import SPLITS
+from tasks.prepare.names import is_image
 from tasks.prepare.source import Content, Source
 from tasks.prepare.sources.folder import FolderSource
+from tasks.prepare.split_names import role_of, role_within
 from tasks.runtime.errors import DataError, UsageError
 from tasks.runtime.params import DataConfig, images_path
+from tasks.runtime.words import counted
 
 PATHS = ("path", "file_name")
 READ = {*PATHS, "image", "label", "split", "group"}
@@ -58,6 +61,10 @@ class TableSource(FolderSource):
         listed = {row.name for row in rows}
         self.bad += [(name, "listed in the table but not there") for name in sorted(listed - there - set(self._held))]
         self.ignored += sorted(there - listed - set(tables))
+        if unused := sum(map(is_image, self.ignored)):
+            self.warnings.append(
+                f"{counted(unused, 'image that no table lists is', 'images that no table lists are')} not used"
+            )
         usable = [row for row in rows if row.name in there or row.name in self._held]
         self.items, self.classes, warnings = arranged(usable, classes, where)
         self.warnings += warnings
@@ -66,7 +73,9 @@ class TableSource(FolderSource):
                 f"no labels: they are read from a column 'label', and not from {', '.join(sorted(self._unread))}"
             )
         if not self.items:
-            raise DataError(f"{where}: none of the {len(rows)} images that the table lists is there")
+            example = f"; the first is {rows[0].name!r}" if rows else ""
+            example += f", and one that is there {unlisted!r}" if (unlisted := next(filter(is_image, self.ignored), "")) else ""
+            raise DataError(f"{where}: none of the {len(rows)} images that the table lists is there{example}")
 
     def _csv(self, table: str) -> tuple[list[Row], None]:
         content = self._content(table)
@@ -141,10 +150,15 @@ def _path(line: dict[str, Any], table: str) -> str:
 
 
 def _row(line: dict[str, Any], table: str, name: str) -> Row:
-    stem = PurePosixPath(table).stem.lower()
-    split = next((word for word in SPLITS if stem == word or stem.startswith(f"{word}-")), "train")
     given = line.get("split")
-    return Row(name, line.get("label"), str(given) if given else split, group_of(line.get("group")))
+    return Row(name, line.get("label"), str(given) if given else _split(table), group_of(line.get("group")))
+
+
+def _split(table: str) -> str:
+    """The split by the name of a table, or by the folders that it lies in (``default/partial-train/0000.parquet``)."""
+    path = PurePosixPath(table)
+    folders = (role_of(part.removeprefix("partial-")) for part in reversed(path.parent.parts))
+    return role_within(path.stem) or next(filter(None, folders), "train")
 
 
 def _class_names(schema: Any) -> list[str] | None:

@@ -1,7 +1,7 @@
 """``source: webdataset``: tar shards, in which files of one name belong together: ``1.jpg`` with ``1.cls`` or ``1.json``.
 
-``.cls`` holds the class, a word or a number; of ``.json`` the key ``label`` counts, and ``group`` if it is there. A shard whose
-name begins with ``test`` or ``val`` is that split.
+``.cls`` holds the class, a word or a number; of ``.json`` the key ``label`` counts, and ``group`` if it is there. A shard with
+the word ``test`` or ``val`` in its name is that split.
 """
 
 import json
@@ -11,13 +11,15 @@ from typing import Any
 
 from tasks.prepare.archives import Archive
 from tasks.prepare.labels import Row, arranged, group_of
-from tasks.prepare.layout import SPLITS
 from tasks.prepare.names import to_read
 from tasks.prepare.source import OWN_LICENSE, Content, Source
+from tasks.prepare.split_names import role_within
 from tasks.runtime.errors import DataError
 from tasks.runtime.params import DataConfig, images_path
 
 ABOUT = (".cls", ".json")
+READ = ("label", "group")
+"""Of what stands in them."""
 
 
 def open_source(config: DataConfig) -> Source:
@@ -51,8 +53,14 @@ class ShardSource(Source):
         about = [name for name in archive.members if name.endswith(ABOUT)]
         facts: dict[str, dict[str, Any]] = {}
         for name, content in archive.read(about):
-            facts.setdefault(_key(name), {}).update(_facts(f"{shard}/{name}", content))
-        split = next((word for word in SPLITS if shard.lower().startswith(word)), "train")
+            known = facts.setdefault(_key(name), {})
+            for fact, value in _facts(f"{shard}/{name}", content).items():
+                if fact in READ and str(known.setdefault(fact, value)) != str(value):
+                    raise DataError(
+                        f"{shard}: {_key(name)!r} has two {fact}s, {known[fact]!r} and {value!r} of {name}; what belongs"
+                        " together has one name up to its first point, so no other point may stand in it"
+                    )
+        split = role_within(PurePosixPath(shard).stem) or "train"
         images, others = to_read(name for name in archive.members if not name.endswith(ABOUT))
         self.ignored += [f"{shard}/{name}" for name in others]
         for name in images:

@@ -10,7 +10,7 @@ import pytest
 from tasks.prepare import decoding, dicom
 from tests.tasks.prepare.test_bad_inputs import refused
 from tests.tasks.prepare.test_bands import SIDE, stored, values
-from tests.tasks.prepare.test_prepare import config, write
+from tests.tasks.prepare.test_prepare import config, run, write
 
 
 def file(pixels: Any, bits: int, kind: str = "MONOCHROME2", signed: bool = False, frames: int = 1, **more: Any) -> bytes:
@@ -60,8 +60,32 @@ def test_stored_values_are_kept_whatever_the_window() -> None:
 
 def test_signed_values_begin_at_zero_and_the_first_frame_counts() -> None:
     wide = values(1).squeeze().astype(np.int64) - 32768
-    read, facts = dicom.read(file(np.stack([wide, wide[::-1]]).astype(np.int16), 16, signed=True, frames=2))
-    assert (read[..., 0] == wide + 32768).all() and facts.notes == ["several frames or pages, the first is used"]
+    read, facts = dicom.read(file(np.stack([wide, wide[::-1]]).astype(np.int16), 16, signed=True, frames=2), 16)
+    assert (read[..., 0] == wide + 32768).all() and facts.signed
+    assert facts.notes == ["several frames or pages, the first is used"]
+
+
+def test_signed_scans_keep_as_many_levels_as_unsigned_ones_but_for_one_bit(tmp_path: Path) -> None:
+    """As of computed tomography: -1024 to 3071 in 16 bits."""
+    scans = np.random.default_rng(0).integers(0, 4096, (4, SIDE, SIDE))
+    levels = {}
+    for name, shift in (("unsigned", 0), ("signed", 1024)):
+        kind = np.int16 if shift else np.uint16
+        pictures = {f"{i}.dcm": file((s - shift).astype(kind), 16, signed=bool(shift)) for i, s in enumerate(scans)}
+        data = run(tmp_path, config(write(tmp_path / name, pictures), image_size=SIDE))
+        levels[name] = len(np.unique(data.train_images))
+        assert data.meta["bit_depth"] == (14 if shift else 12)  # -1024 to 3071 lie in -4096 to 4095, of 13 bits
+    assert levels["unsigned"] > 200 and levels["signed"] > 50
+
+
+def test_padding_is_as_dark_as_the_darkest_pixel() -> None:
+    deep = (values(1) >> 4).squeeze() + 7
+    padded = deep.copy()
+    padded[:2] = 65535
+    read, _ = dicom.read(file(padded, 16, PixelPaddingValue=65535), 16)
+    assert (read[2:, :, 0] == deep[2:]).all() and (read[:2] == deep[2:].min()).all()
+    limits = {"PixelPaddingValue": 65000, "PixelPaddingRangeLimit": 65535}
+    assert (dicom.read(file(padded, 16, **limits), 16)[0] == read).all()
 
 
 def test_color_and_what_cannot_be_read() -> None:

@@ -65,6 +65,10 @@ LOOK_AGAIN = {
         ("data/train/a", "data/test/a", "figures"),
         "'data' holds train and test, beside 'figures'; set data.path to pictures/data",
     ),
+    "the same further down": (
+        ("all/data/train/a", "all/data/test/a", "all/figures"),
+        "'data' holds train and test, beside 'figures'; set data.path to pictures/all/data",
+    ),
     "splits below the classes": (
         ("cat/train", "cat/test", "dog/train", "dog/test"),
         "'cat', 'dog' hold train and test; put the split above the class: train/CLASS",
@@ -89,6 +93,48 @@ def test_folders_in_another_order_are_refused_with_the_right_one(case: str) -> N
     folders, said = LOOK_AGAIN[case]
     with pytest.raises(DataError, match=said):
         read(*folders)
+
+
+BOTH = {(split, c): 6 for split in ("train", "test") for c in ("ice", "sea")}
+SEGMENTS = [f"seg_{split}/seg_{split}/{c}" for split in ("train", "test") for c in ("ice", "sea")]
+SPLIT_BY_A_PART = {
+    ("train2017", "val2017 x3"): {("train", "-"): 6, ("test", "-"): 3},
+    ("train_images/ice", "train_images/sea", "test_images x3"): {("train", "ice"): 6, ("train", "sea"): 6, ("train", "-"): 3},
+    ("train_set/ice", "train_set/sea", "test_set/ice", "test_set/sea"): BOTH,
+    (*SEGMENTS, "seg_pred/seg_pred x5"): BOTH,
+    ("train /ice", "train /sea", "test /ice", "test /sea"): BOTH,
+}
+
+
+@pytest.mark.parametrize("folders", SPLIT_BY_A_PART)
+def test_splits_by_a_part_of_their_names_are_splits_and_told(folders: tuple[str, ...]) -> None:
+    layout = read(*folders)
+    assert counts(layout) == SPLIT_BY_A_PART[folders]
+    by_part = [text for text in layout.warnings if "taken for splits by a part of their names" in text]
+    assert bool(by_part) == (folders[0][5] != " ")
+    if folders[0].startswith("seg"):
+        assert "5 images outside the folders seg_test and seg_train are not used: 'seg_pred' (5)" in layout.warnings
+
+
+@pytest.mark.parametrize(
+    "names", [("bullet_train", "steam_train", "car"), ("train_station", "test_tube", "dog"), ("devices", "latest")]
+)
+def test_such_words_in_the_names_of_classes_make_no_split(names: tuple[str, ...]) -> None:
+    layout = read(*names)
+    assert layout.classes == sorted(names) and not layout.warnings
+
+
+@pytest.mark.parametrize("folders", [("trainA", "trainB", "testA", "testB"), ("fold0/a", "fold0/b", "fold1/a", "fold1/b")])
+def test_sets_of_splits_and_folds_are_refused_with_both_readings(folders: tuple[str, ...]) -> None:
+    with pytest.raises(DataError, match=r"can be read in two ways\. Either .* Or each of"):
+        read(*folders)
+
+
+def test_splits_that_are_there_again_further_down_are_counted() -> None:
+    again = [f"chest/{inner}{split}/{c}" for inner in ("", "chest/") for split in ("train", "test") for c in ("ill", "well")]
+    layout = read(*again)
+    assert counts(layout) == {(split, c): 6 for split in ("train", "test") for c in ("ill", "well")}
+    assert "24 images outside the folders test and train are not used: 'chest' (24)" in layout.warnings
 
 
 def test_images_and_their_masks_are_no_two_classes_without_a_word() -> None:
@@ -190,8 +236,8 @@ def test_a_labelled_test_that_is_used_leaves_val_out_and_says_so() -> None:
 
 
 def test_classes_that_may_lie_one_level_deeper_are_told() -> None:
-    layout = read("part1/cat", "part1/dog", "part2/cat", "part2/dog")
-    assert layout.classes == ["part1", "part2"]
+    layout = read("left/cat", "left/dog", "right/cat", "right/dog")
+    assert layout.classes == ["left", "right"]
     assert layout.warnings == [
         "every class has the same folders inside ('cat', 'dog'): if those are the classes, put them one level up"
     ]

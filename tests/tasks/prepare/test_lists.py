@@ -100,6 +100,40 @@ def test_columns_that_nobody_reads_are_named_where_there_is_no_label(tmp_path: P
     assert "no labels: they are read from a column 'label', and not from class" in data.audit["warnings"]
 
 
+def test_the_words_of_a_table_s_name_or_its_folder_are_its_split(tmp_path: Path) -> None:
+    rows = LIST.splitlines(keepends=True)
+    for train, test in (
+        ("cifar10-train.csv", "cifar10-test.csv"),
+        ("default/train/0000.parquet", "default/test/0000.parquet"),
+        ("default/partial-train/0000.parquet", "default/partial-validation/0000.parquet"),
+        ("devices.csv", "my_val.csv"),
+    ):
+        tables = {train: rows[0] + b"".join(rows[1:9]), test: rows[0] + b"".join(rows[9:])}
+        if train.endswith("parquet"):
+            tables = {name: as_parquet(table) for name, table in tables.items()}
+        place = tmp_path / train.replace("/", "-")
+        items = open_source(config(write(place, PICTURES | tables), "table")).items
+        assert {item.name for item in items if item.split == "test"} == {f"img/{i}.png" for i in range(8, 12)}
+        assert len(items) == 12
+    with pytest.raises(DataError, match="'train_or_test' names two splits, test and train"):
+        open_source(config(folder_of(tmp_path, name="train_or_test.csv"), "table"))
+
+
+def as_parquet(table: bytes) -> bytes:
+    """A list in CSV as one in parquet."""
+    head, *lines = (line.split(",") for line in table.decode().split())
+    sink = io.BytesIO()
+    parquet.write_table(pa.table({name: [line[i] for line in lines] for i, name in enumerate(head)}), sink)
+    return sink.getvalue()
+
+
+def test_images_that_no_table_lists_and_names_that_are_not_there_are_told(tmp_path: Path) -> None:
+    source = open_source(config(folder_of(tmp_path, listing("path=img/{}.png", "label=c{1}", rows=9)), "table"))
+    assert "3 images that no table lists are not used" in source.warnings
+    with pytest.raises(DataError, match=r"the first is 'img.0.PNG', and one that is there 'img/0.png'"):
+        open_source(config(folder_of(tmp_path, listing("path=img/{}.PNG", "label=c{1}")), "table"))
+
+
 REFUSED = {
     "several labels": (listing("path=img/{}.png", "label=a|b"), "has several labels"),
     "targets": (listing("path=img/{}.png", "label=0.{}5"), "a number to predict, no class"),
@@ -194,6 +228,7 @@ def test_images_in_parquet_with_the_class_names_of_hugging_face(tmp_path: Path, 
         parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet", row_group_size=3)
     found = run(tmp_path, config(tmp_path / "in", "table", image_size=corpus.SIDE))
     assert found.meta["classes"] == ["cat", "dog"] and found.meta["num_test"] == 4
+    assert not found.audit["notes"]  # no word on the ending of a name that is none of the image
     assert found.test_files[1] == "data/test-00000-of-00001.parquet#000001" and found.test_labels.tolist() == [0, 1, 0, 1]
     assert (found.test_images[1] == np.asarray(corpus.picture(9)).transpose(2, 0, 1)).all()
 
@@ -235,6 +270,30 @@ def test_arrays_beside_pictures_are_no_images_and_a_class_of_unused_rows_is_none
     source = open_source(config(tmp_path / "in", "webdataset"))
     assert "train-000.tar/0.npy" in source.ignored and len(source.items) == 4
     assert source.classes == ["0", "1"]
+
+
+def test_the_words_of_a_shard_s_name_are_its_split(tmp_path: Path) -> None:
+    for number, name in enumerate(("imagenet1k-train-0000", "devices-000", "imagenet1k-validation-0000", "cats-000")):
+        shard(tmp_path / f"in/{name}.tar", sample(2 * number) | sample(2 * number + 1))
+    items = open_source(config(tmp_path / "in", "webdataset")).items
+    assert {item.name.partition(".")[0] for item in items if item.split == "test"} == {"imagenet1k-validation-0000"}
+    assert len(items) == 8
+
+
+def test_two_labels_of_one_key_are_refused_with_the_reason(tmp_path: Path) -> None:
+    files = {f"scan0.{i}.{kind}": data for i in range(2) for kind, data in (("png", PICTURES["img/0.png"]), ("cls", b"%d" % i))}
+    shard(tmp_path / "in/x.tar", files)
+    with pytest.raises(DataError, match=r"x.tar: 'scan0' has two labels, '0' and '1' of scan0.1.cls; .* no other point"):
+        open_source(config(tmp_path / "in", "webdataset"))
+
+
+def test_minus_one_among_named_classes_is_no_label() -> None:
+    rows = [Row("a", 0), Row("b", 1), Row("c", -1, "test"), Row("d", 1, "validation")]
+    items, classes, warnings = arranged(rows, ["cat", "dog"], "x")
+    assert classes == ["cat", "dog"] and [item.label for item in items] == [0, 1, -1]
+    assert items[2].split == "train" and warnings == ["1 image of the split val is not used"]
+    with pytest.raises(DataError, match="the label 2 is none of its 2 classes"):
+        arranged([*rows, Row("e", 2)], ["cat", "dog"], "x")
 
 
 def test_shards_that_cannot_be_used_are_refused(tmp_path: Path) -> None:

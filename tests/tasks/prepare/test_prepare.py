@@ -390,7 +390,9 @@ def test_a_pixel_too_bright_for_the_others_is_told_from_a_scene(tmp_path: Path, 
     folder = write(tmp_path / "in", {name: corpus.encoded(Image.fromarray(x)) for name, x in pictures.items()})
     text = " ".join(run(tmp_path, config(folder, image_size=corpus.SIDE, channels=1)).audit["warnings"])
     assert "scaled from 16 bits (the largest value is 65535" in text
-    assert ("set data.bit_depth: 10" in text) == hinted
+    assert "set data.bit_depth: 10" in text and ("if those are faults of the camera" in text) == hinted
+    rare = "3 images need 10 bits only and keep few levels of grey for 1 other, '0.png' first: leave those out"
+    assert (rare in text) != hinted
 
 
 def test_a_declared_depth_is_taken(tmp_path: Path) -> None:
@@ -408,6 +410,26 @@ def test_a_fourth_band_is_told(tmp_path: Path) -> None:
     }
     data = run(tmp_path, config(write(tmp_path / "in", pictures)))
     assert "1 image: partly transparent, laid on white" in data.audit["warnings"] and "bit_depth" not in data.meta
+
+
+def test_a_channel_that_is_the_same_everywhere_is_told_and_does_no_harm(tmp_path: Path) -> None:
+    """Two stains of a microscope in red and green."""
+    pictures = {}
+    for number in range(6):
+        stains = np.asarray(corpus.picture(number)).copy()
+        stains[..., 2] = 0
+        pictures[f"{number}.png"] = corpus.encoded(Image.fromarray(stains))
+    data = run(tmp_path, config(write(tmp_path / "in", pictures)))
+    assert data.meta["std"][2] == 1 and max(data.meta["std"][:2]) < 0.5
+    assert "channel 3 is the same in all training images" in data.audit["warnings"]
+
+
+def test_labels_of_which_none_can_be_held_out_are_told(tmp_path: Path) -> None:
+    names = [f"c{number % 5}/{number}.png" for number in range(10)]
+    folder = write(tmp_path / "in", {name: corpus.encoded(corpus.picture(i)) for i, name in enumerate(names)})
+    data = run(tmp_path, config(folder))
+    assert len(data.train_labels) == 5 and not data.train_holdout.any()
+    assert any(text.startswith("labels are not used: no class has two training images") for text in data.audit["warnings"])
 
 
 def test_images_are_stored_at_their_own_side_if_asked_for(tmp_path: Path) -> None:
