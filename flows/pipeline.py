@@ -31,6 +31,7 @@ from flows.machines import AT_A_TIME, Machines
 from tasks import guard
 from tasks.dvc import graph, lock_files
 from tasks.dvc.outcome import Fate, Outcome
+from tasks.dvc.places import check_places
 from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule, default_parallelism
 from tasks.runtime import params, start_rows
@@ -126,6 +127,7 @@ def pipeline(
             schedule = Schedule(plan, methods and [*methods, *starts], seeds, targets)
             if schedule.stale:
                 params.check(graph.read_params(root))
+                check_places(root, plan)
                 guard.try_encoders(root, (schedule.stages[name] for name in schedule.chosen))
             local = Runner(root, environment={"SSL_FLOW_RUN_ID": flow_run.id}, pull=machines)
             runner = Machines(local, plan) if machines else local

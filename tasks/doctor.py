@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tasks.dvc import damage, graph, lock_files
+from tasks.dvc.places import check_places
 from tasks.runtime import files, recorded, settings
 from tasks.runtime.errors import EnvironmentFault, IntegrityError, Stop, UsageError, explain, run
 from tasks.runtime.locks import try_lock
@@ -105,6 +106,7 @@ class Doctor:
             hint = "; git checkout dvc.lock, then dvc repro: results come back from DVC's cache"
             raise UsageError(f"{error}{hint if 'dvc.lock' in str(error) else ''}") from None
         self.plan = plan
+        check_places(self.root, plan)
         stale = {s.name for s in plan if s.stale}
         for directory in sorted((self.root / ".ssl" / "work").glob("*")):
             kept = KEPT if directory.name in stale else 0

@@ -100,15 +100,24 @@ def split(text: str) -> tuple[str, Changes]:
 
 
 def edit(text: str, change: Callable[[Any], None]) -> str:
-    """YAML after ``change`` was made to its values, with its comments."""
+    """YAML after ``change`` was made to its values, with its comments.
+
+    Raises:
+        UsageError: it is none.
+    """
     from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError
 
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 200
     yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
     yaml.representer.add_representer(float, lambda r, v: r.represent_scalar("tag:yaml.org,2002:float", plain(v)))
-    document = yaml.load(text)
+    try:
+        document = yaml.load(text)
+    except MarkedYAMLError as error:  # stricter than the reader of the stages
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UsageError(f"params.yaml: {error.problem}{line}") from None
     change(document)
     buffer = io.StringIO()
     yaml.dump(document, buffer)
@@ -149,7 +158,9 @@ def main() -> None:
         raise UsageError(f"usage: make preset P=NAME, with NAME one of {', '.join(names)}")
     name = sys.argv[1]
     values = {} if name == NONE else params.read(PRESETS / f"{name}.yaml")
-    text, changes, kept = apply(params.text(), name, values)
+    present = params.text()
+    params.parse(present, params.PARAMS)
+    text, changes, kept = apply(present, name, values)
     params.check(params.parse(text, params.PARAMS))
     params.write(text)
     for key, (value, *before) in changes.items():

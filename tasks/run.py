@@ -18,6 +18,7 @@ from tasks import forecast, guard, leaderboard
 from tasks.dvc import graph, lock_files
 from tasks.dvc.live import Screen
 from tasks.dvc.outcome import Fate, Outcome
+from tasks.dvc.places import check_places
 from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule, default_parallelism
 from tasks.forecast import Forecast
@@ -76,6 +77,7 @@ def bring_up_to_date(root: Path, targets: Collection[str] = (), jobs: int | None
     schedule = Schedule(plan, targets=targets)
     if schedule.stale:
         params.check(graph.read_params(root))
+        check_places(root, plan)
         guard.try_encoders(root, (schedule.stages[name] for name in schedule.chosen))
         jobs = jobs or default_parallelism(root)
         with ThreadPoolExecutor(jobs) as pool:

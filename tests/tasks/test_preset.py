@@ -49,6 +49,16 @@ def test_an_unknown_preset_lists_those_there_are(tmp_path: Path) -> None:
     assert (project / "params.yaml").read_bytes() == before
 
 
+@pytest.mark.parametrize("text", ["", "- a\n", "run: [\n", "<<<<<<< HEAD\nrun: 1\n=======\n", "run: {a: 1, a: 2}\n"])
+@pytest.mark.parametrize("name", ["tiny", "none"])
+def test_a_broken_file_is_one_line_and_stays(tmp_path: Path, text: str, name: str) -> None:
+    project = copy_project(tmp_path / "p")
+    (project / "params.yaml").write_text(text)
+    result = command(project, "tasks.preset", name)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "params.yaml" in result.stderr, result.stderr
+    assert (project / "params.yaml").read_text() == text
+
+
 def values(project: Path) -> dict:  # type: ignore[type-arg]
     return params.load(project / "params.yaml")
 
