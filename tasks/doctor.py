@@ -159,9 +159,9 @@ class Doctor:
             self._command("flows.runs")
 
     def tracking(self) -> None:
-        """MLflow has what the journals say; runs whose process is gone are closed."""
+        """MLflow has what the journals say, and the files of the runs; runs whose process is gone are closed."""
         if journals(self.root):
-            self._command("tasks.sync")
+            self._command("tasks.sync", "--files")
 
     def registry(self) -> None:
         """The registry in use holds every encoder, the aliases name the right ones, and every byte can be read."""
@@ -169,8 +169,8 @@ class Doctor:
         if problem:
             raise problem
 
-    def _command(self, module: str) -> None:
-        done = subprocess.run([sys.executable, "-m", module], cwd=self.root, capture_output=True, text=True)
+    def _command(self, module: str, *options: str) -> None:
+        done = subprocess.run([sys.executable, "-m", module, *options], cwd=self.root, capture_output=True, text=True)
         self.fixed += [line for line in done.stdout.splitlines() if line.strip()]
         self.fixed += [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
         if done.returncode:

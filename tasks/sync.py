@@ -1,6 +1,7 @@
 """``python -m tasks.sync``: bring MLflow up to date with the journals; whatever was sent before stays as it is.
 
-``--follow JOURNAL`` (started by ``tasks.tracking.mirror``): go on until standard input closes; complain once and never fail.
+``--files``: look for the files of all runs too, and send again those that are gone. ``--follow JOURNAL`` (started by
+``tasks.tracking.mirror``): go on until standard input closes; complain once and never fail.
 """
 
 import argparse
@@ -15,21 +16,23 @@ from tasks.runtime import files, settings
 from tasks.runtime.errors import run
 from tasks.runtime.redaction import redact
 from tasks.runtime.words import counted
-from tasks.tracking import patience
+from tasks.tracking import patience, sent_files
 from tasks.tracking.records import journals, set_aside
 from tasks.tracking.tracker import Tracker
 
 SENT = Path(".ssl/mlflow.json")  # which runs are where, for pages that link to them
 
 
-def once(root: Path) -> None:
-    """Send everything and say so in one line."""
+def once(root: Path, files_too: bool = False) -> None:
+    """Send everything and say so in one line; with ``files_too`` also files that were there before."""
     tracker, aside = Tracker(root), set_aside(root)
     complete = tracker.sync()
     for journal in () if tracker.problems else aside:
         journal.unlink(missing_ok=True)
     where = {"uri": redact(tracker.uri), "experiment": tracker.experiment, "runs": tracker.published}
     files.write_json(root / SENT, where)
+    for line in sent_files.send_again(tracker) if files_too else ():
+        print(line)
     for problem in (*tracker.damage, *(f"MLflow refuses {problem}" for problem in tracker.problems)):
         print(f"warning: {problem}", file=sys.stderr)
     print(f"tracking: {counted(complete, 'journal is', 'journals are')} in MLflow at {redact(tracker.uri)}")
@@ -68,6 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tasks.sync", description="Bring MLflow up to date with the journals.")
     parser.add_argument("--follow", type=Path, metavar="JOURNAL", help="keep sending one journal until standard input closes")
     parser.add_argument("--interval", type=float, default=20.0, help="seconds between two sendings with --follow")
+    parser.add_argument("--files", action="store_true", help="also send again what is gone of the files of runs")
     arguments = parser.parse_args()
     settings.apply()
     root = settings.project_root()
@@ -76,7 +80,7 @@ def main() -> None:
     else:
         if not journals(root):
             settings.need_project()
-        once(root)
+        once(root, arguments.files)
 
 
 if __name__ == "__main__":

@@ -97,3 +97,22 @@ def test_a_training_has_its_parameters_and_the_confusion_matrix_of_its_evaluatio
     assert yaml.safe_load((stored / "params.yaml").read_text()) == params | {"method": {"simclr": shown}}
     predictions.write_text("actual,predicted,knn\n")  # no labelled test image
     assert artifacts.confusion(predictions) == ""
+
+
+def test_files_that_are_gone_from_the_store_or_cut_there_are_sent_again(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with_files(root)
+    sync.once(root)
+    (kept,) = (root / "mlruns/artifacts").glob("*/artifacts")
+    sync.once(root, files_too=True)
+    assert "sent again" not in capsys.readouterr().out
+    (kept / "views/views.png").write_bytes(b"pict")
+    (kept / "map.png").unlink()
+    (kept / "params.yaml").unlink()
+    sync.once(root)
+    assert not (kept / "map.png").exists()  # a usual sync asks no store for files
+    sync.once(root, files_too=True)
+    said = capsys.readouterr().out
+    assert "simclr-0: files that were gone from MLflow or cut there were sent again: params.yaml, views/views.png" in said
+    assert "were sent again: map.png" in said
+    assert (kept / "views/views.png").read_bytes() == (kept / "map.png").read_bytes() == b"picture"
+    assert (kept / "params.yaml").exists()
