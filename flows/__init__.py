@@ -41,9 +41,11 @@ def _import_prefect() -> None:
     """After the settings, which Prefect reads when it is imported; a wrong one of the user is one line.
 
     Raises:
-        EnvironmentFault: Prefect does not take a variable of the environment or a line of its settings file.
+        EnvironmentFault: Prefect does not take a variable of the environment or a line of its settings file, or a variable
+            names certificates that are not there.
     """
     settings.apply()
+    settings.check_certificates()
     try:
         with _quiet_unless_it_works():
             importlib.import_module("prefect.main")

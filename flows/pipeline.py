@@ -34,7 +34,7 @@ from tasks.dvc.outcome import Fate, Outcome
 from tasks.dvc.places import check_places
 from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule, default_parallelism
-from tasks.runtime import params, start_rows
+from tasks.runtime import audit, dataset, params, start_rows
 from tasks.runtime.errors import Preempted, Stop, UsageError, explain, run
 from tasks.runtime.locks import try_lock
 from tasks.tracking import registered
@@ -140,6 +140,8 @@ def pipeline(
                 failure = registered.ensure(root, logger.info)
             if wanted and not schedule.failed:
                 logger.info("%s", graph.save_experiment(root, flow_run.name, schedule.done()))
+            if not schedule.stale and (linked := audit.unwatched(root / dataset.PREPARED)):
+                logger.info("%s", linked)
             summary = schedule.summary()
             artifacts.publish(root, summary)
     except Exception as error:  # a mistake or the environment: a line, where Prefect would log a traceback

@@ -103,8 +103,10 @@ class Doctor:
         try:
             plan = graph.plan(self.root)
         except UsageError as error:
-            hint = "; git checkout dvc.lock, then dvc repro: results come back from DVC's cache"
-            raise UsageError(f"{error}{hint if 'dvc.lock' in str(error) else ''}") from None
+            said = str(error).removesuffix("; see also python -m tasks.doctor")
+            raise UsageError(
+                f"{said}; {recorded.RESTORE}" if "dvc.lock" in said and recorded.RESTORE not in said else said
+            ) from None
         self.plan = plan
         check_places(self.root, plan)
         stale = {s.name for s in plan if s.stale}

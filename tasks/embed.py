@@ -50,6 +50,7 @@ def write(path: Path, names: list[str], features: torch.Tensor, uri: str) -> Non
 
 
 BEGINS = {"parquet": b"PAR1", "PNG": b"\x89PNG"}
+ENDINGS = {"parquet": (".parquet", ".parq", ".pq", ""), "PNG": (".png", "")}
 """The first bytes of what is written: of an earlier one, nothing is lost when it is replaced."""
 
 
@@ -61,13 +62,16 @@ def check_output(path: Path, kind: str, images: Path) -> None:
         images: what is read.
 
     Raises:
-        UsageError: it is a folder or a device, lies in no folder, is another kind of file, or a picture among the images.
+        UsageError: it is a folder or a device, lies in no folder, is another kind of file or called so, or a picture among the
+            images.
         OSError: its folder takes no file.
     """
     if path.is_file() and path.stat().st_size:
         with path.open("rb") as file:
             if file.read(4) != BEGINS[kind]:
                 raise UsageError(f"{path} is there and no {kind} file; name another one, or remove it")
+    if path.suffix.lower() not in ENDINGS[kind]:
+        raise UsageError(f"{path}: what is written is a {kind} file; name it {path.with_suffix(ENDINGS[kind][0]).name}")
     if kind == "PNG" and images.resolve() in path.resolve().parents:
         raise UsageError(f"{path} would be one of the images in {images} the next time; name a file elsewhere")
     if path.exists() and not path.is_dir() and not path.is_file():

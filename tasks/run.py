@@ -22,7 +22,7 @@ from tasks.dvc.places import check_places
 from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule, default_parallelism
 from tasks.forecast import Forecast
-from tasks.runtime import params, settings
+from tasks.runtime import audit, dataset, params, settings
 from tasks.runtime.errors import Preempted, UsageError, run
 from tasks.runtime.progress import clock
 from tasks.tracking import registered
@@ -56,6 +56,8 @@ def main() -> None:
         failure = registered.ensure(root, tell)
     if not told:
         print("Nothing has changed.")
+    if not schedule.stale and (linked := audit.unwatched(root / dataset.PREPARED)):
+        print(f"note: {linked}")
     scored = any(name.startswith("evaluate") for name in schedule.chosen)
     if scored and any(Path("out/metrics").glob("*.json")):
         leaderboard.show(Path())

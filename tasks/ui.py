@@ -47,6 +47,7 @@ def main() -> None:
     if mlflow == prefect:
         raise UsageError(f"MLFLOW_PORT and PREFECT_PORT are both {mlflow}; give each its own")
     settings.need_project()
+    settings.check_certificates()
     store = os.environ["MLFLOW_TRACKING_URI"]
     if store.startswith("sqlite"):  # make it here, once: two processes opening a new file at the same time damage it
         synced = subprocess.run([sys.executable, "-m", "tasks.sync"])

@@ -9,15 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from tasks.runtime import files
+from tasks.runtime.errors import EnvironmentFault
 from tasks.runtime.locks import try_lock
 
 
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[Any]:
-    """DVC's repository, while no other command reads or writes its files."""
-    from dvc.repo import Repo, lock_repo
+    """DVC's repository, while no other command reads or writes its files.
 
-    with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
+    Raises:
+        EnvironmentFault: it is in no git repository.
+    """
+    from dvc.repo import Repo, lock_repo
+    from dvc.scm import SCMError
+
+    try:
+        repo = Repo(str(root), _wait_for_lock=True)
+    except SCMError:
+        raise EnvironmentFault(
+            "DVC needs a git repository, and there is none here (a downloaded archive has none): git init makes one"
+        ) from None
+    with repo, lock_repo(repo):
         yield repo
 
 

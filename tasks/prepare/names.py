@@ -10,7 +10,7 @@ NOT_IMAGES = set(  # what lies beside images; any other suffix is judged by cont
     ".txt .md .rst .csv .tsv .json .jsonl .xml .yaml .yml .toml .html .htm .css .js .py .ipynb .sh .log .mat .db .sqlite"  # noqa: SIM905
     " .ini .lock .dvc .sha256 .md5 .npz .parquet .xls .xlsx .doc .docx".split()
 )
-HIDDEN = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}
+HIDDEN = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "dicomdir"}
 OWN = {".git", ".dvc", ".ssl", ".venv", ".ipynb_checkpoints", ".thumbnails"}
 """Hidden folders in which tools keep what is theirs."""
 PICTURES = set(".jpg .jpeg .png .bmp .gif .webp .tif .tiff .npy .dcm".split())  # noqa: SIM905

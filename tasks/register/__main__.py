@@ -27,7 +27,7 @@ def body(stage: Stage) -> None:
     for note in done.notes:
         print(f"note: {note}")
     if done.unnamed:
-        print(f"warning: no encoder is named champion; an alias of an earlier run stays. {done.unnamed}", file=sys.stderr)
+        print(f"warning: no encoder is named champion; one that an earlier run named stays. {done.unnamed}", file=sys.stderr)
     number = f" (version {done.versions[best]})" if best else ""
     print(f"registered: {len(done.versions)} versions of {done.wanted.model}; champion: {best or 'none'}{number}")
 

@@ -59,6 +59,8 @@ class ImageEncoder(nn.Module):
             raise ValueError(f"images are a {type(images).__name__}; they must be a torch.Tensor")
         if images.ndim != 4 or images.shape[1] != self.channels:
             raise ValueError(f"images have the shape {tuple(images.shape)}; it must be (B, {self.channels}, H, W)")
+        if images.layout != torch.strided:
+            raise ValueError("images are a sparse tensor; give images.to_dense()")
         if images.dtype == torch.bool or images.is_complex():
             raise ValueError(f"images are {images.dtype}; they must be integers in 0..255 or floats in 0..1")
         if 0 in images.shape[2:]:

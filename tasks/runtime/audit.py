@@ -9,6 +9,8 @@ from tasks.runtime import files
 from tasks.runtime.errors import IntegrityError
 
 NAME = "audit.json"
+UNWATCHED = "DVC does not look into them: after a change there run dvc repro -f prepare"
+"""What a warning of linked folders ends with."""
 
 
 @dataclass(frozen=True)
@@ -160,3 +162,13 @@ def load(directory: Path) -> Audit:
         return typed(Audit, values, "audit")
     except ConfigError as error:
         raise IntegrityError(f"{path} is no audit of this version: {error}; run dvc repro -f prepare") from None
+
+
+def unwatched(directory: Path) -> str:
+    """What a run that finds nothing changed should say of linked folders; empty where there are none, or no audit.
+
+    Raises:
+        IntegrityError: as ``load``.
+    """
+    known = load(directory).warnings if (directory / NAME).exists() else ()
+    return next((text for text in known if text.endswith(UNWATCHED)), "")

@@ -19,6 +19,7 @@ from tasks.runtime.errors import IntegrityError, UsageError
 from tasks.runtime.locks import try_lock
 
 LOCK = Path("dvc.lock")
+RESTORE = "git checkout dvc.lock restores it; one that was never committed may go (rm dvc.lock): results come from DVC's cache"
 PATIENCE_SECONDS = 3.0
 """How long to wait for DVC, which empties dvc.lock before it writes it; it may hold its lock for other reasons, for hours."""
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 20 methods: 0.1 s instead of 1 s
@@ -52,7 +53,7 @@ def _stages(root: Path) -> Mapping[str, Any]:
         stages = content.get("stages", {})
         return stages if isinstance(stages, dict) else {}
     except (yaml.YAMLError, AttributeError, UnicodeDecodeError):
-        raise UsageError(f"{root / LOCK} cannot be read; git checkout dvc.lock restores it") from None
+        raise UsageError(f"{root / LOCK} cannot be read; {RESTORE}") from None
 
 
 def _text(root: Path) -> bytes:

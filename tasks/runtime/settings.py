@@ -66,6 +66,18 @@ def need_project() -> None:
         raise UsageError("params.yaml is missing; run from the project's root (git checkout params.yaml restores it)")
 
 
+def check_certificates() -> None:
+    """Refuse a variable that names certificates which are not there: every client of HTTP would end at its start.
+
+    Raises:
+        EnvironmentFault: the file or folder does not exist.
+    """
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        place = os.environ.get(name)
+        if place and not any(Path(part).exists() for part in place.split(os.pathsep)):
+            raise EnvironmentFault(f"{name} names {place}, which does not exist; unset it, or name certificates that are there")
+
+
 def store_uri(root: Path) -> str:
     """The default tracking store of a project."""
     return f"sqlite:///{root / 'mlruns' / 'mlflow.db'}"

@@ -78,6 +78,8 @@ def test_no_other_file_is_written_over(start: Any, monkeypatch: pytest.MonkeyPat
     for options in (["--output", picture], ["--output", tmp_path / "params.yaml"], ["--sheet", tmp_path / "params.yaml"]):
         with pytest.raises(UsageError, match=r"is there and no (parquet|PNG) file; name another one"):
             start(*map(str, options))
+    with pytest.raises(UsageError, match=r"x\.csv: what is written is a parquet file; name it x\.parquet"):
+        start("--output", str(tmp_path / "x.csv"))
     with pytest.raises(UsageError, match="would be one of the images in"):
         start("--sheet", str(tmp_path / "in" / "sheet.png"))
     assert picture.read_bytes() == before and (tmp_path / "params.yaml").read_text() == "data: mine"

@@ -13,6 +13,7 @@ from tasks.prepare import decoding
 from tasks.prepare.decoding import BadImage
 from tasks.prepare.names import OWN, SUMS, is_image, left_out
 from tasks.prepare.source import OWN_LICENSE, Content, FileSource, Source
+from tasks.runtime.audit import UNWATCHED
 from tasks.runtime.errors import UsageError
 from tasks.runtime.params import DataConfig, images_path
 from tasks.runtime.words import counted, few
@@ -70,7 +71,7 @@ class FolderSource(FileSource):
                     names.append(name)
         if self._linked:
             named = f"{len(self._linked)} linked folders are read, {min(self._linked)!r} first"
-            self.warnings.append(f"{named}, but DVC does not look into them: after a change there run dvc repro -f prepare")
+            self.warnings.append(f"{named}, but {UNWATCHED}")
         for kind, said in ((READ_ANYWAY, "to folders that are read anyway"), (AROUND, "to folders around their own")):
             if links := [name.removesuffix(kind) for name in self.ignored if name.endswith(kind)]:
                 named = few(map(repr, sorted(links)))

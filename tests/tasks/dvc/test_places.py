@@ -18,6 +18,14 @@ def test_a_folder_of_outputs_on_another_disk_is_refused_before_the_first_stage(t
 
 
 @pytest.mark.parametrize("module", ["tasks.run", "tasks.doctor"])
+def test_a_project_without_git_is_told_how_to_get_it(tmp_path: Path, module: str) -> None:
+    """As from a downloaded archive."""
+    project = copy_project(tmp_path / "p")
+    done = command(project, module)
+    assert done.returncode == 4 and "git init makes one" in done.stdout + done.stderr, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("module", ["tasks.run", "tasks.doctor"])
 def test_a_cache_that_cannot_be_written_is_named_before_the_first_stage(tmp_path: Path, module: str) -> None:
     project = copy_project(tmp_path / "p", git=True)
     (project / ".dvc/config.local").write_text("[cache]\n    dir = /proc/nope\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.prepare.preparation import prepare
+from tasks.runtime import audit
 from tasks.runtime.errors import DataError
 from tests.support import project
 from tests.tasks.prepare.test_prepare import class_folders, config, run, write
@@ -61,6 +62,7 @@ def test_linked_class_folders_are_read_when_asked_for_and_loops_end(tmp_path: Pa
     data = run(tmp_path, config(tmp_path / "in", follow_links=True))
     assert data.meta["classes"] == ["bird", "cat", "fish"]
     assert "linked folders are read, 'bird' first, but DVC does not look into them" in data.audit["warnings"][0]
+    assert audit.unwatched(data.path) == data.audit["warnings"][0] and not audit.unwatched(tmp_path)
     names = data.train_files + data.test_files
     assert {n for n in names if n.count("/") == 1} == set(class_folders(4))
     assert all(n.startswith("cat/up/") for n in names if n.count("/") > 1)  # a class linked below another is read there too

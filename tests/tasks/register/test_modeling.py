@@ -63,6 +63,11 @@ def test_with_16_bits_integers_wider_than_a_byte_go_to_65535():
     assert torch.equal(body(bright), body(bright.float() / 255))
 
 
+def test_a_sparse_tensor_is_refused_with_what_to_do():
+    with pytest.raises(ValueError, match=r"sparse tensor; give images\.to_dense"):
+        encoder()(torch.zeros(2, 3, 32, 32).to_sparse())
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 0, 32), (2, 3, 32, 0), (0, 3, 0, 0)])
 def test_images_without_a_pixel_are_refused(shape):
     with pytest.raises(ValueError, match="they hold no pixel"):

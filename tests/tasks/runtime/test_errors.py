@@ -87,6 +87,16 @@ def python(program: str, **extra: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-c", program], env=PYTHON | extra, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.parametrize("module", ["flows.pipeline", "tasks.ui"])
+def test_certificates_that_are_not_there_are_named_by_their_variable(module: str) -> None:
+    """As conda leaves them; every client of HTTP, Prefect's too, reads them at its start."""
+    done = python(f"import runpy; runpy.run_module({module!r}, run_name='__main__')", SSL_CERT_FILE="/gone/ca.pem")
+    assert done.returncode == 4 and done.stderr.startswith(
+        "error: SSL_CERT_FILE names /gone/ca.pem, which does not exist; unset"
+    )
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_wrong_setting_of_prefect_or_a_server_that_does_not_answer_is_one_line() -> None:
     wrong = python("import flows.pipeline", PREFECT_LOGGING_LEVEL="LOUD")
     assert wrong.returncode == 4 and wrong.stderr == (
