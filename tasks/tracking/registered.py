@@ -189,7 +189,7 @@ def versions(client: Any, model: str) -> dict[str, Version]:
     found: list[Version | None] = []
     token = None
     while True:
-        page = client.search_model_versions(f"name='{model}'", order_by=["version_number ASC"], page_token=token)
+        page = client.search_model_versions(f"name='{model}'", page_token=token)  # unordered: not every registry can order
         found += [_version(v.version, v.tags, v.source) for v in page if v.status == "READY"]
         token = page.token
         if not token:
@@ -207,7 +207,7 @@ def ask_file(file: Path, model: str) -> Stored:
                 tags.setdefault(number, {})[key] = value
             rows = connection.execute(
                 "SELECT version, source FROM model_versions WHERE name = ? AND status = 'READY' AND"
-                " coalesce(current_stage, '') != 'Deleted_Internal' ORDER BY version",
+                " coalesce(current_stage, '') != 'Deleted_Internal'",
                 [model],
             )
             found = _first(_version(number, tags.get(number, {}), source) for number, source in rows)
@@ -227,9 +227,8 @@ def _version(number: int | str, tags: Mapping[str, str], source: str) -> Version
 
 def _first(listed: Iterable[Version | None]) -> dict[str, Version]:
     found: dict[str, Version] = {}
-    for version in listed:
-        if version:
-            found.setdefault(version.package, version)
+    for version in sorted(filter(None, listed), key=lambda version: version.number):
+        found.setdefault(version.package, version)
     return found
 
 
