@@ -37,6 +37,7 @@ from tasks.dvc.schedule import Schedule, default_parallelism
 from tasks.runtime import audit, dataset, params, start_rows
 from tasks.runtime.errors import Preempted, Stop, UsageError, explain, run
 from tasks.runtime.locks import try_lock
+from tasks.runtime.words import few
 from tasks.tracking import registered
 from tasks.tracking.records import journals
 
@@ -123,13 +124,17 @@ def pipeline(
             for line in lock_files.repair(root):
                 logger.info("%s", line)
             plan = graph.plan(root)
+            repeated = set() if machines else guard.moved(root, plan)  # other machines take from the remote what was made once
+            if repeated:
+                logger.info("%s: %s again", guard.MOVED, few(sorted(repeated)))
+                plan = graph.again(plan, repeated)
             starts = start_rows.rows_of(graph.read_params(root), methods or ())  # a method is compared with what it starts from
             schedule = Schedule(plan, methods and [*methods, *starts], seeds, targets)
             if schedule.stale:
                 params.check(graph.read_params(root))
                 check_places(root, plan)
                 guard.try_encoders(root, (schedule.stages[name] for name in schedule.chosen))
-            local = Runner(root, environment={"SSL_FLOW_RUN_ID": flow_run.id}, pull=machines)
+            local = Runner(root, environment={"SSL_FLOW_RUN_ID": flow_run.id}, pull=machines, again=repeated)
             runner = Machines(local, plan) if machines else local
             work(schedule, runner, parallelism or (AT_A_TIME if machines else default_parallelism(root)))
             lock_files.put_in_order(root, [planned.name for planned in plan])

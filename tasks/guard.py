@@ -1,17 +1,20 @@
 """Before a run: the row for what trainings start from comes into params.yaml by itself, and goes when nothing starts there;
-and weights are tried before anything is computed.
+weights are tried before anything is computed; and trainings from one alias start from one version of it.
 """
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ssl_core.config import ConfigError
 from tasks import preset
 from tasks.dvc.graph import PlannedStage
-from tasks.runtime import params
+from tasks.runtime import files, params
 from tasks.runtime.errors import Stop, UsageError
-from tasks.runtime.start_rows import ROW, check_weights, is_idle, lacking, own
+from tasks.runtime.start_rows import ROW, check_weights, is_idle, lacking, own, section
+
+MOVED = "the alias that trainings start from names another encoder now"
 
 
 def is_wanted(root: Path) -> bool:
@@ -60,6 +63,35 @@ def complete(root: Path) -> list[str]:
     return [f"params.yaml: the row {ROW} is what {', '.join(names)} starts from; a training that gains nothing is told by it"]
 
 
+def moved(root: Path, plan: Sequence[PlannedStage]) -> set[str]:
+    """The trainings to repeat because an alias that they started from names another encoder by now, and one of its trainings
+    is to run, or they are of several: what is compared has one start. An alias that moved makes nothing stale by itself.
+    """
+    values = params.load(root / params.PARAMS)
+    asked = {s.name: section(values, s.parts.method, "encoder").get("weights") for s in plan if _trains(s) and s.parts.method}
+    again: set[str] = set()
+    for uri in {str(weights) for weights in asked.values() if str(weights).startswith("models:/") and "@" in str(weights)}:
+        stages = [stage for stage in plan if asked.get(stage.name) == uri]
+        with contextlib.suppress(Stop):  # what is wrong there, the training says
+            made = {stage.name: _source(root, stage) for stage in stages if not stage.stale}
+            if made and (len(made) < len(stages) or len(set(made.values())) > 1):
+                from tasks.tracking import packages
+
+                now = packages.current(uri)
+                again |= {name for name, source in made.items() if source != now}
+    return again
+
+
+def _trains(stage: PlannedStage) -> bool:
+    return stage.parts.group == "pretrain"
+
+
+def _source(root: Path, stage: PlannedStage) -> str | None:
+    """Which version a finished training started from."""
+    facts = files.read_json(root / "out/encoders" / f"{stage.parts.method}-{stage.parts.seed}" / "encoder.json")
+    return facts.get("start", {}).get("source")
+
+
 def try_encoders(root: Path, stages: Iterable[PlannedStage]) -> None:
     """Build the encoder of each training that is to run, and put its weights in: what does not fit ends the run now.
 
@@ -68,7 +100,7 @@ def try_encoders(root: Path, stages: Iterable[PlannedStage]) -> None:
     """
     values = params.load(root / params.PARAMS)
     check_weights(values)
-    names = [stage.parts.method for stage in stages if stage.stale and stage.parts.group == "pretrain"]
+    names = [stage.parts.method for stage in stages if stage.stale and _trains(stage)]
     chosen = {name: params.method_params(values, name).encoder for name in dict.fromkeys(filter(None, names))}
     if all(encoder.name == "small" and not encoder.weights for encoder in chosen.values()):
         return

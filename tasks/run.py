@@ -25,6 +25,7 @@ from tasks.forecast import Forecast
 from tasks.runtime import audit, dataset, params, settings
 from tasks.runtime.errors import Preempted, UsageError, run
 from tasks.runtime.progress import clock
+from tasks.runtime.words import few
 from tasks.tracking import registered
 from tasks.tracking.records import journals
 
@@ -76,6 +77,10 @@ def bring_up_to_date(root: Path, targets: Collection[str] = (), jobs: int | None
     for line in (*lock_files.repair(root), *guard.complete(root)):
         print(line)
     plan = graph.plan(root)
+    repeated = guard.moved(root, plan)
+    if repeated:
+        print(f"{guard.MOVED}: {few(sorted(repeated))} again")
+        plan = graph.again(plan, repeated)
     schedule = Schedule(plan, targets=targets)
     if schedule.stale:
         params.check(graph.read_params(root))
@@ -83,7 +88,7 @@ def bring_up_to_date(root: Path, targets: Collection[str] = (), jobs: int | None
         guard.try_encoders(root, (schedule.stages[name] for name in schedule.chosen))
         jobs = jobs or default_parallelism(root)
         with ThreadPoolExecutor(jobs) as pool:
-            expected = _work_until_stopped(schedule, Runner(root), jobs, pool)
+            expected = _work_until_stopped(schedule, Runner(root, again=repeated), jobs, pool)
         if expected is not None:
             print(expected.error(root, schedule))
     lock_files.put_in_order(root, [stage.name for stage in plan])

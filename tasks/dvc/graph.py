@@ -6,8 +6,8 @@ Stages run as ``dvc`` processes (tasks/dvc/runner.py).
 
 import re
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,17 @@ def plan(root: Path) -> list[PlannedStage]:
         if missing:
             raise MissingKey(missing[1]) from None
         raise UsageError(f"{_one_line(error)}{_where(root)}; see also python -m tasks.doctor") from None
+
+
+def again(stages: Iterable[PlannedStage], names: Collection[str]) -> list[PlannedStage]:
+    """The plan in which the stages ``names``, and all that depends on them, are to run though DVC sees no change."""
+    found: list[PlannedStage] = []
+    stale: set[str] = set()
+    for stage in stages:
+        if stage.stale or stage.name in names or stage.after & stale:
+            stale.add(stage.name)
+        found.append(replace(stage, stale=stage.name in stale))
+    return found
 
 
 def _name(stage) -> str:  # type: ignore[no-untyped-def]

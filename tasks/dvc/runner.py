@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -52,8 +52,21 @@ def dvc(root: Path, *arguments: str) -> str | None:
 class Runner:
     """Runs stages as processes; several threads may call ``run``, any may call ``stop``."""
 
-    def __init__(self, root: Path, grace: float = GRACE_SECONDS, environment: dict[str, str] | None = None, pull: bool = False):
-        self.root, self.grace, self.options = root.resolve(), grace, ["--pull"] if pull else []
+    def __init__(
+        self,
+        root: Path,
+        grace: float = GRACE_SECONDS,
+        environment: dict[str, str] | None = None,
+        pull: bool = False,
+        again: Collection[str] = (),
+    ):
+        """
+        Args:
+            grace: seconds from a request to stop to a kill.
+            pull: restore what a remote has.
+            again: stages to run though DVC sees no change.
+        """
+        self.root, self.grace, self.options, self.again = root.resolve(), grace, ["--pull"] if pull else [], again
         self.environment = {**os.environ, **(environment or {})}
         self.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{self.environment.get('PATH', '')}"
         self._live: set[subprocess.Popen[bytes]] = set()
@@ -124,7 +137,7 @@ class Runner:
         """One ``dvc repro -s``; None when another process holds what the stage needs."""
         left = self.root / ".ssl" / "exit" / name
         left.unlink(missing_ok=True)
-        command = [*DVC, "repro", "-s", *options, name]
+        command = [*DVC, "repro", "-s", *options, *(["--force"] if name in self.again else []), name]
         with self._lock:
             if self._stopping.is_set():
                 raise Preempted(f"{name} was not started")

@@ -51,6 +51,20 @@ def fetch(uri: str | None, place: Path, store: str | None = None) -> tuple[Path,
     return package, version
 
 
+def current(uri: str) -> str:
+    """What ``models:/NAME@ALIAS`` names now: ``models:/NAME/VERSION``.
+
+    Raises:
+        UsageError: there is no such model.
+        TrackerDown: the store cannot be used now.
+    """
+    root = settings.project_root()
+    tracker = Tracker(root, reading=True)
+    with tracker.errors():
+        version = _resolve(tracker.client, uri, root)
+    return f"models:/{version.name}/{version.version}"
+
+
 def _resolve(client: Any, uri: str | None, root: Path) -> Any:
     from mlflow.exceptions import MlflowException
 

@@ -10,10 +10,12 @@ from safetensors.torch import save_file
 
 from ssl_core.config import ConfigError
 from tasks import guard
-from tasks.runtime import params
+from tasks.dvc.graph import PlannedStage
+from tasks.runtime import files, params
 from tasks.runtime.errors import UsageError
 from tasks.runtime.stage_name import StageName
 from tasks.runtime.start_rows import rows_of
+from tasks.tracking import packages
 from tests.conftest import ROOT
 from tests.support.configs import ENCODER, encoder_of
 from tests.support.project import command, copy_project, set_params
@@ -95,6 +97,29 @@ def test_make_run_adds_the_row_before_it_asks_what_is_to_be_done(tmp_path: Path)
     done = command(project, "tasks.run", "pretrain@nothing-0")
     assert done.returncode == 2 and "no such stage" in done.stderr, done.stderr
     assert "the row start is what" in done.stdout and run(project)[0][-1] == "start"
+
+
+def planned(**stale: bool) -> list[PlannedStage]:
+    """The trainings of these methods, with seed 0."""
+    names = {method: f"pretrain@{method}-0" for method in stale}
+    return [PlannedStage(name, StageName.parse(name), (), (), stale[method]) for method, name in names.items()]
+
+
+def test_trainings_from_an_alias_that_moved_run_again_with_the_one_that_is_to_run(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(packages, "current", lambda uri: asked.append(uri) or "models:/mine/2")
+    set_params(project, {"encoder": {"weights": "models:/mine@champion"}, "method": {"moco": {"encoder": {"weights": None}}}})
+    for name, source in {"start": 1, "simclr": 1, "byol": 2, "moco": 0}.items():
+        facts = {"start": {"source": f"models:/mine/{source}"}} if source else {}
+        files.write_json(project / f"out/encoders/{name}-0/encoder.json", facts)
+    assert not guard.moved(project, planned(start=False, simclr=False, moco=True)) and not asked
+    assert guard.moved(project, planned(start=False, simclr=True, moco=False)) == {"pretrain@start-0"}
+    assert guard.moved(project, planned(start=False, simclr=False, byol=False)) == {"pretrain@start-0", "pretrain@simclr-0"}
+    assert not guard.moved(project, planned(start=True, simclr=True))  # all run
+    set_params(project, {"encoder": {"weights": "models:/mine/1"}})
+    assert not guard.moved(project, planned(start=False, simclr=True))
 
 
 def tried(project: Path, stale: bool = True, **of_method: Any) -> None:

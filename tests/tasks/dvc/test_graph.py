@@ -76,6 +76,15 @@ def test_the_plan_is_dvcs_graph_with_what_is_stale(project: Path) -> None:
     assert stale(project) == {"pretrain@byol-0", "evaluate@byol-0", "report"}
 
 
+def test_what_is_to_run_again_does_and_only_what_depends_on_it(project: Path) -> None:
+    plan = graph.again(graph.plan(project), {"pretrain@byol-0"})
+    assert {stage.name for stage in plan if stage.stale} == {"pretrain@byol-0", "evaluate@byol-0", "report"}
+    schedule = Schedule(plan)
+    tiny.run_all(schedule, Runner(project, again={"pretrain@byol-0"}))
+    assert tiny.computed(project) == ["pretrain@byol-0"]  # with the same output as before
+    assert not schedule.failed and not stale(project)
+
+
 def test_what_an_older_params_yaml_lacks_is_named_with_where_to_find_it(project: Path) -> None:
     (project / "params.yaml").write_text((project / "params.yaml").read_text().replace("seeds:", "seed_list:"))
     with pytest.raises(ConfigError) as asked:
