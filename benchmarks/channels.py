@@ -147,8 +147,9 @@ def compared(found: Scores, about: str) -> str:
     below = [name for name, points in ahead.items() if points < -apart]
     within = [name for name in METHODS if name not in (*above, *below)]
     return (
-        f"- On {about}, {len(above)} of {len(METHODS)} are above the untrained encoders by more than twice their standard"
-        f" deviation.\n  Within it: {', '.join(within) or 'none'}. Below: {', '.join(below) or 'none'}."
+        f"- On {about}, {sum(points > 0 for points in ahead.values())} of {len(METHODS)} are above the mean of the untrained"
+        f" encoders, {len(above)} by more than twice\n  their standard deviation. Within it: {', '.join(within) or 'none'}."
+        f" Below: {', '.join(below) or 'none'}."
     )
 
 

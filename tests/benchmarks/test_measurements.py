@@ -98,7 +98,8 @@ def test_bands_are_a_spectrum_through_the_colors_and_dark_images_keep_three_leve
 def test_the_page_names_the_methods_that_are_not_clearly_above_the_untrained_encoder() -> None:
     found = {key: [0.8] for key in channels.METHODS} | {"moco": [0.45], "byol": [0.2], "random_init": [0.4, 0.5, 0.6]}
     said = channels.compared(found, "4 bands")
-    assert said.startswith("- On 4 bands, 18 of 20 are above") and said.endswith("Within it: moco. Below: byol.")
+    assert said.startswith("- On 4 bands, 18 of 20 are above the mean") and "18 by more than twice" in said
+    assert said.endswith("Within it: moco. Below: byol.")
     lines = channels.table({"4 bands": found}, ["4 bands"]).splitlines()
     assert "| simclr | 80.0 | +30.0 |" in lines and lines[-1] == "| random_init | 50.0 ± 10.0 |  |" and len(lines) == 23
 
