@@ -191,7 +191,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.channels", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--work", type=Path, default=Path(".ssl/channels"), help="where to work (kept, to continue)")
     parser.add_argument("--cifar10", type=Path, help="archive of CIFAR-10 as image files")
-    parser.add_argument("--images", type=int, default=80000, help="train.images; another number: another --work")
+    parser.add_argument("--images", type=int, default=240000, help="train.images; another number: another --work")
     parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)  # within a workspace
     options = parser.parse_args()
     if options.train:
