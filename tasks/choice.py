@@ -4,6 +4,7 @@ So the encoder that people take home is never below what its training started fr
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ssl_core.networks import network
 from tasks.results import Result, merit, place, ranked
@@ -61,9 +62,15 @@ def _most_merit(results: Iterable[Result]) -> Result | None:
 def best_of(results: Iterable[Result]) -> Result | None:
     """The best seed of the row that comes first, so that no method is chosen for one lucky seed; None if all have collapsed.
 
-    Of equal rows a start comes first, then the first by name.
+    Of equal rows a start comes first, then the one with the better held-out kNN, then the first by name.
     """
     results = list(results)
-    average = {row.method: row.place for row in ranked(results)}
+    rows = {row.method: row for row in ranked(results)}
     sound = [r for r in results if not r.is_collapsed]
-    return min(sound, key=lambda r: (-average[r.method], not r.is_baseline, r.method, -place(r), r.seed), default=None)
+
+    def order(result: Result) -> tuple[Any, ...]:
+        row = rows[result.method]
+        near = row.mean("holdout_knn_top1") or 0.0
+        return -row.place, not row.is_baseline, -near, row.method, -place(result), result.seed
+
+    return min(sound, key=order, default=None)

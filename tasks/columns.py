@@ -49,7 +49,7 @@ COLUMNS: dict[str, Value] = {
     PRETEXT.name: lambda result: None if result.is_baseline else result.training.pretext_accuracy,
     "pretext_chance": lambda result: None if result.is_baseline else result.training.pretext_chance,
     FEW_LABELS.name: lambda result: result.few.explained if result.few else None,
-    "dim": lambda result: result.training.dim,
+    "dim": lambda result: result.metrics.protocol.get("dim", result.training.dim),  # of the layer that was chosen
     "parameters": lambda result: result.training.parameters,
     "seconds": lambda result: result.training.seconds,
     "images_per_second": lambda result: result.training.images_per_second,

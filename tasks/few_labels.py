@@ -152,7 +152,8 @@ def sentence(few: Few | None) -> str:
     if few is None:
         return (
             "Without labels nothing tells which encoder is best, so none is named champion:"
-            f" python -m tasks.label picks {ENOUGH} images, and their labels choose (docs/label-free.md)."
+            f" python -m tasks.label picks {ENOUGH} images (all, if there are fewer), and their labels choose"
+            " (docs/label-free.md)."
         )
     more = "" if few.labels >= ENOUGH else f" Fewer than {ENOUGH} labels may choose wrongly (docs/label-free.md)."
     return (

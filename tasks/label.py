@@ -55,8 +55,9 @@ def picked(root: Path, results: Sequence[Result], count: int) -> list[int]:
     stored = [files.load_tensors(root / f"out/features/{result.file}.safetensors")["train"] for result in sound]
     total = len(stored[0])
     pool = min(total, POOL)
-    if count > pool:
+    if count > pool and count != ENOUGH:
         raise UsageError(f"--count {count} is more than the {pool:,} training images that are looked at")
+    count = min(count, pool)
     rows = np.arange(pool) * total // pool
     return [int(rows[i]) for i in spread([torch.from_numpy(x[rows]) for x in stored], count, SEED)]
 
@@ -87,7 +88,7 @@ def pick(root: Path, count: int) -> None:
     """Write the file to fill in and its sheet.
 
     Raises:
-        UsageError: there is one with labels, or ``count`` is too low.
+        UsageError: there is one with labels, or ``count`` is too low, or larger than usual and than the number of images.
     """
     if count < LEAST:
         raise UsageError(f"--count must be {LEAST} or more")
@@ -99,7 +100,7 @@ def pick(root: Path, count: int) -> None:
     (root / FILE).parent.mkdir(exist_ok=True)
     files.write_bytes(root / SHEET, sheet(rows, dataset.load(root / dataset.PREPARED).train_images))
     files.write_text(root / FILE, to_csv(rows, names))
-    print(f"{FILE}: {count} images to label, shown in {SHEET}.")
+    print(f"{FILE}: {len(rows)} images to label, shown in {SHEET}.")
     print(f"Write a class into the column label of each, then: python -m tasks.label {FILE}")
 
 

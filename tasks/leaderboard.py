@@ -15,7 +15,7 @@ from tasks.results import Result, Row, known, load_results
 from tasks.runtime import errors
 from tasks.runtime.words import markdown
 from tasks.tracking import registered
-from tasks.verdict import SEED_NOISE, SEED_SPREAD, Standing, Verdict, judge, sentences, worth_it
+from tasks.verdict import SEED_IMAGES, SEED_NOISE, SEED_SPREAD, Standing, Verdict, judge, sentences, worth_it
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,6 +167,8 @@ def seed_note(verdict: Verdict) -> str:
     trained = [row for row in verdict.rows if not row.is_baseline]
     if not trained or any(len(row.results) > 1 for row in trained) or not known([r.best for r in trained], "linear_top1"):
         return ""
+    if any((row.best.metrics.protocol.get("test_labels") or SEED_IMAGES) < SEED_IMAGES for row in trained):
+        return ""  # of so few, other things are said
     return (
         f"One seed: trainings of one method differ by {100 * SEED_SPREAD:.1f} points (standard deviation, docs/evidence.md),"
         f" so below about {100 * SEED_NOISE:.0f} points the order of two methods may be the seed's."
@@ -188,8 +190,9 @@ def supervised_note(results: Sequence[Result]) -> str:
     """What to know about the supervised row; empty if there is none."""
     if all(r.method != "supervised" for r in results):
         return ""
-    if not known(results, "holdout_linear_top1"):
-        return "The supervised encoder is an untrained one here: there are no labels."
+    untrained = known(results, "epochs") and not any(r.training.epochs for r in results if r.method == "supervised")
+    if untrained or not known(results, "holdout_linear_top1"):
+        return "The supervised encoder is an untrained one here: there are no labels of the images that it would be trained on."
     return (
         "The supervised encoder was trained on the held-out labels too: that flatters its held-out score, not its test scores."
     )

@@ -55,7 +55,7 @@ class Task:
     @property
     def ranks(self) -> dict[str, float]:
         """1 for the best method or baseline; equal scores share the mean of their places."""
-        scores = self.scores
+        scores = {method: round(score, 9) for method, score in self.scores.items()}  # a mean over seeds has rounding of its own
         return {
             m: (1 + sum(o >= s for o in scores.values()) + sum(o > s for o in scores.values())) / 2 for m, s in scores.items()
         }

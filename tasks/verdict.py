@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tasks import few_labels, starts, worth
+from tasks.cautions import how_few, share_in_words, unequal_classes
 from tasks.choice import best_method, champion
 from tasks.results import Result, Row, ranked
-from tasks.worth import FEW_IMAGES, LEAST_CLEAR, RESAMPLES, Answer, Budget
+from tasks.worth import RESAMPLES, Answer, Budget
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,8 +26,8 @@ SEED_SPREAD = 0.007
 docs/evidence.md (three seeds each, CIFAR-10). It says what one seed cannot: how far another one might lie."""
 SEED_NOISE = 1.96 * 2**0.5 * SEED_SPREAD
 """A difference of two trainings that seeds alone exceed in 1 of 20 cases."""
-UNEQUAL = 1.5
-"""Times its even share of the images from which on the most frequent class is worth a word."""
+SEED_IMAGES = 1000
+"""Test images below which their number says more than the spread of seeds, which was measured on 5,000."""
 ENOUGH_STEPS = 1500
 """Optimizer steps below which a training is called short: with about as many, the best methods pass raw pixels on the
 embedded images."""
@@ -84,6 +85,9 @@ class Verdict:
     @property
     def not_beaten(self) -> list[str]:
         """The baselines that cost nothing and that the best method's linear probe is not clearly above, the best one first."""
+        if self.best and self.best.few:
+            few = {row.method: row.best.few.explained for row in self.free if row.best.few}
+            return sorted((m for m, share in few.items() if share >= self.best.few.explained), key=lambda m: -few[m])
         known = {row.method: self.standings[row.method].ahead.get("linear") for row in self.free}
         found = {m: ahead.mean for m, ahead in known.items() if ahead and not (ahead.is_clear and ahead.mean > 0)}
         return sorted(found, key=lambda method: found[method])
@@ -162,26 +166,30 @@ def worth_it(verdict: Verdict) -> list[str]:
     if verdict.budgets:
         return [text for text in (worth.answer(verdict.budgets), worth.check(verdict.budgets)) if text]
     known = verdict.row.mean("holdout_linear_top1") is not None
-    return [] if known else [few_labels.sentence(verdict.best.few), worth.without_labels()]
+    few = verdict.best.few
+    return [] if known else [few_labels.sentence(few), worth.without_labels(few.labels if few else 0)]
 
 
 def sentences(verdict: Verdict) -> list[str]:
     """What else is said in words, what matters most first; empty without test labels."""
     best, row = verdict.best, verdict.row
+    if best and best.few and verdict.not_beaten:
+        return [_warning(verdict, best)]
     if best is None or row is None or row.mean("linear_top1") is None:
         return []
     count, interval = sum(not r.is_baseline for r in verdict.rows), verdict.standings[row.method].intervals.get("linear")
     what = "comes first" if verdict.not_beaten else "gives the best encoder"
     what = f"{what} of {count} methods" if count > 1 else "is the only method"
-    sure = f" (95 % interval {_percent(interval[0])} to {_percent(interval[1])})" if interval else ""
-    held_out = _percent(row.mean("holdout_linear_top1")) + (" on average" if len(row.results) > 1 else "")
+    sure = f" (95 % interval {share_in_words(interval[0])} to {share_in_words(interval[1])})" if interval else ""
+    held_out = share_in_words(row.mean("holdout_linear_top1")) + (" on average" if len(row.results) > 1 else "")
     found = [_warning(verdict, best)] if verdict.not_beaten else []
     found += [
         f"{best.method} {what}: on its frozen features a linear probe gets"
-        f" {_percent(row.mean('linear_top1'))}{sure} of the test images right, kNN {_percent(row.mean('knn_top1'))}.",
-        f"It was chosen by its score on held-out training labels, {held_out}, not by the test.",
-        *_how_few(best),
-        *_unequal_classes(verdict, row),
+        f" {share_in_words(row.mean('linear_top1'))}{sure} of the test images right, kNN"
+        f" {share_in_words(row.mean('knn_top1'))}.",
+        f"It was chosen by its score on held-out training labels, {held_out}, not by the test.{_tied(verdict, row)}",
+        *how_few(best),
+        *unequal_classes(row, verdict.rows),
         *(_against(verdict, row) for row in verdict.rows if row.is_baseline),
     ]
     found += _about_starts(verdict)
@@ -235,39 +243,20 @@ def _start_wins(verdict: Verdict) -> list[str]:
     return [f"Take {taken.name}, which training started from: by the score that chooses no training is better."]
 
 
-def _how_few(best: Result) -> list[str]:
-    """What so few labelled images cannot tell; nothing where there are enough."""
-    counts = [(best.metrics.protocol.get(f"{key}_labels"), what) for key, what in (("holdout", "held-out"), ("test", "test"))]
-    few = [(n, what) for n, what in counts if n and n < FEW_IMAGES]
-    if not few:
-        return []
-    weights = " and ".join(f"one of the {n} {what} images is {100 / n:.1f} points" for n, what in few)
-    count, what = few[-1]
-    least = f" below {100 * LEAST_CLEAR / count:.0f} points" if count >= LEAST_CLEAR else ""
-    return [f"Few images tell little: {weights}; no difference{least} is clear on {count} {what} images."]
-
-
-def _unequal_classes(verdict: Verdict, row: Row) -> list[str]:
-    """What naming the most frequent class would get, and the scores with each class counted alike; nothing where classes are
-    of about one size."""
-    majority, recalls = row.best.metrics.score("majority_top1"), row.best.metrics.score("per_class") or []
-    if majority is None or majority * sum(recall is not None for recall in recalls) < UNEQUAL:
-        return []
-    shown = [row, *(other for other in verdict.rows if other.is_baseline)]
-    each = [f"{r.method} {_percent(balanced)}" for r in shown if (balanced := r.mean("linear_balanced")) is not None]
-    return [
-        f"Always naming the most frequent class would be right on {_percent(majority)} of the test images. With each class"
-        f" counted alike the linear probe gets: {', '.join(each)}."
-    ]
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
+def _tied(verdict: Verdict, row: Row) -> str:
+    """Which methods have the same score as the one that was chosen, and what chose among them; empty without such."""
+    names = [other.method for other in verdict.rows if not other.is_baseline and other is not row and other.place == row.place]
+    return f" So have {', '.join(names)}; among equals the held-out kNN chose, then the alphabet." if names else ""
 
 
 def _warning(verdict: Verdict, best: Result) -> str:
     """That the best method is no better than what needs no training, and what to do."""
     name = verdict.not_beaten[0]
+    if best.few:
+        theirs = next(row.best.few for row in verdict.free if row.method == name)
+        shares = f"{share_in_words(theirs.explained if theirs else None)} against {share_in_words(best.few.explained)}"
+        what = f"{worth.noun(name)} explain more of the few labels than {best.method}, {shares}"
+        return f"Do not use this yet: {what}. {advice(best)}"
     ahead = verdict.standings[name].ahead["linear"]
     what, how = worth.noun(name), "better" if ahead.is_clear else "not clearly worse"
     verb = "are" if what.endswith("s") else "is"
@@ -303,7 +292,7 @@ def _against(verdict: Verdict, row: Row) -> str:
     """A baseline's scores, and whether they differ from the best method's."""
     ahead = verdict.standings[row.method].ahead
     parts = [
-        f"{_percent(row.mean(f'{key}_top1'))} by {kind}{f' ({_relation(ahead[key])})' if key in ahead else ''}"
+        f"{share_in_words(row.mean(f'{key}_top1'))} by {kind}{f' ({_relation(ahead[key])})' if key in ahead else ''}"
         for key, kind in (("linear", "linear probe"), ("knn", "kNN"))
     ]
     return f"{GIVES.get(row.method, f'The baseline {row.method} gives')} {' and '.join(parts)}."

@@ -221,11 +221,12 @@ def check(found: Sequence[Budget]) -> str:
     return f"Decided on held-out training labels, then checked on the test images, once: {_listed(numbers)}." if tested else ""
 
 
-def without_labels() -> str:
-    """What can be said where there is no label."""
+def without_labels(labels: int = 0) -> str:
+    """What can be said where there is no label, or a few that chose."""
+    begins = f"{labels} labels do not tell" if labels else "Without labels nothing tells"
     return (
-        "Without labels nothing tells whether training on your images is worth it: give labels to about"
-        f" {LABELS_FOR_5_POINTS} of them, and make run tells a difference of 5 points."
+        f"{begins} whether training on your images is worth it: with class folders for about {LABELS_FOR_5_POINTS} images (all,"
+        " if there are fewer) make run tells a difference of 5 points."
     )
 
 

@@ -6,7 +6,7 @@ How an untrained network does is luck: encoders of some more seeds are scored be
 import csv
 import io
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,10 @@ from tasks.runtime.errors import Diverged
 from tasks.runtime.progress import Progress
 from tasks.runtime.stage import Stage
 from tasks.tracking.journal import Journal, of_encoder
+
+Features = Mapping[str, tuple[Tensor, Tensor]]
+"""Of training and test images, by layer."""
+CHOICES = "layers, k, temperature and lambda on held-out training labels; test read once"
 
 
 def extract(
@@ -63,6 +67,11 @@ def extract(
     encoder.to(device)
     layers = frozen(encoder, batches(), facts["precision"], lambda x: [pool(maps).cpu() for maps in encoder.blocks(x)])
     return {f"block{number}": layer for number, layer in enumerate(layers, 1)}
+
+
+def _delivered(scores: Scores, layers: Features) -> dict[str, int]:
+    """How many features the layer has that was chosen."""
+    return {"dim": layers[scores.layer][0].shape[1]}
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,7 @@ class Evaluation:
             journal.start(**of_encoder(self.stage, self.name, self.seed, self.data, self.task, vars(self.config)))
             layers = self._features(self.encoder)
             scores = evaluate(layers, self.labels, self.config, self.seed)
-            metrics = self._metrics(scores)
+            metrics = self._metrics(scores, layers)
             self._write(layers[scores.layer], metrics, scores, self._others(metrics))
             few = {f"linear_top1_{100 * probe.share:g}pct": probe.mean for probe in metrics.few_labels()}
             numbers = {k: v for k, v in metrics.found.items() if isinstance(v, float)} | few
@@ -159,14 +168,15 @@ class Evaluation:
         method = random_init.RandomInit(encoder, random_init.RandomInit.Config(), augment, pool.info())
         trainer = Trainer(method, Images(pool.train_images, self.device), train, seed, epochs=0)
         health = Health.of(trainer.health(method.exported))
-        scores = evaluate(self._features(method.exported), self.labels, self.config, seed)
+        layers = self._features(method.exported)
+        scores = evaluate(layers, self.labels, self.config, seed)
         found = {"health": health, "random_health": health, "found": self._named(scores.numbers)}
-        protocol = self._protocol() | scores.protocol
+        protocol = self._protocol() | scores.protocol | _delivered(scores, layers)
         return Another(replace(metrics, seed=seed, layer=scores.layer, protocol=protocol, encoder_sha256="", **found), scores)
 
     # ------------------------------------------------------------------ the result
 
-    def _metrics(self, scores: Scores) -> Metrics:
+    def _metrics(self, scores: Scores, layers: Features) -> Metrics:
         facts = self.facts
         return Metrics(
             method=self.name,
@@ -177,7 +187,7 @@ class Evaluation:
             verdict=judge(facts["health"], facts["random_health"]),
             health=Health.of(facts["health"]),
             random_health=Health.of(facts["random_health"]),
-            protocol=self._protocol() | scores.protocol,
+            protocol=self._protocol() | scores.protocol | _delivered(scores, layers),
             found=self._named(scores.numbers) | self._about_task(),
         )
 
@@ -196,7 +206,7 @@ class Evaluation:
         manifest = files.read_json(self.prepared / files.MANIFEST)
         return {
             "features": "frozen, evaluation mode, no augmentation, global average of the layer's output",
-            "choices": "layers, k, temperature and lambda on held-out training labels; test read once",
+            "choices": CHOICES if self.labels.holdout[self.labels.train >= 0].any() else "none, for there are no labels",
             "epoch": "last",
             "image_size": self.facts["encoder"]["image_size"],
             "precision": self.facts["precision"],

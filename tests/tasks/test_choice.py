@@ -69,3 +69,19 @@ def test_one_lucky_seed_does_not_make_a_method_the_best() -> None:
     even, lucky = seeds("simclr", 0.8, 0.81, 0.82), seeds("byol", 0.5, 0.9, 0.5)
     assert champion([*lucky, *even]) is even[2] and best_method([*lucky, *even]) is even[2]
     assert aliases([*lucky, *even]) == {"simclr": "simclr-2", "byol": "byol-1", "champion": "simclr-2"}
+
+
+def near(method: str, knn: float) -> Result:
+    """A method with the same held-out linear score as others, and its own by kNN."""
+    found = result(method, 0.8, 4, start=None)
+    scores = {**found.metrics.found, "holdout_knn_top1": knn}
+    return replace(found, metrics=replace(found.metrics, found=scores))
+
+
+def test_among_methods_with_the_same_held_out_score_the_held_out_knn_chooses_and_the_tie_is_said() -> None:
+    equal = [near("byol", 0.7), near("simclr", 0.9), near("moco", 0.8)]
+    best = best_method(equal)
+    assert best is not None and best.method == "simclr"
+    said = " ".join(sentences(judge(equal)))
+    assert "not by the test. So have byol, moco; among equals the held-out kNN chose, then the alphabet." in said
+    assert "among equals" not in " ".join(sentences(judge([BETTER, WORSE])))

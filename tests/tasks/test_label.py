@@ -178,3 +178,9 @@ def test_images_with_labels_need_no_others(tmp_path: Path) -> None:
         label.pick(root, 20)
     best = champion(load_results(root)[0])
     assert best is not None and best.few is None
+
+
+def test_of_fewer_images_than_are_usually_asked_for_all_are_picked(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label, "POOL", 60)
+    label.pick(project, label.ENOUGH)
+    assert len((project / label.FILE).read_text().splitlines()) == 61

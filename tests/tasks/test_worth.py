@@ -9,11 +9,12 @@ import pytest
 from ssl_core import catalogue
 from ssl_core.evaluation.comparison import Difference
 from tasks import leaderboard
+from tasks.few_labels import Few
 from tasks.judged import Judged
 from tasks.results import Result, load_results
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.files import load_tensors, save_tensors
-from tasks.verdict import judge, judge_one, remarks, worth_it
+from tasks.verdict import judge, judge_one, remarks, sentences, worth_it
 from tasks.worth import Answer, points
 from tests.support.example_results import HELD_OUT, metrics_of, write_project
 
@@ -148,10 +149,10 @@ def test_seeds_are_compared_together_and_an_untrained_row_of_more_seeds_too() ->
 
 def test_without_labels_or_rows_to_compare_with_nothing_is_claimed() -> None:
     assert worth_it(judge([Result(metrics_of("simclr")), Result(metrics_of("raw_pixels"))])) == [
-        "Without labels nothing tells which encoder is best, so none is named champion: python -m tasks.label picks 100 images,"
-        " and their labels choose (docs/label-free.md).",
-        "Without labels nothing tells whether training on your images is worth it: give labels to about 310 of them, and make"
-        " run tells a difference of 5 points.",
+        "Without labels nothing tells which encoder is best, so none is named champion: python -m tasks.label picks 100 images"
+        " (all, if there are fewer), and their labels choose (docs/label-free.md).",
+        "Without labels nothing tells whether training on your images is worth it: with class folders for about 310 images"
+        " (all, if there are fewer) make run tells a difference of 5 points.",
     ]
     assert worth_it(judge([row("simclr", (600, 700, 800))])) == []
     assert worth_it(judge([row("raw_pixels", (600, 700, 800))])) == []
@@ -208,3 +209,20 @@ def test_a_budget_is_called_by_the_labels_that_it_had(labels: tuple[int, int], s
     few = {share: {"labels": count, "mean": 0.5, "std": 0.0} for share, count in zip(("0.01", "0.1"), labels, strict=True)}
     verdict = judge([row("simclr", (500, 600, 700), few_label=few), row("raw_pixels", (400, 500, 600))])
     assert [budget.labels for budget in verdict.budgets] == said
+
+
+@pytest.mark.usefixtures("pretrained")
+def test_where_a_few_labels_chose_the_row_that_explains_more_of_them_is_named_first() -> None:
+    shares = {"simclr": 0.08, "rotation": 0.05, "pretrained": 0.41}
+    results = [Result(metrics_of(method), few=Few(share, 40)) for method, share in shares.items()]
+    verdict = judge(results)
+    assert verdict.best is results[0] and verdict.not_beaten == ["pretrained"]
+    (warning,) = sentences(verdict)
+    assert warning.startswith(
+        "Do not use this yet: ImageNet features explain more of the few labels than simclr, 41.0 % against 8.0 %."
+    )
+    chose, open_question = worth_it(verdict)
+    assert chose.startswith("40 labelled images choose") and open_question.startswith("40 labels do not tell whether training")
+    assert warning in remarks(judge_one(results[0], results))
+    better = judge([results[0], Result(metrics_of("pretrained"), few=Few(0.01, 40))])
+    assert not better.not_beaten and not sentences(better)
