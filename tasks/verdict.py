@@ -31,6 +31,8 @@ SEED_IMAGES = 1000
 ENOUGH_STEPS = 1500
 """Optimizer steps below which a training is called short: with about as many, the best methods pass raw pixels on the
 embedded images."""
+MANY_EPOCHS = 200
+"""Passes over so few images after which more of them are a better advice than more passes."""
 
 
 @dataclass(frozen=True)
@@ -282,10 +284,10 @@ def advice(best: Result) -> str:
         return "Train longer: raise train.images."
     wanted = float(f"{asked * max(2.0, ENOUGH_STEPS / made.steps):.2g}")
     epochs = "1 epoch" if made.epochs == 1 else f"{made.epochs:,} epochs"
-    return (
-        f"{best.method} trained {epochs}, {made.steps:,} steps: set train.{number} to about {wanted:,.0f}, if its curve in the"
-        " report still rises."
-    )
+    trained = f"{best.method} trained {epochs}, {made.steps:,} steps"
+    if made.steps >= ENOUGH_STEPS and made.epochs >= MANY_EPOCHS:
+        return f"{trained}: more of the same will hardly help with so few images; add images, which need no labels."
+    return f"{trained}: set train.{number} to about {wanted:,.0f}, if its curve in the report still rises."
 
 
 def _against(verdict: Verdict, row: Row) -> str:

@@ -164,3 +164,12 @@ def test_how_little_few_images_can_tell_is_said():
     ]
     assert said(holdout_labels=500, test_labels=5)[0].endswith("20.0 points; no difference is clear on 5 test images.")
     assert said(holdout_labels=500, test_labels=120) == []
+
+
+def test_a_long_training_on_few_images_is_told_to_take_more_images_and_not_more_passes():
+    long = Training(epochs=900, steps=3600, recipe={"images": 130_000})
+    (first, *_) = sentences(judge([row("context", 37 + 267, 65, training=long), row("raw_pixels", 65 + 267)]))
+    assert first.endswith(
+        "context trained 900 epochs, 3,600 steps: more of the same will hardly help with so few images; add images, which need"
+        " no labels."
+    )
