@@ -81,13 +81,18 @@ def _top(values: Array, depth: int, facts: Facts) -> float:
 
 def _white(values: Array, depth: int, facts: Facts) -> int:
     """The largest value of ``depth`` bits; how large those of the picture are is noted."""
-    used = 2 * abs(values.astype(np.int64) - 2 ** (depth - 1)) + 1 if facts.signed else values
+    used = _as_unsigned(values.astype(np.int64) - 2 ** (depth - 1)) if facts.signed else values
     some = used.ravel()[:: max(1, values.size // SAMPLED)]
     place = some.size - 1 - some.size // 100
     facts.peak, facts.usual = int(used.max()), int(np.partition(some, place)[place])
     if facts.peak >= 2**depth:
         facts.notes.append(f"values above {2**depth - 1} are cut; data.bit_depth is {depth}")
     return int(2**depth - 1)
+
+
+def _as_unsigned(values: Array) -> Array:
+    """The largest value of as many bits as each signed one needs: 1023 and -1024 need 11, as 2047 does."""
+    return np.where(values < 0, -2 * values - 1, 2 * values + 1)
 
 
 def _numpy(data: bytes) -> Array:

@@ -15,13 +15,14 @@ from tasks.prepare.decoding import BadImage, Facts
 
 KINDS = ("MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 """Photometric interpretations that have a stated range; a palette has none."""
+MOST = 65535
 
 
 def read(data: bytes, depth: int) -> tuple[np.ndarray[Any, Any], Facts]:
     """Values (H, W, B) of the first frame, uint8 or uint16, in 0..2^BitsStored - 1.
 
     Args:
-        depth: bits of signed values above 8: 0 becomes 2^(depth - 1), and what lies outside is cut.
+        depth: bits of signed values above 8: 0 becomes 2^(depth - 1), and what lies below is cut.
 
     Raises:
         BadImage: pydicom is absent, there are no pixels, or they have no stated range; and what pydicom raises.
@@ -42,8 +43,8 @@ def read(data: bytes, depth: int) -> tuple[np.ndarray[Any, Any], Facts]:
     is_deep, is_signed = about.BitsStored > 8, bool(about.PixelRepresentation)
     padding = _is_padding(values, about)
     top = 2**depth - 1 if is_signed and is_deep else top
-    values = (values + (top + 1) // 2).clip(0, top) if is_signed else values
-    values = top - values if kind == "MONOCHROME1" else values
+    values = values + (top + 1) // 2 if is_signed else values
+    values = (top - values if kind == "MONOCHROME1" else values).clip(0, MOST)
     if padding.any() and not padding.all():
         values[padding] = values[~padding].min()
     facts = Facts(width, height, kind, "DICOM", hashlib.sha256(data).hexdigest(), signed=is_signed and is_deep)

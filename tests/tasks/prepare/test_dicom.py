@@ -78,6 +78,20 @@ def test_signed_scans_keep_as_many_levels_as_unsigned_ones_but_for_one_bit(tmp_p
     assert levels["unsigned"] > 200 and levels["signed"] > 50
 
 
+def test_the_lowest_of_sixteen_bits_is_read_and_bits_are_counted_as_signed_ones_are_stored(tmp_path: Path) -> None:
+    scan = np.full((SIDE, SIDE), -1024, np.int16)
+    scan[0] = 1023
+    _, facts = stored(file(scan, 16, signed=True), 1, bits=16)
+    assert facts.peak == 2047  # of 11 bits, which -1024 to 1023 are
+    scan[1] = -32768
+    pixels, facts = stored(file(scan, 16, signed=True), 1, bits=16)
+    assert facts.peak == 65535 and pixels[1].max() == 0
+    data = run(
+        tmp_path, config(write(tmp_path / "in", {f"{i}.dcm": file(scan, 16, signed=True, InstanceNumber=i) for i in range(3)}))
+    )
+    assert data.meta["bit_depth"] == 16
+
+
 def test_padding_is_as_dark_as_the_darkest_pixel() -> None:
     deep = (values(1) >> 4).squeeze() + 7
     padded = deep.copy()
