@@ -104,9 +104,9 @@ class Doctor:
             plan = graph.plan(self.root)
         except UsageError as error:
             said = str(error).removesuffix("; see also python -m tasks.doctor")
-            raise UsageError(
-                f"{said}; {recorded.RESTORE}" if "dvc.lock" in said and recorded.RESTORE not in said else said
-            ) from None
+            if "dvc.lock" in said and recorded.RESTORE not in said:
+                said += f"; {recorded.RESTORE}"
+            raise UsageError(said) from None
         self.plan = plan
         check_places(self.root, plan)
         stale = {s.name for s in plan if s.stale}

@@ -50,8 +50,9 @@ def write(path: Path, names: list[str], features: torch.Tensor, uri: str) -> Non
 
 
 BEGINS = {"parquet": b"PAR1", "PNG": b"\x89PNG"}
-ENDINGS = {"parquet": (".parquet", ".parq", ".pq", ""), "PNG": (".png", "")}
 """The first bytes of what is written: of an earlier one, nothing is lost when it is replaced."""
+ENDINGS = {"parquet": (".parquet", ".parq", ".pq", ""), "PNG": (".png", "")}
+"""What its name may end in."""
 
 
 def check_output(path: Path, kind: str, images: Path) -> None:

@@ -68,10 +68,13 @@ def moved(root: Path, plan: Sequence[PlannedStage]) -> set[str]:
     is to run, or they are of several: what is compared has one start. An alias that moved makes nothing stale by itself.
     """
     values = params.load(root / params.PARAMS)
-    asked = {s.name: section(values, s.parts.method, "encoder").get("weights") for s in plan if _trains(s) and s.parts.method}
+    by_alias: dict[str, list[PlannedStage]] = {}
+    for stage in plan:
+        weights = section(values, stage.parts.method or "", "encoder").get("weights") if _trains(stage) else None
+        if isinstance(weights, str) and weights.startswith("models:/") and "@" in weights:
+            by_alias.setdefault(weights, []).append(stage)
     again: set[str] = set()
-    for uri in {str(weights) for weights in asked.values() if str(weights).startswith("models:/") and "@" in str(weights)}:
-        stages = [stage for stage in plan if asked.get(stage.name) == uri]
+    for uri, stages in by_alias.items():
         with contextlib.suppress(Stop):  # what is wrong there, the training says
             made = {stage.name: _source(root, stage) for stage in stages if not stage.stale}
             if made and (len(made) < len(stages) or len(set(made.values())) > 1):

@@ -15,6 +15,7 @@ from typing import Any
 from tasks.runtime import params, settings
 from tasks.runtime.errors import UsageError, run
 from tasks.runtime.start_rows import ROW
+from tasks.runtime.strict_yaml import first_fault
 
 PRESETS = Path("presets")
 NONE = "none"
@@ -106,7 +107,7 @@ def edit(text: str, change: Callable[[Any], None]) -> str:
         UsageError: it is none.
     """
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError
+    from ruamel.yaml.error import YAMLError
 
     yaml = YAML()
     yaml.preserve_quotes = True
@@ -115,9 +116,8 @@ def edit(text: str, change: Callable[[Any], None]) -> str:
     yaml.representer.add_representer(float, lambda r, v: r.represent_scalar("tag:yaml.org,2002:float", plain(v)))
     try:
         document = yaml.load(text)
-    except MarkedYAMLError as error:  # stricter than the reader of the stages
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UsageError(f"params.yaml: {error.problem}{line}") from None
+    except YAMLError as error:  # stricter than the reader of the stages
+        raise UsageError(f"params.yaml is not valid YAML: {first_fault(error)}") from None
     change(document)
     buffer = io.StringIO()
     yaml.dump(document, buffer)

@@ -132,7 +132,7 @@ class Row:
     @property
     def place(self) -> float:
         """What rows are sorted by: the mean over the seeds."""
-        return statistics.fmean(place(r) for r in self.results)
+        return round(statistics.fmean(place(r) for r in self.results), 9)  # equal means of other scores are equal
 
     @property
     def best(self) -> Result:

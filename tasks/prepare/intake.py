@@ -75,8 +75,10 @@ class Seen:
     """Largest value among these images; 0: there are none."""
     usual: int = 0
     """Value that no image has in more than 1 of 100 of its pixels."""
-    depths: dict[str, int] = field(default_factory=dict)
-    """Bits that each of these images needs."""
+    depths: Counter[int] = field(default_factory=Counter)
+    """How many of these images need so many bits."""
+    examples: dict[int, str] = field(default_factory=dict)
+    """The first name of those that do."""
     formats: Counter[str] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
@@ -176,14 +178,14 @@ def scale_alike(
 
 def _outliers(seen: Seen) -> str:
     """Of images that most others lose levels of grey for; empty where there are none."""
-    usual = sorted(seen.depths.values())[len(seen.depths) // 2]
+    usual = sorted(seen.depths.elements())[seen.depths.total() // 2]
     if seen.bit_depth - usual < MUCH:
         return ""
-    rare = sorted(name for name, bits in seen.depths.items() if bits == seen.bit_depth)
-    others = counted(sum(bits <= usual for bits in seen.depths.values()), "image needs", "images need")
+    rare, first = counted(seen.depths[seen.bit_depth], "other", "others"), seen.examples[seen.bit_depth]
+    others = counted(sum(n for bits, n in seen.depths.items() if bits <= usual), "image needs", "images need")
     return (
-        f"; {others} {usual} bits only and keep few levels of grey for {counted(len(rare), 'other', 'others')},"
-        f" {rare[0]!r} first: leave those out, or set data.bit_depth: {usual}, or data.bits: 16 to keep all"
+        f"; {others} {usual} bits only and keep few levels of grey for {rare}, {first!r} first: leave"
+        f" those out, or set data.bit_depth: {usual}, or data.bits: 16 to keep all"
     )
 
 
@@ -233,5 +235,7 @@ def store(split: Split, at: int, done: Done, source: Source, seen: Seen) -> str:
     seen.notes.update(facts.notes)
     if facts.peak:
         seen.peak, seen.usual = max(seen.peak, facts.peak), max(seen.usual, facts.usual)
-        seen.depths[source.items[done.row].name] = depth_of(facts.peak)
+        bits, name = depth_of(facts.peak), source.items[done.row].name
+        seen.depths[bits] += 1
+        seen.examples[bits] = min(name, seen.examples.get(bits, name))
     return ""

@@ -132,9 +132,7 @@ class Registry:
         if run_id is None:
             raise IntegrityError(f"{entry.name} has no run in MLflow; run python -m tasks.sync first")
         place = self.client.get_run(run_id).info.artifact_uri
-        again = old is not None and old.source.startswith(
-            f"{place}/"
-        )  # its files were gone or changed: put back where they were
+        again = old is not None and old.source.startswith(f"{place}/")  # its files are put back where they were
         folder = old.source.removeprefix(f"{place}/") if again else self._folder(key)
         tags[SEAL] = self._upload(entry, key, run_id, folder)
         if again:

@@ -35,8 +35,9 @@ class StrictLoader(yaml.SafeLoader):
 StrictLoader.add_constructor("tag:yaml.org,2002:int", StrictLoader.construct_yaml_int)
 
 
-def first_fault(error: yaml.YAMLError) -> str:
-    """Where and what, in one line."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+def first_fault(error: Exception) -> str:
+    """Where and what, in one line, of a YAMLError of either reader: PyYAML's or ruamel's."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', error)}"
     return " ".join(str(error).split())

@@ -6,6 +6,7 @@ its folder.
 """
 
 import csv
+import functools
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -154,6 +155,7 @@ def _row(line: dict[str, Any], table: str, name: str) -> Row:
     return Row(name, line.get("label"), str(given) if given else _split(table), group_of(line.get("group")))
 
 
+@functools.cache
 def _split(table: str) -> str:
     """The split by the name of a table, or by the folders that it lies in (``default/partial-train/0000.parquet``)."""
     path = PurePosixPath(table)
