@@ -13,10 +13,11 @@ def check_places(root: Path, stages: Iterable[PlannedStage]) -> None:
     """Refuse outputs outside of the project, which DVC would refuse after they were made, and a cache that cannot be made.
 
     Raises:
-        UsageError: a folder of outputs is a link that leads out of the project.
+        UsageError: a folder of outputs, or an output, is a link that leads out of the project.
         EnvironmentFault: DVC's cache cannot be written.
     """
-    for folder in sorted({out.parent for stage in stages for out in stage.outs}):
+    outs = [out for stage in stages for out in stage.outs]
+    for folder in sorted({*(out.parent for out in outs), *filter(Path.is_dir, outs)}):
         if not folder.resolve().is_relative_to(root.resolve()):
             link = next(path for path in (*reversed(folder.parents), folder) if path.is_relative_to(root) and path.is_symlink())
             raise UsageError(

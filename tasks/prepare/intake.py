@@ -165,7 +165,7 @@ def scale_alike(
             f"; only 1 in 100 pixels of any image lies above {seen.usual}: if those are faults of the camera, set"
             f" data.bit_depth: {depth_of(seen.usual)}"
         )
-    few = few or ("" if config.bit_depth else _outliers(seen))
+    few = few or ("" if config.bit_depth or config.bits > 8 else _outliers(seen))
     said = f"more than 8 bits a pixel, scaled from {seen.bit_depth} bits (the largest value is {seen.peak}{few})"
     seen.notes[said] = len(deep)
     for done in contents(source, deep, config, seen.bit_depth) if seen.bit_depth != first else ():

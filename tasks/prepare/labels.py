@@ -103,7 +103,7 @@ def arranged(rows: Sequence[Row], names: Sequence[str] | None, where: str) -> tu
         item = Item(row.name, "train" if use[split] == "test" and number < 0 and classes else use[split], number, row.group)
         if items.setdefault(row.name, item) != item:
             raise DataError(f"{where}: {row.name!r} is listed twice, with different labels, splits or groups")
-    _check_groups(items.values(), where)
+    _check_groups(items.values(), classes, where)
     unused = sum(split not in use for split in splits)
     rest = counted(unused, "image of the split val is", "images of the split val are")
     return list(items.values()), shown, [f"{rest} not used"] if unused else []
@@ -128,10 +128,10 @@ def _split(row: Row, where: str) -> str:
     raise DataError(f"{where}: {row.name!r} has the split {row.split!r}; it must be one of {', '.join(SPLITS)}")
 
 
-def _check_groups(items: Iterable[Item], where: str) -> None:
+def _check_groups(items: Iterable[Item], classes: Sequence[str], where: str) -> None:
     splits: dict[str, str] = {}
-    for item in items:
-        if item.group and splits.setdefault(item.group, item.split) != item.split:
+    for item in items:  # those without a label follow the others of their group
+        if item.group and (item.label >= 0 or not classes) and splits.setdefault(item.group, item.split) != item.split:
             raise DataError(
                 f"{where}: images of the group {item.group!r} are in train and in test; a group must be in one of them"
             )

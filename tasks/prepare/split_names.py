@@ -56,10 +56,12 @@ def roles_of(folders: Iterable[str], where: str) -> dict[str, str]:
     for name in folders:
         words = [word for word in _words(name) if word in SPLITS]
         if len(words) == 1 and name not in alone:
-            sets.setdefault(_spaced(name).replace(words[0], "", 1).strip(), {})[name] = SPLITS[words[0]]
+            rest = re.sub(rf"(?<![^\W\d_]){words[0]}(?![^\W\d_])", "", _spaced(name), count=1)
+            sets.setdefault(rest.strip(), {})[name] = SPLITS[words[0]]
     found = [one for one in sets.values() if "train" in one.values() and {"test", "val"} & set(one.values())]
-    if len(found) > 1 or any(len(set(one.values())) < len(one) for one in found):
-        names = few([repr(name) for one in found for name in one])
+    trains = [one for one in sets.values() if "train" in one.values()]
+    if found and (len(trains) > 1 or any(len(set(one.values())) < len(one) for one in found)):
+        names = few([repr(name) for one in sets.values() for name in one])
         raise DataError(
             f"{where} can be read in two ways. Either {names} are splits: then put all training images into train/CLASS and all"
             " test images into test/CLASS. Or each of these folders is a class: then give them other names"

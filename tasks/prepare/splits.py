@@ -9,6 +9,7 @@ from tasks.prepare.layout import Item
 from tasks.runtime.dataset import Array
 from tasks.runtime.errors import DataError
 from tasks.runtime.params import DataConfig
+from tasks.runtime.words import counted
 
 TEST, MAX_TRAIN, MAX_TEST, HOLDOUT = 1, 2, 3, 4
 """Names of the random streams."""
@@ -84,10 +85,11 @@ def chosen_share(labels: Array, groups: Sequence[str], fraction: float, seed: in
     return stratified(labels, fraction, seed, purpose)
 
 
-def split_rows(items: Sequence[Item], classes: Sequence[str], config: DataConfig) -> dict[str, Array]:
+def split_rows(items: Sequence[Item], classes: Sequence[str], config: DataConfig, warnings: list[str]) -> dict[str, Array]:
     """Positions of the training and the test images among ``items``.
 
     Without a test split of its own a labelled source is split by ``test_fraction``; an unlabelled one trains on everything.
+    Images without a label whose group is in the test split are in neither, and counted in ``warnings``.
 
     Raises:
         DataError: a class too small to be split, or fewer than two training images.
@@ -107,7 +109,12 @@ def split_rows(items: Sequence[Item], classes: Sequence[str], config: DataConfig
                 f"class {classes[min(missing)]!r} is in one group, which cannot be in both splits; name a split of it"
                 " (the tiles of one image are a group)"
             )
-    rows = {"train": np.flatnonzero(~is_test), "test": np.flatnonzero(is_test)}
+    tested = {item.group for item, test in zip(items, is_test, strict=True) if test and item.group}
+    beside = np.array([item.group in tested for item in items], bool) & (labels < 0)  # of a group that is tested: no training
+    if left := int((beside & ~is_test).sum()):
+        of = counted(left, "image without a label is of a group", "images without a label are of groups")
+        warnings.append(f"{of} in the test split: not used")
+    rows = {"train": np.flatnonzero(~is_test & ~beside), "test": np.flatnonzero(is_test)}
     limits = {"train": (config.max_train, MAX_TRAIN), "test": (config.max_test, MAX_TEST)}
     chosen = {name: r[at_most(labels[r], limits[name][0], config.seed, limits[name][1])] for name, r in rows.items()}
     if len(chosen["train"]) < 2:

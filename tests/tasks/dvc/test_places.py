@@ -17,6 +17,14 @@ def test_a_folder_of_outputs_on_another_disk_is_refused_before_the_first_stage(t
     assert "dvc cache dir PATH" in done.stdout + done.stderr and not (project / "data/prepared").exists()
 
 
+def test_an_output_that_is_such_a_link_itself_is_refused_too(tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "p", git=True)
+    (tmp_path / "scratch").mkdir()
+    (project / "reports").symlink_to(tmp_path / "scratch")
+    done = command(project, "tasks.run")
+    assert done.returncode == 2 and "reports is a link that leads out of the project" in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("module", ["tasks.run", "tasks.doctor"])
 def test_a_project_without_git_is_told_how_to_get_it(tmp_path: Path, module: str) -> None:
     """As from a downloaded archive."""

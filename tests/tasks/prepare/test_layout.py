@@ -101,6 +101,7 @@ SPLIT_BY_A_PART = {
     ("train2017", "val2017 x3"): {("train", "-"): 6, ("test", "-"): 3},
     ("train_images/ice", "train_images/sea", "test_images x3"): {("train", "ice"): 6, ("train", "sea"): 6, ("train", "-"): 3},
     ("train_set/ice", "train_set/sea", "test_set/ice", "test_set/sea"): BOTH,
+    ("contest_train/ice", "contest_train/sea", "contest_test/ice", "contest_test/sea"): BOTH,
     (*SEGMENTS, "seg_pred/seg_pred x5"): BOTH,
     ("train /ice", "train /sea", "test /ice", "test /sea"): BOTH,
 }
@@ -124,7 +125,14 @@ def test_such_words_in_the_names_of_classes_make_no_split(names: tuple[str, ...]
     assert layout.classes == sorted(names) and not layout.warnings
 
 
-@pytest.mark.parametrize("folders", [("trainA", "trainB", "testA", "testB"), ("fold0/a", "fold0/b", "fold1/a", "fold1/b")])
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("trainA", "trainB", "testA", "testB"),
+        ("fold0/a", "fold0/b", "fold1/a", "fold1/b"),
+        ("trainA/x", "trainA/y", "testA/x", "testA/y", "trainB/x", "trainB/y"),
+    ],
+)
 def test_sets_of_splits_and_folds_are_refused_with_both_readings(folders: tuple[str, ...]) -> None:
     with pytest.raises(DataError, match=r"can be read in two ways\. Either .* Or each of"):
         read(*folders)

@@ -67,6 +67,20 @@ def test_groups_never_straddle_splits(tmp_path: Path) -> None:
     assert held and not held & kept
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_images_without_a_label_follow_their_group(tmp_path: Path, told: bool) -> None:
+    """Of four patients each has a picture that nobody labelled; the third one is the test, or one is drawn."""
+    rows = [
+        (f"img/{i}.png", "" if i % 3 == 2 else f"c{i % 3}", f"p{i // 3}", "test" if i // 3 == 2 else "train") for i in range(12)
+    ]
+    heads = ("path", "label", "group", "split")[: 4 if told else 3]
+    table = "\n".join(",".join(row) for row in (heads, *(row[: len(heads)] for row in rows)))
+    data = run(tmp_path, config(folder_of(tmp_path, table.encode()), "table", image_size=corpus.SIDE, test_fraction=0.25))
+    groups = [{int(name[4:-4]) // 3 for name in names} for names in (data.train_files, data.test_files)]
+    assert "1 image without a label is of a group in the test split: not used" in data.audit["warnings"]
+    assert len(groups[1]) == 1 and not groups[0] & groups[1] and len(data.train_files) == 9 and len(data.test_files) == 2
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_shares_by_groups_are_near_what_is_asked_and_leave_some_of_each_class(seed: int) -> None:
     generator = np.random.default_rng(seed)
