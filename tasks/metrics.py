@@ -73,8 +73,11 @@ class Metrics(About):
     as the accuracy of each class. What could not be measured is absent."""
 
     def score(self, name: str) -> Any:
-        """The number or text of a declared score; None where it could not be measured."""
-        return {**vars(self), **self.found, **self.protocol, **vars(self.health)}.get(name)
+        """The number or text of a declared score; None where it could not be measured.
+
+        Health is that of the delivered layer where it was measured there, not that of the last one, which the verdict judges.
+        """
+        return {**vars(self.health), **vars(self), **self.found, **self.protocol}.get(name)
 
     def interval(self, name: str) -> tuple[float, float] | None:
         """The 95 % interval of ``linear`` or ``knn``."""

@@ -1,16 +1,18 @@
 """Is one method better than another? Paired comparisons on the same test images, over all seeds.
 
 Two intervals that overlap say little about a difference: most test images are easy or hard for both methods. What counts
-are the images that one of them gets right and the other does not (McNemar, Psychometrika 1947).
+are the images that one of them gets right and the other does not (McNemar, Psychometrika 1947). Of one encoder each, the
+interval covers two: that of Clopper and Pearson (Biometrika 1934) for whose these images are, which leaves out zero just where
+McNemar's exact test calls the difference clear, and the bootstrap's, in which their number varies too.
 
-Training seeds and test images both vary, so both are resampled (the hierarchical bootstrap; Davison and Hinkley, "Bootstrap
+With several, training seeds and test images both vary, so both are resampled (the hierarchical bootstrap; Davison and Hinkley, "Bootstrap
 methods and their application", 1997, section 3.8). Resampling S seeds gives (S - 1) / S of their variance; the deviations
 are scaled up accordingly.
 """
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,8 +40,8 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether chance is an unlikely reason for it: by McNemar's p of two encoders, else by the interval."""
-        return self.p < 1 - CONFIDENCE if self.alone is not None else not self.low <= 0 <= self.high
+        """Whether chance is an unlikely reason for it."""
+        return not self.low <= 0 <= self.high
 
 
 def interval(correct: Tensor, resamples: int, seed: int) -> tuple[float, float]:
@@ -64,15 +66,16 @@ def difference(first: Tensor, second: Tensor, resamples: int, seed: int) -> Diff
     Returns:
         With one seed each, p is that of McNemar's exact test. Otherwise it is read off the bootstrap.
     """
+    mean = float(first.double().mean() - second.double().mean())
     draws = _resampled(first, resamples, seed, 0) - _resampled(second, resamples, seed, 1)
-    low, high = _percentiles(draws)
-    alone = None
-    if len(first) == len(second) == 1:
-        alone = int((first & ~second).sum()), int((second & ~first).sum())
-        p = mcnemar(*alone)
-    else:
-        p = _tail(draws)
-    return Difference(float(first.double().mean() - second.double().mean()), low, high, p, alone)
+    drawn = Difference(mean, *_percentiles(draws), _tail(draws))
+    if len(first) > 1 or len(second) > 1:
+        return drawn
+    alone = int((first & ~second).sum()), int((second & ~first).sum())
+    low, high = (edge * sum(alone) / first.shape[1] for edge in exact_interval(*alone))
+    exact = Difference(mean, low, high, mcnemar(*alone), alone)
+    both = replace(exact, low=min(low, drawn.low), high=max(high, drawn.high))
+    return both if both.is_clear == exact.is_clear else exact  # about zero the test decides
 
 
 def paired(first: Tensor, second: Tensor, resamples: int, seed: int) -> Difference:
@@ -106,10 +109,29 @@ def images_to_settle(found: Difference, images: int) -> float:
 
 def mcnemar(only_first: int, only_second: int) -> float:
     """Two-sided p of the exact test: that many images are right for one method alone, each as likely for either."""
-    n, fewer = only_first + only_second, min(only_first, only_second)
-    k = torch.arange(fewer + 1, dtype=torch.float64)
-    log_of_each = math.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1) - n * math.log(2)
-    return min(1.0, 2 * math.exp(float(torch.logsumexp(log_of_each, 0))))
+    return min(1.0, 2 * _at_most(min(only_first, only_second), only_first + only_second, 0.5))
+
+
+def exact_interval(only_first: int, only_second: int) -> tuple[float, float]:
+    """95 % interval of the share of these images that is the first method's minus that of the second, from -1 to 1."""
+    if not only_first + only_second:
+        return 0.0, 0.0
+    return 1 - 2 * _largest_share(only_second, only_first), 2 * _largest_share(only_first, only_second) - 1
+
+
+def _largest_share(own: int, others: int) -> float:
+    """The largest share with which so few of its own, or fewer, still come up in 2.5 % of the cases."""
+    low, high = own / (own + others), 1.0
+    while others and (middle := (low + high) / 2) not in (low, high):
+        low, high = (middle, high) if _at_most(own, own + others, middle) >= (1 - CONFIDENCE) / 2 else (low, middle)
+    return high
+
+
+def _at_most(k: int, n: int, share: float) -> float:
+    """The probability of k or fewer of n, each with probability ``share``, between 0 and 1."""
+    counts = torch.arange(k + 1, dtype=torch.float64)
+    ways = math.lgamma(n + 1) - torch.lgamma(counts + 1) - torch.lgamma(n - counts + 1)
+    return math.exp(float(torch.logsumexp(ways + counts * math.log(share) + (n - counts) * math.log1p(-share), 0)))
 
 
 def _resampled(correct: Tensor, resamples: int, seed: int, row: int) -> Tensor:

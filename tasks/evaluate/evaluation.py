@@ -20,7 +20,7 @@ from ssl_core.engine.augment import AugmentConfig, at_side, normalize
 from ssl_core.engine.data import Images
 from ssl_core.engine.encoders import Encoder, EncoderConfig, build, pool
 from ssl_core.engine.features import frozen
-from ssl_core.engine.health import judge
+from ssl_core.engine.health import health, judge
 from ssl_core.engine.optim import TrainConfig
 from ssl_core.engine.train import Trainer
 from ssl_core.evaluation.protocol import Labels, Scores, evaluate
@@ -69,9 +69,20 @@ def extract(
     return {f"block{number}": layer for number, layer in enumerate(layers, 1)}
 
 
-def _delivered(scores: Scores, layers: Features) -> dict[str, int]:
-    """How many features the layer has that was chosen."""
-    return {"dim": layers[scores.layer][0].shape[1]}
+@dataclass(frozen=True)
+class Delivered:
+    """The features of the layer that is handed out, which need not be the last one, that the training watched."""
+
+    protocol: dict[str, int]
+    """``dim``, how many they are; ``health_images``, of how many training images ``health`` is."""
+    health: dict[str, float]
+    """``feature_std``, ``effective_rank`` and ``uniformity``; empty for a single image."""
+
+
+def delivered(features: Tensor, images: int) -> Delivered:
+    """What is known without labels of (N, D) features of the training images; ``images``: how many of them judge."""
+    few = features[:images]
+    return Delivered({"dim": few.shape[1], "health_images": len(few)}, health(few) if len(few) > 1 else {})
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,7 @@ class Evaluation:
             self._write(layers[scores.layer], metrics, scores, self._others(metrics))
             few = {f"linear_top1_{100 * probe.share:g}pct": probe.mean for probe in metrics.few_labels()}
             numbers = {k: v for k, v in metrics.found.items() if isinstance(v, float)} | few
-            numbers |= {} if self.task else vars(metrics.health)
+            numbers = ({} if self.task else vars(metrics.health)) | numbers
             of_task, below = (f"{self.task}/", f"/{self.task}") if self.task else ("", "")
             # MLflow compares numbers of step 0 as bars, others as points along the steps.
             journal.metrics(0, {f"{of_task}{name}": number for name, number in numbers.items()})
@@ -167,17 +178,18 @@ class Evaluation:
         pool = dataset.load() if self.task else self.data  # health is that on the images which others are trained on
         method = random_init.RandomInit(encoder, random_init.RandomInit.Config(), augment, pool.info())
         trainer = Trainer(method, Images(pool.train_images, self.device), train, seed, epochs=0)
-        health = Health.of(trainer.health(method.exported))
+        watched = Health.of(trainer.health(method.exported))
         layers = self._features(method.exported)
         scores = evaluate(layers, self.labels, self.config, seed)
-        found = {"health": health, "random_health": health, "found": self._named(scores.numbers)}
-        protocol = self._protocol() | scores.protocol | _delivered(scores, layers)
+        given = self._delivered(scores, layers)
+        found = {"health": watched, "random_health": watched, "found": self._named(scores.numbers) | given.health}
+        protocol = self._protocol() | scores.protocol | given.protocol
         return Another(replace(metrics, seed=seed, layer=scores.layer, protocol=protocol, encoder_sha256="", **found), scores)
 
     # ------------------------------------------------------------------ the result
 
     def _metrics(self, scores: Scores, layers: Features) -> Metrics:
-        facts = self.facts
+        facts, given = self.facts, self._delivered(scores, layers)
         return Metrics(
             method=self.name,
             seed=self.seed,
@@ -187,9 +199,13 @@ class Evaluation:
             verdict=judge(facts["health"], facts["random_health"]),
             health=Health.of(facts["health"]),
             random_health=Health.of(facts["random_health"]),
-            protocol=self._protocol() | scores.protocol | _delivered(scores, layers),
-            found=self._named(scores.numbers) | self._about_task(),
+            protocol=self._protocol() | scores.protocol | given.protocol,
+            found=self._named(scores.numbers) | given.health | self._about_task(),
         )
+
+    def _delivered(self, scores: Scores, layers: Features) -> Delivered:
+        """Of the layer that was chosen, on as many images as the training watched."""
+        return delivered(layers[scores.layer][0], typed(TrainConfig, self.facts["train"], "train").health_images)
 
     def _named(self, numbers: dict[str, Any]) -> dict[str, Any]:
         """``numbers`` with the classes by their names."""

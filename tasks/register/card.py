@@ -22,7 +22,6 @@ def model_card(
     facts: Mapping[str, Any],
     metrics: Metrics,
     meta: Mapping[str, Any],
-    delivered: Mapping[str, Any],
     remarks: Sequence[str] = (),
     tasks: Mapping[str, Metrics] | None = None,
     chose: str | None = None,
@@ -30,18 +29,17 @@ def model_card(
     """Markdown: what the encoder is, how good, on what, how to use it, and what it may be used for.
 
     Args:
-        delivered: ``dim``, ``images`` and ``effective_rank`` of the features of the delivered layer.
         remarks: how it stands beside the baselines.
         tasks: what was found on the images of each task.
         chose: the task whose held-out labels chose; None: the images that it was trained on.
     """
     layer, knn_layer = metrics.layer, metrics.protocol.get("knn_layer", metrics.layer)
-    rank = delivered["effective_rank"]
+    rank, watched = metrics.score("effective_rank"), metrics.protocol.get("health_images", 0)
     scores = [
         (f"{score.about}{f', on `{knn_layer}`' if 'knn' in score.name and knn_layer != layer else ''}", value, score.better)
         for score in HEADLINES
         if score.form != "text" and score.name != "effective_rank" and (value := metrics.score(score.name)) is not None
-    ] + ([(f"effective rank of the features, on {delivered['images']:,} training images", rank, "higher")] if rank else [])
+    ] + ([(f"effective rank of the features, on {watched:,} training images", rank, "higher")] if rank else [])
     made, train = facts["encoder"], facts.get("train", {})
     values = "uint16 in 0..65535" if facts.get("bits") == 16 else "integers in 0..255"
     square = FITS[facts.get("fit", "crop")]
@@ -55,7 +53,7 @@ def model_card(
         "",
         f"- **Input**: images (B, {made['channels']}, H, W) of any size, {values} or floats in 0..1; {square}",
         f"  resized to {made['image_size']} and normalized inside: mean {facts['mean']}, deviation {facts['std']}.",
-        f"- **Output**: features (B, {delivered['dim']}), the pooled output of `{layer}`; other layers: `config.json`.",
+        f"- **Output**: features (B, {metrics.protocol.get('dim', facts.get('dim'))}), the pooled output of `{layer}`; other layers: `config.json`.",
         f"  Verdict on the training, from its last layer: {metrics.verdict}.",
         f"- **Encoder**: {made['config']['name']}, {facts.get('parameters', 0):,} parameters, weights sha256"
         f" `{metrics.encoder_sha256}`.",

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ssl_core.engine.health import health
 from ssl_core.evaluation.scores import SCORES
 from tasks import few_labels, starts
 from tasks.choice import best_of, candidates, champion, why_none
+from tasks.columns import FEW_LABELS
 from tasks.register.card import model_card
 from tasks.register.export import Exporter
 from tasks.register.registry import Entry, Registry, package_key
@@ -53,7 +51,6 @@ def entry(
     if metrics.encoder_sha256 != weights:
         raise IntegrityError(f"{source} is not the encoder that was evaluated; run dvc repro")
     facts = files.read_json(source / saved_encoder.FACTS)
-    delivered = _delivered(root, result.file, facts)
     verdict = judge_one(result, results)
     standing = verdict.standings[result.method]
     tags = {
@@ -70,20 +67,12 @@ def entry(
         "chosen_on": result.task,
         "protocol": json.dumps(metrics.protocol, sort_keys=True),
         **{score.name: result.get(score.name) for score in SCORES},
-        **{name: delivered[name] for name in ("dim", "effective_rank", "feature_std")},
+        **{name: result.get(name) for name in ("dim", FEW_LABELS.name)},
     }
     tasks = {task: r.metrics for task, scored in (by_task or {}).items() for r in scored if r.name == result.name}
     tags |= {f"{task}.linear_top1": found.score("linear_top1") for task, found in tasks.items()}
-    card = model_card(result.name, facts, metrics, meta, delivered, remarks(verdict, results), tasks, result.task)
+    card = model_card(result.name, facts, metrics, meta, remarks(verdict, results), tasks, result.task)
     return Entry(result.name, source, metrics.layer, journal.run_of(log)["fingerprint"], card, tags)
-
-
-def _delivered(root: Path, name: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """Of the features the encoder gives, not of the last block that the training watched: ``dim``, ``images``, health."""
-    path = root / f"out/features/{name}.safetensors"
-    features = torch.from_numpy(files.load_tensors(path)["train"])[: facts.get("train", {}).get("health_images")]
-    found = health(features.float()) if len(features) > 1 else {}
-    return {"dim": features.shape[1], "images": len(features)} | {k: found.get(k) for k in ("effective_rank", "feature_std")}
 
 
 def aliases(results: Sequence[Result], by_task: Mapping[str, Sequence[Result]] | None = None) -> dict[str, str]:

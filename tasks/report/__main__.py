@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from tasks import starts, tuned
-from tasks.columns import HEADLINES
+from tasks.columns import FEW_LABELS, HEADLINES
 from tasks.report import page, small
 from tasks.results import load_results
 from tasks.runtime import dataset, files
@@ -47,6 +47,7 @@ def body(run: Stage) -> None:
             # Of the champion: what all runs have, so that MLflow can compare this one with them.
             scores = {f"eval/{score.name}": best.get(score.name) for score in HEADLINES if score.form != "text"}
             log.metrics(0, {name: value for name, value in scores.items() if value is not None})
+        log.metrics(0, {f"{FEW_LABELS.name}/{result.name}": result.few.explained for result in results if result.few})
         log.metrics(0, {f"over_start/{name}": gain for standing in beside for name, gain in standing.gains.items()})
         log.end("FINISHED", cost={"report_seconds": time.monotonic() - started})
         page.publish(texts | {"journal.jsonl": log.path.read_text()}, run.out("reports"))

@@ -28,7 +28,7 @@ def scores(verdict: Verdict, tuning: Tuning | None = None) -> dict[str, dict[str
         for result in row.results:
             numbers = {name: result.get(column) for name, column in NUMBERS.items()}
             if numbers["held_out"] is None:
-                numbers["rank"] = result.metrics.health.effective_rank
+                numbers["rank"] = result.get("effective_rank")
             numbers |= _tuned(result, tuning)
             shown = {name: round(value, DIGITS) for name, value in numbers.items() if value is not None}
             found[result.name] = shown | {"verdict": verdict_text(row, verdict.standings[row.method])}

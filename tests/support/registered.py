@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ssl_core.engine.encoders import build, description, num_parameters
+from tasks.evaluate.evaluation import delivered
 from tasks.register.export import Exporter
 from tasks.runtime import files, saved_encoder, settings
 from tasks.tracking.journal import Journal
@@ -67,13 +68,15 @@ def write_encoder(root: Path, method: str, seed: int = 0, weights: int = 0, **me
     files.write_directory(directory, lambda temp: saved_encoder.save(temp, encoder, facts))
     sha256 = files.sha256(directory / saved_encoder.WEIGHTS)
     health = {"feature_std": 0.2, "effective_rank": 9.0, "alignment": 0.4, "uniformity": -2.0}
-    scores = {"holdout_linear_top1": holdout, "linear_top1": test, "verdict": "healthy", "health": health}
-    about = {"method": method, "seed": seed, "encoder": kind, "layer": layer, "encoder_sha256": sha256, "protocol": {"k": 20}}
+    images = torch.from_numpy(textured_images(30, 1, 28))
+    features = expected(root, name, layer, images).half()
+    given = delivered(features.float(), 30)
+    scores = {"holdout_linear_top1": holdout, "linear_top1": test, "verdict": "healthy", "health": health} | given.health
+    about = {"method": method, "seed": seed, "encoder": kind, "layer": layer, "encoder_sha256": sha256}
+    about["protocol"] = {"k": 20} | given.protocol
     about["random_health"] = health
     files.write_json(root / f"out/metrics/{name}.json", about | scores | metrics)
-    images = torch.from_numpy(textured_images(30, 1, 28))
-    features = {"train": expected(root, name, layer, images).half().numpy()}
-    files.save_tensors(root / f"out/features/{name}.safetensors", features, {"layer": layer})
+    files.save_tensors(root / f"out/features/{name}.safetensors", {"train": features.numpy()}, {"layer": layer})
     with Journal(root / f"out/journal/{name}.jsonl", position=0) as journal:
         fingerprint = files.sha256(directory / files.MANIFEST)
         journal.start(fingerprint=fingerprint, stage=f"pretrain@{name}", name=method, seed=seed, tags={}, params={})

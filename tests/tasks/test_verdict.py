@@ -146,8 +146,7 @@ def test_the_card_warns_of_its_own_encoder_first():
         "data_sha256": "",
     }
     meta = {"name": "signs", "num_train": 1650}
-    delivered = {"dim": 8, "images": 9, "effective_rank": None}
-    card = model_card("context-0", facts, WORSE[0].metrics, meta, delivered, remarks(judge_one(WORSE[0], WORSE)))
+    card = model_card("context-0", facts, WORSE[0].metrics, meta, remarks(judge_one(WORSE[0], WORSE)))
     assert card.index("Do not use this yet") < card.index("**Input**")
     assert "kNN" in card[: card.index("**Input**")]
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from ssl_core.evaluation import comparison
 from ssl_core.evaluation.intervals import bootstrap_intervals
@@ -29,6 +30,24 @@ def test_thousands_of_disagreements_are_no_overflow() -> None:
     assert comparison.mcnemar(20_000, 20_000) == pytest.approx(1.0)
     assert 0 <= comparison.mcnemar(10_000, 30_000) < 1e-300
     assert comparison.mcnemar(20_000, 19_600) == pytest.approx(math.erfc((400 - 1) / math.sqrt(2 * 39_600)), rel=0.01)
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 9), (1, 10), (37, 102), (10, 10), (400, 1000)])
+def test_the_exact_interval_is_that_of_clopper_and_pearson(k: int, n: int) -> None:
+    wanted = binomtest(k, n).proportion_ci(method="exact")
+    assert comparison.exact_interval(k, n - k) == pytest.approx((2 * wanted.low - 1, 2 * wanted.high - 1), abs=1e-9)
+
+
+def test_interval_and_test_of_two_encoders_never_disagree() -> None:
+    """What stands in a sentence would say one thing and its numbers another."""
+    for first in range(0, 41, 5):
+        for second in range(41):
+            low, high = comparison.exact_interval(first, second)
+            assert (comparison.mcnemar(first, second) < 0.05) == (not low <= 0 <= high), (first, second)
+    for first in range(60, 100):  # out of 400, around the edge; few draws, whose ends scatter
+        images = torch.arange(400)
+        found = comparison.difference((images < first)[None], (images >= 330)[None], 50, first)
+        assert found.is_clear == (found.p < 0.05) and found.low < found.mean < found.high, first
 
 
 def rows(*patterns: str) -> torch.Tensor:

@@ -135,6 +135,16 @@ def test_an_empty_test_split_leaves_the_held_out_numbers(project):
     assert files.load_tensors(outs() / "features/simclr-0.safetensors")["test"].shape[0] == 0
 
 
+def test_rank_and_spread_are_those_of_the_layer_that_is_handed_out(project):
+    metrics = run()
+    kept = torch.from_numpy(files.load_tensors(outs() / "features/simclr-0.safetensors")["train"]).float()
+    watched = kept[: metrics["protocol"]["health_images"]]
+    assert (metrics["protocol"]["dim"], metrics["effective_rank"]) == (kept.shape[1], pytest.approx(effective_rank(watched)))
+    assert metrics["health"]["effective_rank"] != metrics["effective_rank"]  # of the last layer, which the verdict judges
+    (read,) = tasks_metrics.load(outs() / "metrics/simclr-0.json")
+    assert read.score("effective_rank") == metrics["effective_rank"] and read.score("alignment") == read.health.alignment
+
+
 @pytest.mark.fault("F38")
 def test_features_that_are_not_finite_stop_the_stage_with_one_line(project):
     write_encoder(project, "simclr", poison=True)
