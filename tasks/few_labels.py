@@ -79,9 +79,9 @@ def read(path: Path, names: Sequence[str]) -> Labelled | None:
     if len(counts) < 2:
         raise DataError(f"{path}: all {len(given)} labels are {given[0][1]!r}; a choice needs two classes at least")
     if sorted(counts.values())[-2] < 2:
-        raise DataError(
-            f"{path}: only {max(counts, key=lambda c: counts[c])!r} has more than one image; label more of the others"
-        )
+        most = max(counts, key=lambda c: counts[c])
+        what = f"only {most!r} has more than one image" if counts[most] > 1 else f"the {len(given)} labels are all different"
+        raise DataError(f"{path}: {what}; a choice needs two images at least of two classes")
     classes = tuple(sorted(counts))
     rows, labels = zip(*((row, classes.index(label)) for row, label in given), strict=True)
     return Labelled(rows, labels, classes, len(lines) - len(given))

@@ -33,8 +33,11 @@ def refuse_labels(root: Path) -> None:
     """Refuse to choose by a few labels what held-out labels choose.
 
     Raises:
+        UsageError: no images have been prepared.
         DataError: there are such labels, of the images or of a task.
     """
+    if not (root / dataset.PREPARED / files.MANIFEST).exists():
+        raise UsageError("no images are prepared here; run make run first, whose encoders choose the images to label")
     data = dataset.load(root / dataset.PREPARED)
     held = data.train_holdout[data.train_labels >= 0]
     if held.any() and not held.all():

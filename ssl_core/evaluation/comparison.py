@@ -5,9 +5,9 @@ are the images that one of them gets right and the other does not (McNemar, Psyc
 interval covers two: that of Clopper and Pearson (Biometrika 1934) for whose these images are, which leaves out zero just where
 McNemar's exact test calls the difference clear, and the bootstrap's, in which their number varies too.
 
-With several, training seeds and test images both vary, so both are resampled (the hierarchical bootstrap; Davison and Hinkley, "Bootstrap
-methods and their application", 1997, section 3.8). Resampling S seeds gives (S - 1) / S of their variance; the deviations
-are scaled up accordingly.
+With several, training seeds and test images both vary, so both are resampled (the hierarchical bootstrap; Davison and
+Hinkley, "Bootstrap methods and their application", 1997, section 3.8). Resampling S seeds gives (S - 1) / S of their variance;
+the deviations are scaled up accordingly.
 """
 
 import functools

@@ -59,5 +59,7 @@ def _is_padding(values: np.ndarray[Any, Any], about: Any) -> np.ndarray[Any, Any
     first = about.get("PixelPaddingValue")
     if first is None:
         return np.zeros(values.shape, bool)
-    low, high = sorted((int(first), int(about.get("PixelPaddingRangeLimit", first))))
+    bound = 2 ** (about.BitsAllocated - 1) if about.PixelRepresentation else None  # of signed values that are written unsigned
+    limits = (int(first), int(about.get("PixelPaddingRangeLimit", first)))
+    low, high = sorted(limit - 2 * bound if bound and limit >= bound else limit for limit in limits)
     return (values >= low) & (values <= high)

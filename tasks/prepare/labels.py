@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Number
@@ -18,6 +19,8 @@ POSITION = re.compile(r"-?[0-9]{1,18}")
 """A class that is a number. Longer ones are names."""
 WHOLE = re.compile(r"(-?[0-9]+)\.0*")
 """The same as a table of floats has it, because some images have no label."""
+NO_LABEL = {"na", "n/a", "#n/a", "<na>", "nan", "null"}
+"""What R, pandas and spreadsheets write where nothing is known, in small letters."""
 NOT_KNOWN = "-1"
 """In place of a label that is a position among named classes."""
 BROKEN = re.compile(r"[+-]?[0-9]*\.[0-9]+([eE][+-]?[0-9]+)?")
@@ -44,7 +47,7 @@ def class_of(row: Row, where: str) -> str | None:
     """
     label = row.label.decode(errors="replace") if isinstance(row.label, bytes) else row.label
     label = label.strip() if isinstance(label, str) else label
-    if _is_nothing(label) or (isinstance(label, str) and label.lower() in ("", "nan")):
+    if _is_nothing(label) or (not label and isinstance(label, str)):
         return None
     if isinstance(label, (list, tuple, dict, set)) or any(sign in str(label) for sign in SEVERAL):
         raise DataError(
@@ -66,8 +69,21 @@ def group_of(value: Any) -> str:
 
 
 def _is_nothing(value: Any) -> bool:
-    """None, or what stands for it where numbers are."""
+    """None, or what stands for it where numbers or words are."""
+    if isinstance(value, str):
+        return value.lower() in NO_LABEL
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _read_as_nothing(rows: Iterable[Row]) -> list[str]:
+    """That words for nothing were read so: one of them may be the name of a class."""
+    said = Counter(row.label.strip() for row in rows if isinstance(row.label, str))
+    return [
+        f"{counted(count, 'image has', 'images have')} the label {word!r}, which is read as none; write it otherwise if it is a"
+        " class"
+        for word, count in said.items()
+        if _is_nothing(word)
+    ]
 
 
 def arranged(rows: Sequence[Row], names: Sequence[str] | None, where: str) -> tuple[list[Item], list[str], list[str]]:
@@ -106,7 +122,7 @@ def arranged(rows: Sequence[Row], names: Sequence[str] | None, where: str) -> tu
     _check_groups(items.values(), classes, where)
     unused = sum(split not in use for split in splits)
     rest = counted(unused, "image of the split val is", "images of the split val are")
-    return list(items.values()), shown, [f"{rest} not used"] if unused else []
+    return list(items.values()), shown, [*([f"{rest} not used"] if unused else []), *_read_as_nothing(rows)]
 
 
 def _in_order(label: str) -> tuple[int, int, str]:

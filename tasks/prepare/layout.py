@@ -106,8 +106,12 @@ def _around(names: Sequence[str]) -> str:
 
 def _check_order(inside: Mapping[str, Sequence[Parts]], where: str, around: str) -> None:
     """Refuse splits below other folders (``CLASS/train``, ``data/train`` beside something) and ``val/CLASS`` beside CLASS."""
-    found = {top: {role_of(path[0]) for path in paths if len(path) > 1} for top, paths in inside.items()}
-    holders = [top for top, within in found.items() if "train" in within and within & {"test", "val"} and not role_of(top)]
+    found = {
+        top: set(roles_of({path[0] for path in paths if len(path) > 1}, f"{where}/{around}{top}").values())
+        for top, paths in inside.items()
+        if not role_of(top)
+    }
+    holders = [top for top, within in found.items() if "train" in within and within & {"test", "val"}]
     if len(holders) > 1:
         raise DataError(
             f"{where}: {_listed(holders)} hold train and test; put the split above the class: train/CLASS, test/CLASS"

@@ -34,6 +34,7 @@ def model_card(
         chose: the task whose held-out labels chose; None: the images that it was trained on.
     """
     layer, knn_layer = metrics.layer, metrics.protocol.get("knn_layer", metrics.layer)
+    dim = metrics.protocol.get("dim", facts.get("dim"))
     rank, watched = metrics.score("effective_rank"), metrics.protocol.get("health_images", 0)
     scores = [
         (f"{score.about}{f', on `{knn_layer}`' if 'knn' in score.name and knn_layer != layer else ''}", value, score.better)
@@ -53,7 +54,7 @@ def model_card(
         "",
         f"- **Input**: images (B, {made['channels']}, H, W) of any size, {values} or floats in 0..1; {square}",
         f"  resized to {made['image_size']} and normalized inside: mean {facts['mean']}, deviation {facts['std']}.",
-        f"- **Output**: features (B, {metrics.protocol.get('dim', facts.get('dim'))}), the pooled output of `{layer}`; other layers: `config.json`.",
+        f"- **Output**: features (B, {dim}), the pooled output of `{layer}`; other layers: `config.json`.",
         f"  Verdict on the training, from its last layer: {metrics.verdict}.",
         f"- **Encoder**: {made['config']['name']}, {facts.get('parameters', 0):,} parameters, weights sha256"
         f" `{metrics.encoder_sha256}`.",

@@ -114,7 +114,7 @@ class Registry:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            about = "Encoders trained without labels. Aliases: champion, and one per method; the page of a version says what chose it."
+            about = "Encoders trained without labels. Aliases: champion, and one per method. The page of each says why."
             with contextlib.suppress(MlflowException):  # somebody else was faster
                 self.client.create_registered_model(self.model, description=about)
 

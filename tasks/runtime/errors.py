@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import select
+import stat
 import sys
 import traceback
 import warnings
@@ -227,8 +228,20 @@ def is_full(error: BaseException) -> bool:
     return getattr(error, "errno", None) in FULL or any(word in str(error) for word in words)
 
 
+def _full_stream() -> str | None:
+    """The standard stream that goes to a full device, if one does."""
+    for name, stream in (("standard output", 1), ("standard error", 2)):
+        try:
+            os.write(stream, b"")  # what /dev/full refuses, and a full disk does not
+            if stat.S_ISREG(os.fstat(stream).st_mode) and not os.fstatvfs(stream).f_bavail:
+                return name
+        except OSError:
+            return name
+    return None
+
+
 def _os_message(error: OSError) -> str:
     if is_full(error):
-        return no_space(error.filename or Path.cwd())  # a write knows no name
+        return no_space(error.filename or _full_stream() or Path.cwd())  # a write knows no name
     where = f" ({error.filename})" if error.filename else ""
     return f"{error.strerror or error}{where}"

@@ -45,6 +45,12 @@ def fill(path: Path, classes: int = 10, keep: int | None = None) -> None:
         writer.writerows(lines)
 
 
+def test_before_a_run_there_is_nothing_to_label(project: Path) -> None:
+    (project / "data/prepared/MANIFEST.json").unlink()
+    with pytest.raises(UsageError, match="no images are prepared here; run make run first"):
+        label.pick(project, 20)
+
+
 def test_nothing_is_chosen_without_labels_and_everything_says_so(project: Path) -> None:
     results, missing = load_results(project)
     verdict = judge(results)
@@ -115,6 +121,7 @@ def test_labels_are_not_overwritten_and_images_without_labels_are(project: Path)
         ("number,file,label\n1,photos/1.png,\n2,photos/2.png,  \n", "has no label yet"),
         ("number,file,label\n1,photos/1.png,a\n2,photos/2.png,a\n", "all 2 labels are 'a'"),
         ("number,file,label\n1,photos/1.png,a\n2,photos/2.png,a\n3,photos/3.png,b\n", "only 'a' has more than one image"),
+        ("number,file,label\n1,photos/1.png,a\n2,photos/2.png,b\n3,photos/3.png,c\n", "the 3 labels are all different"),
         ("number,file,label\n1,C:\\photos\\1.png,a\n", r"names C:\\photos\\1.png, which is not among"),
         ("number,file,label\n" + "".join(f"{n},{n},a\n" for n in range(9)), "0, 1, 2, 3, 4 and 4 more, which are not among"),
         ("number,file,label\n1,photos/1.png,a\n2,photos/1.png,b\n", "photos/1.png more than once"),

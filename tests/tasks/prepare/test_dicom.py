@@ -102,6 +102,21 @@ def test_padding_is_as_dark_as_the_darkest_pixel() -> None:
     assert (dicom.read(file(padded, 16, **limits), 16)[0] == read).all()
 
 
+@pytest.mark.parametrize("written", [-2000, 65536 - 2000])
+def test_padding_of_signed_values_may_be_written_unsigned(written: int) -> None:
+    import pydicom
+
+    scan = ((values(1) >> 5).squeeze().astype(np.int16) - 1000).astype(np.int16)
+    padded = scan.copy()
+    padded[:2] = -2000
+    about = pydicom.dcmread(BytesIO(file(padded, 16, signed=True)))
+    about.add_new("PixelPaddingValue", "SS" if written < 0 else "US", written)
+    out = BytesIO()
+    about.save_as(out)
+    read, _ = dicom.read(out.getvalue(), 13)
+    assert (read[:2, :, 0] == int(scan[2:].min()) + 4096).all() and (read[2:, :, 0] == scan[2:] + 4096).all()
+
+
 def test_color_and_what_cannot_be_read() -> None:
     color = values(3, bits=8)
     assert (stored(file(color, 8, "RGB"), 3, bits=8)[0] == color).all()

@@ -73,6 +73,14 @@ LOOK_AGAIN = {
         ("cat/train", "cat/test", "dog/train", "dog/test"),
         "'cat', 'dog' hold train and test; put the split above the class: train/CLASS",
     ),
+    "splits by a part of their names beside something else": (
+        ("data/train2017/a", "data/val2017/a", "figures"),
+        "'data' holds train and test, beside 'figures'; set data.path to pictures/data",
+    ),
+    "such splits below the classes": (
+        ("cat/train_images/x", "cat/test_images/x", "dog/train_images/x", "dog/test_images/x"),
+        "'cat', 'dog' hold train and test; put the split above the class",
+    ),
     "classes one level down": (
         ("all/cat", "all/dog", ". x1"),
         r"one class only \('all'\); if 'cat', 'dog' in it are the classes, put them one level up",

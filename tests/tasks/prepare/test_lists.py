@@ -222,8 +222,16 @@ def test_what_is_no_class_is_refused(label: Any, said: str) -> None:
         arranged([Row("0", label), Row("1", "a")], None, "x")
 
 
+def test_what_other_programs_write_for_nothing_is_no_label_and_said() -> None:
+    labels = ["NA", "NA", "N/A", "<NA>", "null", "none", "cat", "cat"]
+    items, classes, notes = arranged([Row(str(i), label) for i, label in enumerate(labels)], None, "x")
+    assert classes == ["cat", "none"] and [item.label for item in items] == [-1] * 5 + [1, 0, 0]
+    assert notes[0] == "2 images have the label 'NA', which is read as none; write it otherwise if it is a class"
+    assert len(notes) == 4
+
+
 def test_a_missing_group_is_none_and_a_column_that_comes_twice_is_refused(tmp_path: Path) -> None:
-    assert group_of(None) == group_of(float("nan")) == "" and group_of(7) == "7"
+    assert group_of(None) == group_of(float("nan")) == group_of("NA") == "" and group_of(7) == "7"
     folder = folder_of(tmp_path, b"path,label,label\nimg/0.png,a,b\n", name="LABELS.CSV")
     with pytest.raises(DataError, match=r"LABELS.CSV has the column 'label' twice"):
         open_source(config(folder, "table"))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -189,6 +190,13 @@ def test_without_a_standard_stream_a_command_works_and_no_file_takes_its_place(t
     done = subprocess.run(command, env=PYTHON, capture_output=True, text=True, timeout=60)
     assert done.returncode == 3 and (tmp_path / "file").read_text() == "True", done
     assert ("error: told to nobody" in done.stderr) == ("2>&-" not in closed) and "Traceback" not in done.stderr
+
+
+def test_a_full_device_behind_the_output_is_named_and_not_the_disk_of_the_project() -> None:
+    program = "from tasks.runtime.errors import run; run(lambda: print('x'))"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(program)} > /dev/full"
+    done = subprocess.run(["sh", "-c", command], env=PYTHON, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "no space left on the device of standard output" in done.stderr) == (4, True), done.stderr
 
 
 def test_a_pipe_that_is_not_the_output_is_a_fault_of_the_environment() -> None:
