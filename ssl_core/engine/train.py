@@ -115,10 +115,10 @@ class Trainer:
         self.device = images.device
         self.precision = precision_of(config, self.device)
         self.method = method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        torch.use_deterministic_algorithms(config.mode == "deterministic")
         if self.device.type == "cpu":
             quicken(self.method)
         else:
-            torch.use_deterministic_algorithms(config.mode == "deterministic")
             torch.backends.cudnn.benchmark = config.mode == "fast"
         self.forward: Callable[[Batch], dict[str, Tensor]] = distributed.parallel(self.method, self.device)
         self.steps_per_epoch = len(images) // config.batch_size

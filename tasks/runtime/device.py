@@ -17,7 +17,8 @@ def pick_device() -> torch.device:
     """A GPU that no other stage holds if there are any, else the CPU. ``SSL_DEVICE`` (cpu, cuda, cuda:1) decides otherwise.
 
     Raises:
-        EnvironmentFault: ``SSL_DEVICE`` names something this machine lacks: never a silent run on the CPU.
+        EnvironmentFault: ``SSL_DEVICE`` names something this machine lacks, or there is a GPU that torch cannot use, as with
+            an old driver: never a silent run on the CPU.
     """
     wanted = os.environ.get("SSL_DEVICE")
     if wanted:
@@ -30,7 +31,11 @@ def pick_device() -> torch.device:
             raise EnvironmentFault(f"SSL_DEVICE={wanted} cannot be used: {str(error).splitlines()[0]}") from None
         return device
     gpu.acquire()
-    return torch.device("cuda", LOCAL_RANK) if torch.cuda.is_available() else torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", LOCAL_RANK)
+    if reason := gpu.unusable():
+        raise EnvironmentFault(f"there is a GPU, and torch cannot use it: {reason}; mend that, or SSL_DEVICE=cpu uses none")
+    return torch.device("cpu")
 
 
 def machine(device: torch.device) -> dict[str, Any]:

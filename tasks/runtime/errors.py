@@ -105,6 +105,8 @@ class StageFailed(Stop):
         self.code = code
 
 
+NO_REPEAT = " does not have a deterministic implementation"
+"""What torch says of an operation where ``train.mode`` is deterministic."""
 MISTAKES = (UsageError, ConfigError)
 """What is wrong with the command line or params.yaml, whoever notices it."""
 
@@ -131,6 +133,8 @@ def _explained(error: BaseException) -> tuple[int, str]:
         return EnvironmentFault.code, _os_message(error)
     if isinstance(error, ModuleNotFoundError):
         return EnvironmentFault.code, f"the package {error.name} is not installed; make setup installs all that is needed"
+    if (told := str(error).partition(NO_REPEAT))[1]:
+        return UsageError.code, f"{told[0]} does not give the same bits each time on this device; set train.mode: fast"
     if "out of memory" in str(error).lower():
         return EnvironmentFault.code, "the device is out of memory; use a smaller train.batch_size"
     if _gpu_failed(str(error).lower()):

@@ -9,12 +9,16 @@ import os
 import socket
 import sys
 import time
+from pathlib import Path
 
 from tasks.runtime import signals
 from tasks.runtime.errors import EnvironmentFault, Preempted
 
 POLL_SECONDS = 0.5
 PREFIX = "ssl-pipeline-gpu-"
+NODES, NODE = Path("/dev"), "nvidia[0-9]*"
+HIDDEN = ("", "-1", "NoDevFiles", "none", "void")
+"""What ``CUDA_VISIBLE_DEVICES`` is where no GPU is meant to be used: by hand, by Slurm and by NVIDIA's containers."""
 _held: list[socket.socket] = []  # open for the life of the process, and with it the lock
 
 
@@ -26,6 +30,31 @@ def visible() -> list[str]:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [n.strip() for n in chosen.split(",")] if chosen else [str(n) for n in range(count)]
     return names[:count]
+
+
+def unusable(nodes: Path = NODES) -> str | None:
+    """Why torch uses none of the GPUs that this process may open; None where there are none, or the user hides them.
+
+    Args:
+        nodes: where the devices' files are. A container or a job without a GPU lacks them, or may not open them.
+    """
+    import torch
+
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in HIDDEN or not any(map(_opens, nodes.glob(NODE))):
+        return None
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).splitlines()[0]
+    return "torch finds none"
+
+
+def _opens(path: Path) -> bool:
+    try:
+        os.close(os.open(path, os.O_RDWR))
+    except OSError:
+        return False
+    return True
 
 
 def acquire(count: int = 1, devices: list[str] | None = None, prefix: str = PREFIX) -> list[str]:

@@ -7,15 +7,21 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
+from ssl_core.engine.method import Batch
+from ssl_core.engine.train import Trainer
 from tasks.dvc.runner import dvc
 from tasks.runtime.errors import LONGEST, explain
 from tests.conftest import ROOT
+from tests.ssl_core.engine.test_contract import build
 
 PYTHON = {**os.environ, "PYTHONPATH": str(ROOT)}
 
@@ -64,6 +70,26 @@ def test_a_gpu_that_dies_is_no_bug_and_a_wrong_index_is_one(words: str, code: in
     assert found == code
     if code == 4:
         assert "\n" not in message and words.splitlines()[0] in message and "goes on from its last checkpoint" in message
+
+
+@pytest.mark.fault("F50")
+def test_an_operation_that_gives_other_bits_each_time_is_refused_where_they_must_repeat(shipped: dict[str, Any]) -> None:
+    """torch knows one for a CPU, too: put_ with indices that may come twice."""
+    method, made = build(shipped, "simclr")
+    honest = method.loss
+
+    def loss(batch: Batch) -> dict[str, Tensor]:
+        found = honest(batch)["loss"]
+        return {"loss": found + torch.zeros(2).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0])).mean()}
+
+    method.loss = loss  # type: ignore[method-assign]
+    try:
+        Trainer(method, made.images, replace(made.config, mode="fast", epochs=1), seed=0).run()
+        with pytest.raises(RuntimeError) as found:
+            Trainer(method, made.images, replace(made.config, mode="deterministic", epochs=1), seed=0).run()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert explain(found.value) == (2, "put_ does not give the same bits each time on this device; set train.mode: fast")
 
 
 def our_bug() -> None:

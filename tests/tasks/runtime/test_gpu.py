@@ -1,5 +1,6 @@
 """One process per GPU, with pretended GPUs: the lock knows names only."""
 
+import functools
 import os
 import signal
 import socket
@@ -10,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from tasks.runtime import signals
+from tasks.runtime import gpu, signals
+from tasks.runtime.device import pick_device
 from tasks.runtime.errors import EnvironmentFault, Preempted
 from tasks.runtime.gpu import acquire
 from tests.support.project import environment
@@ -77,6 +80,30 @@ def test_without_a_gpu_or_told_to_stop_nothing_is_reserved(tmp_path: Path, monke
     monkeypatch.setattr(signals, "asked", asked)
     with pytest.raises(Preempted, match="while all GPUs were in use"):
         acquire(1, ["0"], str(tmp_path))
+
+
+@pytest.mark.fault("F46")
+def test_a_gpu_that_torch_cannot_use_is_no_silent_run_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with an old driver, or a number in CUDA_VISIBLE_DEVICES that no GPU has; its file is pretended."""
+    monkeypatch.delenv("SSL_DEVICE", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(gpu, "acquire", list)
+    monkeypatch.setattr(gpu, "unusable", functools.partial(gpu.unusable, tmp_path))
+    assert pick_device().type == "cpu"  # no GPU at all
+    (tmp_path / "nvidiactl").touch()
+    assert pick_device().type == "cpu"
+    (tmp_path / "nvidia0").touch()
+    with pytest.raises(EnvironmentFault, match=r"there is a GPU, and torch cannot use it: .+; mend that, or SSL_DEVICE=cpu"):
+        pick_device()
+    for hidden in ("", "-1", "NoDevFiles"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert pick_device().type == "cpu"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    with pytest.raises(EnvironmentFault):
+        pick_device()
+    monkeypatch.setenv("SSL_DEVICE", "cpu")
+    assert pick_device().type == "cpu"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
