@@ -194,7 +194,7 @@ def load_scores(root: Path, task: str | None = None) -> tuple[list[Result], list
     recorded.check_all((path for method, seed in names for path in _files(root, f"{method}-{seed}", task)), root)
     read = [r for method, seed in names for r in _read(root, method, seed, task)]
     if not read and task is None:
-        raise IntegrityError("out/metrics holds no results of the methods in params.yaml; run dvc repro first")
+        raise IntegrityError("out/metrics holds no results of the methods in params.yaml; run make run or dvc repro first")
     found = {r.name for r in read if r.kept}
     read = read if task or known(read, "holdout_linear_top1") else few_labels.beside(root, read)
     once = {r.name: r for r in sorted(read, key=lambda r: r.kept)}  # a kept one in place of the same that is not

@@ -100,10 +100,10 @@ class PCL(Method):
 
     @classmethod
     def fitted(cls, config: PCLConfig, batch_size: int, num_images: int) -> PCLConfig:
-        """A queue that the images can fill, and no more clusters than images."""
-        clusters = config.clusters
-        if max(clusters, default=0) > num_images:
-            clusters = tuple(dict.fromkeys(min(count, num_images) for count in clusters))
+        """A queue that the images can fill, and clusters of two images on average at least: one alone says nothing more."""
+        clusters, most = config.clusters, max(1, num_images // 2)
+        if max(clusters, default=0) > most:
+            clusters = tuple(dict.fromkeys(min(count, most) for count in clusters))
         return replace(config, queue=fitting_queue(config.queue, batch_size, num_images), clusters=clusters)
 
     def views(self, images: Tensor, rng: Rng) -> tuple[Tensor, ...]:

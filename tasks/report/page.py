@@ -204,7 +204,8 @@ def recipes(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _named(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
+    shown = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in values.items()}
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in shown.items())
 
 
 def provenance(root: Path, results: Sequence[Result], data: dataset.Dataset) -> dict[str, Any]:
@@ -213,7 +214,7 @@ def provenance(root: Path, results: Sequence[Result], data: dataset.Dataset) -> 
     common = common_facts(list(protocols.values()))
     return {
         "protocol": common,
-        "own": {name: {k: v for k, v in p.items() if k not in common} for name, p in protocols.items()},
+        "own": {name: _named({k: v for k, v in p.items() if k not in common}) for name, p in protocols.items()},
         "versions": {"Python": platform.python_version()} | {p: v for p in PACKAGES if (v := _version(p))},
         "machines": common_facts([run_tags(root, r.name) for r in results]),
         "data_sha256": data.sha256,

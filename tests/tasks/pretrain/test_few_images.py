@@ -46,10 +46,10 @@ def test_what_is_lowered_is_the_largest_that_fits_and_is_said() -> None:
     used = fitting.fit(asked, 150)
     assert (
         fitting.in_words(fitting.lowered(asked, used))
-        == "queue 128 instead of 1024, clusters 100 and 150 instead of 100 and 200 and 400"
+        == "queue 128 instead of 1024, clusters 75 instead of 100 and 200 and 400"
     )
     used = fitting.fit(asked, 19)
-    assert (used.train.batch_size, used.config.queue, used.config.clusters) == (16, 16, (19,))
+    assert (used.train.batch_size, used.config.queue, used.config.clusters) == (16, 16, (9,))
 
 
 def test_a_step_of_both_views_and_several_processes_share_the_images() -> None:
