@@ -28,8 +28,9 @@ class ImageEncoder(nn.Module):
 
     Images are (B, C, H, W) of any size: integers in 0..255, or floats of any width in 0..1. Where the encoder was trained on 16
     bits, wider integers are in 0..65535. The centered square of the short side (of ``fit`` pad the long one, with black beside
-    the image; of stretch all of the image) is resized to ``image_size``, antialiased, and normalized. Features are float32. Set
-    ``layer`` to have those of another layer; ``maps`` gives all of them before pooling.
+    the image; of stretch all of the image) is resized to ``image_size``, antialiased, and normalized. Features have the type of
+    the weights, float32 before ``half()`` and the like. Set ``layer`` to have those of another layer; ``maps`` gives all of them
+    before pooling.
     """
 
     def __init__(self, encoder: nn.Module, config: Mapping[str, Any]):
@@ -41,7 +42,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, ``dim``): the mean over the positions of ``maps(images)[layer]``."""
-        return pool(self.maps(images)[self.layer])
+        return pool(self.maps(images)[self.layer]).to(next(self.encoder.parameters()).dtype)
 
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         """The feature maps (B, C_i, h_i, w_i) of every block by name, ``block1`` first."""
@@ -68,7 +69,10 @@ class ImageEncoder(nn.Module):
         deep = self.bits == 16 and images.element_size() > 1
         white = 1 if images.is_floating_point() else 65535 if deep else 255
         if not torch.compiler.is_compiling() and images.numel():
-            low, high = (float(x.detach()) for x in images.float().aminmax())
+            try:
+                low, high = (float(x.detach()) for x in images.float().aminmax())
+            except RuntimeError:  # no values: on the device meta, or within torch.vmap
+                low, high = 0.0, 0.0
             if not (low >= -1e-3 and high <= white + 1e-3):  # NaN fails too
                 raise ValueError(f"images of {images.dtype} hold {low:g} to {high:g}; they must be in 0..{white}")
         weights = next(self.encoder.parameters())
