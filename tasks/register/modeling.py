@@ -76,7 +76,7 @@ class ImageEncoder(nn.Module):
             if not (low >= -1e-3 and high <= white + 1e-3):  # NaN fails too
                 raise ValueError(f"images of {images.dtype} hold {low:g} to {high:g}; they must be in 0..{white}")
         weights = next(self.encoder.parameters())
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast("cpu" if images.is_meta else images.device.type, enabled=False):
             x = self._resize(images.to(torch.promote_types(torch.float32, weights.dtype)) / white)
             mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
             return ((x - mean) / std).to(weights.dtype)
