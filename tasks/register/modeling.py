@@ -29,8 +29,8 @@ class ImageEncoder(nn.Module):
     Images are (B, C, H, W) of any size: integers in 0..255, or floats of any width in 0..1. Where the encoder was trained on 16
     bits, wider integers are in 0..65535. The centered square of the short side (of ``fit`` pad the long one, with black beside
     the image; of stretch all of the image) is resized to ``image_size``, antialiased, and normalized. Features have the type of
-    the weights, float32 before ``half()`` and the like. Set ``layer`` to have those of another layer; ``maps`` gives all of them
-    before pooling.
+    the weights, float32 before ``half()`` and the like. Set ``layer`` to have those of another layer; ``maps`` gives all before
+    pooling.
     """
 
     def __init__(self, encoder: nn.Module, config: Mapping[str, Any]):
