@@ -21,11 +21,17 @@ from prefect.runtime import flow_run
 
 from tasks import ui
 from tasks.columns import BESIDE_ITS_START, HEADLINES
+from tasks.leaderboard import BEST, title
+from tasks.results import load_results
 from tasks.runtime import files
+from tasks.runtime.errors import Stop
 from tasks.runtime.progress import Follower
 from tasks.sync import SENT
 from tasks.tracking import registered
+from tasks.verdict import Verdict, judge, sentences, worth_it
 
+Champion = tuple[str, str]
+"""(registered model, encoder)"""
 PARENT = "pipeline"  # the run of the report
 LAYOUT = "?workflowType=machine_learning"  # of MLflow's pages: the one for training, with charts and parameters
 CHANGED = "ssl-pipeline.champion-changed"
@@ -68,16 +74,21 @@ class ProgressBar:
             update_progress_artifact(artifact_id=self._artifact, progress=percent)
 
 
-def publish(root: Path, summary: str) -> None:
-    """The leaderboard as a table, and a page with the summary and the places to look; the progress bars go."""
+def publish(root: Path, summary: str, verdict: Verdict | None, before: Champion | None) -> None:
+    """The leaderboard as a table, and a page with the summary and the places to look; the progress bars go.
+
+    Args:
+        verdict: of the results, if there are any.
+        before: the champion when the flow began.
+    """
     board = root / "reports" / "leaderboard.csv"
     if board.exists():
         create_table_artifact(table=(shown := leaderboard(board))[0], key="leaderboard", description=shown[1])
     transfer = root / "reports" / "transfer.csv"
     if transfer.exists():
         create_table_artifact(table=tasks(transfer), key="tasks", description=ABOUT_TASKS)
-    create_markdown_artifact(markdown=page(root, summary), key="summary", description="What this run did")
-    announce(root)
+    create_markdown_artifact(markdown=page(root, summary, verdict), key="summary", description="What this run did")
+    announce(root, before)
     _remove_bars(str(flow_run.id))
 
 
@@ -104,16 +115,29 @@ def tasks(transfer: Path) -> list[dict[str, str]]:
     return rows
 
 
-def champion(root: Path) -> tuple[str, str] | None:
+def judged(root: Path) -> Verdict | None:
+    """What may be said of the results; None where there are none, or they cannot be read, which the stages say."""
+    try:
+        return judge(load_results(root)[0])
+    except Stop:
+        return None
+
+
+def said(verdict: Verdict | None) -> list[str]:
+    """What to know before an encoder is taken: whether its training was worth it, and what comes first in the report."""
+    return [*worth_it(verdict), *sentences(verdict)[:1]] if verdict else []
+
+
+def champion(root: Path) -> Champion | None:
     """(registered model, encoder) of the alias ``champion``; None where nothing is registered."""
     wanted = registered.load(root)
     return (wanted.model, wanted.aliases[registered.CHAMPION]) if wanted and registered.CHAMPION in wanted.aliases else None
 
 
-def announce(root: Path) -> None:
-    """Emit an event if the champion is another one than at the end of the last flow here."""
+def announce(root: Path, earlier: Champion | None) -> None:
+    """Emit an event if the champion is another one than at the end of the last flow here, or when the first one began."""
     now, path = champion(root), root / ".ssl" / "champion.json"
-    before = files.read_json(path) if path.exists() else None
+    before = files.read_json(path) if path.exists() else earlier and list(earlier)
     if now is None or list(now) == before:
         return
     resource = {"prefect.resource.id": f"ssl-pipeline.model.{now[0]}", "prefect.resource.name": now[0]}
@@ -135,15 +159,20 @@ def _short(cell: Any) -> str:
     return str(cell) if not isinstance(cell, float) else "" if cell != cell else f"{cell:.4g}"
 
 
-def page(root: Path, summary: str) -> str:
-    """The summary as Markdown, with links to the runs in MLflow and to the report."""
+def page(root: Path, summary: str, verdict: Verdict | None = None) -> str:
+    """The summary as Markdown: what was done, what may be said of it, and links to the runs in MLflow and to the report."""
     first, *rest = summary.splitlines()
-    lines = [f"**{first}**", "", *(f"- {line}" for line in rest)]
+    lines = [f"**{first}**", "", *(f"{line}\n" for line in said(verdict)), *(f"- {line}" for line in rest)]
     runs, report = _runs(root), root / "reports" / "report.html"
     wanted = registered.load(root)
     model, aliases = (wanted.model, wanted.aliases) if wanted else ("", {})
     champions = {alias: name for alias, name in aliases.items() if alias.startswith(registered.CHAMPION)}
-    lines += [f"- {a.replace('-', ' of ', 1).capitalize()}: **{n}**, `models:/{model}@{a}`" for a, n in champions.items()]
+    hedge = title(verdict) if verdict and verdict.champion else BEST
+    hedges = {registered.CHAMPION: "" if hedge == BEST else f" ({hedge})"}
+    lines += [
+        f"- {a.replace('-', ' of ', 1).capitalize()}{hedges.get(a, '')}: **{n}**, `models:/{model}@{a}`"
+        for a, n in champions.items()
+    ]
     if runs:
         links = ", ".join(_link(name, address + LAYOUT) for name, address in runs.items())
         lines.append(f"- Runs in MLflow (of a local store after `make ui`): {links}")

@@ -115,6 +115,7 @@ def pipeline(
         machines: train and evaluate on the machines whose workers serve the pool ``machines`` (flows/machines.py).
     """
     root, logger = Path.cwd(), get_run_logger()
+    before = artifacts.champion(root)
     try:
         if parallelism is not None and parallelism < 1:
             raise UsageError(f"parallelism is {parallelism}; it must be at least 1")
@@ -147,14 +148,16 @@ def pipeline(
                 logger.info("%s", graph.save_experiment(root, flow_run.name, schedule.done()))
             if not schedule.stale and (linked := audit.unwatched(root / dataset.PREPARED)):
                 logger.info("%s", linked)
-            summary = schedule.summary()
-            artifacts.publish(root, summary)
+            summary, verdict = schedule.summary(), artifacts.judged(root)
+            artifacts.publish(root, summary, verdict, before)
     except Exception as error:  # a mistake or the environment: a line, where Prefect would log a traceback
         code, message = explain(error)
         if code in (Stop.code, Preempted.code):
             raise
         return Failed(message=message, data=error)
     logger.info("%s", summary)
+    for line in artifacts.said(verdict):
+        logger.info("%s", line)
     if failure:
         return Failed(message=summary if schedule.failed else str(failure), data=failure)
     return Completed(message=summary)

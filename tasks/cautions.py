@@ -1,9 +1,14 @@
-"""What to know of numbers that stand on few images, or on classes of unequal size."""
+"""What to know of numbers that stand on few images, or on classes of unequal size; and a row's verdict in a word."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from tasks import starts
 from tasks.results import Result, Row
 from tasks.worth import FEW_IMAGES, LEAST_CLEAR
+
+if TYPE_CHECKING:
+    from tasks.verdict import Standing
 
 UNEQUAL = 1.5
 """Times its even share of the images from which on the most frequent class is worth a word."""
@@ -38,3 +43,15 @@ def unequal_classes(row: Row, rows: Sequence[Row]) -> list[str]:
         f"Always naming the most frequent class would be right on {share_in_words(majority)} of the test images. With each"
         f" class counted alike the linear probe gets: {', '.join(each)}."
     ]
+
+
+def verdict_text(row: Row, standing: "Standing") -> str:
+    """Whether a method was worth its training; before that, whether its features are healthy and no worse than its start.
+
+    A dash for a healthy baseline.
+    """
+    if row.verdict == "healthy" and standing.below_start:
+        return starts.WORSE
+    if row.verdict != "healthy" or (standing.answer is None and not row.is_baseline):
+        return row.verdict
+    return str(standing.answer or "–")

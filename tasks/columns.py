@@ -23,6 +23,9 @@ PRETEXT = Score("pretext_accuracy", "pretext", "share right in the method's own 
 """Of the last epoch, on augmented training images. Tasks differ, so it compares runs of one method only."""
 FEW_LABELS = Score("few_labels_r2", "few labels", "few labels predicted", "share", "higher", headline=True)
 """Of ``tasks.few_labels``, where the data have no labels."""
+VERDICT, HEALTH = "verdict", "health"
+"""For people the verdict is ``tasks.cautions.verdict_text``. That of the evaluation, on the health of the features, is called
+health where both stand."""
 BESIDE_ITS_START = ("over_start", "standing")
 """Of a training that started from weights: what its linear probe gained on the test images, and ``worse than its start``."""
 HEADLINES = tuple(score for score in SCORES if score.headline)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_core.evaluation.scores import Score
 from tasks import starts, transfer, tuned
-from tasks.columns import BESIDE_ITS_START, COLUMNS, FEW_LABELS, PRETEXT, safe_cell, table_scores
+from tasks.cautions import verdict_text
+from tasks.columns import BESIDE_ITS_START, COLUMNS, FEW_LABELS, HEALTH, PRETEXT, VERDICT, safe_cell, table_scores
 from tasks.results import Result, Row, known, load_results
 from tasks.runtime import errors
 from tasks.runtime.words import markdown
@@ -29,17 +30,15 @@ def to_csv(verdict: Verdict) -> str:
         [safe_cell(result.get(column)) for column in COLUMNS]
         + beside_the_best(verdict.standings[row.method])
         + beside_its_start(verdict.standings[row.method], result)
-        + [str(verdict.standings[row.method].answer or "")]
+        + [verdict_text(row, verdict.standings[row.method])]
         for row in verdict.rows
         for result in row.results
     ]
-    columns = [*COLUMNS, *BESIDE_THE_BEST, *BESIDE_ITS_START, WORTH_IT]
+    own = [HEALTH if column == VERDICT else column for column in COLUMNS]
+    columns = [*own, *BESIDE_THE_BEST, *BESIDE_ITS_START, VERDICT]
     return pd.DataFrame(lines, columns=columns, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
-WORTH_IT = "worth_training"
-"""Of a method: ``worth it``, ``not worth it`` or ``cannot be told``, against the best row that needs no training, by held-out
-labels. (``verdict`` is the health of the features.)"""
 BESIDE_THE_BEST = ("tied_with_best", "behind_best", "behind_best_low", "behind_best_high", "behind_best_p")
 """Of all seeds of a method together: whether its linear probe cannot be told from the best method's, and by how much the
 best is ahead, with the 95 % interval and the p of the paired comparison. Empty for the best itself."""
@@ -98,18 +97,6 @@ def cells(row: Row, standing: Standing) -> dict[str, str]:
     epochs, steps = row.best.training.epochs, row.best.training.steps
     line |= {"epochs": f"{epochs:,}" if epochs else "–", "steps": f"{steps:,}" if steps else "–"}
     return line | {"time": duration(row.mean("seconds"))}
-
-
-def verdict_text(row: Row, standing: Standing) -> str:
-    """Whether a method was worth its training; before that, whether its features are healthy and no worse than its start.
-
-    A dash for a healthy baseline.
-    """
-    if row.verdict == "healthy" and standing.below_start:
-        return starts.WORSE
-    if row.verdict != "healthy" or (standing.answer is None and not row.is_baseline):
-        return row.verdict
-    return str(standing.answer or "–")
 
 
 def table(verdict: Verdict) -> "pd.DataFrame":
@@ -209,9 +196,9 @@ def show(root: Path) -> None:
     if (root / "reports/report.html").exists():
         print(f"report: {root / 'reports/report.html'}")
     if verdict.champion:
-        own = "what training started from" if verdict.champion.is_baseline else "best of the methods, not to be used yet"
-        title = own if verdict.not_beaten else "best encoder"
-        print(registered.how_to_load(root, verdict.champion.name, title))
+        print(registered.how_to_load(root, verdict.champion.name, title(verdict)))
+    if verdict.instead:
+        print(registered.how_to_load_folder(root, verdict.instead.name, "off the shelf, and no worse"))
     several = transfer.load(root)
     if several:
         print(f"\n{transfer.to_text(several)}\n")
@@ -219,6 +206,19 @@ def show(root: Path) -> None:
         print(f"{tuned.to_text(tuning)}\n")
     for line in worth_it(verdict):
         print(line)
+
+
+BEST = "best encoder"
+"""What the champion is called where nothing is to be said against it."""
+
+
+def title(verdict: Verdict) -> str:
+    """What the champion is called above the lines that load it."""
+    if not verdict.not_beaten or verdict.champion is None:
+        return BEST
+    if not verdict.champion.is_baseline:
+        return "best of the methods, not to be used yet"
+    return "what training started from" + (", not to be used" if verdict.instead else "")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule, default_parallelism
 from tasks.forecast import Forecast
 from tasks.runtime import audit, dataset, params, settings
-from tasks.runtime.errors import Preempted, UsageError, run
+from tasks.runtime.errors import Preempted, Stop, UsageError, run
 from tasks.runtime.progress import clock
 from tasks.runtime.words import few
 from tasks.tracking import registered
@@ -61,7 +61,11 @@ def main() -> None:
         print(f"note: {linked}")
     scored = any(name.startswith("evaluate") for name in schedule.chosen)
     if scored and any(Path("out/metrics").glob("*.json")):
-        leaderboard.show(Path())
+        try:
+            leaderboard.show(Path())
+        except Stop:
+            if not failure:  # which is what to say
+                raise
     print(f"{clock(time.monotonic() - started)} in all")
     if failure:
         raise failure

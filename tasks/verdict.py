@@ -95,6 +95,14 @@ class Verdict:
         return sorted(found, key=lambda method: found[method])
 
     @property
+    def instead(self) -> Result | None:
+        """An encoder off the shelf that the champion is not above by the score that chooses, and that costs no training."""
+        own = next((row for row in self.rows if self.champion and row.method == self.champion.method), None)
+        shelf = [row for row in self.free if row is not own and "start_sha256" in row.best.metrics.protocol]
+        first = max(shelf, key=lambda row: row.place, default=None)
+        return first.best if first and own and first.place >= own.place else None
+
+    @property
     def ties(self) -> list[str]:
         """Methods that cannot be told from the best."""
         return [r.method for r in self.rows if not r.is_baseline and r is not self.row and self.standings[r.method].ties]
@@ -242,7 +250,8 @@ def _start_wins(verdict: Verdict) -> list[str]:
     taken = verdict.champion
     if taken is None or not taken.is_baseline:
         return []
-    return [f"Take {taken.name}, which training started from: by the score that chooses no training is better."]
+    found = [f"Take {taken.name}, which training started from: by the score that chooses no training is better."]
+    return [*found, *([f"{verdict.instead.name}, off the shelf, is no worse than that: use it."] if verdict.instead else [])]
 
 
 def _tied(verdict: Verdict, row: Row) -> str:

@@ -40,13 +40,15 @@ class Schedule:
             self._depth[s.name] = 1 + max((self._depth[name] for name in s.after), default=0)
 
     def ready(self, limit: int) -> list[PlannedStage]:
-        """At most ``limit`` stages to start now; later ones first, so that results show early."""
+        """At most ``limit`` stages to start now; what reads images first, for it may refuse them, then later ones, so that
+        results show early.
+        """
         for name in self.chosen:  # in the plan's order: a stage after those it depends on
             reason = self._obstacle(self.stages[name]) if self._waits(name) else None
             if reason:
                 self.outcomes[name] = Outcome(0, Fate.NOT_RUN, reason)
         waiting = [name for name in self.chosen if self._waits(name)]
-        chosen = sorted(waiting, key=lambda n: -self._depth[n])[: max(0, limit)]
+        chosen = sorted(waiting, key=lambda n: (not self._prepares(n), -self._depth[n]))[: max(0, limit)]
         for name in chosen:
             self._started.add(name)
             self._remove_old_rows(self.stages[name])
@@ -133,6 +135,9 @@ class Schedule:
         """Whether a stage is still to be started or given up, and all it depends on has ended."""
         over = {*self._started, *self.outcomes}
         return name not in over and all(n in self.outcomes for n in self.stages[name].after if n in self.chosen)
+
+    def _prepares(self, name: str) -> bool:
+        return self.stages[name].parts.group.startswith("prepare")
 
     def _which(self, fate: Fate) -> list[str]:
         """The stages of one fate, as they ended."""

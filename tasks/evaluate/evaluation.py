@@ -129,7 +129,7 @@ class Evaluation:
             of_task, below = (f"{self.task}/", f"/{self.task}") if self.task else ("", "")
             # MLflow compares numbers of step 0 as bars, others as points along the steps.
             journal.metrics(0, {f"{of_task}{name}": number for name, number in numbers.items()})
-            said = {"verdict": metrics.verdict, "protocol": metrics.protocol}
+            said = {"health": metrics.verdict, "protocol": metrics.protocol}
             journal.tags({self.task: {"protocol": metrics.protocol}} if self.task else said)
             for kind in ("csv", "safetensors"):
                 journal.artifact(Path(f"out/predictions/{self.file}.{kind}"), f"predictions{below}")

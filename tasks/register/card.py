@@ -55,7 +55,7 @@ def model_card(
         f"- **Input**: images (B, {made['channels']}, H, W) of any size, {values} or floats in 0..1; {square}",
         f"  resized to {made['image_size']} and normalized inside: mean {facts['mean']}, deviation {facts['std']}.",
         f"- **Output**: features (B, {dim}), the pooled output of `{layer}`; other layers: `config.json`.",
-        f"  Verdict on the training, from its last layer: {metrics.verdict}.",
+        f"  Health of the features of its last layer: {metrics.verdict}.",
         f"- **Encoder**: {made['config']['name']}, {facts.get('parameters', 0):,} parameters, weights sha256"
         f" `{metrics.encoder_sha256}`.",
         *_start(facts.get("start")),

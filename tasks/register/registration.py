@@ -15,8 +15,9 @@ from typing import Any
 
 from ssl_core.evaluation.scores import SCORES
 from tasks import few_labels, starts
+from tasks.cautions import verdict_text
 from tasks.choice import best_of, candidates, champion, why_none
-from tasks.columns import FEW_LABELS
+from tasks.columns import FEW_LABELS, HEALTH, VERDICT
 from tasks.register.card import model_card
 from tasks.register.export import Exporter
 from tasks.register.registry import Entry, Registry, package_key
@@ -67,6 +68,8 @@ def entry(
         "chosen_on": result.task,
         "protocol": json.dumps(metrics.protocol, sort_keys=True),
         **{score.name: result.get(score.name) for score in SCORES},
+        HEALTH: metrics.verdict,
+        VERDICT: verdict_text(next(row for row in verdict.rows if row.method == result.method), standing),
         **{name: result.get(name) for name in ("dim", FEW_LABELS.name)},
     }
     tasks = {task: r.metrics for task, scored in (by_task or {}).items() for r in scored if r.name == result.name}

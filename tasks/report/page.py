@@ -14,6 +14,7 @@ from typing import Any
 from ssl_core.catalogue import ABOUT_LOSS, BASELINES, METHODS
 from ssl_core.evaluation.scores import SCORES, Score
 from tasks import leaderboard, transfer, tuned, worth
+from tasks.cautions import verdict_text
 from tasks.columns import FEW_LABELS, HEADLINES, PRETEXT
 from tasks.leaderboard import percent
 from tasks.metrics import Health
@@ -85,7 +86,7 @@ def render(
         "score": score_text,
         "uri": illustrations.uri,
         "points": worth.points,
-        "verdict_text": leaderboard.verdict_text,
+        "verdict_text": verdict_text,
     }
     environment.globals |= {"full_schedule": FULL_SCHEDULE, "baselines": BASELINES, "catalogue": METHODS}
     template = environment.from_string(Path(__file__).with_name("page.html.j2").read_text())

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.leaderboard import verdict_text
+from tasks.cautions import verdict_text
 from tasks.report.findings import read_predictions
 from tasks.report.illustrations import read_history
 from tasks.results import Result, Row

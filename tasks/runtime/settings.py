@@ -92,6 +92,11 @@ EMPTY_IS_UNSET = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIME
 """MLflow takes an empty one of these for a place of its own."""
 
 
+SHELL = "/bin/sh"
+"""DVC runs the commands of dvc.yaml in the shell of the user, which a service's account has none of (``nologin``), or one that
+reads them in another way."""
+
+
 def apply() -> None:
     """Put the settings into the environment of this process and its children; what the user has set stays.
 
@@ -106,6 +111,7 @@ def apply() -> None:
             os.environ.pop(name, None)
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    os.environ["SHELL"] = SHELL
     _check_mlflow()
     os.environ.setdefault("MLFLOW_TRACKING_URI", store_uri(project_root()))
 

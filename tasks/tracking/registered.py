@@ -152,12 +152,22 @@ def how_to_load(root: Path, best: str, title: str = "best encoder") -> str:
     return "\n    ".join([f"{title}, {best}:", *load_lines(root, wanted.model)])
 
 
+def how_to_load_folder(root: Path, name: str, title: str) -> str:
+    """The lines that load an encoder which is in no registry from its folder."""
+    folder = json.dumps(str(root.resolve() / "out" / "encoders" / name))
+    return "\n    ".join([f"{title}, {name}:", _importing(root), f"encoder = load({folder})"])
+
+
+def _importing(root: Path) -> str:
+    return f"import sys; sys.path.insert(0, {json.dumps(str(root.resolve()))}); from tasks.encoder import load"
+
+
 def load_lines(root: Path, model: str) -> tuple[str, str]:
     """The Python that loads the champion in any directory, from the store in use; an address with a password is not shown."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or settings.store_uri(root.resolve())
     file = own_store.file_of(uri)
     store = f"{own_store.SQLITE}{file}" if file else uri
-    first = f"import sys; sys.path.insert(0, {json.dumps(str(root.resolve()))}); from tasks.encoder import load"
+    first = _importing(root)
     if redact(store) != store:
         return first, f'encoder = load("models:/{model}@{CHAMPION}")  # MLFLOW_TRACKING_URI as here: {redact(store)}'
     return first, f'encoder = load("models:/{model}@{CHAMPION}", store={json.dumps(store)})'

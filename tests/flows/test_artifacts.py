@@ -26,6 +26,26 @@ def test_the_leaderboard_has_the_score_that_chooses_and_marks_baselines(tmp_path
     assert artifacts.leaderboard(board)[0] == [{"method": "simclr", "seed": "0"}]
 
 
+def test_a_champion_that_is_not_to_be_used_is_nowhere_named_without_saying_so(tmp_path: Path) -> None:
+    from flows import artifacts
+
+    write_project(tmp_path, methods=("rotation", "raw_pixels"), num_test=40)
+    board = tmp_path / "leaderboard.csv"
+    Registration("ssl-fm", {}, {"champion": "rotation-0"}).write(tmp_path / REGISTRATION)
+    verdict = artifacts.judged(tmp_path)
+    assert verdict and verdict.not_beaten == ["raw_pixels"]
+    board.write_text(leaderboard.to_csv(verdict))
+    assert next(row for row in artifacts.leaderboard(board)[0] if row["method"] == "rotation")["verdict"] == str(
+        verdict.standings["rotation"].answer or "healthy"
+    )
+    page = artifacts.page(tmp_path, "1 stage: 1 ran", verdict)
+    assert page.index("Do not use this yet") < page.index(
+        "- Champion (best of the methods, not to be used yet): **rotation-0**"
+    )
+    assert artifacts.said(verdict)[-1].startswith("Do not use this yet")
+    assert artifacts.judged(tmp_path / "nothing") is None and artifacts.said(None) == []
+
+
 def test_tasks_and_what_a_training_gained_are_shown_where_there_are_any(tmp_path: Path) -> None:
     from flows import artifacts
 
@@ -46,11 +66,11 @@ def test_a_new_champion_is_an_event_and_stands_in_the_summary(tmp_path: Path, mo
 
     seen: list[Any] = []
     monkeypatch.setattr(artifacts, "emit_event", lambda event, resource, payload: seen.append((event, resource, payload)))
-    artifacts.announce(tmp_path)  # nothing is registered yet
+    artifacts.announce(tmp_path, None)  # nothing is registered yet
     for best in ("simclr-0", "simclr-0", "byol-0"):
         Registration("ssl-fm", {}, {"champion": best}).write(tmp_path / REGISTRATION)
-        artifacts.announce(tmp_path)
-    assert [payload["before"] for *_, payload in seen] == [None, "simclr-0"] and seen[-1][2]["champion"] == "byol-0"
+        artifacts.announce(tmp_path, ("ssl-fm", "rotation-0"))
+    assert [payload["before"] for *_, payload in seen] == ["rotation-0", "simclr-0"] and seen[-1][2]["champion"] == "byol-0"
     assert {(event, resource["prefect.resource.id"]) for event, resource, _ in seen} == {
         ("ssl-pipeline.champion-changed", "ssl-pipeline.model.ssl-fm")
     }

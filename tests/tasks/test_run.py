@@ -39,6 +39,16 @@ def test_a_failed_stage_gives_its_exit_code_and_its_message(tmp_path: Path) -> N
     assert not (project / "out").exists() and not (project / "data/prepared").exists()
 
 
+def test_a_service_s_account_without_a_shell_runs_stages_and_a_failure_is_not_hidden_by_old_results(tmp_path: Path) -> None:
+    project = tiny.make(tmp_path / "p")
+    (project / "out/metrics").mkdir(parents=True)
+    (project / "out/metrics/rotation-0.json").write_text("{}")  # of a method that is listed no more
+    tiny.control(project, prepare={"code": 3})
+    done = tiny.start(project, "tasks.run", env=environment(PYTHONPATH=str(ROOT), SHELL="/bin/false"))
+    assert done.wait(60) == 3
+    assert "error: prepare failed: exit 3" in (project / ".ssl/flow.log").read_text()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_all_children_and_starts_nothing_more(tmp_path: Path, number: signal.Signals) -> None:
     project = tiny.make(tmp_path / "p")

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from tasks import leaderboard, starts
+from tasks.cautions import verdict_text
 from tasks.choice import start_of
 from tasks.metrics import Health, Metrics
 from tasks.results import Result, Training
@@ -48,7 +49,7 @@ def test_a_loss_is_marked_in_the_table_and_in_the_numbers() -> None:
     verdict = judge([worse, other, START])
     standing = verdict.standings["simclr"]
     assert standing.below_start == ("simclr-0",) and standing.gains == {"simclr-0": pytest.approx(-0.1)}
-    assert leaderboard.verdict_text(verdict.rows[-1], standing) == "worse than its start"
+    assert verdict_text(verdict.rows[-1], standing) == "worse than its start"
     lines = pd.read_csv(io.StringIO(leaderboard.to_csv(verdict))).set_index("method")
     assert lines.loc["simclr", "standing"] == "worse than its start" and lines.loc["simclr", "over_start"] == pytest.approx(
         -0.1

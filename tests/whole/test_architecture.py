@@ -79,6 +79,7 @@ SHARED = {
     "tasks.columns",
     "tasks.metrics",
     "tasks.verdict",
+    "tasks.cautions",
     "tasks.judged",
     "tasks.worth",
     "tasks.starts",

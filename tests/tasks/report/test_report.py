@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tasks import leaderboard
+from tasks.cautions import verdict_text
 from tasks.choice import champion
 from tasks.report import figures, findings, illustrations, pictures
 from tasks.report.page import build, mistakes, publish
@@ -114,7 +114,7 @@ def test_the_page_begins_with_whether_training_was_worth_it_and_every_row_says_i
     assert text.index("Decided on held-out training labels") < text.index("simclr gives the best encoder")
     rows = dict(re.findall(r'<tr class="(?:base)?(?:best)?">\s*<th scope="row">(\w+)(.*?)</tr>', page, re.S)[:8])
     verdict = judge(load_results(project)[0])
-    said = {row.method: leaderboard.verdict_text(row, verdict.standings[row.method]) for row in verdict.rows}
+    said = {row.method: verdict_text(row, verdict.standings[row.method]) for row in verdict.rows}
     assert {said["simclr"], said["jigsaw"], said["raw_pixels"]} == {"worth it", "dimensional collapse", "–"}
     for method, words in said.items():
         assert f" {words}</span>" in rows[method] if words != "–" else "pill" not in rows[method]
