@@ -3,9 +3,9 @@ weights are tried before anything is computed; and trainings from one alias star
 """
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ssl_core.config import ConfigError
 from tasks import preset
@@ -13,6 +13,9 @@ from tasks.dvc.graph import PlannedStage
 from tasks.runtime import files, params
 from tasks.runtime.errors import Stop, UsageError
 from tasks.runtime.start_rows import ROW, check_weights, is_idle, lacking, own, section
+
+if TYPE_CHECKING:
+    from ssl_core.engine.encoders import EncoderConfig
 
 MOVED = "the alias that trainings start from names another encoder now"
 
@@ -28,6 +31,7 @@ def complete(root: Path) -> list[str]:
 
     Raises:
         UsageError: methods start from several such weights; one row cannot be all of them.
+        Stop, ConfigError: there are no such weights, or they do not fit; params.yaml stays as it was.
     """
     if not is_wanted(root):
         return []
@@ -57,6 +61,8 @@ def complete(root: Path) -> list[str]:
             f"{names[0]} and {left[0]} start from different weights, and the row {ROW} can only be one of them: give the other"
             " a row of its own (docs/weights.md)"
         )
+    if names:
+        _try(names[0], params.method_params(values, names[0]).encoder, values["data"])
     params.write(text, path)
     if not names:
         return [f"params.yaml: nothing starts from weights any more; the row {ROW} was taken out of run.methods"]
@@ -107,17 +113,21 @@ def try_encoders(root: Path, stages: Iterable[PlannedStage]) -> None:
     chosen = {name: params.method_params(values, name).encoder for name in dict.fromkeys(filter(None, names))}
     if all(encoder.name == "small" and not encoder.weights for encoder in chosen.values()):
         return
+    for name, encoder in chosen.items():
+        _try(name, encoder, values["data"])
+
+
+def _try(method: str, encoder: "EncoderConfig", data: Mapping[str, Any]) -> None:
     from ssl_core.engine.encoders import build
     from ssl_core.engine.weights import put
     from tasks.pretrain import weights
 
-    for name, encoder in chosen.items():
-        try:
-            network = build(encoder, values["data"]["channels"], values["data"]["image_size"], seed=0)
-            together = encoder.weights == "package" and encoder.name == weights.PACKAGED
-            start = None if together else weights.find(encoder)
-            if start:
-                put(network, start.tensors, start.source)
-        except (ConfigError, Stop) as error:
-            error.args = (f"method {name}: {error}",)
-            raise
+    try:
+        network = build(encoder, data["channels"], data["image_size"], seed=0)
+        together = encoder.weights == "package" and encoder.name == weights.PACKAGED
+        start = None if together else weights.find(encoder)
+        if start:
+            put(network, start.tensors, start.source)
+    except (ConfigError, Stop) as error:
+        error.args = (f"method {method}: {error}",)
+        raise

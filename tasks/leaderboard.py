@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def to_csv(verdict: Verdict) -> str:
-    """One line per method and seed, in rank order, every number in full."""
+def to_csv(verdict: Verdict, several: transfer.Transfer | None = None) -> str:
+    """One line per method and seed, in rank order, every number in full; with the scores on further sets of images."""
     import pandas as pd
 
     lines = [
@@ -31,11 +31,13 @@ def to_csv(verdict: Verdict) -> str:
         + beside_the_best(verdict.standings[row.method])
         + beside_its_start(verdict.standings[row.method], result)
         + [verdict_text(row, verdict.standings[row.method])]
+        + list(several.columns(result).values() if several else ())
         for row in verdict.rows
         for result in row.results
     ]
     own = [HEALTH if column == VERDICT else column for column in COLUMNS]
     columns = [*own, *BESIDE_THE_BEST, *BESIDE_ITS_START, VERDICT]
+    columns += several.columns(verdict.rows[0].best) if several else ()
     return pd.DataFrame(lines, columns=columns, dtype=object).to_csv(index=False, lineterminator="\n")
 
 

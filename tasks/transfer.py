@@ -17,7 +17,7 @@ from tasks.runtime.words import aligned, markdown
 
 POOL = "data"
 """What the images are called that encoders are trained on."""
-TEST = "linear_top1"
+TEST, RANK = "linear_top1", "average_rank"
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,15 @@ class Transfer:
         means = {m: statistics.fmean(ranks[m] for ranks in every) for m in methods}
         return sorted(means.items(), key=lambda pair: pair[1])
 
+    def columns(self, result: Result) -> dict[str, float | None]:
+        """What stands of the tasks in a table with a line for each encoder: the average rank of its method, its own scores."""
+        own = {
+            f"{task.name}.{TEST}": next((r.get(TEST) for row in task.rows for r in row.results if r.name == result.name), None)
+            for task in self.tasks
+            if task.name != POOL
+        }
+        return {RANK: dict(self.ranks).get(result.method), **own}
+
     @property
     def table(self) -> list[tuple[str, float, list[float]]]:
         """(method, average rank, its score on each task)."""
@@ -121,6 +130,7 @@ def sentences(transfer: Transfer) -> list[str]:
     if aliases:
         found.append(f"In the registry the best encoder for a task has the alias {', '.join(aliases)}.")
     found += [leak for task in transfer.tasks if (leak := _leak(task))]
+    found += [twice for task in transfer.tasks if (twice := _tested_twice(task))]
     found += [f"Not scored on {t.name} yet: {', '.join(t.missing)}." for t in transfer.tasks if t.missing]
     return found + [f"Not scored on {name} yet: any encoder." for name in transfer.unscored]
 
@@ -138,9 +148,16 @@ def _leak(task: Task) -> str:
     )
 
 
+def _tested_twice(task: Task) -> str:
+    if not (count := task.leak.get("tested")):
+        return ""
+    both = f"Of {task.leak['test_images']:,} test images of {task.name}, {count:,} are test images of the pool too"
+    return f"{both}: the two scores are in part of the same images."
+
+
 def to_csv(transfer: Transfer) -> str:
     """``transfer.csv``: a line for each method, a column for each set of images, and the average rank."""
-    lines = [["method", "average_rank", *(task.name for task in transfer.tasks)]]
+    lines = [["method", RANK, *(task.name for task in transfer.tasks)]]
     lines += [[method, f"{rank:g}", *map(repr, scores)] for method, rank, scores in transfer.table]
     return "".join(",".join(line) + "\n" for line in lines)
 

@@ -36,7 +36,8 @@ def compare(directory: Path, task: str, check: Callable[[], None]) -> None:
         raise IntegrityError(
             f"data/prepared and task {task} have images of {sizes}: params.yaml changed; run dvc repro prepare"
         )
-    if np.isin(keys, dataset.hashes(pool.test_images)).all():
+    tested = np.isin(keys, dataset.hashes(pool.test_images))
+    if tested.all():
         raise DataError(
             f"task {task} is the pool's own test: its {len(test):,} test images are all in that of data, where every encoder"
             f" is scored already; give other images, or take {task} out of run.tasks"
@@ -49,6 +50,7 @@ def compare(directory: Path, task: str, check: Callable[[], None]) -> None:
         {
             "test_images": len(test),
             "equal": int(copied.sum()),
+            "tested": int(tested.sum()),
             "alike": alike.count,
             "checked": alike.checked,
             "examples": _named(copied, names),
@@ -66,12 +68,16 @@ def _shown(name: str) -> str:
 
 
 def in_words(directory: Path, task: str) -> list[str]:
-    """What ``in_pool.json`` says, a line; nothing where no image is in both."""
+    """What ``in_pool.json`` says, a line for each kind; nothing where no image is in both."""
     found: dict[str, Any] = files.read_json(directory / IN_POOL)
+    of, lines = f"pool: of {found['test_images']:,} test images of task {task}", []
+    if found["tested"]:
+        lines.append(f"{of}, {found['tested']:,} are test images of data too: the two scores are in part of the same images")
     if not found["equal"] and not found["alike"]:
-        return []
+        return lines
     named = ", ".join([*found["examples"], *found["alike_examples"]][:3])
     return [
-        f"pool: of {found['test_images']:,} test images of task {task}, {found['equal']:,} are among the training images of"
-        f" data and {found['alike']:,} look like one ({named}, ...): encoders have seen them without their labels"
+        *lines,
+        f"{of}, {found['equal']:,} are among the training images of data and {found['alike']:,} look like one ({named}, ...):"
+        " encoders have seen them without their labels",
     ]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_core.evaluation.scores import SCORES
-from tasks import few_labels, starts
+from tasks import few_labels, starts, transfer
 from tasks.cautions import verdict_text
 from tasks.choice import best_of, candidates, champion, why_none
 from tasks.columns import FEW_LABELS, HEALTH, VERDICT
@@ -36,11 +36,13 @@ def entry(
     meta: dict[str, Any],
     results: Sequence[Result] = (),
     by_task: Mapping[str, Sequence[Result]] | None = None,
+    ranks: Mapping[str, float] | None = None,
 ) -> Entry:
     """What to register of one result, which the card sets beside the baselines among ``results``.
 
     Args:
         by_task: scores of the same encoders on the images of each task.
+        ranks: the average rank of each method over the tasks.
 
     Raises:
         IntegrityError: its journal is missing, or it was evaluated on other weights than are there now.
@@ -71,6 +73,7 @@ def entry(
         HEALTH: metrics.verdict,
         VERDICT: verdict_text(next(row for row in verdict.rows if row.method == result.method), standing),
         **{name: result.get(name) for name in ("dim", FEW_LABELS.name)},
+        transfer.RANK: (ranks or {}).get(result.method),
     }
     tasks = {task: r.metrics for task, scored in (by_task or {}).items() for r in scored if r.name == result.name}
     tags |= {f"{task}.linear_top1": found.score("linear_top1") for task, found in tasks.items()}
@@ -112,7 +115,9 @@ def register(root: Path, exporter: Exporter | None = None) -> Registered:
     meta = files.read_json(root / dataset.PREPARED / "meta.json")
     tracker = Tracker(root.resolve())
     tracker.sync()
-    entries = [entry(root, r, meta, results, by_task) for r in candidates(results)]
+    several = transfer.load(root)
+    ranks = dict(several.ranks) if several else {}
+    entries = [entry(root, r, meta, results, by_task, ranks) for r in candidates(results)]
     wanted = Registration(registered_model(root), {e.name: package_key(e) for e in entries}, aliases(results, by_task))
     registry = Registry(tracker, wanted.model, exporter)
     notes = registry.other_data(files.sha256(root / dataset.PREPARED / files.MANIFEST), meta["name"])

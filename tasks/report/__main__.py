@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from tasks import starts, tuned
+from tasks import starts, transfer, tuned
 from tasks.columns import FEW_LABELS, HEADLINES
 from tasks.report import page, small
 from tasks.results import load_results
@@ -18,7 +18,7 @@ def body(run: Stage) -> None:
     """The stage: the report, and the journal that makes it the parent of the runs it compares."""
     started, root = time.monotonic(), Path()
     results, missing = load_results(root)
-    verdict = judge(results)
+    verdict, several = judge(results), transfer.load(root)
     data, best = dataset.load(root / dataset.PREPARED), verdict.champion
     with Journal(run.work / "journal.jsonl", position=0) as log:
         facts = {"name": data.meta["name"], "sha256": data.sha256}
@@ -48,10 +48,12 @@ def body(run: Stage) -> None:
             scores = {f"eval/{score.name}": best.get(score.name) for score in HEADLINES if score.form != "text"}
             log.metrics(0, {name: value for name, value in scores.items() if value is not None})
         log.metrics(0, {f"{FEW_LABELS.name}/{result.name}": result.few.explained for result in results if result.few})
+        if several:
+            log.metrics(0, {f"{transfer.RANK}/{method}": rank for method, rank in several.ranks})
         log.metrics(0, {f"over_start/{name}": gain for standing in beside for name, gain in standing.gains.items()})
         log.end("FINISHED", cost={"report_seconds": time.monotonic() - started})
         page.publish(texts | {"journal.jsonl": log.path.read_text()}, run.out("reports"))
-    for name, numbers in small.scores(verdict, tuned.load(root)).items():
+    for name, numbers in small.scores(verdict, tuned.load(root), several).items():
         files.write_json(run.out("out/scores") / f"{name}.json", numbers)
     for name, table in tables.items():
         files.write_text(run.out("out/plots") / name, table)

@@ -48,7 +48,7 @@ def documents(root: Path, verdict: Verdict, missing: Sequence[str]) -> dict[str,
     tunings = tuned.load_all(root)
     beside += "".join(f"\n{tuned.to_markdown(tuning)}" for tuning in tunings)
     return {
-        "leaderboard.csv": leaderboard.to_csv(verdict),
+        "leaderboard.csv": leaderboard.to_csv(verdict, several),
         "leaderboard.md": leaderboard.to_markdown(verdict) + beside,
         "report.html": render(root, verdict, missing, several, tunings),
         **({"transfer.csv": transfer.to_csv(several)} if several else {}),

@@ -13,6 +13,7 @@ from tasks.cautions import verdict_text
 from tasks.report.findings import read_predictions
 from tasks.report.illustrations import read_history
 from tasks.results import Result, Row
+from tasks.transfer import Transfer
 from tasks.tuned import Tuning
 from tasks.verdict import Verdict
 
@@ -21,7 +22,7 @@ NUMBERS = {"held_out": "holdout_linear_top1", "linear": "linear_top1", "knn": "k
 DIGITS = 4
 
 
-def scores(verdict: Verdict, tuning: Tuning | None = None) -> dict[str, dict[str, Any]]:
+def scores(verdict: Verdict, tuning: Tuning | None = None, several: Transfer | None = None) -> dict[str, dict[str, Any]]:
     """For each encoder by ``METHOD-SEED``: what people compare; without labels the effective rank is among it."""
     found = {}
     for row in verdict.rows:
@@ -29,7 +30,7 @@ def scores(verdict: Verdict, tuning: Tuning | None = None) -> dict[str, dict[str
             numbers = {name: result.get(column) for name, column in NUMBERS.items()}
             if numbers["held_out"] is None:
                 numbers["rank"] = result.get("effective_rank")
-            numbers |= _tuned(result, tuning)
+            numbers |= _tuned(result, tuning) | (several.columns(result) if several else {})
             shown = {name: round(value, DIGITS) for name, value in numbers.items() if value is not None}
             found[result.name] = shown | {"verdict": verdict_text(row, verdict.standings[row.method])}
     return found

@@ -1,5 +1,7 @@
 """Several labelled sets: the table, the average rank, and who chooses where the pool has no labels."""
 
+import csv
+import io
 import shutil
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 import yaml
 
 from ssl_core.config import ConfigError
-from tasks import transfer
+from tasks import leaderboard, transfer
 from tasks.choice import champion
 from tasks.report.page import documents
 from tasks.results import load_results
@@ -44,6 +46,8 @@ def test_scores_stand_side_by_side_with_the_average_rank(tmp_path: Path) -> None
     lines = transfer.to_csv(found).splitlines()
     assert lines[0] == "method,average_rank,data,tiles" and len(lines) == 5
     assert any(line.startswith("rotation,") and line.endswith(",0.8") for line in lines)
+    board = list(csv.DictReader(io.StringIO(leaderboard.to_csv(judge(load_results(tmp_path / "p")[0]), found))))
+    assert next((r["average_rank"], r["tiles.linear_top1"]) for r in board if r["method"] == "rotation") == ("2.0", "0.8")
 
 
 def test_the_report_shows_the_tasks_and_names_the_leak(tmp_path: Path) -> None:

@@ -31,12 +31,13 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dataset.Dataset
 
 def test_images_that_encoders_are_trained_on_are_named(prepared: dataset.Dataset, tmp_path: Path) -> None:
     new = textured_images(6, 1, 16, 7)
-    images = np.concatenate([new[:3], np.array(prepared.train_images[:2]), new[3:]])
+    images = np.concatenate([new[:3], np.array(prepared.train_images[:2]), new[3:], np.array(prepared.test_images[:3])])
     directory = task_of(tmp_path / "task", images)
     pool.compare(directory, "tiles", lambda: None)
     found = files.read_json(directory / dataset.IN_POOL)
-    assert (found["test_images"], found["equal"], found["examples"]) == (8, 2, ["3.png", "4.png"])
-    assert "2 are among" in pool.in_words(directory, "tiles")[0]
+    assert (found["test_images"], found["equal"], found["tested"], found["examples"]) == (11, 2, 3, ["3.png", "4.png"])
+    tested, trained = pool.in_words(directory, "tiles")
+    assert "of 11 test images of task tiles, 3 are test images of data too" in tested and "2 are among" in trained
 
 
 def test_nothing_is_said_where_nothing_is_in_both(prepared: dataset.Dataset, tmp_path: Path) -> None:
