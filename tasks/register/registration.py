@@ -68,13 +68,13 @@ def entry(
         "standing": starts.WORSE if result.name in standing.below_start else None,
         "over_start": standing.gains.get(result.name),
         "chosen_on": result.task,
-        "protocol": json.dumps(metrics.protocol, sort_keys=True),
         **{score.name: result.get(score.name) for score in SCORES},
         HEALTH: metrics.verdict,
         VERDICT: verdict_text(next(row for row in verdict.rows if row.method == result.method), standing),
         **{name: result.get(name) for name in ("dim", FEW_LABELS.name)},
         transfer.RANK: (ranks or {}).get(result.method),
     }
+    tags["protocol"] = json.dumps({k: v for k, v in metrics.protocol.items() if k not in tags}, sort_keys=True)
     tasks = {task: r.metrics for task, scored in (by_task or {}).items() for r in scored if r.name == result.name}
     tags |= {f"{task}.linear_top1": found.score("linear_top1") for task, found in tasks.items()}
     card = model_card(result.name, facts, metrics, meta, remarks(verdict, results), tasks, result.task)

@@ -25,7 +25,7 @@ from tasks.results import model_name
 from tasks.runtime import files
 from tasks.runtime.errors import EnvironmentFault, IntegrityError
 from tasks.runtime.locks import try_lock
-from tasks.tracking import own_store, packages, patience, registered
+from tasks.tracking import logged_models, own_store, packages, patience, registered
 from tasks.tracking.records import clean, text
 from tasks.tracking.registered import CHAMPION, PACKAGE, SEAL
 from tasks.tracking.tracker import Tracker
@@ -70,6 +70,9 @@ class Registry:
             self._make_model()
             known = registered.versions(self.client, self.model)
             numbers = {entry.name: self._version(entry, known) for entry in entries}
+            for entry in entries:
+                version = {"name": self.model, "version": str(numbers[entry.name])}
+                logged_models.link(self.client, self.tracker.experiment, entry.fingerprint, version)
             current = dict(self.client.get_registered_model(self.model).aliases)
             for alias, name in aliases.items():
                 if str(current.get(alias)) != str(numbers[name]):

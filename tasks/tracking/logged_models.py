@@ -13,6 +13,8 @@ from tasks.tracking.records import Record, Row
 KIND = "image encoder"
 METRICS_PER_BATCH = 1000  # MLflow's own limit
 FINGERPRINT = "ssl.fingerprint"
+VERSIONS = "mlflow.modelVersions"
+"""MLflow's own tag of a logged model: the registered versions of it, which its pages link to."""
 
 
 def send(client: Any, experiment: str, run: Any, trained: Record, rows: Sequence[Row], data: Mapping[str, Any]) -> None:
@@ -24,7 +26,7 @@ def send(client: Any, experiment: str, run: Any, trained: Record, rows: Sequence
     from mlflow.entities import LoggedModelOutput, Metric
 
     fingerprint = trained.run["fingerprint"]
-    found = client.search_logged_models([experiment], filter_string=f"tags.`{FINGERPRINT}` = '{fingerprint}'")
+    found = _found(client, experiment, fingerprint)
     if found:
         model = found[0]
     else:
@@ -41,6 +43,18 @@ def send(client: Any, experiment: str, run: Any, trained: Record, rows: Sequence
     metrics = [Metric(name, value, time, step, **where) for time, step, name, value in rows]
     for start in range(0, len(metrics), METRICS_PER_BATCH):
         client.log_batch(run.info.run_id, metrics=metrics[start : start + METRICS_PER_BATCH])
+
+
+def _found(client: Any, experiment: str, fingerprint: str) -> list[Any]:
+    return list(client.search_logged_models([experiment], filter_string=f"tags.`{FINGERPRINT}` = '{fingerprint}'"))
+
+
+def link(client: Any, experiment: str, fingerprint: str, version: Mapping[str, str]) -> None:
+    """Let the Models tab name the registered version, which has the files: ``{"name": ..., "version": ...}``."""
+    for model in _found(client, experiment, fingerprint):
+        known = json.loads(model.tags.get(VERSIONS, "[]"))
+        if version not in known:
+            client.set_logged_model_tags(model.model_id, {VERSIONS: json.dumps([*known, version])})
 
 
 def send_data(client: Any, run_id: str, data: Mapping[str, Any], context: str) -> None:

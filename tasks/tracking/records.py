@@ -196,10 +196,10 @@ def set_aside(root: Path) -> list[Path]:
 
 
 def first_tags(record: Record) -> dict[str, str]:
-    """What a new run is found, grouped and compared by in MLflow."""
-    from ssl_core.catalogue import BASELINES, METHODS
+    """What a new run is found by in MLflow; what it is grouped and compared by are the parameters of ``headline``."""
+    from ssl_core.catalogue import METHODS
 
-    stage, name, seed = record.run["stage"], record.run["name"], record.run["seed"]
+    stage, name = record.run["stage"], record.run["name"]
     tags = {
         "ssl.fingerprint": record.run["fingerprint"],
         "stage": stage,
@@ -209,13 +209,8 @@ def first_tags(record: Record) -> dict[str, str]:
         "mlflow.user": record.tags.get("user", ""),
         "mlflow.note.content": record.tags.get("description", "") or description(record),
     }
-    if seed is not None:
-        tags |= {"method": name, "seed": str(seed)}
     if name in METHODS:
-        about = METHODS[name]
-        tags |= {"year": str(about.year), "family": about.family, "paper": about.paper}
-    elif name in BASELINES:
-        tags |= {"family": "baseline"}
+        tags["paper"] = METHODS[name].paper
     return {k: v for k, v in tags.items() if v}
 
 

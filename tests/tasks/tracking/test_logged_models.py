@@ -1,7 +1,9 @@
 """What MLflow shows of a run besides its numbers: an encoder with scores tied to the data, a description, no tag twice."""
 
+import json
 import time
 
+from tasks.tracking import logged_models
 from tasks.tracking.journal import Journal
 from tasks.tracking.tracker import Tracker
 from tests.tasks.tracking.test_tracking import empty_store, evaluated, finished, only_run, query, root, training
@@ -25,6 +27,19 @@ def test_an_encoder_is_found_by_its_scores_which_are_tied_to_the_data(root):
     shown = {(m.dataset_name, m.dataset_digest) for m in model.metrics if m.key == "eval/knn_top1"}
     assert shown == {(dataset.name, dataset.digest)}
     assert query(root, "SELECT count(*) FROM metrics WHERE key = 'eval/knn_top1'") == [(2,)]  # one of A and one of B
+
+
+def test_the_models_tab_names_the_registered_versions(root):
+    finished(root)
+    evaluated(root, fingerprint="A", top1=0.5)
+    tracker = Tracker(root)
+    tracker.sync()
+    first, second = ({"name": "ssl-x", "version": number} for number in "12")
+    fingerprint = only_run(root).data.tags["ssl.fingerprint"]
+    for version in (first, first, second):
+        logged_models.link(tracker.client, tracker.experiment, fingerprint, version)
+    (model,) = tracker.client.search_logged_models([tracker.experiment])
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [first, second]
 
 
 def test_a_run_says_what_it_is_and_repeats_no_tag(root):

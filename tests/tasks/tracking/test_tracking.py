@@ -119,11 +119,8 @@ def test_a_finished_journal_becomes_one_complete_run(root):
     assert (run.info.run_name, run.info.status) == ("simclr-0", "FINISHED")
     assert run.data.params == {"Family": "contrastive", "Method": "simclr", "Year": "2020", "seed": "0", "train.lr": "0.1"}
     assert run.data.metrics == {"train/loss": pytest.approx(1 / 3), "train/lr": 0.1, "resources/seconds": 2.0}
-    assert {k: run.data.tags[k] for k in ("method", "family", "year", "seed", "dataset", "stage", "ssl.encoder_sha256")} == {
-        "method": "simclr",
-        "family": "contrastive",
-        "year": "2020",
-        "seed": "0",
+    assert not {"method", "family", "year", "seed"} & run.data.tags.keys()  # which are parameters
+    assert {k: run.data.tags[k] for k in ("dataset", "stage", "ssl.encoder_sha256")} == {
         "dataset": "sample",
         "stage": "pretrain@simclr-0",
         "ssl.encoder_sha256": "e0",
