@@ -15,6 +15,10 @@ from tasks.runtime.words import counted
 
 SEVERAL = ("|", ";")
 """What parts several labels of one image, where they are written as one."""
+LISTED = re.compile(r"[\[({].*[\])}]")
+"""Such a list as JSON or Python write it."""
+MAY_PART = re.compile(r"\s*[,/&+]\s*|\s+")
+"""What may part them, or stand in the name of a class."""
 POSITION = re.compile(r"-?[0-9]{1,18}")
 """A class that is a number. Longer ones are names."""
 WHOLE = re.compile(r"(-?[0-9]+)\.0*")
@@ -49,18 +53,39 @@ def class_of(row: Row, where: str) -> str | None:
     label = label.strip() if isinstance(label, str) else label
     if _is_nothing(label) or (not label and isinstance(label, str)):
         return None
-    if isinstance(label, (list, tuple, dict, set)) or any(sign in str(label) for sign in SEVERAL):
+    text = str(label)
+    if isinstance(label, (list, tuple, dict, set)) or any(sign in text for sign in SEVERAL) or LISTED.fullmatch(text):
         raise DataError(
             f"{where}: {row.name!r} has several labels ({label!r}); one class an image can be scored, or leave them out"
         )
     if not isinstance(label, (str, Number)):
         raise DataError(f"{where}: {row.name!r} has the label {label}, a {type(label).__name__}; a class is a word or a number")
-    text = str(label)  # as it is written: 007 is another class than 7
-    if whole := WHOLE.fullmatch(text):
+    if whole := WHOLE.fullmatch(text):  # else as it is written: 007 is another class than 7
         return whole[1]
     if BROKEN.fullmatch(text) or (not isinstance(label, str) and float(label) % 1 != 0):
         raise DataError(f"{where}: {row.name!r} has the label {label}: a number to predict, no class; leave the column out")
     return text if isinstance(label, (str, bool)) else str(int(label))
+
+
+def _check_single(labels: Iterable[str | None], where: str) -> None:
+    """Refuse labels that are made of others: ``cat,dog`` where cat and dog are labels by themselves or, with a comma, stand in
+    further labels.
+
+    Raises:
+        DataError: there is such a label.
+    """
+    known = {label for label in labels if label is not None}
+    listed = {label: re.split(r"\s*,\s*", label) for label in known if "," in label}
+    used = Counter(part for parts in listed.values() for part in set(parts))
+    for label in sorted(known):
+        parts = MAY_PART.split(label)
+        alone = len(parts) > 1 and known.issuperset(parts)
+        if alone or all(part in known or used[part] > 1 for part in listed.get(label, [""])):
+            raise DataError(
+                f"{where}: the label {label!r} is made of {' and '.join(map(repr, parts))}, which are labels too. If these are"
+                " several labels of one image: one class an image can be scored, or leave the column out. If it is a class of"
+                " its own: write it in one word"
+            )
 
 
 def group_of(value: Any) -> str:
@@ -96,6 +121,7 @@ def arranged(rows: Sequence[Row], names: Sequence[str] | None, where: str) -> tu
         DataError: an unknown split, a label that is no class, a name with two labels, or a group in two splits.
     """
     labels = [class_of(row, where) for row in rows]
+    _check_single(labels, where)
     if names is not None:  # as in the test split of ImageNet-1k
         labels = [None if label == NOT_KNOWN else label for label in labels]
     splits = [_split(row, where) for row in rows]

@@ -1,7 +1,7 @@
 """``source: table``: a folder with a list of its images, in CSV or parquet, or with parquet files that hold the images.
 
-Columns: ``path`` or ``file_name`` (below the folder), or ``image`` (the bytes, or bytes and path as Hugging Face writes them);
-then, if you have them, ``label``, ``split`` and ``group``. Without a column ``split`` the name of the table says it, or that of
+Columns: ``path`` (below the folder; ``file_name``, ``filename``, ``file`` or ``image`` are the same), or in parquet ``image`` or
+``img`` (the bytes, or bytes and path as Hugging Face writes them); then, if you have them, ``label``, ``split`` and ``group``. Without a column ``split`` the name of the table says it, or that of
 its folder.
 """
 
@@ -23,8 +23,12 @@ from tasks.runtime.errors import DataError, UsageError
 from tasks.runtime.params import DataConfig, images_path
 from tasks.runtime.words import counted
 
-PATHS = ("path", "file_name")
-READ = {*PATHS, "image", "label", "split", "group"}
+HELD = ("image", "img")
+"""Columns of a parquet file that may hold the images; where they are text, they name them."""
+PATHS = ("path", "file_name", "filename", "file", *HELD)
+"""Columns that may name them."""
+READ = {*PATHS, "label", "split", "group"}
+SEPARATORS = ",;\t"
 BATCH = 64
 """Rows with images that are in memory at once."""
 
@@ -83,7 +87,8 @@ class TableSource(FolderSource):
         if isinstance(content, BadImage):
             raise DataError(f"{table} {content}")
         try:
-            reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+            text = content.decode("utf-8-sig")
+            reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=_separator(text))
             heads = [(name or "").strip() for name in reader.fieldnames or ()]
             lines = [{(key or "").strip(): value for key, value in line.items()} for line in reader]
         except (UnicodeDecodeError, csv.Error) as error:
@@ -99,9 +104,10 @@ class TableSource(FolderSource):
 
         try:
             with parquet.ParquetFile(self._root / table) as file:
-                schema, columns = file.schema_arrow, [c for c in file.schema_arrow.names if c != "image"]
+                schema = file.schema_arrow
+                held = _held_in(schema)
+                columns = [name for name in schema.names if name != held]
                 lines = file.read(columns=columns).to_pylist()
-                held = "image" in schema.names
                 self._unread |= set(columns) - READ
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{table} is no parquet file: {one_line(error)}") from None
@@ -131,7 +137,7 @@ class TableSource(FolderSource):
 
         number = 0
         with parquet.ParquetFile(self._root / table) as file:
-            for batch in file.iter_batches(batch_size=BATCH, columns=["image"]):
+            for batch in file.iter_batches(batch_size=BATCH, columns=[_held_in(file.schema_arrow)]):
                 for value in batch.column(0).to_pylist():
                     data = value.get("bytes") if isinstance(value, dict) else value
                     fine = isinstance(data, bytes) and len(data) <= MAX_BYTES
@@ -139,11 +145,24 @@ class TableSource(FolderSource):
                     number += 1
 
 
+def _separator(text: str) -> str:
+    """What parts the columns, by the first line: spreadsheets of many countries write semicolons."""
+    return max(SEPARATORS, key=text.partition("\n")[0].count)
+
+
+def _held_in(schema: Any) -> str | None:
+    """The column that holds the images; None where they are files."""
+    import pyarrow as pa
+
+    texts = {field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)}
+    return next((name for name in HELD if name in schema.names and name not in texts), None)
+
+
 def _path(line: dict[str, Any], table: str) -> str:
     """The name of the file that a line lists, below the folder."""
     column = next((name for name in PATHS if name in line), None)
     if column is None:
-        raise DataError(f"{table} has the columns {', '.join(map(str, line))}; it needs {' or '.join(PATHS)}, or image")
+        raise DataError(f"{table} has the columns {', '.join(map(str, line))}; one must name the files: {' or '.join(PATHS)}")
     path = PurePosixPath(str(line[column]))
     if path.is_absolute() or ".." in path.parts:
         raise DataError(f"{table} lists {str(path)!r}; paths must lie below its folder, for DVC watches that folder alone")

@@ -152,7 +152,10 @@ REFUSED = {
     "several labels": (listing("path=img/{}.png", "label=a|b"), "has several labels"),
     "targets": (listing("path=img/{}.png", "label=0.{}5"), "a number to predict, no class"),
     "an unknown split": (listing("path=img/{}.png", "label=c{1}", "split=fold{1}"), "has the split 'fold0'"),
-    "no paths": (listing("picture=img/{}.png", "label=c{1}"), "has the columns picture, label; it needs path or file_name"),
+    "no paths": (
+        listing("picture=img/{}.png", "label=c{1}"),
+        "has the columns picture, label; one must name the files: path or file_name",
+    ),
     "a path that leads out": (listing("path=../{}.png", "label=c{1}"), "must lie below its folder"),
     "an absolute path": (listing("path=/img/{}.png", "label=c{1}"), "must lie below its folder"),
     "two labels": (LIST + b"img/0.png,c1\n", "is listed twice"),
@@ -222,6 +225,20 @@ def test_what_is_no_class_is_refused(label: Any, said: str) -> None:
         arranged([Row("0", label), Row("1", "a")], None, "x")
 
 
+@pytest.mark.parametrize("several", ["cat,dog", "cat dog", "dog / cat", "cat&dog", "cat+dog"])
+def test_a_label_that_is_made_of_other_labels_is_refused_and_one_that_only_looks_so_is_not(several: str) -> None:
+    rows = [Row(str(i), label) for i, label in enumerate(["cat", "dog", "bird", several])]
+    with pytest.raises(DataError, match="is made of '(cat|dog)' and '(cat|dog)', which are labels too"):
+        arranged(rows, None, "x")
+    _, classes, _ = arranged([*rows[:3], Row("4", "Paris, France"), Row("5", "black cat"), Row("6", "a/b")], None, "x")
+    assert {"Paris, France", "black cat", "a/b"} < set(classes)
+    with pytest.raises(DataError, match="is made of 'bird' and 'cat'"):
+        arranged([Row("0", "cat,dog"), Row("1", "dog,bird"), Row("2", "bird,cat")], None, "x")
+    for listed in ('["cat", "dog"]', "['cat']", "{cat,dog}"):
+        with pytest.raises(DataError, match="has several labels"):
+            arranged([*rows[:3], Row("4", listed)], None, "x")
+
+
 def test_what_other_programs_write_for_nothing_is_no_label_and_said() -> None:
     labels = ["NA", "NA", "N/A", "<NA>", "null", "none", "cat", "cat"]
     items, classes, notes = arranged([Row(str(i), label) for i, label in enumerate(labels)], None, "x")
@@ -245,7 +262,7 @@ def test_images_in_parquet_with_the_class_names_of_hugging_face(tmp_path: Path, 
     for split, numbers in (("train", range(8)), ("test", range(8, 12))):
         data = [corpus.encoded(corpus.picture(i)) for i in numbers]
         image = [{"bytes": d, "path": None} for d in data] if nested else data
-        table = pa.table({"image": image, "label": [i % 2 for i in numbers]})
+        table = pa.table({"img" if nested else "image": image, "label": [i % 2 for i in numbers]})
         table = table.replace_schema_metadata({"huggingface": json.dumps(names)})
         parquet.write_table(table, folder / f"{split}-00000-of-00001.parquet", row_group_size=3)
     found = run(tmp_path, config(tmp_path / "in", "table", image_size=corpus.SIDE))
@@ -253,6 +270,19 @@ def test_images_in_parquet_with_the_class_names_of_hugging_face(tmp_path: Path, 
     assert not found.audit["notes"]  # no word on the ending of a name that is none of the image
     assert found.test_files[1] == "data/test-00000-of-00001.parquet#000001" and found.test_labels.tolist() == [0, 1, 0, 1]
     assert (found.test_images[1] == np.asarray(corpus.picture(9)).transpose(2, 0, 1)).all()
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_columns_may_be_parted_as_spreadsheets_do_and_the_file_be_called_image(tmp_path: Path, separator: str) -> None:
+    lines = [f"image{separator}label", *(f"img/{i}.png{separator}c{i % 2}" for i in range(8))]
+    data = run(tmp_path, config(folder_of(tmp_path, "\n".join(lines).encode()), "table", image_size=corpus.SIDE))
+    assert data.meta["classes"] == ["c0", "c1"] and len(data.train_files) + len(data.test_files) == 8
+    named = pa.table({"image": [f"img/{i}.png" for i in range(8)], "label": [f"c{i % 2}" for i in range(8)]})
+    (tmp_path / "other").mkdir()
+    folder = write(tmp_path / "other" / "in", PICTURES)
+    parquet.write_table(named, folder / "list.parquet")
+    data = run(tmp_path / "other", config(folder, "table", image_size=corpus.SIDE))
+    assert data.meta["classes"] == ["c0", "c1"] and len(data.train_files) + len(data.test_files) == 8
 
 
 def test_a_damaged_parquet_is_one_line(tmp_path: Path) -> None:
