@@ -6,23 +6,17 @@ lie (docs/decisions/0011). A top folder called ``train`` or ``test`` among other
 """
 
 import json
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from tasks.prepare import class_folders
+from tasks.prepare.class_folders import ClassFolder, Parts, Placed, folded, listed
 from tasks.prepare.names import by_count, is_image
 from tasks.prepare.split_names import role_of, roles_of
 from tasks.runtime.errors import DataError
-from tasks.runtime.words import counted, few
-
-PARTS = {"image", "images", "img", "imgs", "mask", "masks", "label", "labels", "annotation", "annotations", "depth", "edges"}
-PART_OF_A_SET = re.compile(r"(fold|split|part|batch|chunk|shard|set)[ _-]?[0-9]+")
-Parts = tuple[str, ...]
-Placed = tuple[str, str, Parts]
-"""(split, name, path inside the split)"""
+from tasks.runtime.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +38,14 @@ class Layout:
     warnings: list[str] = field(default_factory=list)
 
 
-def arrange(names: Iterable[str], folders: Iterable[str], where: str) -> Layout:
+def arrange(names: Iterable[str], folders: Iterable[str], where: str, rule: ClassFolder | None = None) -> Layout:
     """Sort image names into splits and classes.
 
     Args:
         names: relative names with ``/``.
         folders: every folder, so that an empty class is seen.
         where: the source, for messages.
+        rule: which folder names the class; None: the first one inside the split, where no other may.
 
     Raises:
         DataError: no image, an empty class, one class only, or splits that do not fit each other.
@@ -79,8 +74,10 @@ def arrange(names: Iterable[str], folders: Iterable[str], where: str) -> Layout:
             placed.append((split, name, path))
         else:
             unused[parts(name)[0]] += 1
-    layout = _label(placed, where)
-    if layout.classes:
+    notes = class_folders.check(placed, where) if rule is None else []
+    layout = _label(class_folders.by_rule(placed, rule), where)
+    layout.warnings += notes if layout.classes else []
+    if layout.classes and rule != "deepest":
         within = [parts(f) for f in folders if is_image(f) and f.startswith(around)]
         _check_folders(placed, [_split_of(path, use) for path in within if len(path) > 1 or path[0] not in use], where)
     if around:
@@ -114,10 +111,10 @@ def _check_order(inside: Mapping[str, Sequence[Parts]], where: str, around: str)
     holders = [top for top, within in found.items() if "train" in within and within & {"test", "val"}]
     if len(holders) > 1:
         raise DataError(
-            f"{where}: {_listed(holders)} hold train and test; put the split above the class: train/CLASS, test/CLASS"
+            f"{where}: {listed(holders)} hold train and test; put the split above the class: train/CLASS, test/CLASS"
         )
     if holders and "train" not in map(role_of, inside):
-        others = _listed(top for top in inside if top not in holders)
+        others = listed(top for top in inside if top not in holders)
         place = f"{where}/{around}{holders[0]}"
         raise DataError(f"{where}: {holders[0]!r} holds train and test, beside {others}; set data.path to {place}")
 
@@ -126,14 +123,9 @@ def _check_order(inside: Mapping[str, Sequence[Parts]], where: str, around: str)
         same = tops & {path[0] for path in inside[top] if len(path) > 1}
         if same and "train" not in map(role_of, inside):
             raise DataError(
-                f"{where}: {_listed(same)} are there twice, beside {top!r} and in it; if {top!r} is a split, move those beside"
+                f"{where}: {listed(same)} are there twice, beside {top!r} and in it; if {top!r} is a split, move those beside"
                 f" it into train; if it is a class, move its images up"
             )
-
-
-def _listed(names: Iterable[str]) -> str:
-    """``'a', 'b', 'c' and 2 more``"""
-    return few(map(repr, sorted(names)))
 
 
 def _roles(inside: Mapping[str, Sequence[Parts]], where: str) -> tuple[dict[str, str], list[str]]:
@@ -217,7 +209,7 @@ def _label(placed: Sequence[Placed], where: str) -> Layout:
         return Layout([Item(name, "test" if split == "test" else "train") for split, name, _ in placed], [])
     names = sorted(classes["train"] | classes["test"])
     labels = {name: i for i, name in enumerate(names)}
-    layout = Layout([], names, [*_alike(names), *_deeper(placed, where), *_parts(names)])
+    layout = Layout([], names, [*class_folders.alike(names), *class_folders.of_one_set(names)])
     loose = Counter[str]()
     for split, name, path in placed:
         label = labels[path[0]] if len(path) > 1 and split != "unlabeled" else -1
@@ -246,11 +238,12 @@ def _check_folders(placed: Sequence[Placed], folders: Iterable[tuple[str, tuple[
         lower = {path[1] for split, _, path in placed if split in classes and len(path) > 2}
         if len(lower) > 1:
             raise DataError(
-                f"{where} has one class only ({only!r}); if {_listed(lower)} in it are the classes, put them one level up"
+                f"{where} has one class only ({only!r}); if {listed(lower)} in it are the classes, put them one level up, or"
+                " set data.class_folder: deepest"
             )
         raise DataError(
-            f"{where} has one class only ({only!r}), so there is nothing to tell apart; add classes (images to pretrain on"
-            " need none: they then lie directly in the folder)"
+            f"{where} has one class only ({only!r}), so there is nothing to tell apart; add classes, or set"
+            " data.class_folder: none to take the images without labels"
         )
     for split, path in sorted(folders):
         if split in classes and len(path) == 1 and path[0] not in classes[split]:
@@ -258,53 +251,16 @@ def _check_folders(placed: Sequence[Placed], folders: Iterable[tuple[str, tuple[
     if any(split == "test" for split, _, _ in placed):
         if not classes["train"] & classes["test"]:
             raise DataError(
-                f"{where}: no folder of test ({_listed(classes['test'])}) is a class of train; rename them, or put the images"
+                f"{where}: no folder of test ({listed(classes['test'])}) is a class of train; rename them, or put the images"
                 " of test directly into it to have them without labels"
             )
         for name in sorted(classes["train"] ^ classes["test"]):
             side = "test" if name in classes["train"] else "train"
-            raise DataError(f"{where}: class {name!r} has no images in {side}; add some, or remove the class from both splits")
-
-
-def _deeper(placed: Iterable[Placed], where: str) -> list[str]:
-    """A warning where every class has the same folders inside: those may be the classes that were meant.
-
-    Raises:
-        DataError: they are called like parts of one set.
-    """
-    inside: dict[str, set[str]] = {}
-    for split, _, path in placed:
-        if split != "unlabeled" and len(path) > 1:
-            inside.setdefault(path[0], set()).update(path[1:-1][:1])
-    lower = set.intersection(*inside.values())
-    if len(lower) < 2:
-        return []
-    if all(PART_OF_A_SET.fullmatch(name.lower()) for name in inside):
-        raise DataError(
-            f"{where} can be read in two ways. Either {_listed(inside)} are parts of one set: then put the folders in them"
-            f" ({_listed(lower)}) together. Or each of them is a class: then give them other names"
-        )
-    return [f"every class has the same folders inside ({_listed(lower)}): if those are the classes, put them one level up"]
-
-
-def _parts(classes: Sequence[str]) -> list[str]:
-    """A warning where the classes are called what images and their masks are kept in."""
-    found = [name for name in classes if name.lower() in PARTS]
-    if len(found) < 2:
-        return []
-    return [f"the classes {_listed(found)} look like parts of one set of images: name the folder of the images in data.path"]
-
-
-def _alike(classes: list[str]) -> list[str]:
-    """Warnings for class names that look the same: another case, or another Unicode form."""
-    seen: dict[str, str] = {}
-    warnings = []
-    for name in classes:
-        key = unicodedata.normalize("NFC", name).casefold()
-        if key in seen:
-            warnings.append(f"the classes {seen[key]!r} and {name!r} differ only in case or Unicode form")
-        seen.setdefault(key, name)
-    return warnings
+            same = [f"{other!r} there is spelled otherwise; " for other in classes[side] if folded(other) == folded(name)]
+            raise DataError(
+                f"{where}: class {name!r} has no images in {side}; {''.join(same)}add some, or remove the class from both"
+                " splits"
+            )
 
 
 def shown(name: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tasks.prepare import layout
+from tasks.prepare.class_folders import ClassFolder
 from tasks.prepare.decoding import BadImage, Part
 from tasks.prepare.layout import Item
 from tasks.prepare.names import SUMS, is_image, left_out, to_read
@@ -121,6 +122,9 @@ def _check_arrays(where: str, pixels: Array, labels: Array, classes: int) -> Non
 class FileSource(Source):
     """Images that are files, whose names say splits and classes."""
 
+    class_folder: ClassFolder | None = None
+    """``data.class_folder``."""
+
     def place(self, names: Sequence[str], folders: Sequence[str], where: str) -> None:
         """Take the names of all files and folders; ``where`` names the source in messages.
 
@@ -134,7 +138,7 @@ class FileSource(Source):
         if self.bad and not images:
             raise DataError(f"{where} holds no images that can be used; {refused}")
         try:
-            arranged = layout.arrange(images, folders, where)
+            arranged = layout.arrange(images, folders, where, self.class_folder)
         except DataError as error:
             raise DataError(f"{error}; {refused}" if self.bad else str(error)) from None
         self.items, self.classes = arranged.items, arranged.classes

@@ -9,9 +9,12 @@ from tasks.runtime.words import few
 SPLITS = {
     "train": "train",
     "training": "train",
+    "trainset": "train",
     "test": "test",
     "testing": "test",
+    "testset": "test",
     "val": "val",
+    "valset": "val",
     "valid": "val",
     "validation": "val",
     "eval": "val",
@@ -60,7 +63,10 @@ def roles_of(folders: Iterable[str], where: str) -> dict[str, str]:
             sets.setdefault(rest.strip(), {})[name] = SPLITS[words[0]]
     found = [one for one in sets.values() if "train" in one.values() and {"test", "val"} & set(one.values())]
     trains = [one for one in sets.values() if "train" in one.values()]
-    if found and (len(trains) > 1 or any(len(set(one.values())) < len(one) for one in found)):
+    several = bool(found) and (len(trains) > 1 or any(len(set(one.values())) < len(one) for one in found))
+    named = {role for one in sets.values() for role in one.values()}
+    all_named = sum(map(len, sets.values())) == len(folders) and "train" in named and len(named) > 1
+    if several or (all_named and not found):  # also train80 and test20
         names = few([repr(name) for one in sets.values() for name in one])
         raise DataError(
             f"{where} can be read in two ways. Either {names} are splits: then put all training images into train/CLASS and all"

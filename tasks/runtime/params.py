@@ -80,6 +80,7 @@ class DataConfig:
     fit: Literal["crop", "pad", "stretch"] = "crop"
     tile: Annotated[int, Rule("from 8 to 16384", lambda v: 8 <= v <= 16384)] | None = None
     bits: Literal[8, 16] = 8
+    class_folder: Literal["top", "deepest", "none"] | None = None
     store_size: Annotated[int, Rule("from 8 to 1024", lambda v: 8 <= v <= 1024)] | None = None
 
     @property

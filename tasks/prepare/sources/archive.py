@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tasks.prepare.archives import Archive
+from tasks.prepare.class_folders import ClassFolder
 from tasks.prepare.names import SUMS, to_read
 from tasks.prepare.source import OWN_LICENSE, Content, FileSource, Source
 from tasks.prepare.split_names import role_of
@@ -21,14 +22,15 @@ def open_source(config: DataConfig) -> Source:
     path = images_path(config.path)
     if not path.is_file():
         raise UsageError(f"data.path: {path} is not a file; use data.source: folder for a folder")
-    return ArchiveSource(path)
+    return ArchiveSource(path, config.class_folder)
 
 
 class ArchiveSource(FileSource):
     """A tar or zip archive of a folder of images; one folder around everything is looked through."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, class_folder: ClassFolder | None = None):
         super().__init__(path.name.partition(".")[0] or path.name, path.name, OWN_LICENSE)
+        self.class_folder = class_folder
         self._archive = Archive(path)
         names = list(self._archive.members)
         visible, _ = to_read(names)

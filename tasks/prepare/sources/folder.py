@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tasks.prepare import decoding
+from tasks.prepare.class_folders import ClassFolder
 from tasks.prepare.decoding import BadImage
 from tasks.prepare.names import OWN, SUMS, is_image, left_out
 from tasks.prepare.source import OWN_LICENSE, Content, FileSource, Source
@@ -35,7 +36,7 @@ def open_source(config: DataConfig) -> Source:
     path = images_path(config.path)
     if not path.is_dir():
         raise UsageError(f"data.path: {path} is not a folder; use data.source: archive for a tar or zip file")
-    return FolderSource(path, config.follow_links)
+    return FolderSource(path, config.follow_links, config.class_folder)
 
 
 class FolderSource(FileSource):
@@ -44,10 +45,12 @@ class FolderSource(FileSource):
     Args:
         follow_links: read what links out of the folder point to. Links into this project's DVC cache are always read: with
             ``cache.type symlink`` they are what ``dvc add`` leaves of the images.
+        class_folder: which folder names an image's class.
     """
 
-    def __init__(self, path: Path, follow_links: bool = False):
+    def __init__(self, path: Path, follow_links: bool = False, class_folder: ClassFolder | None = None):
         super().__init__(path.resolve().name, path.resolve().name, OWN_LICENSE)
+        self.class_folder = class_folder
         self._root, self._follow_links = path.resolve(), follow_links
         self._elsewhere: dict[str, Path] = {}
         self._linked: list[str] = []

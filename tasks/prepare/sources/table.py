@@ -1,8 +1,8 @@
 """``source: table``: a folder with a list of its images, in CSV or parquet, or with parquet files that hold the images.
 
-Columns: ``path`` (below the folder; ``file_name``, ``filename``, ``file`` or ``image`` are the same), or in parquet ``image`` or
-``img`` (the bytes, or bytes and path as Hugging Face writes them); then, if you have them, ``label``, ``split`` and ``group``. Without a column ``split`` the name of the table says it, or that of
-its folder.
+Columns: ``path`` (below the folder; ``file_name``, ``filename``, ``file``, ``image`` are the same), or in parquet ``image`` or
+``img`` (the bytes, or bytes and path as Hugging Face writes them); then, if you have them, ``label``, ``split`` and ``group``.
+Without a column ``split`` the name of the table says it, or that of its folder.
 """
 
 import csv

@@ -6,19 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from tasks.prepare.class_folders import ClassFolder
 from tasks.prepare.layout import Layout, arrange
 from tasks.runtime.errors import DataError
 from tests.support import corpus, project
 from tests.tasks.prepare.test_prepare import class_folders, config, run, write
 
 
-def read(*groups: str) -> Layout:
+def read(*groups: str, rule: ClassFolder | None = None) -> Layout:
     """The layout of ``FOLDER xN`` groups: N images each; no number means 6."""
     names = []
     for group in groups:
         folder, _, count = group.partition(" x")
         names += [f"{folder}/{i}.png" if folder != "." else f"{i}.png" for i in range(int(count or 6))]
-    return arrange(names, [], "pictures")
+    return arrange(names, [], "pictures", rule)
 
 
 def counts(layout: Layout) -> Counter[tuple[str, str]]:
@@ -137,11 +138,10 @@ def test_such_words_in_the_names_of_classes_make_no_split(names: tuple[str, ...]
     "folders",
     [
         ("trainA", "trainB", "testA", "testB"),
-        ("fold0/a", "fold0/b", "fold1/a", "fold1/b"),
         ("trainA/x", "trainA/y", "testA/x", "testA/y", "trainB/x", "trainB/y"),
     ],
 )
-def test_sets_of_splits_and_folds_are_refused_with_both_readings(folders: tuple[str, ...]) -> None:
+def test_sets_of_splits_are_refused_with_both_readings(folders: tuple[str, ...]) -> None:
     with pytest.raises(DataError, match=r"can be read in two ways\. Either .* Or each of"):
         read(*folders)
 
@@ -251,13 +251,68 @@ def test_a_labelled_test_that_is_used_leaves_val_out_and_says_so() -> None:
     assert len(layout.items) == 24 and layout.warnings[0].startswith("8 images outside the folders test and train are not used")
 
 
-def test_classes_that_may_lie_one_level_deeper_are_told() -> None:
-    layout = read("left/cat", "left/dog", "right/cat", "right/dog")
-    assert layout.classes == ["left", "right"]
-    assert layout.warnings == [
-        "every class has the same folders inside ('cat', 'dog'): if those are the classes, put them one level up"
+DEEPER = {
+    "places": (("a/abbey", "a/airfield", "b/bakery", "b/bank"), ["abbey", "airfield", "bakery", "bank"]),
+    "the same inside": (("left/cat", "left/dog", "right/cat", "right/dog"), ["cat", "dog"]),
+    "sites": (
+        ("hospital_A/CNV", "hospital_A/DME", "hospital_B/DRUSEN", "hospital_B/NORMAL"),
+        ["CNV", "DME", "DRUSEN", "NORMAL"],
+    ),
+    "parts of one set": (("images_001/images", "images_002/images"), None),
+    "dates": (("2023/01/02", "2024/05/06"), ["02", "06"]),
+    "days": (("2023-01-02", "2023-01-03"), None),
+    "a camera's": (("100CANON", "101CANON"), None),
+    "folds": (("fold0/a", "fold0/b", "fold1/a", "fold1/b"), ["a", "b"]),
+}
+
+
+@pytest.mark.parametrize("case", DEEPER)
+def test_folders_that_may_be_no_classes_are_asked_for_and_the_answer_counts(case: str) -> None:
+    folders, deepest = DEEPER[case]
+    tops = sorted({folder.partition("/")[0] for folder in folders})
+    with pytest.raises(DataError, match=r"can be read in several ways: set data.class_folder to top \(2 classes: ") as error:
+        read(*folders)
+    assert ("or to deepest" in str(error.value)) == bool(deepest) and "\n" not in str(error.value)
+    assert read(*folders, rule="top").classes == tops and not read(*folders, rule="none").classes
+    assert len(read(*folders, rule="none").items) == 6 * len(folders)
+    if deepest:
+        assert read(*folders, rule="deepest").classes == deepest
+
+
+def test_folders_inside_some_classes_are_told() -> None:
+    assert read("cat/front", "cat", "dog/front", "dog/back").warnings == [
+        "3 folders inside the classes are not told apart: 'cat/front', 'dog/back', 'dog/front' (data.class_folder: deepest"
+        " takes those for the classes)"
     ]
-    assert not read("cat/front", "cat", "dog/front", "dog/back").warnings
+    assert (
+        read("Aves/Pica_pica", "Plantae/Acer_rubrum").warnings[0].startswith("2 folders inside the classes are not told apart")
+    )
+    assert not read("cat/images", "dog/images").warnings
+
+
+def test_a_rule_holds_within_the_splits() -> None:
+    folders = [f"{split}/{top}" for split in ("train", "test") for top in ("animals/cat", "animals/dog", "things/car")]
+    assert counts(read(*folders, rule="deepest")) == {(s, c): 6 for s in ("train", "test") for c in ("car", "cat", "dog")}
+    assert counts(read("train/good", "test/good", "test/broken", rule="none")) == {("train", "-"): 6, ("test", "-"): 12}
+    with pytest.raises(DataError, match=r"or set data.class_folder: none to take the images without labels"):
+        read("train/good", "test/good", "test/broken")
+    with pytest.raises(DataError, match=r"class 'Cat' has no images in test; 'cat' there is spelled otherwise"):
+        read("train/Cat", "train/dog", "test/cat", "test/dog")
+
+
+@pytest.mark.parametrize(
+    ("folders", "both"),
+    [
+        (("trainset/a", "trainset/b", "testset/a", "testset/b"), False),
+        (("train80/a", "train80/b", "test20/a", "test20/b"), True),
+    ],
+)
+def test_sets_and_shares_in_the_names_of_splits(folders: tuple[str, ...], both: bool) -> None:
+    if both:
+        with pytest.raises(DataError, match="can be read in two ways"):
+            read(*folders)
+    else:
+        assert counts(read(*folders)) == {(split, c): 6 for split in ("train", "test") for c in "ab"}
 
 
 # ---------------------------------------------------------------------- as a user sees it

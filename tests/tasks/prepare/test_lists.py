@@ -228,7 +228,7 @@ def test_what_is_no_class_is_refused(label: Any, said: str) -> None:
 @pytest.mark.parametrize("several", ["cat,dog", "cat dog", "dog / cat", "cat&dog", "cat+dog"])
 def test_a_label_that_is_made_of_other_labels_is_refused_and_one_that_only_looks_so_is_not(several: str) -> None:
     rows = [Row(str(i), label) for i, label in enumerate(["cat", "dog", "bird", several])]
-    with pytest.raises(DataError, match="is made of '(cat|dog)' and '(cat|dog)', which are labels too"):
+    with pytest.raises(DataError, match=r"is made of '(cat|dog)' and '(cat|dog)', which are labels too"):
         arranged(rows, None, "x")
     _, classes, _ = arranged([*rows[:3], Row("4", "Paris, France"), Row("5", "black cat"), Row("6", "a/b")], None, "x")
     assert {"Paris, France", "black cat", "a/b"} < set(classes)

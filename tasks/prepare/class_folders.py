@@ -1,0 +1,87 @@
+"""Which folder of an image's path names its class, ``data.class_folder``, and what to say where another one may."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from tasks.runtime.errors import DataError
+from tasks.runtime.words import counted, few
+
+ClassFolder = Literal["top", "deepest", "none"]
+"""The first folder inside the split, the one that the image lies in, or no folder at all."""
+Parts = tuple[str, ...]
+Placed = tuple[str, str, Parts]
+"""(split, name, path inside the split)"""
+PARTS = {"image", "images", "img", "imgs", "mask", "masks", "label", "labels", "annotation", "annotations", "depth", "edges"}
+NO_CLASS = re.compile(
+    rf"(fold|split|part|batch|chunk|shard|set|{'|'.join(sorted(PARTS))})[ _-]?[0-9]+"  # of one set
+    r"|(19|20)[0-9]{2}([-_. ]?[0-9]{2}){0,2}"  # a year, a month, a day
+    r"|[0-9]{3}[a-z_]{5}"  # of a camera: 100CANON
+)
+"""Names in small letters that folders have for another reason than the class of what is in them."""
+
+
+def by_rule(placed: Sequence[Placed], rule: ClassFolder | None) -> list[Placed]:
+    """The same with paths whose first folder is the class."""
+    first = {"deepest": -2, "none": -1}.get(rule or "top", 0)
+    return [(split, name, path[first:] if len(path) > 1 else path) for split, name, path in placed]
+
+
+def check(placed: Iterable[Placed], where: str) -> list[str]:
+    """What to say of folders inside those of the classes, where nobody said which ones name the classes.
+
+    Raises:
+        DataError: it may as well be those inside, or none.
+    """
+    inside: dict[str, set[str]] = {}
+    deepest, loose = set(), set()
+    for split, _, path in placed:
+        if split != "unlabeled" and len(path) > 1:
+            inside.setdefault(path[0], set()).update(path[1:-1][:1])
+            deepest.add(path[-2])
+            loose |= {path[0]} if len(path) == 2 else set()
+    several = not loose and all(len(lower) > 1 for lower in inside.values())
+    if len(inside) > 1 and (several or all(NO_CLASS.fullmatch(name.lower()) for name in inside)):
+        readings = [f"top ({len(inside)} classes: {listed(inside)})"]
+        readings += (
+            [f"deepest ({len(deepest)} classes: {listed(deepest)})"] if len(deepest) > 1 and deepest != set(inside) else []
+        )
+        raise DataError(
+            f"{where} can be read in several ways: set data.class_folder to {' or to '.join(readings)}, by the folders that"
+            " name the classes, or to none, where no folder does"
+        )
+    lower = {f"{name}/{folder}" for name, folders in inside.items() for folder in folders}
+    if not lower or len(set.union(*inside.values())) == 1:
+        return []
+    what = counted(len(lower), "folder inside the classes is", "folders inside the classes are")
+    return [f"{what} not told apart: {listed(lower)} (data.class_folder: deepest takes those for the classes)"]
+
+
+def of_one_set(classes: Sequence[str]) -> list[str]:
+    """A warning where the classes are called what images and their masks are kept in."""
+    found = [name for name in classes if name.lower() in PARTS]
+    if len(found) < 2:
+        return []
+    return [f"the classes {listed(found)} look like parts of one set of images: name the folder of the images in data.path"]
+
+
+def alike(classes: Sequence[str]) -> list[str]:
+    """Warnings for class names that look the same: another case, or another Unicode form."""
+    seen: dict[str, str] = {}
+    warnings = []
+    for name in classes:
+        if folded(name) in seen:
+            warnings.append(f"the classes {seen[folded(name)]!r} and {name!r} differ only in case or Unicode form")
+        seen.setdefault(folded(name), name)
+    return warnings
+
+
+def folded(name: str) -> str:
+    """What names that look the same have in common."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def listed(names: Iterable[str]) -> str:
+    """``'a', 'b', 'c' and 2 more``"""
+    return few(map(repr, sorted(names)))
