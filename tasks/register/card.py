@@ -8,6 +8,7 @@ from ssl_core.catalogue import BASELINES
 from tasks.columns import HEADLINES
 from tasks.metrics import Metrics
 from tasks.register.export import OPSET
+from tasks.runtime.words import counted
 
 FITS = {
     "crop": "the centered square is",
@@ -34,6 +35,7 @@ def model_card(
         chose: the task whose held-out labels chose; None: the images that it was trained on.
     """
     layer, knn_layer = metrics.layer, metrics.protocol.get("knn_layer", metrics.layer)
+    epochs = counted(facts.get("epochs") or 0, "epoch", "epochs")
     dim = metrics.protocol.get("dim", facts.get("dim"))
     rank, watched = metrics.score("effective_rank"), metrics.protocol.get("health_images", 0)
     scores = [
@@ -59,7 +61,7 @@ def model_card(
         f"- **Encoder**: {made['config']['name']}, {facts.get('parameters', 0):,} parameters, weights sha256"
         f" `{metrics.encoder_sha256}`.",
         *_start(facts.get("start")),
-        f"- **Training**: {facts.get('epochs')} epochs, batch {train.get('batch_size')}, precision {facts.get('precision')}.",
+        f"- **Training**: {epochs}, batch {train.get('batch_size')}, precision {facts.get('precision')}.",
         f"- **Data**: {meta['name']}, {meta['num_train']} training images, sha256 `{facts['data_sha256']}`; source:"
         f" {meta.get('source') or 'unknown'}; license: {meta.get('license') or 'unknown'}.",
         "",

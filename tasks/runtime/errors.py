@@ -132,7 +132,7 @@ def _explained(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError):
         return EnvironmentFault.code, _os_message(error)
     if isinstance(error, ModuleNotFoundError):
-        return EnvironmentFault.code, f"the package {error.name} is not installed; make setup installs all that is needed"
+        return EnvironmentFault.code, _not_there(error.name or "")
     if (told := str(error).partition(NO_REPEAT))[1]:
         return UsageError.code, f"{told[0]} does not give the same bits each time on this device; set train.mode: fast"
     if "out of memory" in str(error).lower():
@@ -199,6 +199,14 @@ def _unread() -> list[int]:
     for stream in (1, 2):
         poll.register(stream, 0)
     return [stream for stream, state in poll.poll(0) if state & select.POLLERR]
+
+
+def _not_there(module: str) -> str:
+    """Why a module cannot be imported: it is not installed, or hidden by another file of its package's name."""
+    top = sys.modules.get(module.partition(".")[0])
+    if top is not None and top.__name__ != module and not hasattr(top, "__path__"):
+        return f"{top.__file__} hides the package {top.__name__}; rename it, or take its folder off PYTHONPATH"
+    return f"the package {module} is not installed; make setup installs all that is needed"
 
 
 def _gpu_failed(words: str) -> bool:

@@ -1,14 +1,17 @@
 """What the flow shows of the results: the score that chooses, which rows are baselines, and a new champion as an event."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tasks import leaderboard
 from tasks.results import load_results
 from tasks.tracking.registered import REGISTRATION, Registration
 from tasks.verdict import judge
+from tests.conftest import ROOT
 from tests.support.example_results import write_project
 
 
@@ -75,3 +78,13 @@ def test_a_new_champion_is_an_event_and_stands_in_the_summary(tmp_path: Path, mo
         ("ssl-pipeline.champion-changed", "ssl-pipeline.model.ssl-fm")
     }
     assert "- Champion: **byol-0**, `models:/ssl-fm@champion`" in artifacts.page(tmp_path, "1 stage: 1 ran")
+
+
+def test_the_automation_of_the_page_listens_to_the_event() -> None:
+    from prefect.automations import Automation
+
+    from flows import artifacts
+
+    (text,) = re.findall(r"```yaml\n(name: the champion changed\n.*?)```", (ROOT / "docs/orchestration.md").read_text(), re.S)
+    trigger = Automation.model_validate(yaml.safe_load(text)).trigger
+    assert trigger.expect == {artifacts.CHANGED} and trigger.match["prefect.resource.id"] == ["ssl-pipeline.model.*"]

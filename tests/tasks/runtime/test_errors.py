@@ -210,6 +210,14 @@ run(work)
 """
 
 
+def test_a_file_that_hides_a_package_is_named(tmp_path: Path) -> None:
+    (tmp_path / "dvc_data.py").touch()
+    program = "from tasks.runtime.errors import run; run(lambda: __import__('dvc_data.hashfile'))"
+    env = {**PYTHON, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 4 and f"{tmp_path}/dvc_data.py hides the package dvc_data" in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_without_a_standard_stream_a_command_works_and_no_file_takes_its_place(tmp_path: Path, closed: str) -> None:
     command = ["bash", "-c", f'"$0" -c "$1" "$2" {closed}', sys.executable, OPENS, str(tmp_path / "file")]
