@@ -32,7 +32,7 @@ ONNX, ONNX_FLOAT = "encoder.onnx", "encoder-float.onnx"
 CARD = "MODEL_CARD.md"
 OPSET = 18
 TOLERANCE = 1e-5  # of the largest feature
-VERSION = 3  # of this layout; part of what makes a registered version the same
+VERSION = 4  # of this layout; part of what makes a registered version the same
 TRAINING = ("method", "seed", "epochs", "precision", "data_sha256", "train", "method_config", "augment", "parameters")
 
 
@@ -82,6 +82,7 @@ def describe(encoder: Any, facts: Mapping[str, Any], layer: str = "") -> dict[st
     return {
         "model_type": "ssl-pipeline-encoder",
         "architectures": [ImageEncoder.__name__],
+        "auto_map": {"AutoConfig": "modeling.AutoEncoderConfig", "AutoModel": "modeling.AutoEncoder"},
         "encoder": {**made, "config": {**made["config"], "drop_path": 0.0}},
         "mean": facts["mean"],
         "std": facts["std"],

@@ -29,8 +29,8 @@ class ImageEncoder(nn.Module):
     Images are (B, C, H, W) of any size: integers in 0..255, or floats of any width in 0..1. Where the encoder was trained on 16
     bits, wider integers are in 0..65535. The centered square of the short side (of ``fit`` pad the long one, with black beside
     the image; of stretch all of the image) is resized to ``image_size``, antialiased, and normalized. Features have the type of
-    the weights, float32 before ``half()`` and the like. Set ``layer`` to have those of another layer; ``maps`` gives all before
-    pooling.
+    the weights, float32 before ``half()`` and the like. Set ``layer`` to have those of another layer; ``maps`` gives all of
+    them before pooling.
     """
 
     def __init__(self, encoder: nn.Module, config: Mapping[str, Any]):
@@ -139,6 +139,7 @@ A plain torch module in one file. Copy it into your project; beside it, or anywh
 IMPORTS = """import contextlib
 import json
 import math
+import sys
 from abc import abstractmethod
 from pathlib import Path
 from types import SimpleNamespace
@@ -153,10 +154,51 @@ TAIL = '''
 def load(folder) -> ImageEncoder:
     """The trained encoder in ``folder``, in evaluation mode on the CPU."""
     config = json.loads((Path(folder) / "config.json").read_text())
-    made = config["encoder"]
-    network = {network}
+    network = _network(config["encoder"])
     network.load_state_dict(load_file(Path(folder) / "model.safetensors"))
     return ImageEncoder(network, config).eval()
+
+
+def _network(made) -> Encoder:
+    return {network}
+
+
+if "transformers" in sys.modules:  # where AutoModel.from_pretrained(folder, trust_remote_code=True) asks for it
+    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers.utils import cached_file
+
+    class AutoEncoderConfig(PretrainedConfig):
+        model_type = "{model_type}"
+
+    class AutoEncoder(PreTrainedModel):
+        """The encoder as a model of transformers: images as above to features of the layer ``config.layer``."""
+
+        config_class, main_input_name = AutoEncoderConfig, "images"
+
+        def __init__(self, config):
+            super().__init__(config)
+            self.encoder = _network(config.encoder)
+            self.post_init()
+
+        @classmethod
+        def from_pretrained(cls, name, config, **options):
+            """Strictly. What transformers does instead empties buffers that are computed and not stored."""
+            where = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
+            if other := options.keys() - {{*where, "trust_remote_code", "adapter_kwargs"}}:
+                raise TypeError(f"{{', '.join(other)}}: not for this model; call .to() or .half() of it")
+            weights = cached_file(name, "model.safetensors", **{{key: options[key] for key in where if key in options}})
+            model = cls(config)
+            model.encoder.load_state_dict(load_file(weights))
+            return model.eval()
+
+        def save_pretrained(self, folder, **options):
+            super().save_pretrained(folder, state_dict=self.encoder.state_dict(), **options)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return ImageEncoder(self.encoder, self.config.to_dict())(images)
+
+        def maps(self, images: Tensor) -> dict[str, Tensor]:
+            return ImageEncoder(self.encoder, self.config.to_dict()).maps(images)
 '''
 MADE, SIZES = 'SimpleNamespace(**made["config"])', 'made["channels"], made["image_size"]'
 RESNET = (
@@ -184,7 +226,8 @@ def source(config: Mapping[str, Any], title: str) -> str:
     """The text of ``modeling.py``: this module's class and the architecture of ``config``, and nothing of this project."""
     names, network = PIECES[config["encoder"]["config"]["name"].split("/")[0]]
     pieces = [Encoder, pool, *(_piece(name) for name in names), ImageEncoder]
-    text = "\n\n".join(inspect.getsource(piece) for piece in pieces) + "\n" + TAIL.format(network=network)
+    text = "\n\n".join(inspect.getsource(piece) for piece in pieces) + "\n"
+    text += TAIL.format(network=network, model_type=config["model_type"])
     text = re.sub(r"self\.drop_path = DropPath.*", "self.drop_path = None", text)  # of the training alone
     text = text.replace(": EncoderConfig", ": SimpleNamespace").replace("Mapping[", "dict[")
     used = [line for line in IMPORTS.splitlines() if not line or re.search(rf"\b{line.split()[-1]}\b", text)]

@@ -124,7 +124,7 @@ def test_its_file_is_self_contained_and_gives_the_same(name, norm, layer, images
     files.save_tensors(tmp_path / modeling.WEIGHTS, {k: v.numpy() for k, v in body.encoder.state_dict().items()})
     files.write_json(tmp_path / modeling.CONFIG, config)
     text = modeling.source(config, "An encoder.")
-    assert "ssl_core" not in text and "tasks." not in text and len(text.splitlines()) < 215
+    assert "ssl_core" not in text and "tasks." not in text and len(text.splitlines()) < 260
     files.write_text(tmp_path / "theirs.py", text)
     spec = importlib.util.spec_from_file_location("theirs", tmp_path / "theirs.py")
     theirs = importlib.util.module_from_spec(spec)
