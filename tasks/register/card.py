@@ -136,18 +136,18 @@ def _usage(made: Mapping[str, Any]) -> list[str]:
         "```",
         "",
     ]
-    if not made["config"]["name"].startswith("resnet"):
-        return lines
-    size = made["config"].get("input_size") or made["image_size"]
-    stem = [f"net.conv1 = torch.nn.Conv2d({made['channels']}, 64, 3, 1, 1, bias=False)"]
-    if size > 112:
-        stem = [f"net.conv1 = torch.nn.Conv2d({made['channels']}, 64, 7, 2, 3, bias=False)"] if made["channels"] != 3 else []
-    pool = ["net.maxpool = torch.nn.Identity()"] if size <= 36 else []
+    return [*lines, *_torchvision(made)] if made["config"]["name"].startswith("resnet") else lines
+
+
+def _torchvision(made: Mapping[str, Any]) -> list[str]:
+    """The card's code for a ResNet in torchvision."""
+    side, size = made["image_size"], made["config"].get("input_size") or made["image_size"]
+    smaller = ", antialias=True" if size < side else ""
+    sized = "" if size == side else f', then `torch.nn.functional.interpolate(x, ({size}, {size}), mode="bilinear"{smaller})`'
     norm = "" if made["config"]["norm"] == "batch" else "norm_layer=lambda c: torch.nn.GroupNorm(32, c)"
     return [
-        *lines,
-        f"In torchvision; `net` gives the last layer and takes images that are resized to {size}, in 0..1 and normalized by",
-        "the mean and deviation above:",
+        f"In torchvision; `net.eval()(x)` gives the last layer. `x` are images resized to {side}, in 0..1 and normalized by",
+        f"the mean and deviation above{sized}:",
         "",
         "```python",
         "import torch",
@@ -155,10 +155,19 @@ def _usage(made: Mapping[str, Any]) -> list[str]:
         "from safetensors.torch import load_file",
         "",
         f"net = torchvision.models.{made['config']['name']}({norm})",
-        *stem,
-        *pool,
-        "net.fc = torch.nn.Identity()",
+        _stem(made["channels"], size),
         'net.load_state_dict(load_file("FOLDER/model.safetensors"))',
         "```",
         "",
     ]
+
+
+def _stem(channels: int, size: int) -> str:
+    """The line that gives torchvision's ResNet the stem of an encoder for images of ``size``, and no classifier."""
+    layers = {"fc": "torch.nn.Identity()"}
+    if size <= 36:
+        layers = {"maxpool": "torch.nn.Identity()", **layers}
+    if size <= 112 or channels != 3:
+        window = "3, 1, 1" if size <= 112 else "7, 2, 3"
+        layers = {"conv1": f"torch.nn.Conv2d({channels}, 64, {window}, bias=False)", **layers}
+    return f"{', '.join(f'net.{name}' for name in layers)} = {', '.join(layers.values())}"

@@ -1,11 +1,19 @@
 """The model card of an encoder with tasks, of one below its start, and of a start that is the champion."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
+import torch
+
+from ssl_core.engine.encoders import EncoderConfig, build, description, open_residuals
 from tasks.judged import Judged
 from tasks.metrics import Metrics
+from tasks.register import modeling
 from tasks.register.card import model_card
 from tasks.results import Result
+from tasks.runtime import files
 from tasks.verdict import judge_one, remarks
 from tests.support.example_results import metrics_of
 from tests.tasks.test_starts import START, result
@@ -47,3 +55,34 @@ def test_a_start_that_is_the_champion_says_what_training_on_from_it_gave() -> No
     assert said[0].startswith("Training on your images is not worth it, use ImageNet features: −")
     assert "(the same: not worth it)" in said[1]
     assert said[2] == "Take pretrained-0, which training started from: by the score that chooses no training is better."
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "side", "size", "norm"),
+    [
+        ("resnet18", 1, 28, None, "batch"),
+        ("resnet18", 3, 64, None, "group"),
+        ("resnet18", 3, 128, None, "batch"),
+        ("resnet18", 1, 128, None, "batch"),
+        ("resnet18", 3, 32, 128, "batch"),
+        ("resnet34", 1, 64, 32, "batch"),
+    ],
+)
+def test_the_lines_for_torchvision_give_the_features(
+    tmp_path: Path, name: str, channels: int, side: int, size: int | None, norm: str
+) -> None:
+    config = EncoderConfig(name=name, width=8, depth=1, patch_size=4, norm=norm, input_size=size)
+    encoder = open_residuals(build(config, channels, side, seed=3)).eval()
+    files.save_tensors(tmp_path / modeling.WEIGHTS, {key: value.numpy() for key, value in encoder.state_dict().items()})
+    facts = FACTS | {"encoder": description(config, channels, side)}
+    card = model_card("x", facts, WORSE.metrics, {"name": "signs", "num_train": 9})
+    code = re.findall(r"```python\n(.*?)```", card, re.S)[-1]
+    assert len(code.split("\n\n")[1].splitlines()) == 3
+    space: dict[str, object] = {"torch": torch, "x": torch.rand(2, channels, side, side)}
+    exec(code.replace("FOLDER", str(tmp_path)), space)
+    for sized in re.findall(r"`(torch\.nn\.functional\.interpolate.*?)`", card):
+        space["given"], space["x"] = space["x"], eval(sized, space)
+    with torch.no_grad():
+        expected = encoder(space.get("given", space["x"]))
+        found = eval("net.eval()(x)", space)
+    assert abs(found - expected).max() < 1e-5 * abs(expected).max()
