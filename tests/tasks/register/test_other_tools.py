@@ -1,5 +1,6 @@
 """The lines of docs/other-tools.md, run as they are where this project's code is not: every tool gives the same features."""
 
+import importlib.util
 import json
 import os
 import re
@@ -7,14 +8,17 @@ import socket
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import requests
 import torch
 
-from ssl_core.engine.encoders import EncoderConfig, build, description
+from ssl_core.engine.encoders import EncoderConfig, build, description, open_residuals
 from tasks.encoder import load
 from tasks.register import export, modeling
 from tasks.runtime import files
@@ -30,26 +34,73 @@ import numpy as np, torch
 torch.set_grad_enabled(False)
 work = sys.argv[1]
 found = {}
-for heading, given in json.load(open(f"{work}/jobs.json")).items():
-    space = {"images": np.load(f"{work}/images.npy"), "labels": [0, 1, 0, 1], "folder": given["folder"], "torch": torch}
+for job, given in json.load(open(f"{work}/jobs.json")).items():
+    space = {"images": np.load(f"{work}/images.npy"), "labels": [0, 1, 0, 1], "folder": given["folder"]}
     sys.path[:1] = [given["folder"]]
     for code in given["code"]:
         exec(code, space)
-    found[heading] = np.asarray(eval(given["features"], space))
+    found[job] = np.asarray(eval(given["features"], space))
 np.savez(f"{work}/found.npz", **found)
 """
 
 
+def fences(heading: str = "", kind: str = "python") -> list[str]:
+    """What stands in the fences of a kind under a heading of the page, as it is; without a heading: before the first."""
+    part = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0] if heading else PAGE.split("\n## ")[0]
+    return re.findall(rf"```{kind}\n(.*?)```", part, re.S)
+
+
 def code(heading: str) -> str:
     """The Python lines under a heading of the page, as they are."""
-    part = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    return "\n".join(re.findall(r"```python\n(.*?)```", part, re.S))
+    return "\n".join(fences(heading))
 
 
-def package(place: Path, name: str, layer: str) -> Path:
+IMPORTS, FETCH, SEES = fences()
+LAST = "net.eval().forward_intermediates(x, norm=True)[0].mean((2, 3))"
+STAGE = "net.eval().forward_intermediates(x, norm=True)[1][int(config['layer'][5:]) - 1].mean((2, 3))"
+ONLY = "net.eval()(x)[int(config['layer'][5:]) - 1].mean((2, 3))"
+SIZED = "in_chans=x.shape[1], img_size=size"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Lines of the page on an encoder: the Python that gives the features, or what has to differ in the lines."""
+
+    heading: str
+    encoder: str
+    layer: str
+    features: str = "features"
+    input_size: int | None = None
+    in_chans: str = "in_chans=x.shape[1]"
+
+
+CASES = [
+    Case("The Hugging Face folder", "small", "block3"),
+    Case("torchvision", "resnet18", "block4", "net.eval()(x)"),
+    Case("torchvision", "resnet18", "block4", "net.eval()(x)", 36),
+    Case("torchvision", "resnet50", "block4", "net.eval()(x)", 24),
+    Case("timm", "resnet18", "block4", "net.eval()(x)[-1].mean((2, 3))"),
+    Case("timm", "resnet18", "block4", "net.eval()(x)[-1].mean((2, 3))", 36),
+    Case("A network of timm", "timm/mobilenetv3_small_100", "block1", STAGE),
+    Case("A network of timm", "timm/mobilenetv3_small_100", "block5", LAST, 64),
+    Case("A network of timm", "timm/tf_efficientnet_lite0", "block6", LAST, 64),
+    Case("A network of timm", "timm/vit_tiny_patch16_224", "block12", STAGE, 64, SIZED),
+    Case("A network of timm, features only", "timm/mobilenetv3_small_100", "block5", ONLY),
+    Case("A network of timm, features only", "timm/tf_efficientnet_lite0", "block3", ONLY, 64),
+    Case("A network of timm, features only", "timm/convnext_atto", "block4", ONLY, 64),
+]
+if importlib.util.find_spec("transformers"):
+    CASES += [
+        Case("AutoModel of transformers", "small", "block3"),
+        # its buffers are computed, and not stored
+        Case("AutoModel of transformers", "timm/tiny_vit_5m_224", "block4", input_size=64),
+    ]
+
+
+def package(place: Path, name: str, layer: str, input_size: int | None = None) -> Path:
     """What these tools read of the folder that a user fetches, of an untrained encoder; tracing its graph takes seconds."""
-    config = EncoderConfig(name=name, width=8, depth=1, patch_size=4, norm="batch")
-    encoder = build(config, 1, SIDE, seed=3).eval()
+    config = EncoderConfig(name=name, width=8, depth=1, patch_size=4, norm="batch", input_size=input_size)
+    encoder = open_residuals(build(config, 1, SIDE, seed=3)).eval()
     facts = {"encoder": description(config, 1, SIDE), "mean": [0.4], "std": [0.3]}
     place.mkdir()
     files.save_tensors(place / modeling.WEIGHTS, {key: value.numpy() for key, value in encoder.state_dict().items()})
@@ -67,46 +118,54 @@ def agree(found: np.ndarray, folder: Path, images: np.ndarray) -> bool:
     """Whether features are those of the encoder in ``folder``, to 1e-5 of the largest."""
     with torch.no_grad():
         expected = load(folder)(torch.from_numpy(images)).numpy()
-    return found.shape == expected.shape and bool(abs(found - expected).max() < 1e-5 * max(1, abs(expected).max()))
+    return found.shape == expected.shape and bool(abs(found - expected).max() < 1e-5 * abs(expected).max())
+
+
+def run(jobs: dict[str, Any], images: np.ndarray, work: Path) -> dict[str, np.ndarray]:
+    """The features that each job's lines give, in one process that cannot import the project."""
+    np.save(work / "images.npy", images)
+    (work / "jobs.json").write_text(json.dumps(jobs))
+    home = {"HF_HOME": str(work / "cache"), "HF_HUB_OFFLINE": "1"}  # where transformers copies the code that it executes
+    command = [sys.executable, "-I", "-c", RUN, str(work)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=work, env=os.environ | home)
+    assert done.returncode == 0, done.stderr
+    return dict(np.load(work / "found.npz"))
+
+
+def test_no_tool_needs_more_than_three_lines() -> None:
+    headings = re.findall(r"^## (.*)$", PAGE, re.M)
+    assert {case.heading for case in CASES} < set(headings)
+    for heading in headings:
+        for lines in fences(heading, "python(?: by-hand)?"):
+            assert len([line for line in lines.splitlines() if line]) <= 3, heading
 
 
 @pytest.mark.slow
-def test_each_tool_gives_the_same_features_by_the_lines_of_the_page(original: Path, tmp_path: Path) -> None:
-    first = PAGE.split("\n## ")[0]
-    fetch, sees = re.findall(r"```python\n(.*?)```", first, re.S)
+def test_each_tool_of_torch_gives_the_same_features_by_the_lines_of_the_page(tmp_path: Path) -> None:
+    jobs, folders = {}, {}
+    for number, case in enumerate(CASES):
+        job = f"{number} {case.heading}"
+        folders[job] = package(tmp_path / str(number), case.encoder, case.layer, case.input_size)
+        lines = code(case.heading).replace("in_chans=x.shape[1]", case.in_chans)
+        jobs[job] = {"folder": str(folders[job]), "code": [IMPORTS, SEES, lines], "features": case.features}
     images = textured_images(4, 1, SIDE)
-    np.save(tmp_path / "images.npy", images)
-    kinds = {"small": "block3", "resnet18": "block4", "timm/mobilenetv3_small_100": "block1"}
-    folders = {kind: package(tmp_path / kind.replace("/", "-"), kind, layer) for kind, layer in kinds.items()}
-    tools = {
-        "The Hugging Face folder": ("small", "features"),
-        "torchvision": ("resnet18", "net.eval()(x)"),
-        "timm": ("resnet18", "net.eval()(x)[-1].mean((2, 3))"),
-        "A network of timm": (
-            "timm/mobilenetv3_small_100",
-            "net.eval().forward_intermediates(x, norm=True)[1][0].mean((2, 3))",
-        ),
-    }
-    jobs = {
-        heading: {"folder": str(folders[kind]), "code": [sees, code(heading)], "features": features}
-        for heading, (kind, features) in tools.items()
-    }
-    start = at_champion(fetch, original)
+    for job, found in run(jobs, images, tmp_path).items():
+        assert agree(found, folders[job], images), job
+
+
+@pytest.mark.slow
+def test_each_tool_of_a_store_gives_the_same_features_by_the_lines_of_the_page(original: Path, tmp_path: Path) -> None:
     (loaded,) = re.findall(r"`(mlflow\.pyfunc\.load_model.*?)`", PAGE)
-    of_champion = {
+    tools = {
         "ONNX Runtime": (code("ONNX Runtime"), "features"),
         "scikit-learn": (code("scikit-learn"), "encode.transform(images)"),
         "MLflow": ("", at_champion(loaded, original)),
     }
-    jobs |= {name: {"folder": "", "code": [start, lines], "features": out} for name, (lines, out) in of_champion.items()}
-    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
-    done = subprocess.run([sys.executable, "-I", "-c", RUN, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    found = np.load(tmp_path / "found.npz")
-    for heading, (kind, _) in tools.items():
-        assert agree(found[heading], folders[kind], images), heading
-    for heading in of_champion:
-        assert agree(found[heading], original / "out/encoders/simclr-0", images), heading
+    start = [IMPORTS, at_champion(FETCH, original)]
+    jobs = {name: {"folder": "", "code": [*start, lines], "features": out} for name, (lines, out) in tools.items()}
+    images = textured_images(4, 1, SIDE)
+    for job, found in run(jobs, images, tmp_path).items():
+        assert agree(found, original / "out/encoders/simclr-0", images), job
 
 
 @pytest.mark.slow
@@ -114,7 +173,7 @@ def test_a_server_of_mlflow_answers_with_the_same_features(original: Path, tmp_p
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    (start,) = re.findall(r"```bash\n(.*?)```", PAGE.split("\n## MLflow\n")[1].split("\n## ")[0], re.S)
+    (start,) = fences("MLflow", "bash")
     command = at_champion(start, original).replace("5001", port)
     found = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # as in an activated environment
     with (tmp_path / "log").open("w") as log:
@@ -134,7 +193,7 @@ def test_a_server_of_mlflow_answers_with_the_same_features(original: Path, tmp_p
         wait_for(answers, 120)
         for shape in ((4, SIDE), (1, 40)):
             images = textured_images(shape[0], 1, shape[1])
-            space = {"images": images}
+            space = {"images": images, "requests": requests}
             exec(code("MLflow").replace("5001", port), space)
             assert agree(np.asarray(space["features"], np.float32), original / "out/encoders/simclr-0", images)
     finally:
