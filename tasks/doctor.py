@@ -117,7 +117,7 @@ class Doctor:
     def outputs(self) -> None:
         """What DVC takes for up to date is what dvc.lock records; damaged outputs are removed, so that dvc repro makes them.
 
-        Those of methods that params.yaml lists no more count too: a stage that reads a whole folder verifies them.
+        Those of methods that params.yaml lists no more count too: the list may grow again.
         """
         changing = {out for stage in self.plan if stage.stale for out in stage.outs}
         known = {path: md5 for path, md5 in recorded.outputs(self.root).items() if path not in changing}

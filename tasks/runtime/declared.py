@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,21 @@ def entry(name: StageName) -> dict[str, Any]:
     if not _is_entry(filled):
         raise UsageError(f"dvc.yaml does not describe the stage {name}; {RESTORE}")
     return filled
+
+
+def listed() -> Callable[[str], bool]:
+    """Whether ``run`` in params.yaml lists the method, the seed and the task of a stage, by its name.
+
+    What an earlier list left behind is read by nobody, so it may be anything.
+    """
+    run = params.load()["run"]
+
+    def is_listed(stage: str) -> bool:
+        name = StageName.parse(stage)
+        parts = {"methods": name.method, "seeds": name.seed, "tasks": name.task}
+        return all(part is None or part in (run.get(key) or ()) for key, part in parts.items())
+
+    return is_listed
 
 
 def _filled(name: StageName, values: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ dvc.lock names (a project without DVC) is read as it is.
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,16 @@ PATIENCE_SECONDS = 3.0
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # 20 methods: 0.1 s instead of 1 s
 
 
-def outputs(root: Path) -> dict[Path, str]:
+def outputs(root: Path, counts: Callable[[str], bool] = lambda stage: True) -> dict[Path, str]:
     """The MD5 of every output in dvc.lock by its path below ``root``; that of a directory ends with ``.dir``.
+
+    Args:
+        counts: whether the outputs of a stage of this name are asked for.
 
     Raises:
         UsageError: dvc.lock cannot be read.
     """
-    return {root / out["path"]: out["md5"] for entry in _stages(root).values() for out in _outs(entry)}
+    return {root / out["path"]: out["md5"] for name, entry in _stages(root).items() if counts(name) for out in _outs(entry)}
 
 
 def of_stage(root: Path, name: str) -> dict[Path, str]:

@@ -61,7 +61,7 @@ class Stage:
         outs = [out for kind in ("outs", "metrics", "plots") for out in entry.get(kind, [])]
         self.outs = [Path(next(iter(out)) if isinstance(out, dict) else out) for out in outs]
         self._digests: dict[Path, tuple[tuple[Any, ...], str]] = {}
-        self._recorded = recorded.outputs(Path())
+        self._recorded = recorded.outputs(Path(), declared.listed())
         self.fingerprint = self._fingerprint()
         self.work = state_directory() / "work" / self.full_name / self.fingerprint[:16]
         self._stop, self._over = threading.Event(), threading.Event()

@@ -153,11 +153,10 @@ def test_doctor_removes_what_readers_refuse_and_nothing_else(project: Path) -> N
 
 
 def test_doctor_mends_what_a_method_left_that_is_compared_no_more(project: Path) -> None:
-    """Whoever reads the whole folder verifies it, so its advice has to end that fault too."""
+    """Nobody reads it, so the report is made; the list may grow again, so it is mended all the same."""
     set_params(project, {"run": {"methods": ["simclr"]}})
     damage.flip(project / METRICS)
-    with pytest.raises(IntegrityError, match=r"run python -m tasks\.doctor"):
-        report()
+    report()
     assert f"{METRICS} was damaged and is removed, so that it is made again" in mend(project)
     report()
 
