@@ -1,6 +1,5 @@
 """transformers' AutoModel on a package: by the user's word alone, and what it saves is a package again."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -57,20 +56,18 @@ def ran(folder: Path, work: Path, images: np.ndarray) -> dict[str, Any]:
     return said
 
 
-if importlib.util.find_spec("transformers"):
-
-    def test_automodel_needs_the_users_word_trains_and_saves_a_package(tmp_path: Path) -> None:
-        folder, images = package(tmp_path / "package", "small", "block3"), textured_images(4, 1, 40)
-        said = ran(folder, tmp_path, images)
-        assert not said["training"] and said["half"] == "torch.float16"
-        refused = said["refused"]
-        assert "trust_remote_code=True" in refused["no word"] and not refused["no word: executed"]
-        assert "device_map" in refused["device"] and refused["device: executed"]
-        with np.load(tmp_path / "found.npz") as found, torch.no_grad():
-            before, after = (load(place)(torch.from_numpy(images)).numpy() for place in (folder, tmp_path / "saved"))
-            assert not np.allclose(found["trained"], before, atol=1e-2)
-            assert all(np.allclose(found[name], after, atol=1e-5) for name in ("trained", "again"))
-            assert np.allclose(found["other"], found["block1"], atol=1e-5)
+def test_automodel_needs_the_users_word_trains_and_saves_a_package(tmp_path: Path) -> None:
+    folder, images = package(tmp_path / "package", "small", "block3"), textured_images(4, 1, 40)
+    said = ran(folder, tmp_path, images)
+    assert not said["training"] and said["half"] == "torch.float16"
+    refused = said["refused"]
+    assert "trust_remote_code=True" in refused["no word"] and not refused["no word: executed"]
+    assert "device_map" in refused["device"] and refused["device: executed"]
+    with np.load(tmp_path / "found.npz") as found, torch.no_grad():
+        before, after = (load(place)(torch.from_numpy(images)).numpy() for place in (folder, tmp_path / "saved"))
+        assert not np.allclose(found["trained"], before, atol=1e-2)
+        assert all(np.allclose(found[name], after, atol=1e-5) for name in ("trained", "again"))
+        assert np.allclose(found["other"], found["block1"], atol=1e-5)
 
 
 def test_a_process_without_transformers_reads_the_file_without_it(tmp_path: Path) -> None:

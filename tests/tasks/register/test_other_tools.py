@@ -1,6 +1,5 @@
 """The lines of docs/other-tools.md, run as they are where this project's code is not: every tool gives the same features."""
 
-import importlib.util
 import json
 import os
 import re
@@ -88,13 +87,10 @@ CASES = [
     Case("A network of timm, features only", "timm/mobilenetv3_small_100", "block5", ONLY),
     Case("A network of timm, features only", "timm/tf_efficientnet_lite0", "block3", ONLY, 64),
     Case("A network of timm, features only", "timm/convnext_atto", "block4", ONLY, 64),
+    Case("AutoModel of transformers", "small", "block3"),
+    # its buffers are computed, and not stored
+    Case("AutoModel of transformers", "timm/tiny_vit_5m_224", "block4", input_size=64),
 ]
-if importlib.util.find_spec("transformers"):
-    CASES += [
-        Case("AutoModel of transformers", "small", "block3"),
-        # its buffers are computed, and not stored
-        Case("AutoModel of transformers", "timm/tiny_vit_5m_224", "block4", input_size=64),
-    ]
 
 
 def package(place: Path, name: str, layer: str, input_size: int | None = None) -> Path:
