@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from tasks.prepare import decoding, dicom, tiff
+from tasks.prepare import decoding, dicom, header, jpeg, tiff
 from tasks.prepare.decoding import BadImage, Facts
 
 Array = np.ndarray[Any, Any]
 LUMA = np.array([0.299, 0.587, 0.114])  # as Pillow
 SAMPLED = 2**16
-"""Pixels of a picture that say what is usual in it."""
+"""Values of a picture that say what is usual in it."""
 
 
 def decode(data: bytes, name: str, size: int, channels: int, depth: int, bits: int, fit: str) -> tuple[bytes, Facts]:
@@ -137,9 +137,11 @@ def _grey_or_color(values: Array, channels: int) -> Array:
 def _picture_or_tiff(data: bytes, name: str, channels: int) -> tuple[Array, Facts]:
     try:
         with Image.open(BytesIO(data), formats=decoding.FORMATS) as image:
-            facts = decoding.inspect(image, data, name)
+            facts = header.inspect(image, data, name)
             if not (facts.format == "TIFF" and image.tag_v2.get(277, 1) > len(image.getbands())):
-                return _laid_out(_values(image, data, facts), channels, facts), facts
+                values = _values(image, data, facts)
+                facts.notes += jpeg.check(image, data) if facts.format == "JPEG" else []
+                return _laid_out(values, channels, facts), facts
     except UnidentifiedImageError:
         if data[:4] not in tiff.BEGINNINGS:
             raise

@@ -11,7 +11,6 @@ it (``data.fit``). What has other channels or keeps 16 bits is read by ``tasks.p
 """
 
 import contextlib
-import hashlib
 import json
 import signal
 import struct
@@ -19,7 +18,7 @@ import sys
 import warnings
 from dataclasses import dataclass, field
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -27,9 +26,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 NPY, DICOM = b"\x93NUMPY", b"DICM"
 """How a file that NumPy saved begins, and what a DICOM file has after 128 bytes."""
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
-SUFFIXES = {name: (f".{name.lower()}",) for name in FORMATS}
-SUFFIXES |= {"JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "TIFF": (".tif", ".tiff")}
-MODES = set("1 L LA P PA RGB RGBA RGBX RGBa La CMYK YCbCr I;16 I;16B I;16L I;16N I".split())  # noqa: SIM905
 MAX_PIXELS = 89_478_485
 """Pillow's own limit: 0.25 GiB of RGB."""
 MAX_BYTES = 256 << 20
@@ -137,8 +133,10 @@ def has_bands(data: bytes, channels: int, bits: int) -> bool:
 
 def read_picture(data: bytes, name: str, channels: int, depth: int, size: int | None) -> tuple[Any, Facts]:
     """An upright picture of mode L or RGB, at a scale that suffices for ``size``; None: all its pixels, whatever its shape."""
+    from tasks.prepare import header, jpeg
+
     with Image.open(BytesIO(data), formats=FORMATS) as image:
-        facts = inspect(image, data, name)
+        facts = header.inspect(image, data, name)
         if facts.format == "PNG" and data[24:26] == b"\x10\x04":
             facts.notes.append("16 bits of grey with transparency, of which only the upper 8 are read")
         elif facts.format == "TIFF":
@@ -149,6 +147,8 @@ def read_picture(data: bytes, name: str, channels: int, depth: int, size: int | 
             check_shape(*image.size)
             image.draft(None, (DRAFT_FACTOR * size, DRAFT_FACTOR * size))
         image.load()
+        if facts.format == "JPEG":
+            facts.notes += jpeg.check(image, data)
         return flatten(_plain(upright(image, facts), depth, facts), channels), facts
 
 
@@ -164,32 +164,6 @@ def check_shape(width: int, height: int) -> None:
     """Refuse (``BadImage``) an image that is too long to become one square."""
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise BadImage(f"{width} x {height}: one side is more than {MAX_ASPECT} times the other; data.tile cuts it")
-
-
-def inspect(image: Any, data: bytes, name: str) -> Facts:
-    """Judge what the header tells, before any pixel is decoded."""
-    width, height = image.size
-    kind = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with a second picture behind it
-    check_sides(width, height)
-    if kind == "TIFF":
-        from tasks.prepare import tiff
-
-        tiff.check(image)
-    if image.mode not in MODES or (image.mode == "I" and kind != "PNG"):
-        raise BadImage(f"pixels of type {image.mode} have no stated range; convert the file to 8 or 16 bits")
-    facts = Facts(width, height, image.mode, kind, hashlib.sha256(data).hexdigest())
-    suffix = PurePosixPath(name).suffix.lower()
-    if suffix and suffix not in SUFFIXES[kind] and "#" not in suffix:  # the row of a parquet file
-        facts.notes.append(f"content is {kind}, the name ends in {suffix}")
-    if kind != "JPEG" and getattr(image, "n_frames", 1) > 1:
-        image.seek(0)
-        facts.notes.append("several frames or pages, the first is used")
-    if kind == "JPEG" and not data.rstrip(b"\0").endswith(b"\xff\xd9"):
-        facts.notes.append("bytes after the end of the JPEG")
-    profile = image.info.get("icc_profile") or b""
-    if profile and b"sRGB" not in profile and b"s\0R\0G\0B" not in profile:
-        facts.notes.append("a color profile other than sRGB is ignored")
-    return facts
 
 
 def upright(image: Any, facts: Facts) -> Any:

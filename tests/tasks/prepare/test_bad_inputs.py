@@ -112,8 +112,9 @@ def deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int = 60) -
     trap = '    if "killer" in name:\n        signal.raise_signal(signal.SIGSEGV)\n'
     trap += '    if "sleeper" in name:\n        signal.pause()\n'
     start = "    if not data:\n"
-    assert start in source
-    worker = tmp_path / "worker.py"
+    here, worker = "Path(__file__).parents[2]", tmp_path / "worker.py"
+    assert start in source and here in source
+    source = source.replace(here, f"Path({str(Path(decoding.__file__).parents[2])!r})")
     worker.write_text(source.replace(start, trap + start, 1))
     monkeypatch.setattr(decoding, "__file__", str(worker))
 
