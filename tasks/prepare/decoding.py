@@ -11,6 +11,7 @@ it (``data.fit``). What has other channels or keeps 16 bits is read by ``tasks.p
 """
 
 import contextlib
+import hashlib
 import json
 import signal
 import struct
@@ -96,6 +97,7 @@ def decode(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
+            file, data, told = data, *full_first(data)
             if part or has_bands(data, channels, bits):
                 from tasks.prepare import bands, tiling  # only here: a worker starts faster without, and without NumPy
 
@@ -116,8 +118,20 @@ def decode(
             raise
         except Exception as error:  # decoders raise nearly anything on damaged files
             raise BadImage(f"damaged: {one_line(error)}") from None
+    facts.notes += told
+    if data is not file:
+        facts.sha256 = hashlib.sha256(file).hexdigest()
     facts.notes += sorted({f"decoder warning: {one_line(w.message)}" for w in caught if w.category is not DeprecationWarning})
     return pixels, facts
+
+
+def full_first(data: bytes) -> tuple[bytes, list[str]]:
+    """The file with its full picture first, and what to say of that."""
+    if data[:2] not in (b"II", b"MM"):
+        return data, []
+    from tasks.prepare import previews
+
+    return previews.full(data)
 
 
 def has_bands(data: bytes, channels: int, bits: int) -> bool:
