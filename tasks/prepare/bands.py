@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from tasks.prepare import decoding, dicom, header, jpeg, tiff
+from tasks.prepare import decoding, dicom, header, jpeg, tiff, transparency
 from tasks.prepare.decoding import BadImage, Facts
 
 Array = np.ndarray[Any, Any]
 LUMA = np.array([0.299, 0.587, 0.114])  # as Pillow
 SAMPLED = 2**16
 """Values of a picture that say what is usual in it."""
+CUT = "values above"
+"""How what is told of values begins that are whiter than white."""
 
 
 def decode(data: bytes, name: str, size: int, channels: int, depth: int, bits: int, fit: str) -> tuple[bytes, Facts]:
@@ -86,7 +88,7 @@ def _white(values: Array, depth: int, facts: Facts) -> int:
     place = some.size - 1 - some.size // 100
     facts.peak, facts.usual = int(used.max()), int(np.partition(some, place)[place])
     if facts.peak >= 2**depth:
-        facts.notes.append(f"values above {2**depth - 1} are cut; data.bit_depth is {depth}")
+        facts.notes.append(f"{CUT} {2**depth - 1} are cut; data.bit_depth is {depth}")
     return int(2**depth - 1)
 
 
@@ -197,8 +199,7 @@ def _laid_out(values: Array, channels: int, facts: Facts) -> Array:
     if values.shape[2] in (2, 4) and facts.mode != "RGBX":
         white = np.iinfo(values.dtype).max
         alpha = values[..., -1:] / white
-        if alpha.min() < 1:
-            facts.notes.append("partly transparent, laid on white")
+        facts.notes += transparency.told(float(alpha.min()), float(alpha.max()), values.shape[2])
         values = np.rint(values[..., :-1] * alpha + white * (1 - alpha)).astype(values.dtype)
     values = values[..., :3]
     return _grey_or_color(values, channels) if values.shape[2] != channels else values

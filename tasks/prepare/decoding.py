@@ -204,12 +204,9 @@ def _plain(image: Any, depth: int, facts: Facts) -> Any:
         return bands.eight_bits(image, depth, facts)
     if not image.has_transparency_data:
         return image
-    layer = image.convert("RGBA")
-    if layer.getchannel("A").getextrema()[0] < 255:
-        facts.notes.append("partly transparent, laid on white")
-    white = Image.new("RGBA", image.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
-    white.alpha_composite(layer)
-    return white
+    from tasks.prepare import transparency
+
+    return transparency.on_white(image, facts)
 
 
 def flatten(image: Any, channels: int) -> Any:

@@ -5,13 +5,15 @@ whole directory appears or nothing does.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from tasks.prepare import auditing, tiled
+from tasks.prepare import auditing, bands, tiled, transparency
 from tasks.prepare.intake import Seen, Split, decode_into, new_split
 from tasks.prepare.layout import one_per_line, shown
 from tasks.prepare.source import Source, open_source
@@ -22,7 +24,7 @@ from tasks.runtime.dataset import Array, blocks
 from tasks.runtime.errors import DataError
 from tasks.runtime.params import DataConfig
 from tasks.runtime.stage import state_directory
-from tasks.runtime.words import few
+from tasks.runtime.words import counted, few
 
 CONSTANT = 1e-6
 """Deviation, as a share of white, below which a channel shows nothing."""
@@ -95,10 +97,11 @@ def finish(
     train, test = splits["train"], splits["test"]
     classes = [shown(c) for c in source.classes]
     copies = auditing.compare(train, test, classes, config.drop_leaks, check)
-    check_classes(train, test, classes)
+    with _explained(seen.notes):
+        check_classes(train, test, classes)
+        mean, std = moments(train.images)
     groups = [source.items[row].group for row in train.rows]
     holdout = chosen_share(train.labels, groups, config.holdout_fraction, config.seed, HOLDOUT)
-    mean, std = moments(train.images)
     source.warnings += _without_use(std, holdout if classes and config.holdout_fraction else None)
     for name, split in splits.items():
         if isinstance(split.images, np.memmap):
@@ -126,6 +129,17 @@ def finish(
     meta |= {"tile": config.tile} if config.tile else {}
     files.write_json(directory / "meta.json", meta)
     audit.write(directory, judge(source, splits, holdout, classes, seen, copies, config))
+
+
+@contextmanager
+def _explained(notes: Counter[str]) -> Iterator[None]:
+    """To an error of images that are left out or all alike, what may have made them so."""
+    try:
+        yield
+    except DataError as error:
+        why = [text for text in sorted(notes) if text.startswith((transparency.BEGINNING, bands.CUT))]
+        said = [f"{counted(notes[text], 'image', 'images')}: {text}" for text in why]
+        raise DataError("; ".join([str(error), *said])) from None
 
 
 def _without_use(std: Sequence[float], holdout: Array | None) -> list[str]:

@@ -143,7 +143,7 @@ def usable() -> dict[str, tuple[bytes, str]]:
         "palette.png": (palette(False), ""),
         "palette-clear.png": (palette(True), "partly transparent"),
         "grey-alpha.png": (encoded(picture().convert("LA")), ""),
-        "clear.png": (transparent(0), "partly transparent"),
+        "clear.png": (transparent(0), "transparent all over"),
         "sixteen.png": (encoded(Image.fromarray(wide)), ""),
         "sixteen.tif": (encoded(Image.fromarray(wide), "TIFF", tiffinfo=tags), ""),
         "sixteen-rgb.png": (sixteen_bit_rgb(0x8000), ""),

@@ -40,7 +40,7 @@ def test_an_encoder_of_8_bits_takes_deep_images_by_their_own_depth_and_says_so(
     assert (of["deep.png"] - of["plain.png"]).abs().max() <= 1
     said = capsys.readouterr().err
     assert "note: 1 image: more than 8 bits a pixel, scaled from 12 bits (the largest value is 4080)" in said
-    assert "note: 1 image: partly transparent, laid on white" in said
+    assert "note: 1 image: transparent all over, which leaves nothing but white" in said
 
 
 def test_an_encoder_remembers_the_depth_of_its_images(tmp_path: Path) -> None:
