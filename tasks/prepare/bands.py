@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from tasks.prepare import decoding, dicom, header, jpeg, tiff, transparency
+from tasks.prepare import decoding, dicom, header, jpeg, levels, tiff, transparency
 from tasks.prepare.decoding import BadImage, Facts
 
 Array = np.ndarray[Any, Any]
@@ -60,6 +60,8 @@ def store(values: Array, size: int, channels: int, depth: int, bits: int, fit: s
     if values.shape[2] != channels:
         raise BadImage(f"{values.shape[2]} bands, but data.channels is {channels}")
     top, white = _top(values, depth, facts), 2**bits - 1
+    if bits == 8:
+        facts.levels = _levels(values, int(top), facts)
     scaled = (values.astype(np.float64).clip(0, top) * (white / top)).astype(np.float32)
     squares = [np.asarray(decoding.square(Image.fromarray(scaled[..., c]), size, fit)) for c in range(channels)]
     stored = np.rint(np.stack(squares, 2)).clip(0, white)
@@ -81,12 +83,21 @@ def _top(values: Array, depth: int, facts: Facts) -> float:
     return float(_white(values, depth, facts))
 
 
+def _levels(values: Array, top: int, facts: Facts) -> list[int]:
+    """``levels.left`` of values of more than 8 bits; floats count as the 16 bits that ``data.bits`` would keep of them."""
+    if values.dtype.kind == "f":
+        facts.reach = 65535
+        return levels.left(np.rint(values * 65535.0), 65535)
+    return levels.left(values, top) if top > 255 else []
+
+
 def _white(values: Array, depth: int, facts: Facts) -> int:
     """The largest value of ``depth`` bits; how large those of the picture are is noted."""
     used = _as_unsigned(values.astype(np.int64) - 2 ** (depth - 1)) if facts.signed else values
-    some = used.ravel()[:: max(1, values.size // SAMPLED)]
-    place = some.size - 1 - some.size // 100
-    facts.peak, facts.usual = int(used.max()), int(np.partition(some, place)[place])
+    some = levels.sample(used, SAMPLED)
+    places = [int(levels.MOST * len(some)) - 1, len(some) - 1 - len(some) // 100]
+    facts.reach, facts.usual = map(int, np.partition(some, places, axis=0)[places].max(axis=1))
+    facts.peak = int(used.max())
     if facts.peak >= 2**depth:
         facts.notes.append(f"{CUT} {2**depth - 1} are cut; data.bit_depth is {depth}")
     return int(2**depth - 1)
@@ -112,6 +123,7 @@ def eight_bits(image: Any, depth: int, facts: Facts) -> Any:
     """A grey picture of ``depth`` bits in 8."""
     wide = np.asarray(image).astype(np.int64).clip(0, 65535)
     top = _white(wide, depth, facts)
+    facts.levels = _levels(wide, top, facts)
     return Image.fromarray(((wide.clip(0, top) * 255 + top // 2) // top).astype(np.uint8))
 
 

@@ -62,7 +62,11 @@ class Facts:
     peak: int = 0
     """Largest value of an image with more than 8 bits, where they count; 0 of any other."""
     usual: int = 0
-    """Value that 99 of 100 of its pixels do not exceed."""
+    """Value that 99 of 100 of its pixels do not exceed, in each band."""
+    reach: int = 0
+    """Value that 9 of 10 do not exceed."""
+    levels: list[int] = field(default_factory=list)
+    """Levels of grey that 8 bits leave of it, and those that it had; empty where enough are left."""
     tiles: int = 1
     """How many the picture is cut into."""
     signed: bool = False

@@ -10,19 +10,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tasks.prepare import bands, decoding
+from tasks.prepare import bands, decoding, levels
 from tasks.prepare.source import ArraySource, Source
 from tasks.prepare.workers import Done, Job, decode_all
 from tasks.runtime.dataset import BLOCK, Array
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.params import DataConfig
 from tasks.runtime.progress import Progress
-from tasks.runtime.words import counted
 
 ONE_WORKER = 256
 """Up to this many files one worker is enough: each costs the time to start it."""
-MUCH = 3
-"""Bits that an image may lose without a word."""
 DEPTHS = (8, 10, 12, 14, 16)
 """Bits that cameras and scanners give; the first that holds the largest value is taken."""
 
@@ -75,10 +72,8 @@ class Seen:
     """Largest value among these images; 0: there are none."""
     usual: int = 0
     """Value that no image has in more than 1 of 100 of its pixels."""
-    depths: Counter[int] = field(default_factory=Counter)
-    """How many of these images need so many bits."""
-    examples: dict[int, str] = field(default_factory=dict)
-    """The first name of those that do."""
+    few: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    """By the row of the source, of images of which 8 bits leave few levels of grey: ``levels`` and ``reach`` of their facts."""
     formats: Counter[str] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
@@ -129,6 +124,8 @@ def decode_into(
         progress.update(number)
     if deep:
         scale_alike(source, places, sorted(deep), config, seen, check)
+    if seen.few:
+        seen.notes[_few_levels(source, seen)] = len(seen.few)
     for name, split in splits.items():
         split.drop(~usable[name])
     seen.bad.sort()
@@ -165,7 +162,6 @@ def scale_alike(
             f"; only 1 in 100 pixels of any image lies above {seen.usual}: if those are faults of the camera, set"
             f" data.bit_depth: {depth_of(seen.usual)}"
         )
-    few = few or ("" if config.bit_depth or config.bits > 8 else _outliers(seen))
     said = f"more than 8 bits a pixel, scaled from {seen.bit_depth} bits (the largest value is {seen.peak}{few})"
     seen.notes[said] = len(deep)
     for done in contents(source, deep, config, seen.bit_depth) if seen.bit_depth != first else ():
@@ -174,19 +170,7 @@ def scale_alike(
             raise IntegrityError(f"{source.items[done.row].name!r} changed while it was read; run the same command again")
         split, at = places[done.row]
         split.put(at, done.pixels)
-
-
-def _outliers(seen: Seen) -> str:
-    """Of images that most others lose levels of grey for; empty where there are none."""
-    usual = sorted(seen.depths.elements())[seen.depths.total() // 2]
-    if seen.bit_depth - usual < MUCH:
-        return ""
-    rare, first = counted(seen.depths[seen.bit_depth], "other", "others"), seen.examples[seen.bit_depth]
-    others = counted(sum(n for bits, n in seen.depths.items() if bits <= usual), "image needs", "images need")
-    return (
-        f"; {others} {usual} bits only and keep few levels of grey for {rare}, {first!r} first: leave"
-        f" those out, or set data.bit_depth: {usual}, or data.bits: 16 to keep all"
-    )
+        _count_levels(done, seen)
 
 
 def contents(source: Source, rows: list[int], config: DataConfig, depth: int) -> Iterator[Done]:
@@ -235,7 +219,22 @@ def store(split: Split, at: int, done: Done, source: Source, seen: Seen) -> str:
     seen.notes.update(facts.notes)
     if facts.peak:
         seen.peak, seen.usual = max(seen.peak, facts.peak), max(seen.usual, facts.usual)
-        bits, name = depth_of(facts.peak), source.items[done.row].name
-        seen.depths[bits] += 1
-        seen.examples[bits] = min(name, seen.examples.get(bits, name))
+    _count_levels(done, seen)
     return ""
+
+
+def _few_levels(source: Source, seen: Seen) -> str:
+    """What to say of them, with the depth that is advised for pixels which are too bright, if one is."""
+    reach = max(reach for _, _, reach in seen.few.values())
+    is_usual = reach <= seen.usual and depth_of(seen.usual) < seen.bit_depth
+    first = min(source.items[row].name for row in seen.few)
+    enough = depth_of(seen.usual if is_usual else reach)
+    return levels.told([found[:2] for found in seen.few.values()], first, enough, seen.bit_depth)
+
+
+def _count_levels(done: Done, seen: Seen) -> None:
+    """Note whether this image, as it was decoded last, is one of few levels."""
+    seen.few.pop(done.row, None)
+    if done.facts and done.facts.levels:
+        kept, had = done.facts.levels
+        seen.few[done.row] = kept, had, done.facts.reach

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.prepare import auditing, bands, tiled, transparency
+from tasks.prepare import auditing, bands, levels, tiled, transparency
 from tasks.prepare.intake import Seen, Split, decode_into, new_split
 from tasks.prepare.layout import one_per_line, shown
 from tasks.prepare.source import Source, open_source
@@ -137,7 +137,7 @@ def _explained(notes: Counter[str]) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        why = [text for text in sorted(notes) if text.startswith((transparency.BEGINNING, bands.CUT))]
+        why = [text for text in sorted(notes) if text.startswith((transparency.BEGINNING, levels.BEGINNING, bands.CUT))]
         said = [f"{counted(notes[text], 'image', 'images')}: {text}" for text in why]
         raise DataError("; ".join([str(error), *said])) from None
 
