@@ -52,7 +52,7 @@ def _end_of_data(image: Any, data: bytes) -> int:
     import numpy as np  # only here: pictures need no NumPy
 
     end = data.rstrip(b"\0")
-    is_usual = end.endswith(END) and ARITHMETIC not in end and end[end.rfind(SCAN) + 4] == image.layers
+    is_usual = end.endswith(END) and ARITHMETIC not in end and end[end.rfind(SCAN) + 4 :][:1] == bytes([image.layers])
     if not is_usual or any(down > 2 for _, _, down, _ in image.layer):
         return 0
     with contextlib.suppress(OSError):  # in other colors than those of a picture
@@ -83,8 +83,8 @@ def _lacks_scans(data: bytes, layers: int) -> bool:
         if data[at : at + 1] != b"\xff":
             return False
     left: dict[tuple[int, int], int] = {}
-    while at > 0:
-        count = data[at + 4]
+    while at > 0 and at + 16 < len(data):  # what lies behind the picture may look like a scan
+        count = min(data[at + 4], 4)
         first, last, bits = data[at + 5 + 2 * count : at + 8 + 2 * count]
         for key in ((color, k) for color in data[at + 5 : at + 5 + 2 * count : 2] for k in range(first, last + 1)):
             left[key] = min(left.get(key, bits & 15), bits & 15)

@@ -51,3 +51,12 @@ def test_a_progressive_jpeg_without_its_last_scans_is_told() -> None:
     assert len(scans) > 6 and notes(data) == [] and notes(photo(kind="L", progressive=True)) == []
     for at in scans[1:]:
         assert notes(data[:at] + END) == less
+
+
+@pytest.mark.parametrize("junk", [b"\xff\xda", b"\xff\xda\xff\xff", b"\xff\xda" + bytes([255] * 40)])
+@pytest.mark.parametrize("ending", [b"", END])
+def test_what_lies_behind_a_whole_jpeg_makes_it_no_damaged_one(junk: bytes, ending: bytes) -> None:
+    said = [] if ending else ["bytes after the end of the JPEG"]
+    grey = corpus.encoded(Image.new("RGB", (64, 64), "grey"), "JPEG")
+    for data in (photo(progressive=True), photo(), grey):
+        assert notes(data + junk + ending) == said
