@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tasks.prepare import levels
 from tasks.prepare.decoding import DEPTH, Facts
 from tasks.prepare.intake import ONE_WORKER, depth_of
 from tasks.prepare.layout import Item, shown
@@ -118,16 +119,19 @@ def embed(
         if batch:
             flush()
 
-    notes, deep = Counter[str](), dict[int, int]()
+    notes, deep, few = Counter[str](), dict[int, int](), dict[int, bool]()
     for row, facts in work(range(len(names)), encoder.config.get("bit_depth", DEPTH)):
         notes.update(facts.notes)
+        few[row] = bool(facts.levels)
         if facts.peak:
             deep[row] = facts.peak
     if deep and "bit_depth" not in encoder.config:  # trained on 8 bits: these say themselves what is white
         depth = depth_of(max(deep.values()))
         notes[f"more than 8 bits a pixel, scaled from {depth} bits (the largest value is {max(deep.values())})"] = len(deep)
-        for _ in work(sorted(deep), depth) if depth != DEPTH else ():
-            pass
+        for row, facts in work(sorted(deep), depth) if depth != DEPTH else ():
+            few[row] = bool(facts.levels)
+    if count := sum(few.values()):
+        notes[f"{levels.BEGINNING} of what the file has; an encoder trained with data.bits: 16 keeps all"] = count
     progress.update(len(names))
     for said in (*source.warnings, *(f"{counted(n, 'image', 'images')}: {note}" for note, n in sorted(notes.items()))):
         print(f"note: {said}", file=sys.stderr)

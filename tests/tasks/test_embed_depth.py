@@ -43,6 +43,17 @@ def test_an_encoder_of_8_bits_takes_deep_images_by_their_own_depth_and_says_so(
     assert "note: 1 image: transparent all over, which leaves nothing but white" in said
 
 
+def test_few_levels_of_grey_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a thermal camera: 7000 to 7510 of 14 bits."""
+    thermal = (7000 + 2 * np.arange(256).reshape(16, 16)).astype(np.uint16)
+    folder = write(
+        tmp_path / "in", {"a.png": corpus.encoded(Image.fromarray(thermal)), "b.png": corpus.encoded(corpus.picture(1))}
+    )
+    flat = Loaded(lambda images: images.flatten(1).float(), {"encoder": {"image_size": 16, "channels": 1}}, "models:/x/1")
+    embed(folder, flat)
+    assert "note: 1 image: few levels of grey are left of what the file has" in capsys.readouterr().err
+
+
 def test_an_encoder_remembers_the_depth_of_its_images(tmp_path: Path) -> None:
     home = project.training_project(tmp_path / "p")
     prepared = home / "data/prepared"
