@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 
-from tasks import ui
+from tasks import transfer, ui
 from tasks.columns import BESIDE_ITS_START, HEADLINES
 from tasks.leaderboard import BEST, title
 from tasks.results import load_results
@@ -167,8 +167,10 @@ def page(root: Path, summary: str, verdict: Verdict | None = None) -> str:
     wanted = registered.load(root)
     model, aliases = (wanted.model, wanted.aliases) if wanted else ("", {})
     champions = {alias: name for alias, name in aliases.items() if alias.startswith(registered.CHAMPION)}
-    hedge = title(verdict) if verdict and verdict.champion else BEST
-    hedges = {registered.CHAMPION: "" if hedge == BEST else f" ({hedge})"}
+    several = transfer.load(root) if verdict else None
+    judged_by = {registered.CHAMPION: verdict}
+    judged_by |= {f"{registered.CHAMPION}-{task.name}": task.verdict for task in several.tasks} if several else {}
+    hedges = {alias: f" ({hedge})" for alias, v in judged_by.items() if v and v.champion and (hedge := title(v)) != BEST}
     lines += [
         f"- {a.replace('-', ' of ', 1).capitalize()}{hedges.get(a, '')}: **{n}**, `models:/{model}@{a}`"
         for a, n in champions.items()

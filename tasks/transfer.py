@@ -7,6 +7,7 @@ scores beside those on the images that encoders are trained on.
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tasks.choice import champion
 from tasks.results import Result, Row, known, load_scores, ranked
 from tasks.runtime import params
 from tasks.runtime.words import aligned, markdown
+from tasks.verdict import Verdict, caution, judge
 
 POOL = "data"
 """What the images are called that encoders are trained on."""
@@ -34,6 +36,11 @@ class Task:
     def best(self) -> Result | None:
         """Its champion: the method to take for these images, by their held-out labels."""
         return champion([result for row in self.rows for result in row.results])
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """What may be said of its rows, as of the pool's."""
+        return judge([result for row in self.rows for result in row.results])
 
     @property
     def scores(self) -> dict[str, float]:
@@ -129,6 +136,7 @@ def sentences(transfer: Transfer) -> list[str]:
     aliases = [f"champion-{name}" for name in bests if name != POOL]
     if aliases:
         found.append(f"In the registry the best encoder for a task has the alias {', '.join(aliases)}.")
+    found += [f"{task.name}: {said}" for task in transfer.tasks if task.name != POOL and (said := caution(task.verdict))]
     found += [leak for task in transfer.tasks if (leak := _leak(task))]
     found += [twice for task in transfer.tasks if (twice := _tested_twice(task))]
     found += [f"Not scored on {t.name} yet: {', '.join(t.missing)}." for t in transfer.tasks if t.missing]

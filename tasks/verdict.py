@@ -211,6 +211,11 @@ def sentences(verdict: Verdict) -> list[str]:
     return found
 
 
+def caution(verdict: Verdict) -> str:
+    """That the champion is not to be used yet, and why; empty where there is nothing to say against it."""
+    return _warning(verdict, verdict.best) if verdict.best and verdict.not_beaten else ""
+
+
 def judge_one(result: Result, results: Sequence[Result]) -> Verdict:
     """Compare one encoder with the baselines among ``results``."""
     others = [r for r in results if r is not result and (r.method == result.method or r.is_baseline)]

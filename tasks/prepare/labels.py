@@ -88,6 +88,18 @@ def _check_single(labels: Iterable[str | None], where: str) -> None:
             )
 
 
+def _commas(labels: Sequence[str | None]) -> list[str]:
+    """That commas in most labels may part several of one image."""
+    known = {label for label in labels if label is not None}
+    listed = sorted(label for label in known if "," in label)
+    if 2 * len(listed) <= len(known):
+        return []
+    return [
+        f"{len(listed)} of {len(known)} labels hold a comma, as {listed[0]!r}: each is one class, for several of one image"
+        " cannot be scored"
+    ]
+
+
 def group_of(value: Any) -> str:
     """The group that a table or a shard gives an image; none where the value is missing."""
     return "" if _is_nothing(value) else str(value)
@@ -148,7 +160,7 @@ def arranged(rows: Sequence[Row], names: Sequence[str] | None, where: str) -> tu
     _check_groups(items.values(), classes, where)
     unused = sum(split not in use for split in splits)
     rest = counted(unused, "image of the split val is", "images of the split val are")
-    return list(items.values()), shown, [*([f"{rest} not used"] if unused else []), *_read_as_nothing(rows)]
+    return list(items.values()), shown, [*([f"{rest} not used"] if unused else []), *_read_as_nothing(rows), *_commas(labels)]
 
 
 def _in_order(label: str) -> tuple[int, int, str]:

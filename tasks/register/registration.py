@@ -27,7 +27,7 @@ from tasks.runtime.errors import IntegrityError
 from tasks.tracking import journal
 from tasks.tracking.registered import CHAMPION, Registration
 from tasks.tracking.tracker import Tracker
-from tasks.verdict import judge_one, remarks
+from tasks.verdict import caution, judge_one, remarks
 
 
 def entry(
@@ -77,7 +77,10 @@ def entry(
     tags["protocol"] = json.dumps({k: v for k, v in metrics.protocol.items() if k not in tags}, sort_keys=True)
     tasks = {task: r.metrics for task, scored in (by_task or {}).items() for r in scored if r.name == result.name}
     tags |= {f"{task}.linear_top1": found.score("linear_top1") for task, found in tasks.items()}
-    card = model_card(result.name, facts, metrics, meta, remarks(verdict, results), tasks, result.task)
+    said = remarks(verdict, results)
+    for task, scored in (by_task or {}).items():
+        said += [f"On {task}: {text}" for r in scored if r.name == result.name and (text := caution(judge_one(r, scored)))]
+    card = model_card(result.name, facts, metrics, meta, said, tasks, result.task)
     return Entry(result.name, source, metrics.layer, journal.run_of(log)["fingerprint"], card, tags)
 
 

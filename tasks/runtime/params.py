@@ -233,8 +233,7 @@ def task_configs(params: Mapping[str, Any]) -> dict[str, DataConfig]:
         ConfigError: a wrong key or value, or images that encoders of these data cannot take.
     """
     data, names = vars(data_config(params)), run_config(params).tasks
-    keys = {name: f"tasks.{name}" for name in names}
-    return {name: _images(task_params.merged(data, params["tasks"][name], key), key) for name, key in keys.items()}
+    return {n: _images(task_params.merged(data, params["tasks"][n], f"tasks.{n}"), f"tasks.{n}") for n in names}
 
 
 def check_task(params: Mapping[str, Any], name: str | None) -> None:
@@ -250,11 +249,12 @@ def check_task(params: Mapping[str, Any], name: str | None) -> None:
 
 def _images(values: Mapping[str, Any], where: str) -> DataConfig:
     config = typed(DataConfig, values, where)
-    sources = sorted(path.stem for path in SOURCES.glob("[a-z]*.py"))
-    if config.source not in sources:
+    if config.source not in (sources := sorted(path.stem for path in SOURCES.glob("[a-z]*.py"))):
         raise ConfigError(unknown_name(f"{where}.source: {config.source!r}", config.source, sources))
     if config.stored < config.image_size:
         raise ConfigError(f"{where}.store_size is {config.stored}, below {where}.image_size, {config.image_size}; raise it")
+    if config.class_folder and config.source not in ("folder", "archive"):
+        raise ConfigError(f"{where}.class_folder is of a folder or an archive; source: {config.source} has labels of its own")
     name = config.name
     if name is not None and not (0 < len(name.strip()) <= LONGEST_NAME and name.isprintable() and not set(name) & {"/", "\\"}):
         raise ConfigError(f"{where}.name must have 1 to {LONGEST_NAME} characters, and no slash or line break among them")

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -228,9 +228,9 @@ def description(record: Record) -> str:
     return f"{what}{where}{'' if seed is None else f', seed {seed}'}. Made by `dvc repro -s {record.run['stage']}`."
 
 
-def own_tags(evaluation: Record, trained: Record) -> tuple[dict[str, str], set[str]]:
-    """The tags of an evaluation that say more than those of its training, and the names of those that repeat them."""
-    repeated = {k for k, v in evaluation.tags.items() if "." in k and trained.tags.get(k.partition(".")[2]) == v}
+def own_tags(evaluation: Record, known: Mapping[str, str]) -> tuple[dict[str, str], set[str]]:
+    """The tags of an evaluation that say more than what its run says already, and the names of those that repeat that."""
+    repeated = {k for k, v in evaluation.tags.items() if "." in k and known.get(k.partition(".")[2]) == v}
     return {k: v for k, v in evaluation.tags.items() if k not in repeated}, repeated
 
 

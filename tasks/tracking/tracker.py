@@ -291,7 +291,7 @@ class Tracker:
             logged_models.send_data(self.client, run.info.run_id, data, "evaluation")
             rows = [(when, *row[1:]) for row in record.rows]
             logged_models.send(self.client, self.experiment, run, trained, rows, data or trained.run["data"])
-            tags, repeated = own_tags(record, trained)
+            tags, repeated = own_tags(record, trained.tags | run.data.tags)
             self._set_tags(run, tags)
             for name in repeated & run.data.tags.keys():  # of an evaluation elsewhere
                 self.client.delete_tag(run.info.run_id, name)

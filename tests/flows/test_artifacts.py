@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks import leaderboard
+from tasks import leaderboard, transfer
 from tasks.results import load_results
 from tasks.tracking.registered import REGISTRATION, Registration
 from tasks.verdict import judge
 from tests.conftest import ROOT
 from tests.support.example_results import write_project
+from tests.tasks.test_transfer import project_of
 
 
 def test_the_leaderboard_has_the_score_that_chooses_and_marks_baselines(tmp_path: Path) -> None:
@@ -78,6 +79,17 @@ def test_a_new_champion_is_an_event_and_stands_in_the_summary(tmp_path: Path, mo
         ("ssl-pipeline.champion-changed", "ssl-pipeline.model.ssl-fm")
     }
     assert "- Champion: **byol-0**, `models:/ssl-fm@champion`" in artifacts.page(tmp_path, "1 stage: 1 ran")
+
+
+def test_the_champion_of_a_task_is_judged_by_the_rows_of_the_task(tmp_path: Path) -> None:
+    from flows import artifacts
+
+    root = project_of(tmp_path / "p", labelled=True)  # rotation is the best on the tiles
+    Registration("ssl-fm", {}, {"champion": "simclr-0", "champion-tiles": "rotation-0"}).write(root / REGISTRATION)
+    page = artifacts.page(root, "1 stage: 1 ran", artifacts.judged(root))
+    assert "- Champion of tiles (best of the methods, not to be used yet): **rotation-0**" in page
+    several = transfer.load(root)
+    assert several and any(said.startswith("tiles: Do not use this yet: raw pixels") for said in transfer.sentences(several))
 
 
 def test_the_automation_of_the_page_listens_to_the_event() -> None:

@@ -234,6 +234,8 @@ def test_a_label_that_is_made_of_other_labels_is_refused_and_one_that_only_looks
     assert {"Paris, France", "black cat", "a/b"} < set(classes)
     with pytest.raises(DataError, match="is made of 'bird' and 'cat'"):
         arranged([Row("0", "cat,dog"), Row("1", "dog,bird"), Row("2", "bird,cat")], None, "x")
+    _, _, notes = arranged([Row("0", "cat,dog"), Row("1", "bird,fish")], None, "x")
+    assert notes[0].startswith("2 of 2 labels hold a comma, as 'bird,fish'")
     for listed in ('["cat", "dog"]', "['cat']", "{cat,dog}"):
         with pytest.raises(DataError, match="has several labels"):
             arranged([*rows[:3], Row("4", listed)], None, "x")
