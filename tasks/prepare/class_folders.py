@@ -15,9 +15,9 @@ Placed = tuple[str, str, Parts]
 """(split, name, path inside the split)"""
 PARTS = {"image", "images", "img", "imgs", "mask", "masks", "label", "labels", "annotation", "annotations", "depth", "edges"}
 NO_CLASS = re.compile(
-    rf"(fold|split|part|batch|chunk|shard|set|{'|'.join(sorted(PARTS))})[ _-]?[0-9]+"  # of one set
+    r"(fold|split|part|batch|chunk|shard|set|images?|imgs?|masks?)[ _-]?[0-9]+"  # of one set
     r"|(19|20)[0-9]{2}([-_. ]?[0-9]{2}){0,2}"  # a year, a month, a day
-    r"|[0-9]{3}[a-z_]{5}"  # of a camera: 100CANON
+    r"|1[0-9]{2}(canon|nikon|nd[0-9]{3}|apple|msdcf|olymp|_fuji|_pana|ricoh|pentx|leica|andro|gopro|casio|_dji.)"  # a camera's
 )
 """Names in small letters that folders have for another reason than the class of what is in them."""
 
@@ -28,12 +28,18 @@ def by_rule(placed: Sequence[Placed], rule: ClassFolder | None) -> list[Placed]:
     return [(split, name, path[first:] if len(path) > 1 else path) for split, name, path in placed]
 
 
-def check(placed: Iterable[Placed], where: str) -> list[str]:
-    """What to say of folders inside those of the classes, where nobody said which ones name the classes.
+def check(placed: Iterable[Placed], where: str, rule: ClassFolder | None = None, around: str = "") -> list[str]:
+    """What to say of folders inside those of the classes.
+
+    Args:
+        rule: what somebody said of the folders that name the classes.
+        around: the folders around everything, which may be a year.
 
     Raises:
-        DataError: it may as well be those inside, or none.
+        DataError: nobody said it, and it may as well be those inside, or none.
     """
+    if rule in ("deepest", "none"):
+        return []
     inside: dict[str, set[str]] = {}
     deepest, loose = set(), set()
     for split, _, path in placed:
@@ -41,29 +47,36 @@ def check(placed: Iterable[Placed], where: str) -> list[str]:
             inside.setdefault(path[0], set()).update(path[1:-1][:1])
             deepest.add(path[-2])
             loose |= {path[0]} if len(path) == 2 else set()
+    lower = {f"{name}/{folder}" for name, folders in inside.items() for folder in folders}
+    kinds = of_one_set(sorted(set().union(*inside.values())), "folders in the classes")
+    if rule == "top":
+        return kinds
     several = not loose and all(len(lower) > 1 for lower in inside.values())
-    if len(inside) > 1 and (several or all(NO_CLASS.fullmatch(name.lower()) for name in inside)):
+    year = re.search(r"(19|20)[0-9]{2}/$", around) and all(re.fullmatch("[0-9]{2}", name) for name in inside)
+    other = len(inside) > 1 and (year or all(NO_CLASS.fullmatch(name.lower()) for name in inside))
+    if len(inside) > 1 and (several or (other and lower)):
         readings = [f"top ({len(inside)} classes: {listed(inside)})"]
         readings += (
             [f"deepest ({len(deepest)} classes: {listed(deepest)})"] if len(deepest) > 1 and deepest != set(inside) else []
         )
         raise DataError(
             f"{where} can be read in several ways: set data.class_folder to {' or to '.join(readings)}, by the folders that"
-            " name the classes, or to none, where no folder does"
+            f" name the classes, or to none, where no folder does{''.join(f'; {text}' for text in kinds)}"
         )
-    lower = {f"{name}/{folder}" for name, folders in inside.items() for folder in folders}
+    if other:
+        return [f"the folders {listed(inside)} are taken for classes; if they are none, set data.class_folder: none"]
     if not lower or len(set.union(*inside.values())) == 1:
         return []
     what = counted(len(lower), "folder inside the classes is", "folders inside the classes are")
     return [f"{what} not told apart: {listed(lower)} (data.class_folder: deepest takes those for the classes)"]
 
 
-def of_one_set(classes: Sequence[str]) -> list[str]:
-    """A warning where the classes are called what images and their masks are kept in."""
-    found = [name for name in classes if name.lower() in PARTS]
+def of_one_set(names: Sequence[str], what: str = "classes") -> list[str]:
+    """A warning where the classes, or folders in them, are called what images and their masks are kept in."""
+    found = [name for name in names if name.lower() in PARTS]
     if len(found) < 2:
         return []
-    return [f"the classes {listed(found)} look like parts of one set of images: name the folder of the images in data.path"]
+    return [f"the {what} {listed(found)} look like parts of one set of images: keep those of the images alone in data.path"]
 
 
 def alike(classes: Sequence[str]) -> list[str]:

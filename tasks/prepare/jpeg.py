@@ -83,8 +83,10 @@ def _lacks_scans(data: bytes, layers: int) -> bool:
         if data[at : at + 1] != b"\xff":
             return False
     left: dict[tuple[int, int], int] = {}
-    while at > 0 and at + 16 < len(data):  # what lies behind the picture may look like a scan
+    while 0 < at < len(data) - 4:  # what lies behind the picture may look like a scan
         count = min(data[at + 4], 4)
+        if at + 8 + 2 * count > len(data):
+            break
         first, last, bits = data[at + 5 + 2 * count : at + 8 + 2 * count]
         for key in ((color, k) for color in data[at + 5 : at + 5 + 2 * count : 2] for k in range(first, last + 1)):
             left[key] = min(left.get(key, bits & 15), bits & 15)

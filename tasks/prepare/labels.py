@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from numbers import Number
 from typing import Any
 
+from tasks.prepare.class_folders import alike
 from tasks.prepare.layout import Item
 from tasks.prepare.split_names import SPLITS, role_of
 from tasks.runtime.errors import DataError
-from tasks.runtime.words import counted
+from tasks.runtime.words import counted, few
 
 SEVERAL = ("|", ";")
 """What parts several labels of one image, where they are written as one."""
 LISTED = re.compile(r"[\[({].*[\])}]")
 """Such a list as JSON or Python write it."""
-MAY_PART = re.compile(r"\s*[,/&+]\s*|\s+")
+MAY_PART = re.compile(r"\s*[,，、/&+]\s*|\s+")
 """What may part them, or stand in the name of a class."""
 POSITION = re.compile(r"-?[0-9]{1,18}")
 """A class that is a number. Longer ones are names."""
@@ -68,8 +69,8 @@ def class_of(row: Row, where: str) -> str | None:
 
 
 def _check_single(labels: Iterable[str | None], where: str) -> None:
-    """Refuse labels that are made of others: ``cat,dog`` where cat and dog are labels by themselves or, with a comma, stand in
-    further labels.
+    """Refuse labels that are made of others: ``cat,dog`` where cat and dog are labels by themselves, or stand in further labels
+    and one image has more of them than another.
 
     Raises:
         DataError: there is such a label.
@@ -77,12 +78,16 @@ def _check_single(labels: Iterable[str | None], where: str) -> None:
     known = {label for label in labels if label is not None}
     listed = {label: re.split(r"\s*,\s*", label) for label in known if "," in label}
     used = Counter(part for parts in listed.values() for part in set(parts))
+    lengths = {len(listed.get(label, ())) for label in known}
     for label in sorted(known):
         parts = MAY_PART.split(label)
-        alone = len(parts) > 1 and known.issuperset(parts)
-        if alone or all(part in known or used[part] > 1 for part in listed.get(label, [""])):
+        alone = known.issuperset(parts) and len(parts) > 1 and (label in listed or not all(map(str.isdecimal, parts)))
+        shared = len(lengths) > 1 and all(part in known or used[part] > 1 for part in listed.get(label, [""]))
+        if alone or shared:
+            parts = listed.get(label, parts)
             raise DataError(
-                f"{where}: the label {label!r} is made of {' and '.join(map(repr, parts))}, which are labels too. If these are"
+                f"{where}: the label {label!r} is made of {few(map(repr, parts), between=' and ')}, which are, or are in, other"
+                " labels too. If these are"
                 " several labels of one image: one class an image can be scored, or leave the column out. If it is a class of"
                 " its own: write it in one word"
             )
@@ -102,7 +107,8 @@ def _commas(labels: Sequence[str | None]) -> list[str]:
 
 def group_of(value: Any) -> str:
     """The group that a table or a shard gives an image; none where the value is missing."""
-    return "" if _is_nothing(value) else str(value)
+    text = "" if _is_nothing(value) else str(value).strip()
+    return whole[1] if (whole := WHOLE.fullmatch(text)) else text
 
 
 def _is_nothing(value: Any) -> bool:
@@ -158,9 +164,17 @@ def arranged(rows: Sequence[Row], names: Sequence[str] | None, where: str) -> tu
         if items.setdefault(row.name, item) != item:
             raise DataError(f"{where}: {row.name!r} is listed twice, with different labels, splits or groups")
     _check_groups(items.values(), classes, where)
+    _check_splits(items.values(), shown, where)
+    silent = (
+        sum(use.get(split) == "test" and label is None for split, label in zip(splits, labels, strict=True)) if classes else 0
+    )
     unused = sum(split not in use for split in splits)
     rest = counted(unused, "image of the split val is", "images of the split val are")
-    return list(items.values()), shown, [*([f"{rest} not used"] if unused else []), *_read_as_nothing(rows), *_commas(labels)]
+    notes = [f"{rest} not used"] if unused else []
+    if silent:
+        what = counted(silent, "image of the test split has no label", "images of the test split have no labels")
+        notes.append(f"{what}: trained on without them")
+    return list(items.values()), shown, [*notes, *alike(shown), *_read_as_nothing(rows), *_commas(labels)]
 
 
 def _in_order(label: str) -> tuple[int, int, str]:
@@ -180,6 +194,15 @@ def _split(row: Row, where: str) -> str:
     if split := role_of(row.split):
         return split
     raise DataError(f"{where}: {row.name!r} has the split {row.split!r}; it must be one of {', '.join(SPLITS)}")
+
+
+def _check_splits(items: Iterable[Item], classes: Sequence[str], where: str) -> None:
+    """Refuse a class of the test split of which there is nothing to learn from."""
+    found: dict[str, set[int]] = {"train": set(), "test": set()}
+    for item in items:
+        found[item.split].add(item.label)
+    for number in sorted(found["test"] - found["train"] - {-1}):
+        raise DataError(f"{where}: class {classes[number]!r} is in test and not in train; add some, or leave it out of test")
 
 
 def _check_groups(items: Iterable[Item], classes: Sequence[str], where: str) -> None:

@@ -74,11 +74,12 @@ def arrange(names: Iterable[str], folders: Iterable[str], where: str, rule: Clas
             placed.append((split, name, path))
         else:
             unused[parts(name)[0]] += 1
-    notes = class_folders.check(placed, where) if rule is None else []
-    layout = _label(class_folders.by_rule(placed, rule), where)
+    notes = class_folders.check(placed, where, rule, around)
+    placed = class_folders.by_rule(placed, rule)
+    layout = _label(placed, where)
     layout.warnings += notes if layout.classes else []
-    if layout.classes and rule != "deepest":
-        within = [parts(f) for f in folders if is_image(f) and f.startswith(around)]
+    if layout.classes:
+        within = [parts(f) for f in folders if is_image(f) and f.startswith(around) and rule != "deepest"]
         _check_folders(placed, [_split_of(path, use) for path in within if len(path) > 1 or path[0] not in use], where)
     if around:
         remarks.append(f"all images lie in {around.rstrip('/')}: its folders are taken for those of {where}")

@@ -143,6 +143,8 @@ class FileSource(Source):
             raise DataError(f"{error}; {refused}" if self.bad else str(error)) from None
         self.items, self.classes = arranged.items, arranged.classes
         self.warnings += arranged.warnings
+        if not self.classes and (lists := [n for n in others if n.lower().endswith((".csv", ".tsv", ".parquet"))]):
+            self.warnings.append(f"no labels: lists as {min(lists)!r} are read by data.source: table")
 
     def check_sums(self, text: bytes) -> None:
         """Take the hashes of a SHA256SUMS file (``sha256sum``'s format); a listed image that is absent is bad.

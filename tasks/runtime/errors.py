@@ -41,6 +41,7 @@ SHORT_MEMORY = (
     "can't allocate memory",
     "cannot allocate memory",
     "bad_alloc",
+    "failed to map segment",
     "could not create a primitive",  # oneDNN's words for it
     "could not create a memory object",
     "can't start new thread",
@@ -126,7 +127,10 @@ def _explained(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         return Preempted.code, "interrupted; the same command continues from the last checkpoint"
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in SHORT_MEMORY):
-        return EnvironmentFault.code, "out of memory; use a smaller train.batch_size or data.max_train"
+        return (
+            EnvironmentFault.code,
+            "out of memory (or of ulimit -v); use a smaller train.batch_size or data.max_train",
+        )
     if isinstance(error, BrokenPipeError) and _unread():
         return READER_LEFT, "whoever read the output is gone"
     if isinstance(error, OSError):

@@ -164,7 +164,8 @@ def _importing(root: Path) -> str:
 
 def load_lines(root: Path, model: str) -> tuple[str, str]:
     """The Python that loads the champion in any directory, from the store in use; an address with a password is not shown."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or settings.store_uri(root.resolve())
+    given = [os.environ.get(name) for name in ("MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_URI")]
+    uri = next(filter(None, given), settings.store_uri(root.resolve()))
     file = own_store.file_of(uri)
     store = f"{own_store.SQLITE}{file}" if file else uri
     first = _importing(root)

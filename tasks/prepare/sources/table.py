@@ -28,6 +28,8 @@ HELD = ("image", "img")
 PATHS = ("path", "file_name", "filename", "file", *HELD)
 """Columns that may name them."""
 READ = {*PATHS, "label", "split", "group"}
+BELOW = "metadata.csv"
+"""A list that may lie below the top, of what lies beside it."""
 SEPARATORS = ",;\t"
 BATCH = 64
 """Rows with images that are in memory at once."""
@@ -52,7 +54,7 @@ class TableSource(FolderSource):
     def place(self, names: Sequence[str], folders: Sequence[str], where: str) -> None:
         """Take the tables among the names, and of the other files those that they list."""
         kinds = {name: PurePosixPath(name.lower()).suffix for name in names}
-        tables = sorted(n for n, kind in kinds.items() if kind == ".parquet" or (kind == ".csv" and "/" not in n))
+        tables = sorted(n for n, kind in kinds.items() if kind == ".parquet" or _is_list(n, kind))
         if not tables:
             raise DataError(f"{where} holds no table: a .csv beside the images, or .parquet files")
         self._held: dict[str, tuple[str, int]] = {}
@@ -60,7 +62,7 @@ class TableSource(FolderSource):
         rows: list[Row] = []
         classes: list[str] | None = None
         for table in tables:
-            found, named = self._csv(table) if kinds[table] == ".csv" else self._parquet(table)
+            found, named = self._csv(table) if kinds[table] != ".parquet" else self._parquet(table)
             rows, classes = rows + found, named or classes
         there = set(names)
         listed = {row.name for row in rows}
@@ -88,6 +90,7 @@ class TableSource(FolderSource):
             raise DataError(f"{table} {content}")
         try:
             text = content.decode("utf-8-sig")
+            text = text.partition("\n")[2] if text.startswith("sep=") else text  # for Excel
             reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=_separator(text))
             heads = [(name or "").strip() for name in reader.fieldnames or ()]
             lines = [{(key or "").strip(): value for key, value in line.items()} for line in reader]
@@ -145,6 +148,11 @@ class TableSource(FolderSource):
                     number += 1
 
 
+def _is_list(name: str, kind: str) -> bool:
+    """Whether a file is a list of images: at the top, or below it by the name that Hugging Face's image folders have."""
+    return kind in (".csv", ".tsv") and ("/" not in name or PurePosixPath(name).name == BELOW)
+
+
 def _separator(text: str) -> str:
     """What parts the columns, by the first line: spreadsheets of many countries write semicolons."""
     return max(SEPARATORS, key=text.partition("\n")[0].count)
@@ -163,7 +171,8 @@ def _path(line: dict[str, Any], table: str) -> str:
     column = next((name for name in PATHS if name in line), None)
     if column is None:
         raise DataError(f"{table} has the columns {', '.join(map(str, line))}; one must name the files: {' or '.join(PATHS)}")
-    path = PurePosixPath(str(line[column]))
+    inside = PurePosixPath(table).parent if PurePosixPath(table).name == BELOW else PurePosixPath()
+    path = inside / str(line[column])
     if path.is_absolute() or ".." in path.parts:
         raise DataError(f"{table} lists {str(path)!r}; paths must lie below its folder, for DVC watches that folder alone")
     return str(path)

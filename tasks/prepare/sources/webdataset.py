@@ -16,8 +16,10 @@ from tasks.prepare.source import OWN_LICENSE, Content, Source
 from tasks.prepare.split_names import role_within
 from tasks.runtime.errors import DataError
 from tasks.runtime.params import DataConfig, images_path
+from tasks.runtime.words import counted, few
 
 ABOUT = (".cls", ".json")
+PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
 READ = ("label", "group")
 """Of what stands in them."""
 
@@ -33,7 +35,12 @@ def open_source(config: DataConfig) -> Source:
     shards = sorted(p for p in path.iterdir() if p.suffix == ".tar") if path.is_dir() else [path]
     if not shards:
         raise DataError(f"{path} holds no shards (.tar)")
-    return ShardSource(path, shards)
+    source = ShardSource(path, shards)
+    beside = sorted(p.name for p in path.iterdir() if p.is_dir() or p.suffix in PACKED) if path.is_dir() else []
+    if beside:
+        what = counted(len(beside), "folder or packed shard", "folders or packed shards")
+        source.warnings.append(f"{what} beside the shards not read: {few(map(repr, beside))}")
+    return source
 
 
 class ShardSource(Source):
@@ -42,11 +49,19 @@ class ShardSource(Source):
     def __init__(self, path: Path, shards: Sequence[Path]):
         super().__init__(path.resolve().name.partition(".")[0], path.name, OWN_LICENSE)
         self._shards = {shard.name: Archive(shard) for shard in shards}
+        self._unread: set[str] = set()
+        self._second: list[str] = []
         rows = [row for shard in self._shards for row in self._rows(shard)]
         if not rows:
             raise DataError(f"{path}: the shards hold no images")
         self.items, self.classes, warnings = arranged(rows, None, str(path))
         self.warnings += warnings
+        if not self.classes and self._unread:
+            other = few(sorted(self._unread))
+            self.warnings.append(f"no labels: they are read from .cls and from 'label' in .json, and not from {other}")
+        if self._second:
+            what = counted(len(self._second), "picture", "pictures")
+            self.warnings.append(f"{what} beside the first of a sample not used: {few(map(repr, self._second))}")
 
     def _rows(self, shard: str) -> Iterator[Row]:
         archive = self._shards[shard]
@@ -54,7 +69,9 @@ class ShardSource(Source):
         facts: dict[str, dict[str, Any]] = {}
         for name, content in archive.read(about):
             known = facts.setdefault(_key(name), {})
-            for fact, value in _facts(f"{shard}/{name}", content).items():
+            found = _facts(f"{shard}/{name}", content)
+            self._unread |= {repr(fact) for fact in found if fact not in READ}
+            for fact, value in found.items():
                 if fact in READ and str(known.setdefault(fact, value)) != str(value):
                     raise DataError(
                         f"{shard}: {_key(name)!r} has two {fact}s, {known[fact]!r} and {value!r} of {name}; what belongs"
@@ -63,9 +80,14 @@ class ShardSource(Source):
         split = role_within(PurePosixPath(shard).stem) or "train"
         images, others = to_read(name for name in archive.members if not name.endswith(ABOUT))
         self.ignored += [f"{shard}/{name}" for name in others]
-        for name in images:
-            said = facts.get(_key(name), {})
-            yield Row(f"{shard}/{name}", said.get("label"), split, group_of(said.get("group")))
+        self._unread |= {PurePosixPath(name).suffix for name in others if _key(name) in set(map(_key, images))}
+        samples: dict[str, list[str]] = {}
+        for name in sorted(images, key=lambda name: (PurePosixPath(name).name.count("."), name)):
+            samples.setdefault(_key(name), []).append(name)
+        for key, (first, *more) in samples.items():  # 1.jpg before 1.seg.png
+            self._second += [f"{shard}/{name}" for name in more]
+            said = facts.get(key, {})
+            yield Row(f"{shard}/{first}", said.get("label"), split, group_of(said.get("group")))
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, Content]]:
         """Read the items at ``rows``."""

@@ -49,6 +49,8 @@ def test_a_progressive_jpeg_without_its_last_scans_is_told() -> None:
     scans = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
     less = ["a progressive JPEG without its last scans: less sharp than it was"]
     assert len(scans) > 6 and notes(data) == [] and notes(photo(kind="L", progressive=True)) == []
+    for flat in ((0, 0, 0), (255, 255, 255), (128, 128, 128)):  # the last scans hold next to nothing
+        assert notes(corpus.encoded(Image.new("RGB", (640, 480), flat), "JPEG", progressive=True)) == []
     for at in scans[1:]:
         assert notes(data[:at] + END) == less
 

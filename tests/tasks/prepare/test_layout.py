@@ -260,8 +260,7 @@ DEEPER = {
     ),
     "parts of one set": (("images_001/images", "images_002/images"), None),
     "dates": (("2023/01/02", "2024/05/06"), ["02", "06"]),
-    "days": (("2023-01-02", "2023-01-03"), None),
-    "a camera's": (("100CANON", "101CANON"), None),
+    "a camera's": (("100CANON/a", "100CANON/b", "101CANON/c"), ["a", "b", "c"]),
     "folds": (("fold0/a", "fold0/b", "fold1/a", "fold1/b"), ["a", "b"]),
 }
 
@@ -277,6 +276,28 @@ def test_folders_that_may_be_no_classes_are_asked_for_and_the_answer_counts(case
     assert len(read(*folders, rule="none").items) == 6 * len(folders)
     if deepest:
         assert read(*folders, rule="deepest").classes == deepest
+
+
+def test_flat_folders_are_classes_whatever_they_are_called() -> None:
+    for names in (("label_0", "label_1"), ("001_cats", "002_dogs"), ("depth_10", "depth_20"), ("1", "2", "3")):
+        assert read(*names).classes == sorted(names) and not read(*names).warnings
+    for names in (("1998", "1999"), ("set1", "set2"), ("100CANON", "101CANON"), ("trip/2023/05", "trip/2023/06")):
+        (said,) = [text for text in read(*names).warnings if "set data.class_folder: none" in text]
+        assert "are taken for classes; if they are none" in said
+
+
+def test_masks_beside_the_images_of_a_class_are_named() -> None:
+    folders = [f"{c}/{kind}" for c in ("covid", "normal") for kind in ("images", "masks")]
+    with pytest.raises(DataError, match=r"the folders in the classes 'images', 'masks' look like parts of one set"):
+        read(*folders)
+    assert "the folders in the classes 'images', 'masks'" in read(*folders, rule="top").warnings[-1]
+
+
+def test_the_deepest_folders_are_compared_across_splits() -> None:
+    with pytest.raises(DataError, match="has one class only"):
+        read("a/cat", "b/cat", rule="deepest")
+    with pytest.raises(DataError, match="'cat' there is spelled otherwise"):
+        read("train/a/Cat", "train/a/dog", "test/a/cat", "test/a/dog", rule="deepest")
 
 
 def test_folders_inside_some_classes_are_told() -> None:

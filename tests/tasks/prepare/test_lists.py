@@ -1,6 +1,7 @@
 """Images from lists and shards: CSV and parquet with labels, splits and groups, images in parquet, webdataset's tar files."""
 
 import io
+import itertools
 import json
 import tarfile
 from datetime import date
@@ -228,12 +229,15 @@ def test_what_is_no_class_is_refused(label: Any, said: str) -> None:
 @pytest.mark.parametrize("several", ["cat,dog", "cat dog", "dog / cat", "cat&dog", "cat+dog"])
 def test_a_label_that_is_made_of_other_labels_is_refused_and_one_that_only_looks_so_is_not(several: str) -> None:
     rows = [Row(str(i), label) for i, label in enumerate(["cat", "dog", "bird", several])]
-    with pytest.raises(DataError, match=r"is made of '(cat|dog)' and '(cat|dog)', which are labels too"):
+    with pytest.raises(DataError, match=r"is made of '(cat|dog)' and '(cat|dog)', which are, or are in, other labels too"):
         arranged(rows, None, "x")
     _, classes, _ = arranged([*rows[:3], Row("4", "Paris, France"), Row("5", "black cat"), Row("6", "a/b")], None, "x")
     assert {"Paris, France", "black cat", "a/b"} < set(classes)
     with pytest.raises(DataError, match="is made of 'bird' and 'cat'"):
-        arranged([Row("0", "cat,dog"), Row("1", "dog,bird"), Row("2", "bird,cat")], None, "x")
+        arranged([Row("0", "cat,dog,bird"), Row("1", "dog,bird"), Row("2", "bird,cat")], None, "x")
+    pairs = [Row(str(i), f"{plant}, {state}") for i, (plant, state) in enumerate(itertools.product("ab", "cd"))]
+    assert len(arranged(pairs, None, "x")[1]) == 4  # each is one class, though each has two parts
+    assert len(arranged([Row(str(i), grade) for i, grade in enumerate(["1", "2", "1/2"])], None, "x")[1]) == 3
     _, _, notes = arranged([Row("0", "cat,dog"), Row("1", "bird,fish")], None, "x")
     assert notes[0].startswith("2 of 2 labels hold a comma, as 'bird,fish'")
     for listed in ('["cat", "dog"]', "['cat']", "{cat,dog}"):
@@ -251,6 +255,7 @@ def test_what_other_programs_write_for_nothing_is_no_label_and_said() -> None:
 
 def test_a_missing_group_is_none_and_a_column_that_comes_twice_is_refused(tmp_path: Path) -> None:
     assert group_of(None) == group_of(float("nan")) == group_of("NA") == "" and group_of(7) == "7"
+    assert group_of(7.0) == group_of(" 7.0") == "7" and group_of("p1 ") == "p1"  # a column of floats, where some have none
     folder = folder_of(tmp_path, b"path,label,label\nimg/0.png,a,b\n", name="LABELS.CSV")
     with pytest.raises(DataError, match=r"LABELS.CSV has the column 'label' twice"):
         open_source(config(folder, "table"))
@@ -334,6 +339,41 @@ def test_the_words_of_a_shard_s_name_are_its_split(tmp_path: Path) -> None:
     assert len(items) == 8
 
 
+def test_of_a_sample_with_several_pictures_the_first_counts_and_the_rest_is_told(tmp_path: Path) -> None:
+    picture = PICTURES["img/0.png"]
+    shard(tmp_path / "in/train-0.tar", {k: v for i in range(4) for k, v in (sample(i) | {f"{i}.seg.png": picture}).items()})
+    shard(tmp_path / "in/more/train-1.tar", sample(9))
+    write(tmp_path / "in", {"train-2.tgz": b""})
+    source = open_source(config(tmp_path / "in", "webdataset"))
+    assert [item.name for item in source.items] == [f"train-0.tar/{i}.png" for i in range(4)]
+    text = " ".join(source.warnings)
+    assert "4 pictures beside the first of a sample not used: 'train-0.tar/0.seg.png'" in text
+    assert "2 folders or packed shards beside the shards not read: 'more', 'train-2.tgz'" in text
+    shard(tmp_path / "other/a.tar", {"0.png": picture, "0.json": b'{"class": "cat"}', "1.png": picture, "1.txt": b"dog"})
+    text = " ".join(open_source(config(tmp_path / "other", "webdataset")).warnings)
+    assert "no labels: they are read from .cls and from 'label' in .json, and not from 'class', .txt" in text
+
+
+def test_lists_by_tabs_and_beside_their_images_are_read_and_told_where_they_are_not(tmp_path: Path) -> None:
+    files = {f"{split}/{i}.png": PICTURES["img/0.png"] for split in ("train", "test") for i in range(4)}
+    text = b"file_name,label\n" + b"".join(b"%d.png,c%d\n" % (i, i % 2) for i in range(4))
+    folder = write(tmp_path / "in", files | {f"{split}/metadata.csv": text for split in ("train", "test")})
+    source = open_source(config(folder, "table"))
+    assert source.classes == ["c0", "c1"] and sum(item.split == "test" for item in source.items) == 4
+    said = "no labels: lists as 'test/metadata.csv' are read by data.source: table"
+    assert said in open_source(config(folder, "folder")).warnings
+    tabs = listing("path=img/{}.png", "label=c{1}").replace(b",", b"\t")
+    assert open_source(config(folder_of(tmp_path / "tabs", tabs, "list.tsv"), "table")).classes == ["c0", "c1"]
+    excel = b"sep=;\n" + listing("path=img/{}.png", "label=c{1}").replace(b",", b";")
+    assert open_source(config(folder_of(tmp_path / "excel", excel), "table")).classes == ["c0", "c1"]
+
+
+def test_classes_of_one_split_and_of_another_case_are_told() -> None:
+    with pytest.raises(DataError, match="class 'bird' is in test and not in train"):
+        arranged([Row("0", "cat"), Row("1", "dog"), Row("2", "bird", "test")], None, "x")
+    assert "'Cat' and 'cat' differ only in case" in arranged([Row("0", "Cat"), Row("1", "cat")], None, "x")[2][0]
+
+
 def test_two_labels_of_one_key_are_refused_with_the_reason(tmp_path: Path) -> None:
     files = {f"scan0.{i}.{kind}": data for i in range(2) for kind, data in (("png", PICTURES["img/0.png"]), ("cls", b"%d" % i))}
     shard(tmp_path / "in/x.tar", files)
@@ -345,7 +385,8 @@ def test_minus_one_among_named_classes_is_no_label() -> None:
     rows = [Row("a", 0), Row("b", 1), Row("c", -1, "test"), Row("d", 1, "validation")]
     items, classes, warnings = arranged(rows, ["cat", "dog"], "x")
     assert classes == ["cat", "dog"] and [item.label for item in items] == [0, 1, -1]
-    assert items[2].split == "train" and warnings == ["1 image of the split val is not used"]
+    lost = "1 image of the test split has no label: trained on without them"
+    assert items[2].split == "train" and warnings == ["1 image of the split val is not used", lost]
     with pytest.raises(DataError, match="the label 2 is none of its 2 classes"):
         arranged([*rows, Row("e", 2)], ["cat", "dog"], "x")
 
