@@ -79,7 +79,7 @@ class Transfer:
     unscored: tuple[str, ...] = ()
     """Tasks on which no encoder is scored yet."""
 
-    @property
+    @cached_property
     def ranks(self) -> list[tuple[str, float]]:
         """The average rank of each method and baseline over the tasks on which all are scored, best first."""
         every = [task.ranks for task in self.tasks]

@@ -51,24 +51,26 @@ def check(placed: Iterable[Placed], where: str, rule: ClassFolder | None = None,
     kinds = of_one_set(sorted(set().union(*inside.values())), "folders in the classes")
     if rule == "top":
         return kinds
-    several = not loose and all(len(lower) > 1 for lower in inside.values())
+    several = not loose and all(len(folders) > 1 for folders in inside.values())
     year = re.search(r"(19|20)[0-9]{2}/$", around) and all(re.fullmatch("[0-9]{2}", name) for name in inside)
     other = len(inside) > 1 and (year or all(NO_CLASS.fullmatch(name.lower()) for name in inside))
     if len(inside) > 1 and (several or (other and lower)):
-        readings = [f"top ({len(inside)} classes: {listed(inside)})"]
-        readings += (
-            [f"deepest ({len(deepest)} classes: {listed(deepest)})"] if len(deepest) > 1 and deepest != set(inside) else []
-        )
-        raise DataError(
-            f"{where} can be read in several ways: set data.class_folder to {' or to '.join(readings)}, by the folders that"
-            f" name the classes, or to none, where no folder does{''.join(f'; {text}' for text in kinds)}"
-        )
+        raise DataError(f"{where} {_readings(set(inside), deepest)}{''.join(f'; {text}' for text in kinds)}")
     if other:
         return [f"the folders {listed(inside)} are taken for classes; if they are none, set data.class_folder: none"]
     if not lower or len(set.union(*inside.values())) == 1:
         return []
     what = counted(len(lower), "folder inside the classes is", "folders inside the classes are")
     return [f"{what} not told apart: {listed(lower)} (data.class_folder: deepest takes those for the classes)"]
+
+
+def _readings(tops: set[str], deepest: set[str]) -> str:
+    named = {"top": tops} | ({"deepest": deepest} if len(deepest) > 1 and deepest != tops else {})
+    ways = [f"{rule} ({len(classes)} classes: {listed(classes)})" for rule, classes in named.items()]
+    return (
+        f"can be read in several ways: set data.class_folder to {' or to '.join(ways)}, by the folders that name the classes,"
+        " or to none, where no folder does"
+    )
 
 
 def of_one_set(names: Sequence[str], what: str = "classes") -> list[str]:

@@ -68,9 +68,9 @@ def class_of(row: Row, where: str) -> str | None:
     return text if isinstance(label, (str, bool)) else str(int(label))
 
 
-def _check_single(labels: Iterable[str | None], where: str) -> None:
+def _check_single(labels: Iterable[str | None], where: str) -> list[str]:
     """Refuse labels that are made of others: ``cat,dog`` where cat and dog are labels by themselves, or stand in further labels
-    and one image has more of them than another.
+    and one image has more of them than another. What to say where most labels hold a comma.
 
     Raises:
         DataError: there is such a label.
@@ -91,16 +91,10 @@ def _check_single(labels: Iterable[str | None], where: str) -> None:
                 " several labels of one image: one class an image can be scored, or leave the column out. If it is a class of"
                 " its own: write it in one word"
             )
-
-
-def _commas(labels: Sequence[str | None]) -> list[str]:
-    """That commas in most labels may part several of one image."""
-    known = {label for label in labels if label is not None}
-    listed = sorted(label for label in known if "," in label)
     if 2 * len(listed) <= len(known):
         return []
     return [
-        f"{len(listed)} of {len(known)} labels hold a comma, as {listed[0]!r}: each is one class, for several of one image"
+        f"{len(listed)} of {len(known)} labels hold a comma, as {min(listed)!r}: each is one class, for several of one image"
         " cannot be scored"
     ]
 
@@ -139,7 +133,7 @@ def arranged(rows: Sequence[Row], names: Sequence[str] | None, where: str) -> tu
         DataError: an unknown split, a label that is no class, a name with two labels, or a group in two splits.
     """
     labels = [class_of(row, where) for row in rows]
-    _check_single(labels, where)
+    commas = _check_single(labels, where)
     if names is not None:  # as in the test split of ImageNet-1k
         labels = [None if label == NOT_KNOWN else label for label in labels]
     splits = [_split(row, where) for row in rows]
@@ -174,7 +168,7 @@ def arranged(rows: Sequence[Row], names: Sequence[str] | None, where: str) -> tu
     if silent:
         what = counted(silent, "image of the test split has no label", "images of the test split have no labels")
         notes.append(f"{what}: trained on without them")
-    return list(items.values()), shown, [*notes, *alike(shown), *_read_as_nothing(rows), *_commas(labels)]
+    return list(items.values()), shown, [*notes, *alike(shown), *_read_as_nothing(rows), *commas]
 
 
 def _in_order(label: str) -> tuple[int, int, str]:

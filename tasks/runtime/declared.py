@@ -8,7 +8,6 @@ from typing import Any
 
 import yaml
 
-from tasks.runtime import params
 from tasks.runtime.errors import UsageError
 from tasks.runtime.stage_name import StageName
 from tasks.runtime.strict_yaml import first_fault
@@ -16,13 +15,15 @@ from tasks.runtime.strict_yaml import first_fault
 RESTORE = "git checkout dvc.yaml restores it"
 
 
-def entry(name: StageName) -> dict[str, Any]:
+def entry(name: StageName, values: dict[str, Any]) -> dict[str, Any]:
     """The stage's deps, params and outs from dvc.yaml, with ``${item.KEY}``, ``${key}`` and ``${PARAMETER}`` filled in.
 
+    Args:
+        values: those of params.yaml.
+
     Raises:
-        UsageError: dvc.yaml or params.yaml cannot be read, or dvc.yaml does not describe the stage.
+        UsageError: dvc.yaml cannot be read, or does not describe the stage.
     """
-    values = params.load()
     try:
         filled = _filled(name, values)
     except (KeyError, TypeError, AttributeError, ValueError):
@@ -32,12 +33,12 @@ def entry(name: StageName) -> dict[str, Any]:
     return filled
 
 
-def listed() -> Callable[[str], bool]:
+def listed(values: Mapping[str, Any]) -> Callable[[str], bool]:
     """Whether ``run`` in params.yaml lists the method, the seed and the task of a stage, by its name.
 
     What an earlier list left behind is read by nobody, so it may be anything.
     """
-    run = params.load()["run"]
+    run = values["run"]
 
     def is_listed(stage: str) -> bool:
         name = StageName.parse(stage)

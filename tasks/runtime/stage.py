@@ -55,13 +55,14 @@ class Stage:
         told: Collection[Path] = (),
     ):
         self.full_name, self.machine, self.listed = str(name), dict(machine or {}), listed
-        entry = declared.entry(name)
+        values = params.load()
+        entry = declared.entry(name, values)
         self.deps = [path for d in entry.get("deps", []) if (path := Path(d)) not in told]
         self.param_keys = list(entry.get("params", []))
         outs = [out for kind in ("outs", "metrics", "plots") for out in entry.get(kind, [])]
         self.outs = [Path(next(iter(out)) if isinstance(out, dict) else out) for out in outs]
         self._digests: dict[Path, tuple[tuple[Any, ...], str]] = {}
-        self._recorded = recorded.outputs(Path(), declared.listed())
+        self._recorded = recorded.outputs(Path(), declared.listed(values))
         self.fingerprint = self._fingerprint()
         self.work = state_directory() / "work" / self.full_name / self.fingerprint[:16]
         self._stop, self._over = threading.Event(), threading.Event()

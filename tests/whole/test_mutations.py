@@ -31,7 +31,7 @@ def read_params(root: Path) -> None:
 
 def read_graph(root: Path) -> None:
     for name in NAMES:
-        declared.entry(StageName.parse(name))
+        declared.entry(StageName.parse(name), params.load())
 
 
 def read_checkpoint(root: Path) -> None:

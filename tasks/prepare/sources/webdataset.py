@@ -80,10 +80,10 @@ class ShardSource(Source):
         split = role_within(PurePosixPath(shard).stem) or "train"
         images, others = to_read(name for name in archive.members if not name.endswith(ABOUT))
         self.ignored += [f"{shard}/{name}" for name in others]
-        self._unread |= {PurePosixPath(name).suffix for name in others if _key(name) in set(map(_key, images))}
         samples: dict[str, list[str]] = {}
         for name in sorted(images, key=lambda name: (PurePosixPath(name).name.count("."), name)):
             samples.setdefault(_key(name), []).append(name)
+        self._unread |= {PurePosixPath(name).suffix for name in others if _key(name) in samples}
         for key, (first, *more) in samples.items():  # 1.jpg before 1.seg.png
             self._second += [f"{shard}/{name}" for name in more]
             said = facts.get(key, {})

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tasks.evaluate.__main__ import command as evaluate
-from tasks.runtime import declared, recorded
+from tasks.runtime import declared, params, recorded
 from tasks.runtime.stage_name import StageName, method_and_seed, with_task
 from tests.conftest import ROOT
 from tests.support.project import set_params
@@ -54,5 +54,5 @@ def test_outputs_of_what_params_list_no_more_are_asked_for_by_nobody(tmp_path: P
     out = {"outs": [{"path": "x", "md5": "0", "hash": "md5"}]}
     stages = {name: {"outs": [out["outs"][0] | {"path": name}]} for name in names + others}
     Path("dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}))
-    assert set(recorded.outputs(Path(), declared.listed())) == set(map(Path, names))
+    assert set(recorded.outputs(Path(), declared.listed(params.load()))) == set(map(Path, names))
     assert len(recorded.outputs(Path())) == len(stages)
