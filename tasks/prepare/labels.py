@@ -20,6 +20,8 @@ LISTED = re.compile(r"[\[({].*[\])}]")
 """Such a list as JSON or Python write it."""
 MAY_PART = re.compile(r"\s*[,，、/&+]\s*|\s+")
 """What may part them, or stand in the name of a class."""
+OF_BLANKS = 0.05
+"""Share of the labels from which on those that blanks part into other labels are taken for several in one."""
 POSITION = re.compile(r"-?[0-9]{1,18}")
 """A class that is a number. Longer ones are names."""
 WHOLE = re.compile(r"(-?[0-9]+)\.0*")
@@ -79,7 +81,9 @@ def _check_single(labels: Iterable[str | None], where: str) -> list[str]:
     listed = {label: re.split(r"\s*,\s*", label) for label in known if "," in label}
     used = Counter(part for parts in listed.values() for part in set(parts))
     lengths = {len(listed.get(label, ())) for label in known}
-    for label in sorted(known):
+    made = {label for label in known if " " in label and known.issuperset(label.split())}
+    names = made if len(made) < OF_BLANKS * len(known) else set()  # "maillot tank suit" among ImageNet's classes
+    for label in sorted(known - names):
         parts = MAY_PART.split(label)
         alone = known.issuperset(parts) and len(parts) > 1 and (label in listed or not all(map(str.isdecimal, parts)))
         shared = len(lengths) > 1 and all(part in known or used[part] > 1 for part in listed.get(label, [""]))

@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.prepare.archives import Archive
 from tasks.prepare.labels import Row, arranged, group_of
-from tasks.prepare.names import to_read
+from tasks.prepare.names import PICTURES, to_read
 from tasks.prepare.source import OWN_LICENSE, Content, Source
 from tasks.prepare.split_names import role_within
 from tasks.runtime.errors import DataError
@@ -60,8 +60,8 @@ class ShardSource(Source):
             other = few(sorted(self._unread))
             self.warnings.append(f"no labels: they are read from .cls and from 'label' in .json, and not from {other}")
         if self._second:
-            what = counted(len(self._second), "picture", "pictures")
-            self.warnings.append(f"{what} beside the first of a sample not used: {few(map(repr, self._second))}")
+            what = counted(len(self._second), "file", "files")
+            self.warnings.append(f"{what} beside the first picture of a sample not used: {few(map(repr, self._second))}")
 
     def _rows(self, shard: str) -> Iterator[Row]:
         archive = self._shards[shard]
@@ -81,10 +81,10 @@ class ShardSource(Source):
         images, others = to_read(name for name in archive.members if not name.endswith(ABOUT))
         self.ignored += [f"{shard}/{name}" for name in others]
         samples: dict[str, list[str]] = {}
-        for name in sorted(images, key=lambda name: (PurePosixPath(name).name.count("."), name)):
+        for name in sorted(images, key=_plainest):
             samples.setdefault(_key(name), []).append(name)
         self._unread |= {PurePosixPath(name).suffix for name in others if _key(name) in samples}
-        for key, (first, *more) in samples.items():  # 1.jpg before 1.seg.png
+        for key, (first, *more) in samples.items():
             self._second += [f"{shard}/{name}" for name in more]
             said = facts.get(key, {})
             yield Row(f"{shard}/{first}", said.get("label"), split, group_of(said.get("group")))
@@ -104,6 +104,12 @@ def _key(name: str) -> str:
     """What the files of one sample share: the name up to the first point after the folders."""
     path = PurePosixPath(name)
     return str(path.parent / path.name.partition(".")[0])
+
+
+def _plainest(name: str) -> tuple[bool, int, str]:
+    """Before others of its sample: what is called like a picture, ``1.jpg`` before ``1.seg.png`` and ``1.bin``."""
+    path = PurePosixPath(name.lower())
+    return path.suffix not in PICTURES, path.name.count("."), name
 
 
 def _facts(name: str, content: object) -> dict[str, Any]:

@@ -240,6 +240,8 @@ def test_a_label_that_is_made_of_other_labels_is_refused_and_one_that_only_looks
     assert len(arranged([Row(str(i), grade) for i, grade in enumerate(["1", "2", "1/2"])], None, "x")[1]) == 3
     _, _, notes = arranged([Row("0", "cat,dog"), Row("1", "bird,fish")], None, "x")
     assert notes[0].startswith("2 of 2 labels hold a comma, as 'bird,fish'")
+    many = [f"class{i}" for i in range(100)] + ["maillot", "tank", "suit", "maillot tank suit"]
+    assert len(arranged([Row(str(i), label) for i, label in enumerate(many)], None, "x")[1]) == 104
     for listed in ('["cat", "dog"]', "['cat']", "{cat,dog}"):
         with pytest.raises(DataError, match="has several labels"):
             arranged([*rows[:3], Row("4", listed)], None, "x")
@@ -341,13 +343,16 @@ def test_the_words_of_a_shard_s_name_are_its_split(tmp_path: Path) -> None:
 
 def test_of_a_sample_with_several_pictures_the_first_counts_and_the_rest_is_told(tmp_path: Path) -> None:
     picture = PICTURES["img/0.png"]
-    shard(tmp_path / "in/train-0.tar", {k: v for i in range(4) for k, v in (sample(i) | {f"{i}.seg.png": picture}).items()})
+    shard(
+        tmp_path / "in/train-0.tar",
+        {k: v for i in range(4) for k, v in (sample(i) | {f"{i}.seg.png": picture, f"{i}.bin": b"\0"}).items()},
+    )
     shard(tmp_path / "in/more/train-1.tar", sample(9))
     write(tmp_path / "in", {"train-2.tgz": b""})
     source = open_source(config(tmp_path / "in", "webdataset"))
     assert [item.name for item in source.items] == [f"train-0.tar/{i}.png" for i in range(4)]
     text = " ".join(source.warnings)
-    assert "4 pictures beside the first of a sample not used: 'train-0.tar/0.seg.png'" in text
+    assert "8 files beside the first picture of a sample not used: 'train-0.tar/0.seg.png'" in text
     assert "2 folders or packed shards beside the shards not read: 'more', 'train-2.tgz'" in text
     shard(tmp_path / "other/a.tar", {"0.png": picture, "0.json": b'{"class": "cat"}', "1.png": picture, "1.txt": b"dog"})
     text = " ".join(open_source(config(tmp_path / "other", "webdataset")).warnings)
