@@ -4,6 +4,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DO_NOT_TRACK := true
 unexport PYTHONSAFEPATH
+unexport PYTHONHOME
 export DVC_NO_ANALYTICS := 1
 READY := $(VENV)/.ready
 

@@ -2,9 +2,10 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
+from tasks.prepare.split_names import role_of
 from tasks.runtime.errors import DataError
 from tasks.runtime.words import counted, few
 
@@ -22,10 +23,23 @@ NO_CLASS = re.compile(
 """Names in small letters that folders have for another reason than the class of what is in them."""
 
 
-def by_rule(placed: Sequence[Placed], rule: ClassFolder | None) -> list[Placed]:
-    """The same with paths whose first folder is the class."""
+def class_path(path: Parts, rule: ClassFolder | None) -> Parts:
+    """A path inside a split from the folder on that names the class; the file alone where none does."""
     first = {"deepest": -2, "none": -1}.get(rule or "top", 0)
-    return [(split, name, path[first:] if len(path) > 1 else path) for split, name, path in placed]
+    return path[first:] if len(path) > 1 else path
+
+
+def classes_of(paths: Iterable[Parts], rule: ClassFolder | None) -> set[str]:
+    """The classes of the images at these paths."""
+    return {path[0] for path in (class_path(path, rule) for path in paths) if len(path) > 1}
+
+
+def by_rule(placed: Sequence[Placed], rule: ClassFolder | None) -> list[Placed]:
+    """The same with paths whose first folder is the class; of a class ``unlabeled`` far down nothing is known."""
+    found = [(split, name, class_path(path, rule)) for split, name, path in placed]
+    if rule != "deepest":
+        return found
+    return [("unlabeled" if role_of(path[0]) == "unlabeled" else split, name, path) for split, name, path in found]
 
 
 def check(placed: Iterable[Placed], where: str, rule: ClassFolder | None = None, around: str = "") -> list[str]:
@@ -41,17 +55,20 @@ def check(placed: Iterable[Placed], where: str, rule: ClassFolder | None = None,
     if rule in ("deepest", "none"):
         return []
     inside: dict[str, set[str]] = {}
-    deepest, loose = set(), set()
+    by_split: dict[str, set[str]] = {}
+    loose = set()
     for split, _, path in placed:
         if split != "unlabeled" and len(path) > 1:
             inside.setdefault(path[0], set()).update(path[1:-1][:1])
-            deepest.add(path[-2])
+            by_split.setdefault(split, set()).add(path[-2])
             loose |= {path[0]} if len(path) == 2 else set()
+    # Where train and test have none of them in common they are films or places, and no classes.
+    deepest = set.union(*by_split.values()) if by_split and set.intersection(*by_split.values()) else set()
     lower = {f"{name}/{folder}" for name, folders in inside.items() for folder in folders}
     kinds = of_one_set(sorted(set().union(*inside.values())), "folders in the classes")
     if rule == "top":
         return kinds
-    several = not loose and all(len(folders) > 1 for folders in inside.values())
+    several = deepest and not loose and all(len(folders) > 1 for folders in inside.values())
     year = re.search(r"(19|20)[0-9]{2}/$", around) and all(re.fullmatch("[0-9]{2}", name) for name in inside)
     other = len(inside) > 1 and (year or all(NO_CLASS.fullmatch(name.lower()) for name in inside))
     if len(inside) > 1 and (several or (other and lower)):
@@ -61,7 +78,24 @@ def check(placed: Iterable[Placed], where: str, rule: ClassFolder | None = None,
     if not lower or len(set.union(*inside.values())) == 1:
         return []
     what = counted(len(lower), "folder inside the classes is", "folders inside the classes are")
-    return [f"{what} not told apart: {listed(lower)} (data.class_folder: deepest takes those for the classes)"]
+    hint = " (data.class_folder: deepest takes those for the classes)" if deepest else ""
+    return [f"{what} not told apart: {listed(lower)}{hint}"]
+
+
+def check_shared(others: Mapping[str, Sequence[Parts]], train: Sequence[Parts], where: str) -> None:
+    """Ask where splits have no class in common by their first folders, and have by those that the images lie in.
+
+    Raises:
+        DataError: it is so.
+    """
+    deepest = classes_of(train, "deepest")
+    for role, paths in others.items():
+        if len(deepest) > 1 and (shared := classes_of(paths, "deepest") & deepest):
+            tops = listed(classes_of(paths, "top"))
+            raise DataError(
+                f"{where}: train and {role} have no class in common ({tops} in {role}), but folders inside them: "
+                f"{listed(shared)}. Set data.class_folder to deepest if those are the classes, to top if {role} has no labels"
+            )
 
 
 def _readings(tops: set[str], deepest: set[str]) -> str:

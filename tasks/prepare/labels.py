@@ -16,8 +16,8 @@ from tasks.runtime.words import counted, few
 
 SEVERAL = ("|", ";")
 """What parts several labels of one image, where they are written as one."""
-LISTED = re.compile(r"[\[({].*[\])}]")
-"""Such a list as JSON or Python write it."""
+LISTED = re.compile(r"[\[({](\s*|[-+.\s0-9]+|.*[,'\"].*)[\])}]")
+"""Such a list as JSON, Python or numpy write it; a word in brackets, ``[unknown]``, is a class."""
 MAY_PART = re.compile(r"\s*[,，、/&+]\s*|\s+")
 """What may part them, or stand in the name of a class."""
 OF_BLANKS = 0.05
@@ -52,9 +52,8 @@ def class_of(row: Row, where: str) -> str | None:
     Raises:
         DataError: a number to predict, or several labels.
     """
-    label = row.label.decode(errors="replace") if isinstance(row.label, bytes) else row.label
-    label = label.strip() if isinstance(label, str) else label
-    if _is_nothing(label) or (not label and isinstance(label, str)):
+    label = row.label.strip() if isinstance(row.label, str) else row.label
+    if is_nothing(label) or (not label and isinstance(label, str)):
         return None
     text = str(label)
     if isinstance(label, (list, tuple, dict, set)) or any(sign in text for sign in SEVERAL) or LISTED.fullmatch(text):
@@ -105,11 +104,11 @@ def _check_single(labels: Iterable[str | None], where: str) -> list[str]:
 
 def group_of(value: Any) -> str:
     """The group that a table or a shard gives an image; none where the value is missing."""
-    text = "" if _is_nothing(value) else str(value).strip()
+    text = "" if is_nothing(value) else str(value).strip()
     return whole[1] if (whole := WHOLE.fullmatch(text)) else text
 
 
-def _is_nothing(value: Any) -> bool:
+def is_nothing(value: Any) -> bool:
     """None, or what stands for it where numbers or words are."""
     if isinstance(value, str):
         return value.lower() in NO_LABEL
@@ -123,7 +122,7 @@ def _read_as_nothing(rows: Iterable[Row]) -> list[str]:
         f"{counted(count, 'image has', 'images have')} the label {word!r}, which is read as none; write it otherwise if it is a"
         " class"
         for word, count in said.items()
-        if _is_nothing(word)
+        if is_nothing(word)
     ]
 
 

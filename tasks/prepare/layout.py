@@ -66,7 +66,7 @@ def arrange(names: Iterable[str], folders: Iterable[str], where: str, rule: Clas
         return (top, *rest[1 if top in doubled else 0 :])
 
     _check_order(inside, where, around)
-    use, remarks = _roles(inside, where)
+    use, remarks = _roles(inside, where, rule)
     placed, unused = [], Counter[str]()
     for name in names:
         split, path = _split_of(parts(name), use)
@@ -129,24 +129,33 @@ def _check_order(inside: Mapping[str, Sequence[Parts]], where: str, around: str)
             )
 
 
-def _roles(inside: Mapping[str, Sequence[Parts]], where: str) -> tuple[dict[str, str], list[str]]:
+def _roles(inside: Mapping[str, Sequence[Parts]], where: str, rule: ClassFolder | None) -> tuple[dict[str, str], list[str]]:
     """What the top folders stand for, ``train``, ``test`` or ``unlabeled``, and what to say about it.
 
     Where one folder stands for ``train``, those without a role are not used. Where none does, those are classes.
 
     Args:
         inside: top folder -> path of each image in it.
+        rule: which folder names the class.
+
+    Raises:
+        DataError: a test folder without training images, or splits that may be classes.
     """
     known = roles_of(inside, where)
     if not {"train", "test"} & set(known.values()) or _may_be_classes(inside, known, where):
         return {top: role for top, role in known.items() if role == "unlabeled"}, []
     if "train" not in known.values():
         raise DataError(f"{where} has a test but no train folder; name them train and test, or put the classes side by side")
-    classes: dict[str, set[str]] = {role: set() for role in ("train", "test", "val", "unlabeled")}
+    paths: dict[str, list[Parts]] = {role: [] for role in ("train", "test", "val", "unlabeled")}
     for top, role in known.items():
-        classes[role] |= {path[0] for path in inside[top] if len(path) > 1}
+        paths[role] += inside[top]
+    classes = {role: class_folders.classes_of(found, rule) for role, found in paths.items()}
     # One folder that is no class of train, as ``test/unknown``, says nothing about its images.
     labelled = [role for role in ("test", "val") if len(classes[role]) > 1 or classes[role] & classes["train"]]
+    if rule is None:
+        class_folders.check_shared(
+            {role: paths[role] for role in ("test", "val") if role not in labelled}, paths["train"], where
+        )
     if not classes["train"]:
         labelled = ["test" if "test" in known.values() else "val"]
         known = {top: role for top, role in known.items() if role != "val" or labelled == ["val"]}

@@ -8,7 +8,7 @@ from tasks.runtime.words import counted, few
 
 NOT_IMAGES = set(  # what lies beside images; any other suffix is judged by content
     ".txt .md .rst .csv .tsv .json .jsonl .xml .yaml .yml .toml .html .htm .css .js .py .ipynb .sh .log .mat .db .sqlite"  # noqa: SIM905
-    " .ini .lock .dvc .sha256 .md5 .npz .parquet .xls .xlsx .doc .docx".split()
+    " .ini .lock .cls .dvc .sha256 .md5 .npz .parquet .xls .xlsx .doc .docx".split()
 )
 HIDDEN = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "dicomdir"}
 OWN = {".git", ".dvc", ".ssl", ".venv", ".ipynb_checkpoints", ".thumbnails"}
@@ -20,9 +20,13 @@ ARRAY = ".npy"
 
 def is_image(name: str) -> bool:
     """Whether a file counts as an image: not hidden, and not of a kind that lies beside images (text, tables, code)."""
-    parts = PurePosixPath(name).parts
-    hidden = any(p.startswith(".") or p.lower() in HIDDEN for p in parts)
-    return not hidden and parts[-1] != SUMS and PurePosixPath(name).suffix.lower() not in NOT_IMAGES
+    path = PurePosixPath(name)
+    return not is_hidden(name) and path.name != SUMS and path.suffix.lower() not in NOT_IMAGES
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file, or a folder around it, is hidden or one of those that systems leave behind."""
+    return any(part.startswith(".") or part.lower() in HIDDEN for part in PurePosixPath(name).parts)
 
 
 def to_read(names: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -257,6 +257,8 @@ def _full_stream() -> str | None:
 
 
 def _os_message(error: OSError) -> str:
+    if error.errno == errno.EFBIG:
+        return "a file would be larger than this user (ulimit -f) or its file system may have; raise that and go on"
     if is_full(error):
         return no_space(error.filename or _full_stream() or Path.cwd())  # a write knows no name
     where = f" ({error.filename})" if error.filename else ""

@@ -9,12 +9,13 @@ import csv
 import functools
 import io
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 from tasks.prepare.decoding import MAX_BYTES, BadImage, one_line
-from tasks.prepare.labels import Row, arranged, group_of
+from tasks.prepare.labels import Row, arranged, group_of, is_nothing
 from tasks.prepare.names import is_image
 from tasks.prepare.source import Content, Source
 from tasks.prepare.sources.folder import FolderSource
@@ -31,6 +32,8 @@ READ = {*PATHS, "label", "split", "group"}
 BELOW = "metadata.csv"
 """A list that may lie below the top, of what lies beside it."""
 SEPARATORS = ",;\t"
+DECIMAL = re.compile(r"([+-]?[0-9]*),([0-9]+)")
+"""A number as it stands between semicolons, in the countries that write it with a comma."""
 BATCH = 64
 """Rows with images that are in memory at once."""
 
@@ -91,15 +94,29 @@ class TableSource(FolderSource):
         try:
             text = content.decode("utf-8-sig")
             text = text.partition("\n")[2] if text.startswith("sep=") else text  # for Excel
-            reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=_separator(text))
+            separator = _separator(text)
+            reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
             heads = [(name or "").strip() for name in reader.fieldnames or ()]
-            lines = [{(key or "").strip(): value for key, value in line.items()} for line in reader]
+            lines = [(reader.line_num, {(key or "").strip(): value for key, value in line.items()}) for line in reader]
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{table} is no CSV in UTF-8: {one_line(error)}") from None
         if twice := [name for name in heads if name in READ and heads.count(name) > 1]:
             raise DataError(f"{table} has the column {twice[0]!r} twice; leave one of them")
-        self._unread |= set(lines[0] if lines else ()) - READ
-        return [_row(line, table, _path(line, table)) for line in lines], None
+        self._unread |= set(heads) - READ - {""}
+        for _, line in lines:
+            if separator == ";" and (number := DECIMAL.fullmatch((line.get("label") or "").strip())):
+                line["label"] = ".".join(number.groups())
+        return self._listed(lines, table), None
+
+    def _listed(self, lines: Iterable[tuple[int, dict[str, Any]]], table: str) -> list[Row]:
+        """The rows that name files. A row of blanks says nothing; one that says something of no file is told."""
+        rows = []
+        for number, line in lines:
+            if name := _path(line, table):
+                rows.append(_row(line, table, name))
+            elif any(value and str(value).strip() for value in line.values()):
+                self.bad.append((f"{table}, row {number}", "it names no file"))
+        return rows
 
     def _parquet(self, table: str) -> tuple[list[Row], list[str] | None]:
         import pyarrow as pa
@@ -115,7 +132,7 @@ class TableSource(FolderSource):
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{table} is no parquet file: {one_line(error)}") from None
         if not held:
-            return [_row(line, table, _path(line, table)) for line in lines], _class_names(schema)
+            return self._listed(enumerate(lines, 1), table), _class_names(schema)
         names = [f"{table}#{number:06}" for number in range(len(lines))]
         self._held |= {name: (table, number) for number, name in enumerate(names)}
         return [_row(line, table, name) for name, line in zip(names, lines, strict=True)], _class_names(schema)
@@ -167,20 +184,24 @@ def _held_in(schema: Any) -> str | None:
 
 
 def _path(line: dict[str, Any], table: str) -> str:
-    """The name of the file that a line lists, below the folder."""
+    """The name of the file that a line lists, below the folder; empty where it names none."""
     column = next((name for name in PATHS if name in line), None)
     if column is None:
         raise DataError(f"{table} has the columns {', '.join(map(str, line))}; one must name the files: {' or '.join(PATHS)}")
+    if not (given := str(line[column] or "").strip()):
+        return ""
     inside = PurePosixPath(table).parent if PurePosixPath(table).name == BELOW else PurePosixPath()
-    path = inside / str(line[column])
+    path = inside / given
     if path.is_absolute() or ".." in path.parts:
         raise DataError(f"{table} lists {str(path)!r}; paths must lie below its folder, for DVC watches that folder alone")
     return str(path)
 
 
 def _row(line: dict[str, Any], table: str, name: str) -> Row:
-    given = line.get("split")
-    return Row(name, line.get("label"), str(given) if given else _split(table), group_of(line.get("group")))
+    split, label = line.get("split"), line.get("label")
+    known = split and not is_nothing(split)
+    text = label.decode(errors="replace") if isinstance(label, bytes) else label
+    return Row(name, text, str(split) if known else _split(table), group_of(line.get("group")))
 
 
 @functools.cache

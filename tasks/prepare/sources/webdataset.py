@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tasks.prepare.archives import Archive
-from tasks.prepare.labels import Row, arranged, group_of
-from tasks.prepare.names import PICTURES, to_read
+from tasks.prepare.labels import Row, arranged, class_of, group_of
+from tasks.prepare.names import PICTURES, is_hidden, to_read
 from tasks.prepare.source import OWN_LICENSE, Content, Source
 from tasks.prepare.split_names import role_within
 from tasks.runtime.errors import DataError
@@ -65,25 +65,28 @@ class ShardSource(Source):
 
     def _rows(self, shard: str) -> Iterator[Row]:
         archive = self._shards[shard]
-        about = [name for name in archive.members if name.endswith(ABOUT)]
+        about = [name for name in archive.members if _is_about(name)]
         facts: dict[str, dict[str, Any]] = {}
         for name, content in archive.read(about):
             known = facts.setdefault(_key(name), {})
             found = _facts(f"{shard}/{name}", content)
             self._unread |= {repr(fact) for fact in found if fact not in READ}
             for fact, value in found.items():
-                if fact in READ and str(known.setdefault(fact, value)) != str(value):
+                if fact not in READ or not (said := _read(fact, value, name, shard)):
+                    continue
+                if _read(fact, known.setdefault(fact, value), name, shard) != said:
                     raise DataError(
                         f"{shard}: {_key(name)!r} has two {fact}s, {known[fact]!r} and {value!r} of {name}; what belongs"
                         " together has one name up to its first point, so no other point may stand in it"
                     )
         split = role_within(PurePosixPath(shard).stem) or "train"
-        images, others = to_read(name for name in archive.members if not name.endswith(ABOUT))
+        images, others = to_read(name for name in archive.members if not _is_about(name))
         self.ignored += [f"{shard}/{name}" for name in others]
         samples: dict[str, list[str]] = {}
         for name in sorted(images, key=_plainest):
             samples.setdefault(_key(name), []).append(name)
         self._unread |= {PurePosixPath(name).suffix for name in others if _key(name) in samples}
+        self._unread |= {f"folders as {str(PurePosixPath(key).parent)!r}" for key in [*samples][:1] if "/" in key}
         for key, (first, *more) in samples.items():
             self._second += [f"{shard}/{name}" for name in more]
             said = facts.get(key, {})
@@ -112,12 +115,21 @@ def _plainest(name: str) -> tuple[bool, int, str]:
     return path.suffix not in PICTURES, path.name.count("."), name
 
 
+def _is_about(name: str) -> bool:
+    """Whether a file says something of its sample, and is no other system's leftover (``._1.cls``)."""
+    return name.lower().endswith(ABOUT) and not is_hidden(name)
+
+
+def _read(fact: str, value: object, name: str, shard: str) -> str | None:
+    """What is understood of a value: 3, "3" and 3.0 are one label."""
+    return class_of(Row(name, value), shard) if fact == "label" else group_of(value)
+
+
 def _facts(name: str, content: object) -> dict[str, Any]:
     try:
-        text = content.decode() if isinstance(content, bytes) else ""
-        found = {"label": text.strip()} if name.endswith(".cls") else json.loads(text)
-        if isinstance(found, dict):
-            return found
+        text = content.decode("utf-8-sig") if isinstance(content, bytes) else ""
+        found = {"label": text.strip()} if name.lower().endswith(".cls") else json.loads(text)
+        return found if isinstance(found, dict) else {"lists in .json": found}
     except ValueError:  # no text, no JSON
         pass
-    raise DataError(f"{name} is no class and no JSON object")
+    raise DataError(f"{name} is no text, or no JSON")

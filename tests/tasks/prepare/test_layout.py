@@ -300,6 +300,27 @@ def test_the_deepest_folders_are_compared_across_splits() -> None:
         read("train/a/Cat", "train/a/dog", "test/a/cat", "test/a/dog", rule="deepest")
 
 
+def test_labels_below_other_folders_are_seen_in_each_split() -> None:
+    """The first folders differ between train and test; those inside them are the same."""
+    places = [f"train/animals/{c}" for c in ("cat", "dog")] + [f"test/wild/{c}" for c in ("cat", "dog")]
+    labelled = {(split, c): 6 for split in ("train", "test") for c in ("cat", "dog")}
+    assert counts(read(*places, rule="deepest")) == labelled
+    with pytest.raises(DataError, match=r"folders inside them: 'cat', 'dog'\. Set data.class_folder to deepest if those are"):
+        read(*places)
+    assert counts(read("train/a/cat", "train/b/dog", "val/wild x3", "val/wild/unlabeled", rule="top"))["train", "-"] == 9
+    assert counts(read("animals/cat", "animals/dog", "animals/unlabeled x3", rule="deepest"))["train", "-"] == 3
+    assert counts(read("train/cat/images", "train/dog/images", "test/images x3"))["train", "-"] == 3
+
+
+def test_folders_that_train_and_test_do_not_share_are_no_classes() -> None:
+    """Films of each class: the ones of the test are others."""
+    films = ["train/cat/v1", "train/cat/v2", "train/dog/v3", "train/dog/v4", "test/cat/v5", "test/cat/v6", "test/dog/v7"]
+    layout = read(*films)
+    assert layout.classes == ["cat", "dog"] and layout.warnings[0].endswith("'cat/v5' and 4 more")
+    with pytest.raises(DataError, match="or to deepest"):
+        read(*(f"{split}/{place}/{c}" for split in ("train", "test") for place in "ab" for c in ("cat", "dog")))
+
+
 def test_folders_inside_some_classes_are_told() -> None:
     assert read("cat/front", "cat", "dog/front", "dog/back").warnings == [
         "3 folders inside the classes are not told apart: 'cat/front', 'dog/back', 'dog/front' (data.class_folder: deepest"

@@ -202,7 +202,7 @@ def test_labels_are_words_or_whole_numbers_in_their_order() -> None:
     [
         (["0e1", "0e2", "1e3", "1000", "1_000"], ["1000", "0e1", "0e2", "1_000", "1e3"]),
         (["12e4", "00e1", "ab12", "inf", "--5"], ["--5", "00e1", "12e4", "ab12", "inf"]),
-        (["7.0", 7, 3.0, b"cat", "9" * 5000], ["3", "7", "9" * 5000, "cat"]),
+        (["7.0", 7, 3.0, "cat", "9" * 5000], ["3", "7", "9" * 5000, "cat"]),
         (["nan", float("nan"), None, "a", "b"], ["a", "b"]),
     ],
 )
@@ -242,9 +242,11 @@ def test_a_label_that_is_made_of_other_labels_is_refused_and_one_that_only_looks
     assert notes[0].startswith("2 of 2 labels hold a comma, as 'bird,fish'")
     many = [f"class{i}" for i in range(100)] + ["maillot", "tank", "suit", "maillot tank suit"]
     assert len(arranged([Row(str(i), label) for i, label in enumerate(many)], None, "x")[1]) == 104
-    for listed in ('["cat", "dog"]', "['cat']", "{cat,dog}"):
+    for listed in ('["cat", "dog"]', "['cat']", "{cat,dog}", "[1 0]", "[0]", "[]"):
         with pytest.raises(DataError, match="has several labels"):
             arranged([*rows[:3], Row("4", listed)], None, "x")
+    _, classes, _ = arranged([*rows[:3], Row("4", "[UNK]"), Row("5", "(not sure)")], None, "x")
+    assert {"[UNK]", "(not sure)"} < set(classes)
 
 
 def test_what_other_programs_write_for_nothing_is_no_label_and_said() -> None:
@@ -292,6 +294,31 @@ def test_columns_may_be_parted_as_spreadsheets_do_and_the_file_be_called_image(t
     parquet.write_table(named, folder / "list.parquet")
     data = run(tmp_path / "other", config(folder, "table", image_size=corpus.SIDE))
     assert data.meta["classes"] == ["c0", "c1"] and len(data.train_files) + len(data.test_files) == 8
+
+
+def test_a_decimal_comma_between_semicolons_is_a_number_to_predict(tmp_path: Path) -> None:
+    def table(label: str) -> Path:
+        lines = ["image;label", *(f"img/{i}.png;{label.format(i % 2)}" for i in range(8))]
+        return folder_of(tmp_path, "\n".join(lines).encode())
+
+    with pytest.raises(DataError, match=r"has the label 0\.5: a number to predict"):
+        open_source(config(table("{},5"), "table"))
+    assert open_source(config(table("{},0"), "table")).classes == ["0", "1"]
+    assert open_source(config(table("c{},5"), "table")).classes == ["c0,5", "c1,5"]
+
+
+def test_rows_of_blanks_say_nothing_and_what_is_not_known_is_no_split(tmp_path: Path) -> None:
+    table = "path,label,split,\n" + "".join(f"img/{i}.png,c{i % 2},{'NA' if i else 'test'},{i}\n" for i in range(12))
+    source = open_source(config(folder_of(tmp_path, f"{table},,,\n  ,, ,\n,c0,train,9\n".encode()), "table"))
+    assert [item.split for item in source.items] == ["test"] + ["train"] * 11
+    assert source.bad == [("labels.csv, row 16", "it names no file")]
+    columns = {"path": [f"img/{i}.png" for i in range(3)] + [None] * 2, "label": [b"NA", b"cat", b"dog", b"dog", None]}
+    (tmp_path / "other").mkdir()
+    folder = write(tmp_path / "other/in", PICTURES)
+    parquet.write_table(pa.table(columns), folder / "list.parquet")
+    source = open_source(config(folder, "table"))
+    assert source.classes == ["cat", "dog"] and source.bad == [("list.parquet, row 4", "it names no file")]
+    assert any("1 image has the label 'NA', which is read as none" in text for text in source.warnings)
 
 
 def test_a_damaged_parquet_is_one_line(tmp_path: Path) -> None:
@@ -357,6 +384,28 @@ def test_of_a_sample_with_several_pictures_the_first_counts_and_the_rest_is_told
     shard(tmp_path / "other/a.tar", {"0.png": picture, "0.json": b'{"class": "cat"}', "1.png": picture, "1.txt": b"dog"})
     text = " ".join(open_source(config(tmp_path / "other", "webdataset")).warnings)
     assert "no labels: they are read from .cls and from 'label' in .json, and not from 'class', .txt" in text
+    shard(tmp_path / "folders/a.tar", {f"{c}/{i}.png": picture for c in ("cat", "dog") for i in range(2)})
+    text = " ".join(open_source(config(tmp_path / "folders", "webdataset")).warnings)
+    assert "no labels: they are read from .cls and from 'label' in .json, and not from folders as 'cat'" in text
+
+
+def test_what_other_systems_write_beside_a_sample_is_no_part_of_it(tmp_path: Path) -> None:
+    files = {f"{i}.{kind}": data for i in range(4) for kind, data in (("png", PICTURES["img/0.png"]), ("CLS", b"%d" % (i % 2)))}
+    boxes = {f"{i}.json": b'\xef\xbb\xbf[{"box": 1}]' for i in range(4)}
+    shard(tmp_path / "in/a.tar", files | boxes | {"._0.CLS": b"\0\xff", "._0.png": b"\0"})
+    source = open_source(config(tmp_path / "in", "webdataset"))
+    assert source.classes == ["0", "1"] and len(source.items) == 4
+
+
+@pytest.mark.parametrize(("one", "other", "fits"), [("0", "0.0", True), ("1", "null", True), ("cat", '"dog"', False)])
+def test_two_labels_of_one_sample_are_compared_by_what_they_mean(tmp_path: Path, one: str, other: str, fits: bool) -> None:
+    said = {"0.cls": one.encode(), "0.json": f'{{"label": {other}}}'.encode()}
+    shard(tmp_path / "in/a.tar", {"0.png": PICTURES["img/0.png"]} | said | sample(1, label="5"))
+    if fits:
+        assert open_source(config(tmp_path / "in", "webdataset")).classes == [one, "5"]
+    else:
+        with pytest.raises(DataError, match=r"a\.tar: '0' has two labels, 'cat' and 'dog' of 0\.json"):
+            open_source(config(tmp_path / "in", "webdataset"))
 
 
 def test_lists_by_tabs_and_beside_their_images_are_read_and_told_where_they_are_not(tmp_path: Path) -> None:
@@ -400,8 +449,8 @@ def test_shards_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no shards"):
         open_source(config(tmp_path / "empty", "webdataset"))
-    shard(tmp_path / "a/x.tar", sample(0) | {"0.json": b"[1]"})
-    with pytest.raises(DataError, match=r"x\.tar/0\.json is no class and no JSON object"):
+    shard(tmp_path / "a/x.tar", sample(0) | {"0.json": b"[1"})
+    with pytest.raises(DataError, match=r"x\.tar/0\.json is no text, or no JSON"):
         open_source(config(tmp_path / "a", "webdataset"))
     shard(tmp_path / "b/x.tar", {"0.txt": b"x"})
     with pytest.raises(DataError, match="the shards hold no images"):

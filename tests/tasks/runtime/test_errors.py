@@ -233,6 +233,13 @@ def test_a_full_device_behind_the_output_is_named_and_not_the_disk_of_the_projec
     assert (done.returncode, "no space left on the device of standard output" in done.stderr) == (4, True), done.stderr
 
 
+def test_a_file_that_may_not_grow_is_no_full_disk(tmp_path: Path) -> None:
+    program = f"from tasks.runtime.errors import run; run(lambda: open({str(tmp_path / 'big')!r}, 'w').write('x' * 99999))"
+    command = f"ulimit -f 8; {shlex.quote(sys.executable)} -c {shlex.quote(program)}"
+    done = subprocess.run(["sh", "-c", command], env=PYTHON, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "larger than this user (ulimit -f)" in done.stderr) == (4, True), done.stderr
+
+
 def test_a_pipe_that_is_not_the_output_is_a_fault_of_the_environment() -> None:
     code, message = explain(BrokenPipeError(32, "Broken pipe"))
     assert (code, message) == (4, "Broken pipe")
