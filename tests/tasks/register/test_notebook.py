@@ -17,7 +17,9 @@ def test_every_cell_runs_where_a_notebook_runs(original: Path, tmp_path: Path) -
     code = "\n".join("".join(cell["source"]) for cell in cells)
     assert all(cell["outputs"] == [] for cell in cells) and len([line for line in code.splitlines() if line]) <= 10
     code = code.replace("ssl-fashion-mnist-12k", "ssl-example")
-    code += f".save({str(tmp_path / 'picture.png')!r})\nprint(tuple(nearest.shape), tuple(images.shape[1:]))"  # a notebook shows it
+    code += (
+        f".save({str(tmp_path / 'picture.png')!r})\nprint(tuple(nearest.shape), tuple(images.shape[1:]))"  # a notebook shows it
+    )
     (original / "examples").mkdir(exist_ok=True)
     done = subprocess.run([sys.executable, "-c", code], cwd=original / "examples", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
