@@ -138,7 +138,9 @@ def page(found: Mapping[str, Mapping[str, Any]], work: Path, seconds: float) -> 
     command = f"python -m benchmarks.worth --cifar10 cifar10.tar.xz --tiles magnetic-tiles.tar.xz --seconds {seconds:g}"
     made = f"Made by `{command}` at commit {commit.stdout.strip()}."
     said = [f"- {name}, {way}: {w['answer']}" for name, of in found.items() for way, w in of.items()]
-    first = "Linear probe on the test images in percent, mean and deviation of three seeds; the seconds are those of a training."
+    first = (
+        "Linear probe on the test images in percent, mean and deviation of three seeds; the seconds are those of a training."
+    )
     parts = [notes, "\n".join([made, *machine()]), "## Scores", first, markdown(table), "## Verdicts"]
     parts += ["\n".join(said), markdown(verdicts), agreement([b for *_, b in every])]
     return "\n\n".join(parts) + "\n"
