@@ -273,10 +273,10 @@ def test_a_damaged_input_is_refused(project: Path) -> None:
 
 
 @pytest.mark.fault("F19")
-def test_a_full_disk_ends_with_one_line_and_no_output(project: Path) -> None:
+def test_where_no_more_can_be_written_a_stage_ends_with_one_line_and_no_output(project: Path) -> None:
     process = start(project, *STAGE)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))  # of each file; Python ignores the signal
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 4, stderr
-    assert "no space left" in stderr and "Traceback" not in stderr
+    assert "a file would be larger than this user (ulimit -f)" in stderr and "Traceback" not in stderr
     assert not (project / OUTPUTS[0]).exists() and not list(project.rglob("*.tmp"))
