@@ -26,6 +26,8 @@ def body(stage: Stage) -> None:
     best = done.wanted.aliases.get(CHAMPION)
     for note in done.notes:
         print(f"note: {note}")
+    for name, reason in done.left_out.items():
+        print(f"warning: {name} is not registered: {reason}; train it again, with a lower train.lr", file=sys.stderr)
     if done.unnamed:
         print(f"warning: no encoder is named champion; one that an earlier run named stays. {done.unnamed}", file=sys.stderr)
     number = f" (version {done.versions[best]})" if best else ""

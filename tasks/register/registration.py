@@ -109,6 +109,8 @@ class Registered:
     """What its user should know of other data in the registry, a sentence each."""
     unnamed: str | None
     """Why no encoder is champion; None if one is."""
+    left_out: Mapping[str, str]
+    """Encoders that cannot be exported, with the reason."""
 
 
 def register(root: Path, exporter: Exporter | None = None) -> Registered:
@@ -121,9 +123,18 @@ def register(root: Path, exporter: Exporter | None = None) -> Registered:
     several = transfer.load(root)
     ranks = dict(several.ranks) if several else {}
     entries = [entry(root, r, meta, results, by_task, ranks) for r in candidates(results)]
-    wanted = Registration(registered_model(root), {e.name: package_key(e) for e in entries}, aliases(results, by_task))
-    registry = Registry(tracker, wanted.model, exporter)
+    named = aliases(results, by_task)
+    registry = Registry(tracker, registered_model(root), exporter)
     notes = registry.other_data(files.sha256(root / dataset.PREPARED / files.MANIFEST), meta["name"])
-    unnamed = few_labels.sentence(None) if wanted.aliases else why_none(results)
-    versions = registry.register(entries, wanted.aliases)
-    return Registered(wanted, versions, notes, None if CHAMPION in wanted.aliases else unnamed)
+    unnamed = few_labels.sentence(None) if named else why_none(results)
+    versions = registry.register(entries, named)
+    left_out = registry.left_out
+    wanted = Registration(
+        registry.model,
+        {e.name: package_key(e) for e in entries if e.name in versions},
+        {alias: name for alias, name in named.items() if name in versions},
+        sorted(left_out),
+    )
+    if named.get(CHAMPION) in left_out:
+        unnamed = f"{named[CHAMPION]} would be, and cannot be exported."
+    return Registered(wanted, versions, notes, None if CHAMPION in wanted.aliases else unnamed, left_out)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.register import modeling
-from tasks.register.export import ONNX, VERSION, Exporter
+from tasks.register.export import ONNX, VERSION, Exporter, Unfaithful
 from tasks.register.modeling import ImageEncoder
 from tasks.results import model_name
 from tasks.runtime import files
@@ -57,9 +57,11 @@ class Registry:
     def __init__(self, tracker: Tracker, model: str, exporter: Exporter | None = None):
         self.tracker, self.client, self.model = tracker, tracker.client, model
         self._exporter = exporter or Exporter()
+        self.left_out: dict[str, str] = {}
+        """Entries that cannot be exported, with the reason; the others are registered all the same."""
 
     def register(self, entries: list[Entry], aliases: Mapping[str, str]) -> dict[str, int]:
-        """Register ``entries``, then point each alias at the entry it names; returns the version of each entry.
+        """Register ``entries``, then point each alias at the entry it names; returns the version of each that can be exported.
 
         Raises:
             IntegrityError: an encoder is damaged, or what was stored is not what was sent.
@@ -69,13 +71,18 @@ class Registry:
         with _alone(self.tracker.root), own_store.alone(self.tracker.uri, own_store.REGISTERING), self.tracker.errors():
             self._make_model()
             known = registered.versions(self.client, self.model)
-            numbers = {entry.name: self._version(entry, known) for entry in entries}
+            numbers: dict[str, int] = {}
             for entry in entries:
+                try:
+                    numbers[entry.name] = self._version(entry, known)
+                except Unfaithful as reason:
+                    self.left_out[entry.name] = str(reason)
+                    continue
                 version = {"name": self.model, "version": str(numbers[entry.name])}
                 logged_models.link(self.client, self.tracker.experiment, entry.fingerprint, version)
             current = dict(self.client.get_registered_model(self.model).aliases)
             for alias, name in aliases.items():
-                if str(current.get(alias)) != str(numbers[name]):
+                if name in numbers and str(current.get(alias)) != str(numbers[name]):
                     self.client.set_registered_model_alias(self.model, alias, str(numbers[name]))
             for alias in current:
                 if alias.startswith(f"{CHAMPION}-") and alias not in aliases:  # of a task that is none any more

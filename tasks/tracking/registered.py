@@ -9,7 +9,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +36,12 @@ class Registration:
     """The key of each encoder's package, by ``METHOD-SEED``."""
     aliases: Mapping[str, str]
     """The encoder that each alias names."""
+    left_out: Sequence[str] = ()
+    """Encoders that cannot be exported."""
 
     def write(self, path: Path) -> None:
         """As ``out/registry.json``."""
-        files.write_json(path, {"model": self.model, "packages": dict(self.packages), "aliases": dict(self.aliases)})
+        files.write_json(path, {key: dict(v) if isinstance(v, Mapping) else v for key, v in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,8 @@ def how_to_load(root: Path, best: str, title: str = "best encoder") -> str:
         wanted, reason = load(root), fault(root)
     except Stop as error:
         wanted, reason = None, str(error)
+    if wanted is not None and best in wanted.left_out:
+        return f"{title}: {best}, in out/encoders/{best}; not registered, for its export does not give the same features"
     if wanted is None or reason or wanted.aliases.get(CHAMPION) != best:
         return f"{title}: {best}, in out/encoders/{best}; not registered{f' ({reason})' if reason else ' yet'}, make run does"
     return "\n    ".join([f"{title}, {best}:", *load_lines(root, wanted.model)])

@@ -201,6 +201,32 @@ def test_a_version_that_is_there_is_described_by_what_is_known_now(root):
     assert version.tags["holdout_linear_top1"] == "0.6543" and "0.6543" in version.description
 
 
+def test_an_encoder_that_cannot_be_exported_is_left_out_and_holds_nothing_up(root, monkeypatch, tmp_path):
+    """As one whose training went wrong, in which rounding grows."""
+    encoder, facts = saved_encoder.load(root / "out/encoders/simclr-0")
+    with torch.no_grad():
+        for weight in encoder.parameters():
+            weight.mul_(1e30)
+    files.write_directory(tmp_path / "broken-0", lambda temp: saved_encoder.save(temp, encoder, facts))
+    (tmp_path / "package").mkdir()
+    with pytest.raises(export.Unfaithful, match=r"the features of its export \(module\) differ from its own by nan"):
+        made.exporter.write(tmp_path / "broken-0", "block3", "", tmp_path / "package")
+
+    def check(package: Path, module: modeling.ImageEncoder) -> None:
+        if "simclr-0" in (package / "modeling.py").read_text():
+            raise export.Unfaithful("they differ")
+
+    monkeypatch.setattr(export, "check", check)
+    made.write_encoder(root, "simclr", 0, weights=1)  # another training: what was registered before does not count
+    done = register(root, made.exporter)
+    assert done.left_out == {"simclr-0": "they differ"} and done.unnamed == "simclr-0 would be, and cannot be exported."
+    assert set(done.versions) == set(done.wanted.packages) == {"byol-0", "rotation-0"}
+    assert done.wanted.aliases == {"byol": "byol-0", "rotation": "rotation-0"}
+    done.wanted.write(root / stored.REGISTRATION)
+    assert stored.fault(root) is None and stored.load(root) == done.wanted
+    assert "not registered, for its export does not give the same features" in stored.how_to_load(root, "simclr-0")
+
+
 def test_every_seed_is_a_version_and_a_methods_alias_is_its_best_seed(root):
     methods = {name: made.METHODS[name] for name in ("simclr", "byol")}
     made.write_project(root, methods, seeds=(0, 1))
