@@ -39,9 +39,12 @@ class FewLabels:
     """A linear probe that sees only a share of the training labels, over several random choices of them."""
 
     share: float
+    """As it was asked for."""
     mean: float
     """Test accuracy."""
     std: float
+    seen: float | None
+    """Share that it was: each class needs an image. None where the numbers of labels are not known."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,13 @@ class Metrics(About):
 
     def few_labels(self) -> list[FewLabels]:
         """Fewest labels first; empty where no such probe was made."""
-        few = [FewLabels(float(share), value["mean"], value["std"]) for share, value in self.found.get("few_label", {}).items()]
+        every = self.protocol.get("train_labels")
+        few = [
+            FewLabels(
+                float(share), about["mean"], about["std"], about["labels"] / every if every and "labels" in about else None
+            )
+            for share, about in self.found.get("few_label", {}).items()
+        ]
         return sorted(few, key=lambda probe: probe.share)
 
     def to_json(self) -> dict[str, Any]:
@@ -161,10 +170,11 @@ def _check(values: Mapping[str, Any]) -> None:
         isinstance(f, dict)
         and _is_share(f.get("mean"))
         and _is_number(f.get("std"))
+        and _is_number(f.get("labels", 0))
         and re.fullmatch(r"0?\.\d+|1(\.0*)?", share)
         for share, f in few.items()
     ):
-        raise ConfigError(f"metrics.few_label is {few!r}; it must hold mean and std of each share of the labels")
+        raise ConfigError(f"metrics.few_label is {few!r}; it must hold mean, std and labels of each share of the labels")
 
 
 def _is_text(value: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ssl_core.networks import network
 from tasks import few_labels, starts, worth
 from tasks.cautions import how_few, share_in_words, unequal_classes
 from tasks.choice import best_method, champion
@@ -155,7 +156,7 @@ def _right(row: Row, kind: str) -> "Tensor | None":
 
 GIVES = {
     "raw_pixels": "The raw pixels give",
-    "random_init": "The same network untrained gives",
+    "random_init": "An untrained encoder gives",
     "pretrained": "An ImageNet encoder off the shelf gives",
     "dinov2": "DINOv2 off the shelf gives",
     "start": "What training started from gives",
@@ -268,26 +269,16 @@ def _tied(verdict: Verdict, row: Row) -> str:
 def _warning(verdict: Verdict, best: Result) -> str:
     """That the best method is no better than what needs no training, and what to do."""
     name = verdict.not_beaten[0]
+    to_do = f"Take {worth.noun(name)}." if best.is_baseline else advice(best)
     if best.few:
         theirs = next(row.best.few for row in verdict.free if row.method == name)
         shares = f"{share_in_words(theirs.explained if theirs else None)} against {share_in_words(best.few.explained)}"
         what = f"{worth.noun(name)} explain more of the few labels than {best.method}, {shares}"
-        return f"Do not use this yet: {what}. {advice(best)}"
+        return f"Do not use this yet: {what}. {to_do}"
     ahead = verdict.standings[name].ahead["linear"]
     what, how = worth.noun(name), "better" if ahead.is_clear else "not clearly worse"
     verb = "are" if what.endswith("s") else "is"
-    return f"Do not use this yet: {what} {verb} {how} than {best.method}, {counted(ahead)}. {advice(best)}"
-
-
-def counted(ahead: "Difference") -> str:
-    """A paired difference: ``37 against 65 test images that the linear probe gets right for one alone, p = .007``."""
-    p = "p < .001" if ahead.p < 0.001 else f"p = {ahead.p:.3f}".replace("0.", ".", 1)
-    if ahead.alone == (0, 0):
-        return "whose linear probe is right on the same test images"
-    if ahead.alone:
-        first, second = ahead.alone
-        return f"whose linear probe alone is right on {first:,} test images against {second:,}, {p}"
-    return f"by linear probe {worth.points(ahead)}, {p}"
+    return f"Do not use this yet: {what} {verb} {how} than {best.method}, {worth.counted(ahead)}. {to_do}"
 
 
 def advice(best: Result) -> str:
@@ -295,7 +286,7 @@ def advice(best: Result) -> str:
     made = best.training
     number, asked = ("epochs", made.epochs_asked) if made.epochs_asked else ("images", made.recipe.get("images"))
     if not made.steps or not made.epochs or not asked:
-        return "Train longer: raise train.images."
+        return f"Train longer: raise train.{number}."
     wanted = float(f"{asked * max(2.0, ENOUGH_STEPS / made.steps):.2g}")
     epochs = "1 epoch" if made.epochs == 1 else f"{made.epochs:,} epochs"
     trained = f"{best.method} trained {epochs}, {made.steps:,} steps"
@@ -306,12 +297,18 @@ def advice(best: Result) -> str:
 
 def _against(verdict: Verdict, row: Row) -> str:
     """A baseline's scores, and whether they differ from the best method's."""
-    ahead = verdict.standings[row.method].ahead
+    ahead, gives = verdict.standings[row.method].ahead, GIVES.get(row.method, f"The baseline {row.method} gives")
+    if row.method == "random_init" and verdict.best and _are_one_network(row.best, verdict.best):
+        gives = "The same network untrained gives"
     parts = [
         f"{share_in_words(row.mean(f'{key}_top1'))} by {kind}{f' ({_relation(ahead[key])})' if key in ahead else ''}"
         for key, kind in (("linear", "linear probe"), ("knn", "kNN"))
     ]
-    return f"{GIVES.get(row.method, f'The baseline {row.method} gives')} {' and '.join(parts)}."
+    return f"{gives} {' and '.join(parts)}."
+
+
+def _are_one_network(one: Result, other: Result) -> bool:
+    return network(one.training.network) == network(other.training.network)
 
 
 def _relation(ahead: "Difference") -> str:

@@ -103,9 +103,7 @@ def budgets(first: Row, free: Sequence[Row]) -> list[Budget]:
 
 def _real_share(first: Row, share: str) -> float | None:
     """Which share of the labels that was; None where it is not known."""
-    labels = first.best.metrics.found.get("few_label", {}).get(share, {}).get("labels")
-    every = first.best.metrics.protocol.get("train_labels")
-    return float(labels / every) if labels and every else None
+    return next((few.seen for few in first.best.metrics.few_labels() if few.share == float(share)), None)
 
 
 def budget(first: Row, free: Sequence[Row], share: str) -> Budget | None:
@@ -168,6 +166,17 @@ FEW_IMAGES = LEAST_CLEAR / 0.05
 size depends on how often two encoders differ, and with that few images they differ on a handful."""
 LABELS_FOR_5_POINTS = _rounded(0.2 * (1.96 / 0.05) ** 2)
 """Images on which a difference of 5 points is clear, where two encoders disagree on every fifth image."""
+
+
+def counted(ahead: "Difference") -> str:
+    """A paired difference: ``37 against 65 test images that the linear probe gets right for one alone, p = .007``."""
+    p = "p < .001" if ahead.p < 0.001 else f"p = {ahead.p:.3f}".replace("0.", ".", 1)
+    if ahead.alone == (0, 0):
+        return "whose linear probe is right on the same test images"
+    if ahead.alone:
+        first, second = ahead.alone
+        return f"whose linear probe alone is right on {first:,} test images against {second:,}, {p}"
+    return f"by linear probe {points(ahead)}, {p}"
 
 
 def noun(row: str) -> str:

@@ -14,7 +14,7 @@ from ssl_core.engine.method import DataInfo
 class RandomInit(Frozen):
     title = "the untrained encoder"
     family = "baseline"
-    noun = "the same network untrained"
+    noun = "an untrained encoder"
 
     def __init__(self, encoder: Encoder, config: Any, augment: AugmentConfig, data: DataInfo):
         super().__init__(open_residuals(encoder), config, augment, data)

@@ -178,7 +178,7 @@ def few_labels(rows: Sequence[Row], best: str | None) -> bytes | None:
             axes.axhline(100 * usual[0], color=RED, linewidth=1, label="always the most frequent class")
         axes.set_xscale("log")
         shares = sorted({s for line in lines.values() for s, *_ in line})
-        axes.set_xticks(shares, [f"{s:g} %" for s in shares], minor=False)
+        axes.set_xticks(shares, [f"{s:.3g} %" for s in shares], minor=False)
         axes.set_xticks([], minor=True)
         axes.set_xlabel("share of the training labels the probe sees")
         axes.set_ylabel("test accuracy, %")
@@ -187,8 +187,9 @@ def few_labels(rows: Sequence[Row], best: str | None) -> bytes | None:
 
 
 def label_curve(result: Result) -> list[tuple[float, float, float]]:
-    """(share of labels, mean, std) in percent, fewest labels first, ending with all of them."""
-    curve = [(100 * few.share, 100 * few.mean, 100 * few.std) for few in result.metrics.few_labels()]
+    """(share of labels that was seen, mean, std) in percent, fewest labels first, ending with all of them."""
+    seen = {few.seen or few.share: few for few in result.metrics.few_labels()}  # of few labels two shares may be the same
+    curve = [(100 * share, 100 * few.mean, 100 * few.std) for share, few in sorted(seen.items()) if share < 1]
     everything = result.get("linear_top1")
     return curve if everything is None else [*curve, (100.0, 100 * everything, 0.0)]
 

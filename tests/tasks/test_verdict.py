@@ -11,7 +11,7 @@ from tasks import leaderboard
 from tasks.register.card import model_card
 from tasks.report.page import build
 from tasks.results import Result, Training, load_results
-from tasks.verdict import judge, judge_one, remarks, sentences
+from tasks.verdict import caution, judge, judge_one, remarks, sentences
 from tests.support.example_results import metrics_of, write_project
 
 IMAGES = 411
@@ -55,7 +55,7 @@ def test_a_budget_in_images_is_raised_in_images():
 def test_a_baseline_that_cannot_be_told_apart_is_a_warning_too():
     verdict = judge([row("simclr", 300), row("random_init", 298, 1)])
     first = sentences(verdict)[0]
-    assert first.startswith("Do not use this yet: the same network untrained is not clearly worse than simclr")
+    assert first.startswith("Do not use this yet: an untrained encoder is not clearly worse than simclr")
     assert first.endswith("Train longer: raise train.images.")  # the steps are not known
     assert verdict.standings["random_init"].ties
     equal = sentences(judge([row("simclr", 300), row("random_init", 300)]))[0]
@@ -171,4 +171,20 @@ def test_a_long_training_on_few_images_is_told_to_take_more_images_and_not_more_
     assert first.endswith(
         "context trained 900 epochs, 3,600 steps: more of the same will hardly help with so few images; add images, which need"
         " no labels."
+    )
+
+
+def test_an_untrained_encoder_is_called_the_same_network_only_where_it_is() -> None:
+    small, large = ({"name": "small", "width": width, "depth": 3} for width in (8, 16))
+    for network, gives in ((small, "The same network untrained gives"), (large, "An untrained encoder gives")):
+        trained = row("simclr", 300, training=dataclasses.replace(TRAINED, network=network))
+        verdict = judge([trained, row("random_init", 200, training=Training(network=small))])
+        assert any(text.startswith(gives) for text in sentences(verdict))
+
+
+def test_a_start_that_is_not_to_be_used_is_not_advised_to_train_longer() -> None:
+    start = row("start", 300)
+    said = caution(judge_one(start, [start, row("pretrained", 350)]))
+    assert said.startswith("Do not use this yet: ImageNet features are better than start") and said.endswith(
+        ". Take ImageNet features."
     )

@@ -17,14 +17,14 @@ from tasks.cautions import verdict_text
 from tasks.choice import champion
 from tasks.report import figures, findings, illustrations, pictures
 from tasks.report.page import build, mistakes, publish
-from tasks.results import load_results
+from tasks.results import Result, load_results
 from tasks.runtime import dataset, files
 from tasks.runtime.audit import Leaks
 from tasks.runtime.errors import IntegrityError
 from tasks.verdict import judge
 from tests.conftest import ROOT
 from tests.support import audits, browser
-from tests.support.example_results import CLASSES, write_project
+from tests.support.example_results import CLASSES, metrics_of, write_project
 
 
 @pytest.fixture(scope="module")
@@ -367,6 +367,13 @@ def test_tsne_keeps_groups_apart_and_repeats_exactly():
 def test_tsne_of_collapsed_or_few_features_is_finite(x):
     y = pictures.plane(x)
     assert y.shape == (len(x), 2) and np.isfinite(y).all()
+
+
+def test_few_labels_are_drawn_at_the_share_that_was_seen():
+    few = {"0.01": {"mean": 0.3, "std": 0.1, "labels": 20}, "0.1": {"mean": 0.5, "std": 0.1, "labels": 100}}
+    own = dataclasses.replace(metrics_of("simclr", 0, few_label=few, linear_top1=0.7), protocol={"train_labels": 1000})
+    curve = figures.label_curve(Result(own))
+    assert [share for share, *_ in curve] == pytest.approx([2, 10, 100])  # ten classes need twenty images
 
 
 def test_charts_follow_the_theme_and_keep_dollar_signs():
