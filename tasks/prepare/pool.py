@@ -36,11 +36,14 @@ def compare(directory: Path, task: str, check: Callable[[], None]) -> None:
         raise IntegrityError(
             f"data/prepared and task {task} have images of {sizes}: params.yaml changed; run dvc repro prepare"
         )
-    tested = np.isin(keys, dataset.hashes(pool.test_images))
-    if tested.all():
+    scored = dataset.hashes(pool.test_images)
+    tested = np.isin(keys, scored)
+    held = pool.has_labels and len(scored) > 0 and bool(np.isin(scored, keys).all())  # and more, where data.max_test cut it
+    if tested.all() or held:
+        which = "has all the test images of data" if held else f"has {len(test):,} test images, all of them in that of data"
         raise DataError(
-            f"task {task} is the pool's own test: its {len(test):,} test images are all in that of data, where every encoder"
-            f" is scored already; give other images, or take {task} out of run.tasks"
+            f"task {task} is the pool's own test: it {which}, where every encoder is scored already; give other images, or take"
+            f" {task} out of run.tasks"
         )
     copied = np.isin(keys, dataset.hashes(pool.train_images))
     names = [json.loads(line) for line in (directory / "test_files.txt").read_text().splitlines()]

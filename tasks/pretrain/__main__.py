@@ -47,7 +47,7 @@ def make(method: str, seed: int) -> tuple[Stage, Body]:
     device = pick_device()
     processes.join(num_processes(method), device)
     facts = machine(device) | {"precision": precision_of(chosen.train, device)}
-    facts |= {"weights": start.sha256} if start else {}
+    facts |= {"start_sha256": start.sha256} if start else {}
     stage = Stage(StageName("pretrain", method, seed), facts, told=[weights.FOLDER])
     return stage, lambda stage: body(stage, method, seed, device, start)
 

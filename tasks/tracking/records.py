@@ -229,8 +229,17 @@ def description(record: Record) -> str:
 
 
 def own_tags(evaluation: Record, known: Mapping[str, str]) -> tuple[dict[str, str], set[str]]:
-    """The tags of an evaluation that say more than what its run says already, and the names of those that repeat that."""
-    repeated = {k for k, v in evaluation.tags.items() if "." in k and known.get(k.partition(".")[2]) == v}
+    """The tags of an evaluation that say more than what its run says already, and the names of those that repeat that.
+
+    ``tiles.protocol.precision`` repeats ``precision``, and ``tiles.protocol.data_sha256`` what ``evaluation.tiles.data_sha256``
+    of the same evaluation says.
+    """
+    repeated, said = set(), set()
+    for name, value in sorted(evaluation.tags.items()):
+        words = name.split(".")
+        if any(known.get(".".join(words[i:])) == value for i in range(1, len(words))) or (words[-1], value) in said:
+            repeated.add(name)
+        said.add((words[-1], value))
     return {k: v for k, v in evaluation.tags.items() if k not in repeated}, repeated
 
 

@@ -52,13 +52,15 @@ def test_nothing_is_said_where_nothing_is_in_both(prepared: dataset.Dataset, tmp
         ((), "new", "have no classes"),
         (("cat",), "new", "have one class, 'cat'"),
         (("a", "b"), "none", "no test images"),
-        (("a", "b"), "test", "is the pool's own test"),
+        (("a", "b"), "test", "is the pool's own test: it has 9 test images, all of them in that of data"),
+        (("a", "b"), "more", "is the pool's own test: it has all the test images of data"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(
     prepared: dataset.Dataset, tmp_path: Path, classes: tuple[str, ...], images: str, says: str
 ) -> None:
     known = {"new": textured_images(6, 1, 16, 7), "none": np.zeros((0, 1, 16, 16), np.uint8), "test": prepared.test_images[:9]}
+    known["more"] = np.concatenate([np.array(prepared.test_images), known["new"]])
     with pytest.raises(DataError, match=says) as error:
         pool.compare(task_of(tmp_path / "task", known[images], classes), "tiles", lambda: None)
     assert error.value.code == 3 and not (tmp_path / "task" / dataset.IN_POOL).exists()

@@ -327,6 +327,12 @@ def test_a_fine_tuning_adds_to_the_row_of_its_training_beside_its_evaluation(roo
         journal.start(fingerprint="f", stage=stage, name="simclr", seed=0, tags={"device": "cpu"}, params=recipe)
         journal.metrics(0, {"top1_1pct": 0.4, "top1_100pct": 0.8})
         journal.end("FINISHED", encoder_sha256="e0")
+    with Journal(root / "out/journal/evaluate-tiles-simclr-0.jsonl") as journal:
+        stage, data = "evaluate_task@tiles-simclr-0", {"name": "tiles", "sha256": "e" * 64}
+        tags = {"tiles": {"data_sha256": data["sha256"]}}
+        journal.start(fingerprint="u", stage=stage, name="simclr", seed=0, tags=tags, params={}, data=data)
+        journal.tags({"tiles": {"protocol": {"data_sha256": data["sha256"], "verdict": "healthy", "k": 5}}})
+        journal.end("FINISHED", encoder_sha256="e0")
     with Journal(root / "out/journal/finetune-tiles-simclr-0.jsonl") as journal:
         stage, data = "finetune_task@tiles-simclr-0", {"name": "tiles", "sha256": "e" * 64}
         tags = {"tiles": {"data_sha256": data["sha256"]}}
@@ -339,6 +345,8 @@ def test_a_fine_tuning_adds_to_the_row_of_its_training_beside_its_evaluation(roo
     assert run.data.metrics["finetune/top1_1pct"] == 0.4 and run.data.metrics["finetune/top1_100pct"] == 0.8
     assert run.data.metrics["eval/knn_top1"] == 0.7 and run.data.metrics["tiles/finetune_top1_1pct"] == 0.3
     assert run.data.tags["ssl.finetune.tiles"].startswith("t ") and run.data.tags["finetune.tiles.data_sha256"] == "e" * 64
+    assert run.data.tags["evaluation.tiles.data_sha256"] == "e" * 64 and run.data.tags["tiles.protocol.k"] == "5"
+    assert not {"tiles.protocol.data_sha256", "tiles.protocol.verdict"} & run.data.tags.keys()  # said already
     assert run.data.tags["ssl.finetune"].startswith("f ") and run.data.tags["ssl.evaluation"].startswith("v ")
     assert run.data.tags["finetune.recipe.config.layer_decay"] == "0.75" and run.data.tags["verdict"] == "healthy"
 
