@@ -55,7 +55,7 @@ def model_card(
         *remarks,
         "",
         f"- **Input**: images (B, {made['channels']}, H, W) of any size, {values} or floats in 0..1; {square}",
-        f"  resized to {made['image_size']} and normalized inside: mean {facts['mean']}, deviation {facts['std']}.",
+        f"  resized to {_sides(made)} and normalized inside: mean {facts['mean']}, deviation {facts['std']}.",
         f"- **Output**: features (B, {dim}), the pooled output of `{layer}`; other layers: `config.json`.",
         f"  Health of the features of its last layer: {metrics.verdict}.",
         f"- **Encoder**: {made['config']['name']}, {facts.get('parameters', 0):,} parameters, weights sha256"
@@ -93,6 +93,12 @@ def _what(metrics: Metrics, meta: Mapping[str, Any]) -> str:
             f"An image encoder as it was before this training: `{metrics.method}`, which training on {meta['name']} began with."
         )
     return f"An image encoder trained without labels by `{metrics.method}` (seed {metrics.seed}) on {meta['name']}."
+
+
+def _sides(made: Mapping[str, Any]) -> str:
+    """The side of the images, and that at which the network sees them where it is another one."""
+    seen = made["config"].get("input_size")
+    return f"{made['image_size']}" + (f", by the network to {seen}," if seen and seen != made["image_size"] else "")
 
 
 def _on_tasks(tasks: Mapping[str, Metrics]) -> list[str]:

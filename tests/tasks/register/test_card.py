@@ -38,6 +38,9 @@ def test_the_tasks_have_a_table_and_the_one_that_chose_is_named() -> None:
     card = card_of(WORSE, {"tiles": tiles, "other": metrics_of("simclr")}, "tiles")
     assert "| tiles | 0.6250 | 0.5000 | `block4` |" in card and "| other | – | – | `block4` |" in card
     assert "Scores on the test images of the task tiles, of `block4`" in card
+    made = {**FACTS["encoder"], "config": {"name": "timm/x", "input_size": 64}}
+    seen = model_card("simclr-0", FACTS | {"encoder": made}, tiles, {"name": "signs", "num_train": 9}, [])
+    assert "resized to 28 and normalized" in card and "resized to 28, by the network to 64, and normalized" in seen
     assert "further labelled sets" not in card_of(WORSE) and "\nScores, of `block4`" in card_of(WORSE)
 
 
