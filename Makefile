@@ -5,6 +5,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DO_NOT_TRACK := true
 unexport PYTHONSAFEPATH
 unexport PYTHONHOME
+unexport PYTHONINSPECT
 export DVC_NO_ANALYTICS := 1
 READY := $(VENV)/.ready
 

@@ -169,7 +169,7 @@ class Machines:
             "stage": name,
             "inputs": inputs,
             "commit": self.commit,
-            "params": (self.root / "params.yaml").read_text(),
+            "params": (self.root / "params.yaml").read_text(encoding="utf-8"),
             "lock": lock_files.lock_of(self.root, inputs),
             "leader": _here(self.root),
         }

@@ -96,5 +96,7 @@ def _answers(client: httpx.Client, url: str) -> bool:
 
 def _reason() -> str:
     """What its log ends with: an exception, or else the last line."""
-    lines = [line for line in LOG.read_text(errors="replace").splitlines() if line.strip()] or ["it left no word"]
+    lines = [line for line in LOG.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()] or [
+        "it left no word"
+    ]
     return next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception): ", line)), lines[-1])

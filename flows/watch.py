@@ -42,7 +42,7 @@ def watch(folder: str | None = None, deployment: str = "ssl-pipeline/nightly") -
         return Completed(name="Nothing to watch", message=f"no images arrive in data.source: {data['source']}")
     path = params.images_path(folder or data["path"])
     digest = files.listing_digest(path)
-    before = json.loads(STATE.read_text()) if STATE.exists() else {}
+    before = json.loads(STATE.read_text(encoding="utf-8")) if STATE.exists() else {}
     seen = news(digest, before)
     if seen == "changed":
         started = run_deployment(deployment, timeout=0, as_subflow=False)

@@ -71,7 +71,7 @@ class Doctor:
         project = self.root / "pyproject.toml"
         if not project.exists():
             return
-        for line in tomllib.loads(project.read_text())["project"]["dependencies"]:
+        for line in tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]:
             wanted = Requirement(line)
             try:
                 version = metadata.version(wanted.name)

@@ -15,6 +15,7 @@ import torch
 from tasks.alike import MOST_PAIRS, NEIGHBORS, Duplicates, duplicates, likeness, outliers, suspects
 from tasks.embedding import Outputs, embed, open_images, tiles_of
 from tasks.picture_sheet import ACROSS, Section, pictures, png
+from tasks.prepare.auditing import printable
 from tasks.prepare.decoding import DEPTH
 from tasks.prepare.layout import shown
 from tasks.prepare.source import Source
@@ -97,7 +98,7 @@ def show(names: list[str], features: torch.Tensor, arguments: Any) -> list[Secti
         chosen = [names.index(query)] if query in names else tiles[:SHOWN]
         if not chosen:
             raise UsageError(f"--query {query} cannot be read; see above")
-    sections = []
+    names, sections = list(map(printable, names)), []
     for row in chosen if arguments.neighbors else []:
         print(f"most like {names[row]}:")
         near = list(zip(similarity[row].tolist(), index[row].tolist(), strict=True))[: arguments.neighbors]
@@ -176,6 +177,19 @@ def write_sheet(path: Path, sections: Sequence[Section], names: list[str], sourc
     print(f"sheet of pictures -> {path}")
 
 
+def check_query(query: str | None, images: Source, encoder: registry.Loaded) -> None:
+    """Refuse a query that cannot be decoded, before all others are.
+
+    Raises:
+        UsageError: it is so.
+    """
+    if query is not None:
+        wanted = {shown(query), shown(query).rpartition("#")[0]}  # or a tile of an image
+        rows = [row for row, item in enumerate(images.items) if shown(item.name) in wanted]
+        if not pictures(images, rows, encoder.config["encoder"]["channels"], encoder.config.get("bit_depth", DEPTH)):
+            raise UsageError(f"--query {shown(query)} cannot be read: it is damaged, or no image")
+
+
 def at_home(path: Path) -> Path:
     """``path`` with a ``~`` replaced.
 
@@ -220,6 +234,7 @@ def main() -> None:
         raise UsageError(f"--output and --sheet are both {arguments.output}; give each its own file")
     images = open_images(arguments.path, arguments.query, arguments.follow_links)
     encoder = registry.load(arguments.model)
+    check_query(arguments.query, images, encoder)
     source = tiles_of(images, encoder)
     layer = chosen_layer(encoder, arguments.layer)
     dense: Outputs | None = (lambda images: encoder.module.maps(images)[layer].float()) if arguments.dense else None

@@ -126,7 +126,7 @@ def release_dead_locks(root: Path) -> list[str]:
     """
     with rwlock(root) as path:
         try:
-            locks = json.loads(path.read_text())
+            locks = json.loads(path.read_text(encoding="utf-8"))
             write = {k: v for k, v in locks.get("write", {}).items() if _lives(v)}
             read = {k: left for k, v in locks.get("read", {}).items() if (left := [r for r in v if _lives(r)])}
         except FileNotFoundError:

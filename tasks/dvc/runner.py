@@ -152,7 +152,7 @@ class Runner:
             )
             self._live.add(process)
         try:
-            with Path(log.name).open(errors="replace") as reader:
+            with Path(log.name).open(encoding="utf-8", errors="replace") as reader:
                 tail = _Tail(reader)
                 while process.poll() is None:
                     watch(tail.new_lines())
@@ -162,7 +162,7 @@ class Runner:
                     _signal_group(process, signal.SIGKILL)
                     _wait(lambda: not _group_lives(process), 1.0)
                 watch(tail.new_lines(last=True))
-            return _outcome(process.returncode, left, Path(log.name).read_text(errors="replace"))
+            return _outcome(process.returncode, left, Path(log.name).read_text(encoding="utf-8", errors="replace"))
         except BaseException:  # of ``watch``: nobody would look after the process any more
             _signal_group(process, signal.SIGINT)
             raise
@@ -199,7 +199,7 @@ def _outcome(returncode: int, left: Path, text: str) -> Outcome | None:
         idle = Fate.RESTORED if "is cached - skipping run" in text else Fate.UNCHANGED
         return Outcome(0, Fate.RAN if re.search(r"^Running stage ", text, re.M) else idle, "")
     with contextlib.suppress(OSError, ValueError, KeyError):
-        said = json.loads(left.read_text())
+        said = json.loads(left.read_text(encoding="utf-8"))
         return Outcome(int(said["code"]), Fate.FAILED, str(said["message"]))
     errors = _errors(text.splitlines())
     message = errors[-1] if errors else f"dvc ended with {returncode} and no message"

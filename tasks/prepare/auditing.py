@@ -253,7 +253,7 @@ def warnings(audit: Audit, num_train: int, image_size: int, channels: int) -> li
             f"{counted(audit.enlarged, 'image was', 'images were')} smaller than data.image_size, {image_size} pixels, and"
             " enlarged"
         )
-    colors = {"RGB", "RGBA", "P", "CMYK", "YCbCr"} & set(audit.modes)
+    colors = {"RGB", "RGBA", "P", "CMYK", "YCbCr", "3 bands"} & set(audit.modes)
     if channels == 1 and colors:
         sentences.append("color images are stored grey; data.channels: 3 keeps the color")
     if channels == 3 and audit.modes and not colors:

@@ -72,7 +72,7 @@ def _top(values: Array, depth: int, facts: Facts) -> float:
     """The value that stands for white."""
     if values.dtype.kind == "f":
         if not (values.min() >= 0 and values.max() <= 1):  # NaN fails too
-            raise BadImage(f"floats from {values.min():g} to {values.max():g}; they must be in 0..1")
+            raise BadImage(f"floats from {values.min():.9g} to {values.max():.9g}; they must be in 0..1")
         return 1.0
     if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 65535:
         raise BadImage(f"{values.dtype} values from {values.min()} to {values.max()}; they must be whole numbers in 0..65535")
@@ -87,7 +87,7 @@ def _levels(values: Array, top: int, facts: Facts) -> list[int]:
     """``levels.left`` of values of more than 8 bits; floats count as the 16 bits that ``data.bits`` would keep of them."""
     if values.dtype.kind == "f":
         facts.reach = 65535
-        return levels.left(np.rint(values * 65535.0), 65535)
+        return levels.left(np.rint(values.astype(np.float64) * 65535), 65535)
     return levels.left(values, top) if top > 255 else []
 
 
@@ -169,6 +169,8 @@ def _values(image: Any, data: bytes, facts: Facts) -> Array:
     """All bands (H, W, B), with all their bits."""
     deep = data[24:25] == b"\x10" if facts.format == "PNG" else facts.format == "TIFF" and tiff.is_deep(image)
     if image.mode in ("RGB", "RGBA") and deep:
+        if "transparency" in image.info:
+            facts.notes.append("transparent pixels of one color are read as they are")
         high, low = (_bytes_of(data, low, facts if low else None) for low in (False, True))
         return high.astype(np.uint16) << 8 | low
     if facts.format == "PNG" and data[24:26] == b"\x10\x04":

@@ -68,6 +68,12 @@ def check(placed: Iterable[Placed], where: str, rule: ClassFolder | None = None,
     kinds = of_one_set(sorted(set().union(*inside.values())), "folders in the classes")
     if rule == "top":
         return kinds
+    for top, folders in sorted(inside.items()):
+        if again := folders & (set(inside) - {top}):
+            raise DataError(
+                f"{where}: {listed(again)} are there twice, beside {top!r} and in it. If {top!r} is no class, move it away, or"
+                " set data.class_folder: deepest to have its images too; if it is one, set data.class_folder: top"
+            )
     several = deepest and not loose and all(len(folders) > 1 for folders in inside.values())
     year = re.search(r"(19|20)[0-9]{2}/$", around) and all(re.fullmatch("[0-9]{2}", name) for name in inside)
     other = len(inside) > 1 and (year or all(NO_CLASS.fullmatch(name.lower()) for name in inside))

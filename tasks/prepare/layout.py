@@ -110,10 +110,10 @@ def _check_order(inside: Mapping[str, Sequence[Parts]], where: str, around: str)
         if not role_of(top)
     }
     holders = [top for top, within in found.items() if "train" in within and within & {"test", "val"}]
-    if len(holders) > 1:
-        raise DataError(
-            f"{where}: {listed(holders)} hold train and test; put the split above the class: train/CLASS, test/CLASS"
-        )
+    parts = [top for top, within in found.items() if within & {"train", "test", "val"}]
+    if holders and len(parts) > 1:
+        which = "train and test" if len(parts) == len(holders) else "train, test or both"
+        raise DataError(f"{where}: {listed(parts)} hold {which}; put the split above the class: train/CLASS, test/CLASS")
     if holders and "train" not in map(role_of, inside):
         others = listed(top for top in inside if top not in holders)
         place = f"{where}/{around}{holders[0]}"
@@ -143,7 +143,12 @@ def _roles(inside: Mapping[str, Sequence[Parts]], where: str, rule: ClassFolder 
     """
     known = roles_of(inside, where)
     if not {"train", "test"} & set(known.values()) or _may_be_classes(inside, known, where):
-        return {top: role for top, role in known.items() if role == "unlabeled"}, []
+        alike = [top for top, role in known.items() if role != "unlabeled"] if len(known) < len(inside) else []
+        said = [
+            f"{by_count({top: len(inside[top])})} is taken for a class; if it is a split, put the classes into train, beside it"
+            for top in alike
+        ]
+        return {top: role for top, role in known.items() if role == "unlabeled"}, said
     if "train" not in known.values():
         raise DataError(f"{where} has a test but no train folder; name them train and test, or put the classes side by side")
     paths: dict[str, list[Parts]] = {role: [] for role in ("train", "test", "val", "unlabeled")}
@@ -154,7 +159,7 @@ def _roles(inside: Mapping[str, Sequence[Parts]], where: str, rule: ClassFolder 
     labelled = [role for role in ("test", "val") if len(classes[role]) > 1 or classes[role] & classes["train"]]
     if rule is None:
         class_folders.check_shared(
-            {role: paths[role] for role in ("test", "val") if role not in labelled}, paths["train"], where
+            {role: paths[role] for role in ("test", "val") if not classes[role] & classes["train"]}, paths["train"], where
         )
     if not classes["train"]:
         labelled = ["test" if "test" in known.values() else "val"]

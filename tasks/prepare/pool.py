@@ -46,7 +46,7 @@ def compare(directory: Path, task: str, check: Callable[[], None]) -> None:
             f" {task} out of run.tasks"
         )
     copied = np.isin(keys, dataset.hashes(pool.train_images))
-    names = [json.loads(line) for line in (directory / "test_files.txt").read_text().splitlines()]
+    names = [json.loads(line) for line in (directory / "test_files.txt").read_text(encoding="utf-8").splitlines()]
     alike = near_duplicates(pool.train_images, test, copied, check)
     files.write_json(
         directory / IN_POOL,

@@ -153,7 +153,7 @@ from torch.nn import functional as F
 TAIL = '''
 def load(folder) -> ImageEncoder:
     """The trained encoder in ``folder``, in evaluation mode on the CPU."""
-    config = json.loads((Path(folder) / "config.json").read_text())
+    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     network = _network(config["encoder"])
     network.load_state_dict(load_file(Path(folder) / "model.safetensors"))
     return ImageEncoder(network, config).eval()

@@ -111,8 +111,8 @@ class Registry:
         same = [m for m in models if m != self.model and re.fullmatch(rf"{re.escape(begins)}-[0-9a-f]{{8}}", m)]
         if same and self.model == model_name(data, data_sha256):
             notes.append(
-                f"{self.model} is named by its images, and {', '.join(sorted(same)[:3])} by others: if those are the same with"
-                " some added, give them one data.name in params.yaml; the model keeps it from then on"
+                f"{self.model} is named by its prepared images, and {', '.join(sorted(same)[:3])} by those of other files or"
+                " settings of data: give them one data.name in params.yaml to have one model; it keeps that name"
             )
         return notes
 

@@ -52,7 +52,7 @@ def body(run: Stage) -> None:
             log.metrics(0, {f"{transfer.RANK}/{method}": rank for method, rank in several.ranks})
         log.metrics(0, {f"over_start/{name}": gain for standing in beside for name, gain in standing.gains.items()})
         log.end("FINISHED", cost={"report_seconds": time.monotonic() - started})
-        page.publish(texts | {"journal.jsonl": log.path.read_text()}, run.out("reports"))
+        page.publish(texts | {"journal.jsonl": log.path.read_text(encoding="utf-8")}, run.out("reports"))
     for name, numbers in small.scores(verdict, tuned.load(root), several).items():
         files.write_json(run.out("out/scores") / f"{name}.json", numbers)
     for name, table in tables.items():

@@ -89,7 +89,7 @@ def render(
         "verdict_text": verdict_text,
     }
     environment.globals |= {"full_schedule": FULL_SCHEDULE, "baselines": BASELINES, "catalogue": METHODS}
-    template = environment.from_string(Path(__file__).with_name("page.html.j2").read_text())
+    template = environment.from_string(Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8"))
     return template.render(
         dataset=data.meta,
         rows=rows,

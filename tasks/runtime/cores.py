@@ -11,6 +11,6 @@ def cores(limit: Path = CONTAINER_LIMIT) -> int:
     """Those of its affinity (taskset, Slurm), at most what its container is allowed (Docker, Kubernetes); at least 1."""
     count = len(os.sched_getaffinity(0))
     with contextlib.suppress(OSError, ValueError):
-        quota, period = limit.read_text().split()
+        quota, period = limit.read_text(encoding="utf-8").split()
         count = min(count, max(1, int(quota) // int(period)))
     return count

@@ -80,7 +80,7 @@ def groups() -> dict[str, dict[str, Any]]:
         UsageError: there is no dvc.yaml here, or it cannot be read.
     """
     try:
-        text = Path("dvc.yaml").read_text()
+        text = Path("dvc.yaml").read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UsageError("dvc.yaml is missing; run from the project's root") from None
     except UnicodeDecodeError:

@@ -244,6 +244,16 @@ def is_full(error: BaseException) -> bool:
     return getattr(error, "errno", None) in FULL or any(word in str(error) for word in words)
 
 
+def root_cause(error: BaseException) -> str:
+    """What the system said at the bottom of a library's exceptions, in parentheses; empty where it said nothing."""
+    said, seen = "", error
+    while next_ := (seen.__cause__ or seen.__context__):
+        seen = next_
+        if isinstance(seen, OSError) and seen.strerror:
+            said = f" ({seen.strerror})"
+    return said
+
+
 def _full_stream() -> str | None:
     """The standard stream that goes to a full device, if one does."""
     for name, stream in (("standard output", 1), ("standard error", 2)):

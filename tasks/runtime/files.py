@@ -104,7 +104,7 @@ def read_json(path: Path) -> Any:
         IntegrityError: absent, not JSON, or a key is written twice.
     """
     try:
-        return json.loads(path.read_text(), object_pairs_hook=_once)
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except FileNotFoundError:
         raise IntegrityError(f"{path} is missing; run the stage that makes it (dvc repro)") from None
     except (ValueError, RecursionError) as error:

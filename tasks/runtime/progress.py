@@ -83,7 +83,7 @@ class Follower:
             return None
         self._seen = stamp
         with contextlib.suppress(OSError, ValueError):
-            value: dict[str, Any] = json.loads(path.read_text())
+            value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             return value
         return None
 

@@ -134,6 +134,7 @@ def _check_place() -> None:
     faults = {
         "holds a '?': the rest would be read as options of MLflow's database": "?" in place,
         "holds a ':': the shell would read it as two folders": ":" in place,
+        "holds braces, which DVC would fill in": "{" in place or "}" in place,
         "holds both kinds of quotation marks, which MLflow's database does not take": "'" in place and '"' in place,
         "holds a line break or another control character": not place.isprintable(),
     }

@@ -73,7 +73,7 @@ def _redacted(value: Any) -> Any:
 
 def confusion(predictions: Path) -> str:
     """CSV of how often the linear probe takes images of each class (rows) for each (columns); empty without predictions."""
-    with predictions.open(newline="") as file:
+    with predictions.open(newline="", encoding="utf-8") as file:
         images = list(csv.reader(file))[1:]
     counts = Counter((image[0], image[1]) for image in images)
     classes = sorted({name for pair in counts for name in pair})

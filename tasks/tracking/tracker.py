@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.runtime import settings
-from tasks.runtime.errors import EnvironmentFault, TrackerDown, UsageError, is_full, no_space
+from tasks.runtime.errors import EnvironmentFault, TrackerDown, UsageError, is_full, no_space, root_cause
 from tasks.runtime.redaction import redact
 from tasks.tracking import artifacts, journal, logged_models, own_store, patience, view
 from tasks.tracking.logged_models import METRICS_PER_BATCH
@@ -156,6 +156,7 @@ class Tracker:
             if is_full(error):
                 raise TrackerDown(no_space(redact(self.uri))) from error
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(" failed with exception")[0][:300]
+            reason += root_cause(error)
             raise TrackerDown(redact(f"MLflow at {self.uri} cannot be used now (the journals keep all): {reason}")) from error
 
     @contextlib.contextmanager

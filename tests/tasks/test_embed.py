@@ -114,6 +114,16 @@ def test_a_query_that_is_not_there_is_a_usage_error(encoder, folder, tmp_path, m
         command(monkeypatch, folder, "--output", tmp_path / "out.parquet", "--query", "no.png")
 
 
+def test_a_query_that_is_damaged_is_refused_before_the_others_are_read(encoder, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(registry, "load", lambda uri: encoder)
+    (folder / "image 0.png").rename(folder / "two\nlines.png")
+    with pytest.raises(UsageError, match=r"--query broken\.png cannot be read"):
+        command(monkeypatch, folder, "--output", tmp_path / "out.parquet", "--query", "broken.png")
+    assert not (tmp_path / "out.parquet").exists()
+    command(monkeypatch, folder, "--output", tmp_path / "out.parquet", "--query", "two\nlines.png")
+    assert "most like two\\nlines.png:" in capsys.readouterr().out
+
+
 def test_a_name_in_an_old_encoding_is_escaped_and_loses_nothing(encoder, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(registry, "load", lambda uri: encoder)
     odd = os.fsdecode(b"k\xe4fer.png")

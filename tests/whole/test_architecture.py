@@ -213,6 +213,13 @@ def test_nobody_is_told_to_unpickle(path: Path) -> None:
             assert not unpickling(block)
 
 
+@pytest.mark.parametrize("path", FILES, ids=where)
+def test_text_is_utf8_whatever_the_locale_says(path: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    read = [c for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr == "read_text"]
+    assert all(any(word.arg == "encoding" for word in c.keywords) for c in read)
+
+
 def test_the_loop_names_no_method() -> None:
     from ssl_core.catalogue import METHODS
 

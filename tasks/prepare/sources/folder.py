@@ -70,8 +70,11 @@ class FolderSource(FileSource):
                     self.ignored.append(name + "/")
                     if entry.name not in OWN:
                         hidden += _files_in(entry, name)
-                elif not is_image(name) or self._accept(name, entry, way):
+                elif is_image(name):
+                    names += [name] if self._accept(name, entry, way) else []
+                else:
                     names.append(name)
+                    self._look_up(name, entry)
         if self._linked:
             named = f"{len(self._linked)} linked folders are read, {min(self._linked)!r} first"
             self.warnings.append(f"{named}, but {UNWATCHED}")
@@ -108,13 +111,22 @@ class FolderSource(FileSource):
             self._elsewhere[name] = Path(entry.path)
         return True
 
+    def _look_up(self, name: str, entry: "os.DirEntry[str]") -> None:
+        """Where a list or a file of hashes is, if it is a link that may be read; others fail when they are."""
+        target = Path(os.path.realpath(entry.path))
+        if entry.is_symlink() and self._may_be_read(target) and target.is_file():
+            self._elsewhere[name] = target
+
+    def _may_be_read(self, target: Path) -> bool:
+        return target.is_relative_to(self._root) or self._follow_links or _in_dvc_cache(target)
+
     def _follow(self, name: str, target: Path, way: tuple[Path, ...]) -> bool:
         inside = target.is_relative_to(self._root)
         hidden = inside and target != self._root and not is_image(f"{target.relative_to(self._root)}/x")
-        if not (inside or self._follow_links or _in_dvc_cache(target)):
-            self.bad.append((name, "a link that leads out of the folder (data.follow_links: true reads it)"))
-        elif not target.exists():
+        if not target.exists():
             self.bad.append((name, "a link that leads nowhere"))
+        elif not self._may_be_read(target):
+            self.bad.append((name, "a link that leads out of the folder (data.follow_links: true reads it)"))
         elif target.is_dir() and inside and not hidden:
             self.ignored.append(f"{name}{READ_ANYWAY}")
         elif target.is_dir() and any(place.is_relative_to(target) for place in way):

@@ -10,7 +10,9 @@ import functools
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -22,7 +24,7 @@ from tasks.prepare.sources.folder import FolderSource
 from tasks.prepare.split_names import role_of, role_within
 from tasks.runtime.errors import DataError, UsageError
 from tasks.runtime.params import DataConfig, images_path
-from tasks.runtime.words import counted
+from tasks.runtime.words import counted, few
 
 HELD = ("image", "img")
 """Columns of a parquet file that may hold the images; where they are text, they name them."""
@@ -67,7 +69,7 @@ class TableSource(FolderSource):
         for table in tables:
             found, named = self._csv(table) if kinds[table] != ".parquet" else self._parquet(table)
             rows, classes = rows + found, named or classes
-        there = set(names)
+        there, refused = set(names), list(self.bad)
         listed = {row.name for row in rows}
         self.bad += [(name, "listed in the table but not there") for name in sorted(listed - there - set(self._held))]
         self.ignored += sorted(there - listed - set(tables))
@@ -75,16 +77,23 @@ class TableSource(FolderSource):
             self.warnings.append(
                 f"{counted(unused, 'image that no table lists is', 'images that no table lists are')} not used"
             )
-        usable = [row for row in rows if row.name in there or row.name in self._held]
+        usable = _by_folders([row for row in rows if row.name in there or row.name in self._held])
         self.items, self.classes, warnings = arranged(usable, classes, where)
         self.warnings += warnings
         if not self.classes and self._unread:
             self.warnings.append(
                 f"no labels: they are read from a column 'label', and not from {', '.join(sorted(self._unread))}"
             )
+        elif self._unread:
+            self.warnings.append(not_read(self._unread))
         if not self.items:
             example = f"; the first is {rows[0].name!r}" if rows else ""
-            example += f", and one that is there {unlisted!r}" if (unlisted := next(filter(is_image, self.ignored), "")) else ""
+            unlisted = next(filter(is_image, self.ignored), "")
+            example += f", and one that is there {unlisted!r}" if unlisted else ""
+            forms = [{unicodedata.normalize("NFC", name) for name in names} for names in (listed, self.ignored)]
+            example += " (the same letters in another Unicode form: rename the files)" if set.intersection(*forms) else ""
+            refused = [f"{name!r}: {reason}" for name, reason in sorted(refused)]
+            example += f"; {len(refused)} refused: {few(refused, between='; ')}" if refused else ""
             raise DataError(f"{where}: none of the {len(rows)} images that the table lists is there{example}")
 
     def _csv(self, table: str) -> tuple[list[Row], None]:
@@ -96,8 +105,8 @@ class TableSource(FolderSource):
             text = text.partition("\n")[2] if text.startswith("sep=") else text  # for Excel
             separator = _separator(text)
             reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
-            heads = [(name or "").strip() for name in reader.fieldnames or ()]
-            lines = [(reader.line_num, {(key or "").strip(): value for key, value in line.items()}) for line in reader]
+            heads = [_column(name) for name in reader.fieldnames or ()]
+            lines = [(reader.line_num, _cells(line, f"{table}, line {reader.line_num}", separator)) for line in reader]
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{table} is no CSV in UTF-8: {one_line(error)}") from None
         if twice := [name for name in heads if name in READ and heads.count(name) > 1]:
@@ -127,8 +136,8 @@ class TableSource(FolderSource):
                 schema = file.schema_arrow
                 held = _held_in(schema)
                 columns = [name for name in schema.names if name != held]
-                lines = file.read(columns=columns).to_pylist()
-                self._unread |= set(columns) - READ
+                lines = [{_column(k): v for k, v in line.items()} for line in file.read(columns=columns).to_pylist()]
+                self._unread |= set(map(_column, columns)) - READ
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{table} is no parquet file: {one_line(error)}") from None
         if not held:
@@ -171,8 +180,45 @@ def _is_list(name: str, kind: str) -> bool:
 
 
 def _separator(text: str) -> str:
-    """What parts the columns, by the first line: spreadsheets of many countries write semicolons."""
-    return max(SEPARATORS, key=text.partition("\n")[0].count)
+    """What parts the columns, by the first line: spreadsheets of many countries write semicolons. A column that is read decides
+    before the number of parts, for other names may hold commas.
+    """
+    first = text.partition("\n")[0]
+
+    def fits(separator: str) -> tuple[int, int]:
+        return sum(_column(name.strip(' "\r')) in READ for name in first.split(separator)), first.count(separator)
+
+    return max(SEPARATORS, key=fits)
+
+
+def _column(name: str | None) -> str:
+    """A column's name as it is looked for: those that are read in small letters."""
+    bare = (name or "").strip()
+    return bare.lower() if bare.lower() in READ else bare
+
+
+def _cells(line: Mapping[str | None, Any], where: str, separator: str) -> dict[str, Any]:
+    """The cells of a row by their columns.
+
+    Raises:
+        DataError: it has more than there are columns: a separator within a cell.
+    """
+    if any(cell and cell.strip() for cell in line.get(None) or ()):
+        raise DataError(f"{where} has more cells than there are columns; a cell that holds {separator!r} must stand in quotes")
+    return {_column(name): value for name, value in line.items() if name is not None}
+
+
+def not_read(names: Iterable[str]) -> str:
+    """What is said beside an image and not read: it may be what keeps images apart, under another name."""
+    return f"not read: {few(map(repr, sorted(names)), 8)}; 'split' and 'group' keep images apart"
+
+
+def _by_folders(rows: list[Row]) -> list[Row]:
+    """Where neither a column nor the table's name says a split, the folders ``train`` and ``test`` of the paths do."""
+    roles = {row.name: next(filter(None, map(role_of, PurePosixPath(row.name).parts[:-1])), None) for row in rows}
+    found = {role for row in rows if (role := roles[row.name]) and not row.split}
+    apart = "train" in found and found & {"test", "val"} and not any(role_of(str(row.label)) for row in rows)
+    return [row if row.split else replace(row, split=(apart and roles[row.name]) or "train") for row in rows]
 
 
 def _held_in(schema: Any) -> str | None:
@@ -206,10 +252,11 @@ def _row(line: dict[str, Any], table: str, name: str) -> Row:
 
 @functools.cache
 def _split(table: str) -> str:
-    """The split by the name of a table, or by the folders that it lies in (``default/partial-train/0000.parquet``)."""
+    """The split by the name of a table, or by the folders that it lies in (``default/partial-train/0000.parquet``); empty where
+    neither says one."""
     path = PurePosixPath(table)
     folders = (role_of(part.removeprefix("partial-")) for part in reversed(path.parent.parts))
-    return role_within(path.stem) or next(filter(None, folders), "train")
+    return role_within(path.stem) or next(filter(None, folders), "")
 
 
 def _class_names(schema: Any) -> list[str] | None:

@@ -1,7 +1,7 @@
 """``source: webdataset``: tar shards, in which files of one name belong together: ``1.jpg`` with ``1.cls`` or ``1.json``.
 
-``.cls`` holds the class, a word or a number; of ``.json`` the key ``label`` counts, and ``group`` if it is there. A shard with
-the word ``test`` or ``val`` in its name is that split.
+``.cls`` holds the class, a word or a number; of ``.json`` the key ``label`` counts, and ``split`` and ``group`` if they are
+there. A shard with the word ``test`` or ``val`` in its name is that split.
 """
 
 import json
@@ -20,7 +20,7 @@ from tasks.runtime.words import counted, few
 
 ABOUT = (".cls", ".json")
 PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
-READ = ("label", "group")
+READ = ("label", "split", "group")
 """Of what stands in them."""
 
 
@@ -59,6 +59,8 @@ class ShardSource(Source):
         if not self.classes and self._unread:
             other = few(sorted(self._unread))
             self.warnings.append(f"no labels: they are read from .cls and from 'label' in .json, and not from {other}")
+        elif self._unread:
+            self.warnings.append(f"not read: {few(sorted(self._unread), 8)}; 'split' and 'group' in .json keep images apart")
         if self._second:
             what = counted(len(self._second), "file", "files")
             self.warnings.append(f"{what} beside the first picture of a sample not used: {few(map(repr, self._second))}")
@@ -90,7 +92,8 @@ class ShardSource(Source):
         for key, (first, *more) in samples.items():
             self._second += [f"{shard}/{name}" for name in more]
             said = facts.get(key, {})
-            yield Row(f"{shard}/{first}", said.get("label"), split, group_of(said.get("group")))
+            own = group_of(said.get("split")) or split
+            yield Row(f"{shard}/{first}", said.get("label"), own, group_of(said.get("group")))
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, Content]]:
         """Read the items at ``rows``."""

@@ -99,6 +99,20 @@ def test_arrays_of_any_number_of_bands_are_kept(count: int, bits: int) -> None:
         assert (stored(npy(x.transpose(2, 0, 1)), count, bits)[0] == x).all()  # the bands first
 
 
+def test_narrow_floats_are_read_without_a_word_and_a_range_is_said_exactly() -> None:
+    x = np.linspace(0, 1, SIDE * SIDE, dtype=np.float16).reshape(SIDE, SIDE, 1)
+    found, facts = stored(npy(x), 1)
+    assert np.abs(found / 65535 - x).max() < 1e-3 and not facts.notes
+    with pytest.raises(decoding.BadImage, match=r"floats from 1\.00000012 to 1\.00000012; they must be in 0\.\.1"):
+        stored(npy(np.full((SIDE, SIDE), np.nextafter(np.float32(1), np.float32(2)))), 1)
+
+
+def test_a_transparent_color_of_16_bits_is_told() -> None:
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values(3))
+    picture = corpus.png(SIDE, SIDE, rows, depth=16, color=2, extra=corpus.chunk(b"tRNS", b"\0\1" * 3))
+    assert "transparent pixels of one color are read as they are" in stored(picture, 3)[1].notes
+
+
 def test_floats_and_wider_integers_have_a_stated_range() -> None:
     x = values(2)
     assert (stored(npy(x.astype(np.int64)), 2)[0] == x).all()

@@ -27,10 +27,13 @@ def counts(layout: Layout) -> Counter[tuple[str, str]]:
     return Counter((item.split, layout.classes[item.label] if item.label >= 0 else "-") for item in layout.items)
 
 
-@pytest.mark.parametrize("name", ["train", "Train", "test", "training", "testing"])
+@pytest.mark.parametrize("name", ["train", "Train", "test", "training", "testing", "validation", "val"])
 def test_a_split_s_name_among_classes_is_a_class(name: str) -> None:
     layout = read("bicycle", "bus", "car", name)
-    assert set(layout.classes) == {"bicycle", "bus", "car", name} and not layout.warnings
+    assert set(layout.classes) == {"bicycle", "bus", "car", name}
+    assert layout.warnings == [
+        f"{name!r} (6) is taken for a class; if it is a split, put the classes into train, beside it",
+    ]
     assert counts(layout) == {("train", c): 6 for c in layout.classes}
 
 
@@ -310,6 +313,27 @@ def test_labels_below_other_folders_are_seen_in_each_split() -> None:
     assert counts(read("train/a/cat", "train/b/dog", "val/wild x3", "val/wild/unlabeled", rule="top"))["train", "-"] == 9
     assert counts(read("animals/cat", "animals/dog", "animals/unlabeled x3", rule="deepest"))["train", "-"] == 3
     assert counts(read("train/cat/images", "train/dog/images", "test/images x3"))["train", "-"] == 3
+
+
+def test_classes_that_are_there_again_in_another_folder_are_asked_for() -> None:
+    for again in ("augmented", "archive"):
+        folders = (f"{again}/cat", f"{again}/dog", "cat", "dog")
+        with pytest.raises(DataError, match=f"'cat', 'dog' are there twice, beside '{again}' and in it") as error:
+            read(*folders)
+        assert "deepest" in str(error.value) and "top" in str(error.value)
+        assert read(*folders, rule="deepest").classes == ["cat", "dog"]
+        assert read(*folders, rule="top").classes == [again, "cat", "dog"]
+    with pytest.raises(DataError, match="are there twice, beside 'train' and in it"):
+        read("train/cat", "train/dog", "train/train/cat", "train/train/dog", "test/cat", "test/dog")
+
+
+def test_sites_of_one_split_alone_are_asked_for_too() -> None:
+    sites = [f"train/{site}/{c}" for site in ("hospA", "hospB") for c in ("CNV", "DME")]
+    with pytest.raises(DataError, match=r"train and test have no class in common .* Set data.class_folder to deepest"):
+        read(*sites, "test/CNV", "test/DME")
+    assert read(*sites, "test/CNV", "test/DME", rule="deepest").classes == ["CNV", "DME"]
+    with pytest.raises(DataError, match="'bird', 'cat', 'dog' hold train, test or both; put the split above the class"):
+        read("cat/train", "cat/test", "dog/train", "bird/train")
 
 
 def test_folders_that_train_and_test_do_not_share_are_no_classes() -> None:

@@ -1,5 +1,6 @@
 """Links to images: into this project's DVC cache they are read, out of the folder when asked for; the rest is named."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -48,6 +49,27 @@ def test_a_class_that_is_lacking_because_its_link_was_refused_is_told_so(
     with pytest.raises(DataError, match=r"one class only \('bird'\).*; 1 refused: 'cat': a link that leads out .*follow_links"):
         prepare(config(folder), tmp_path / "out")
     assert run(tmp_path, config(folder, follow_links=True)).meta["classes"] == ["bird", "cat"]
+
+
+def test_linked_lists_and_hashes_are_read_where_images_are_and_refused_links_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pictures = class_folders(4)
+    listed = "path,label\n" + "".join(f"{name},{name.partition('/')[0]}\n" for name in pictures)
+    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in pictures.items())
+    folder = linked(tmp_path, pictures | {"list.csv": listed.encode(), "SHA256SUMS": sums.encode()})
+    for source in ("table", "folder"):
+        data = run(tmp_path, config(folder, source, follow_links=True))
+        assert data.meta["classes"] == ["bird", "cat", "fish"]
+    (folder / "list.csv").unlink()
+    write(folder, {"list.csv": listed.encode()})
+    with pytest.raises(DataError, match=r"none of the 12 .*; 12 refused: 'bird/0.png': a link that leads out .*follow_links"):
+        prepare(config(folder, "table"), tmp_path / "out")
+    (folder / "bird/0.png").unlink()
+    (folder / "bird/0.png").symlink_to("/nonexistent")
+    data = run(tmp_path, config(folder, follow_links=True, max_bad=1))
+    assert data.audit["quarantined"][0]["reason"] == "a link that leads nowhere"
 
 
 @pytest.mark.fault("F33", "I49")

@@ -321,6 +321,40 @@ def test_rows_of_blanks_say_nothing_and_what_is_not_known_is_no_split(tmp_path: 
     assert any("1 image has the label 'NA', which is read as none" in text for text in source.warnings)
 
 
+def test_what_keeps_images_apart_is_read_whatever_its_case_or_told(tmp_path: Path) -> None:
+    rows = [(f"img/{i}.png", f"c{i % 2}", "test" if i < 4 else "train", f"p{i}") for i in range(12)]
+    text = "\n".join(",".join(row) for row in (("Path", "Label", "Split", "patient_id"), *rows))
+    source = open_source(config(folder_of(tmp_path, text.encode()), "table"))
+    assert [item.split for item in source.items] == ["test"] * 4 + ["train"] * 8
+    assert "not read: 'patient_id'; 'split' and 'group' keep images apart" in source.warnings
+    folder = write(tmp_path / "by folder", {f"{s}/{i}.png": PICTURES["img/0.png"] for s in ("train", "test") for i in range(4)})
+    listed = "".join(f"{s}/{i}.png,{{}}{i % 2}\n" for s in ("train", "test") for i in range(4))
+    for label, tested in (("c", 4), ("test", 4)):
+        write(folder, {"list.csv": f"path,label\n{listed.format(*[label] * 8)}".encode()})
+        assert sum(item.split == "test" for item in open_source(config(folder, "table")).items) == tested
+    write(folder, {"list.csv": b"path,label\ntrain/0.png,train\ntrain/1.png,train\ntest/0.png,test\n"})  # the classes
+    assert all(item.split == "train" for item in open_source(config(folder, "table")).items)
+    shard(tmp_path / "shards/a.tar", {k: v for i in range(4) for k, v in sample(i, label=i % 2, split="train").items()})
+    shard(tmp_path / "shards/b.tar", {k: v for i in range(4) for k, v in sample(i, label=i % 2, split="test", x=1).items()})
+    source = open_source(config(tmp_path / "shards", "webdataset"))
+    assert [item.split for item in source.items] == ["train"] * 4 + ["test"] * 4
+    assert "not read: 'x'; 'split' and 'group' in .json keep images apart" in source.warnings
+
+
+def test_a_separator_within_a_cell_is_refused_and_one_in_other_names_is_none(tmp_path: Path) -> None:
+    cut = b"path,label\nimg/0.png,cat, tabby\nimg/1.png,dog\n"
+    with pytest.raises(DataError, match=r"labels\.csv, line 2 has more cells than there are columns; a cell that holds ','"):
+        open_source(config(folder_of(tmp_path, cut), "table"))
+    tabs = "path\tlabel\tx, y, z, w\n" + "".join(f"img/{i}.png\tc{i % 2}\t1, 2\n" for i in range(8))
+    assert open_source(config(folder_of(tmp_path / "tabs", tabs.encode(), "list.tsv"), "table")).classes == ["c0", "c1"]
+
+
+def test_files_in_another_unicode_form_are_told(tmp_path: Path) -> None:
+    folder = write(tmp_path / "in", {"a\u0308.png": PICTURES["img/0.png"], "list.csv": "path,label\n\u00e4.png,cat\n".encode()})
+    with pytest.raises(DataError, match="the same letters in another Unicode form"):
+        open_source(config(folder, "table"))
+
+
 def test_a_damaged_parquet_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no parquet file"):
         open_source(config(folder_of(tmp_path, b"PAR1 nothing", "x.parquet"), "table"))

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -367,6 +368,16 @@ def test_tsne_keeps_groups_apart_and_repeats_exactly():
 def test_tsne_of_collapsed_or_few_features_is_finite(x):
     y = pictures.plane(x)
     assert y.shape == (len(x), 2) and np.isfinite(y).all()
+
+
+def test_the_report_is_the_same_where_the_locale_has_other_letters(project, tmp_path):
+    """Files are UTF-8, whatever the terminal's encoding is."""
+    program = f"from pathlib import Path; from tasks.report.page import build; build(Path({str(project)!r}), Path('here'))"
+    env = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    build(project, tmp_path / "again")
+    assert (tmp_path / "here/report.html").read_bytes() == (tmp_path / "again/report.html").read_bytes()
 
 
 def test_few_labels_are_drawn_at_the_share_that_was_seen():

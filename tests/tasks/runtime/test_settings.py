@@ -135,7 +135,14 @@ def test_without_a_proxy_and_with_all_hosts_excepted_nothing_is_set(clean: Path,
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("a?b", "options"), ("a:b", "two folders"), ("a\nb", "control"), ("a\x1b", "control"), ("a'\"b", "marks")],
+    [
+        ("a?b", "options"),
+        ("a:b", "two folders"),
+        ("a\nb", "control"),
+        ("a\x1b", "control"),
+        ("a'\"b", "marks"),
+        ("a{}b", "braces"),
+    ],
 )
 @pytest.mark.fault("F32")
 def test_a_path_that_the_tools_read_as_something_else_is_refused_at_the_start(
@@ -156,7 +163,7 @@ def test_an_installation_below_a_percent_sign_is_refused_at_the_start(clean: Pat
 
 @pytest.mark.fault("F32")
 def test_a_path_with_every_other_sign_works(tmp_path: Path) -> None:
-    place = tmp_path / "it's #1 [new] {50%} é & $HOME; *~\\x"
+    place = tmp_path / "it's #1 [new] (50%) é & $HOME; *~\\x"
     place.mkdir()
     (place / "params.yaml").touch()
     env = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"} | {"PYTHONPATH": str(ROOT)}
