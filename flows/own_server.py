@@ -96,7 +96,6 @@ def _answers(client: httpx.Client, url: str) -> bool:
 
 def _reason() -> str:
     """What its log ends with: an exception, or else the last line."""
-    lines = [line for line in LOG.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()] or [
-        "it left no word"
-    ]
+    text = LOG.read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()] or ["it left no word"]
     return next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception): ", line)), lines[-1])

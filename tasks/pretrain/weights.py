@@ -166,8 +166,8 @@ def _unreachable(address: str) -> str:
         return ""
     try:
         socket.create_connection((host.hostname, host.port or host.scheme), PATIENCE).close()
-    except OSError as error:
-        return f"{host.hostname}: {error.strerror or error}"
+    except (OSError, ValueError) as error:  # ValueError: of a port that is none
+        return f"{host.hostname}: {getattr(error, 'strerror', None) or error}"
     return ""
 
 

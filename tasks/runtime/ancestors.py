@@ -7,7 +7,7 @@ from pathlib import Path
 def start_time(pid: int) -> str | None:
     """Kernel start time of a process, so that a reused number is not taken for it; None when it is gone."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
     return None if fields[0] == "Z" else fields[19]
@@ -25,7 +25,7 @@ def dvc() -> tuple[int, str] | None:
     while pid > 1:
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            parent = int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+            parent = int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
         except OSError:
             return None
         if any(Path(os.fsdecode(c)).name in ("dvc", "dvc.exe") for c in command[:3]):
