@@ -68,17 +68,12 @@ def check(placed: Iterable[Placed], where: str, rule: ClassFolder | None = None,
     kinds = of_one_set(sorted(set().union(*inside.values())), "folders in the classes")
     if rule == "top":
         return kinds
-    for top, folders in sorted(inside.items()):
-        if again := folders & (set(inside) - {top}):
-            raise DataError(
-                f"{where}: {listed(again)} are there twice, beside {top!r} and in it. If {top!r} is no class, move it away, or"
-                " set data.class_folder: deepest to have its images too; if it is one, set data.class_folder: top"
-            )
     several = deepest and not loose and all(len(folders) > 1 for folders in inside.values())
     year = re.search(r"(19|20)[0-9]{2}/$", around) and all(re.fullmatch("[0-9]{2}", name) for name in inside)
     other = len(inside) > 1 and (year or all(NO_CLASS.fullmatch(name.lower()) for name in inside))
     if len(inside) > 1 and (several or (other and lower)):
         raise DataError(f"{where} {_readings(set(inside), deepest)}{''.join(f'; {text}' for text in kinds)}")
+    _check_twice(inside, where)
     if other:
         return [f"the folders {listed(inside)} are taken for classes; if they are none, set data.class_folder: none"]
     if not lower or len(set.union(*inside.values())) == 1:
@@ -86,6 +81,17 @@ def check(placed: Iterable[Placed], where: str, rule: ClassFolder | None = None,
     what = counted(len(lower), "folder inside the classes is", "folders inside the classes are")
     hint = " (data.class_folder: deepest takes those for the classes)" if deepest else ""
     return [f"{what} not told apart: {listed(lower)}{hint}"]
+
+
+def _check_twice(inside: Mapping[str, set[str]], where: str) -> None:
+    """Ask about a folder that holds the other classes once more: ``augmented/cat`` and ``augmented/dog`` beside both."""
+    holders = {top: again for top, folders in inside.items() if (again := folders & (set(inside) - {top}))}
+    for top, again in sorted(holders.items()):
+        if len(again) > 1 and not again & set(holders):
+            raise DataError(
+                f"{where}: {listed(again)} are there twice, beside {top!r} and in it. If {top!r} is no class, move it away, or"
+                " set data.class_folder: deepest to have its images too; if it is one, set data.class_folder: top"
+            )
 
 
 def check_shared(others: Mapping[str, Sequence[Parts]], train: Sequence[Parts], where: str) -> None:
@@ -96,7 +102,7 @@ def check_shared(others: Mapping[str, Sequence[Parts]], train: Sequence[Parts], 
     """
     deepest = classes_of(train, "deepest")
     for role, paths in others.items():
-        if len(deepest) > 1 and (shared := classes_of(paths, "deepest") & deepest):
+        if len(deepest) > 1 and (shared := {c for c in classes_of(paths, "deepest") & deepest if c.lower() not in PARTS}):
             tops = listed(classes_of(paths, "top"))
             raise DataError(
                 f"{where}: train and {role} have no class in common ({tops} in {role}), but folders inside them: "

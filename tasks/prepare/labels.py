@@ -16,7 +16,7 @@ from tasks.runtime.words import counted, few
 
 SEVERAL = ("|", ";")
 """What parts several labels of one image, where they are written as one."""
-LISTED = re.compile(r"[\[({](\s*|[-+.\s0-9]+|.*[,'\"].*)[\])}]")
+LISTED = re.compile(r"[\[({](\s*|[-+.\seE0-9]*[0-9][-+.\seE0-9]*|(\s*(True|False))+\s*|.*[,'\"].*)[\])}]")
 """Such a list as JSON, Python or numpy write it; a word in brackets, ``[unknown]``, is a class."""
 MAY_PART = re.compile(r"\s*[,，、/&+]\s*|\s+")
 """What may part them, or stand in the name of a class."""
@@ -64,7 +64,7 @@ def class_of(row: Row, where: str) -> str | None:
         raise DataError(f"{where}: {row.name!r} has the label {label}, a {type(label).__name__}; a class is a word or a number")
     if whole := WHOLE.fullmatch(text):  # else as it is written: 007 is another class than 7
         return whole[1]
-    if BROKEN.fullmatch(text) or (not isinstance(label, str) and float(label) % 1 != 0):
+    if BROKEN.fullmatch(text) or (not isinstance(label, (str, int)) and float(label) % 1 != 0):
         raise DataError(f"{where}: {row.name!r} has the label {label}: a number to predict, no class; leave the column out")
     return text if isinstance(label, (str, bool)) else str(int(label))
 

@@ -111,7 +111,7 @@ def _check_order(inside: Mapping[str, Sequence[Parts]], where: str, around: str)
     }
     holders = [top for top, within in found.items() if "train" in within and within & {"test", "val"}]
     parts = [top for top, within in found.items() if within & {"train", "test", "val"}]
-    if holders and len(parts) > 1:
+    if len(holders) > 1 or (holders and len(parts) > 1 and "train" not in map(role_of, inside)):
         which = "train and test" if len(parts) == len(holders) else "train, test or both"
         raise DataError(f"{where}: {listed(parts)} hold {which}; put the split above the class: train/CLASS, test/CLASS")
     if holders and "train" not in map(role_of, inside):

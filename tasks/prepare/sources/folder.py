@@ -114,7 +114,7 @@ class FolderSource(FileSource):
     def _look_up(self, name: str, entry: "os.DirEntry[str]") -> None:
         """Where a list or a file of hashes is, if it is a link that may be read; others fail when they are."""
         target = Path(os.path.realpath(entry.path))
-        if entry.is_symlink() and self._may_be_read(target) and target.is_file():
+        if entry.is_symlink() and self._may_be_read(target) and os.path.isfile(target):  # noqa: PTH113  False where it is closed
             self._elsewhere[name] = target
 
     def _may_be_read(self, target: Path) -> bool:
@@ -123,8 +123,8 @@ class FolderSource(FileSource):
     def _follow(self, name: str, target: Path, way: tuple[Path, ...]) -> bool:
         inside = target.is_relative_to(self._root)
         hidden = inside and target != self._root and not is_image(f"{target.relative_to(self._root)}/x")
-        if not target.exists():
-            self.bad.append((name, "a link that leads nowhere"))
+        if not os.path.exists(target):  # noqa: PTH110  no exception where this user may not look
+            self.bad.append((name, "a link that leads nowhere, or where this user may not look"))
         elif not self._may_be_read(target):
             self.bad.append((name, "a link that leads out of the folder (data.follow_links: true reads it)"))
         elif target.is_dir() and inside and not hidden:

@@ -33,6 +33,10 @@ PATHS = ("path", "file_name", "filename", "file", *HELD)
 READ = {*PATHS, "label", "split", "group"}
 BELOW = "metadata.csv"
 """A list that may lie below the top, of what lies beside it."""
+INDEX = {"", "__index_level_0__"}
+"""What pandas calls the numbers of rows."""
+Numbered = tuple[int, dict[str, Any]]
+"""(row, its cells by column)"""
 SEPARATORS = ",;\t"
 DECIMAL = re.compile(r"([+-]?[0-9]*),([0-9]+)")
 """A number as it stands between semicolons, in the countries that write it with a comma."""
@@ -77,7 +81,8 @@ class TableSource(FolderSource):
             self.warnings.append(
                 f"{counted(unused, 'image that no table lists is', 'images that no table lists are')} not used"
             )
-        usable = _by_folders([row for row in rows if row.name in there or row.name in self._held])
+        usable, notes = _by_folders([row for row in rows if row.name in there or row.name in self._held])
+        self.warnings += notes
         self.items, self.classes, warnings = arranged(usable, classes, where)
         self.warnings += warnings
         if not self.classes and self._unread:
@@ -105,17 +110,26 @@ class TableSource(FolderSource):
             text = text.partition("\n")[2] if text.startswith("sep=") else text  # for Excel
             separator = _separator(text)
             reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
-            heads = [_column(name) for name in reader.fieldnames or ()]
+            heads = [(name or "").strip() for name in reader.fieldnames or ()]
             lines = [(reader.line_num, _cells(line, f"{table}, line {reader.line_num}", separator)) for line in reader]
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{table} is no CSV in UTF-8: {one_line(error)}") from None
         if twice := [name for name in heads if name in READ and heads.count(name) > 1]:
             raise DataError(f"{table} has the column {twice[0]!r} twice; leave one of them")
-        self._unread |= set(heads) - READ - {""}
+        lines = self._as_read(heads, lines)
         for _, line in lines:
             if separator == ";" and (number := DECIMAL.fullmatch((line.get("label") or "").strip())):
                 line["label"] = ".".join(number.groups())
         return self._listed(lines, table), None
+
+    def _as_read(self, heads: Sequence[str], lines: Sequence[Numbered]) -> list[Numbered]:
+        """The lines by the names that columns are read by; the others are noted."""
+        names = _columns(heads)
+        odd = next((head for head, name in names.items() if name == "split" != head), None)
+        if odd is not None and not all(is_nothing(line[odd]) or not line[odd] or role_of(str(line[odd])) for _, line in lines):
+            names[odd] = odd  # folds, or something else
+        self._unread |= set(names.values()) - READ - INDEX
+        return [(number, {names[head]: value for head, value in line.items()}) for number, line in lines]
 
     def _listed(self, lines: Iterable[tuple[int, dict[str, Any]]], table: str) -> list[Row]:
         """The rows that name files. A row of blanks says nothing; one that says something of no file is told."""
@@ -136,8 +150,7 @@ class TableSource(FolderSource):
                 schema = file.schema_arrow
                 held = _held_in(schema)
                 columns = [name for name in schema.names if name != held]
-                lines = [{_column(k): v for k, v in line.items()} for line in file.read(columns=columns).to_pylist()]
-                self._unread |= set(map(_column, columns)) - READ
+                lines = [line for _, line in self._as_read(columns, list(enumerate(file.read(columns=columns).to_pylist())))]
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{table} is no parquet file: {one_line(error)}") from None
         if not held:
@@ -186,15 +199,23 @@ def _separator(text: str) -> str:
     first = text.partition("\n")[0]
 
     def fits(separator: str) -> tuple[int, int]:
-        return sum(_column(name.strip(' "\r')) in READ for name in first.split(separator)), first.count(separator)
+        names = {name.strip(' "\r').lower() for name in first.split(separator)}
+        return len(names & READ), first.count(separator)
 
     return max(SEPARATORS, key=fits)
 
 
-def _column(name: str | None) -> str:
-    """A column's name as it is looked for: those that are read in small letters."""
-    bare = (name or "").strip()
-    return bare.lower() if bare.lower() in READ else bare
+def _columns(heads: Sequence[str]) -> dict[str, str]:
+    """What each column is read as: its name, or, where none has that, the same in small letters. ``Group`` stays what it is: in
+    many lists it is the class.
+    """
+    found: dict[str, str] = {}
+    for head in heads:
+        low = head.lower()
+        missing = low in ("label", "split") and low not in heads
+        missing |= low in PATHS and not set(PATHS) & set(heads)
+        found[head] = low if missing and low not in found.values() else head
+    return found
 
 
 def _cells(line: Mapping[str | None, Any], where: str, separator: str) -> dict[str, Any]:
@@ -205,7 +226,7 @@ def _cells(line: Mapping[str | None, Any], where: str, separator: str) -> dict[s
     """
     if any(cell and cell.strip() for cell in line.get(None) or ()):
         raise DataError(f"{where} has more cells than there are columns; a cell that holds {separator!r} must stand in quotes")
-    return {_column(name): value for name, value in line.items() if name is not None}
+    return {name.strip(): value for name, value in line.items() if name is not None}
 
 
 def not_read(names: Iterable[str]) -> str:
@@ -213,12 +234,24 @@ def not_read(names: Iterable[str]) -> str:
     return f"not read: {few(map(repr, sorted(names)), 8)}; 'split' and 'group' keep images apart"
 
 
-def _by_folders(rows: list[Row]) -> list[Row]:
-    """Where neither a column nor the table's name says a split, the folders ``train`` and ``test`` of the paths do."""
-    roles = {row.name: next(filter(None, map(role_of, PurePosixPath(row.name).parts[:-1])), None) for row in rows}
-    found = {role for row in rows if (role := roles[row.name]) and not row.split}
-    apart = "train" in found and found & {"test", "val"} and not any(role_of(str(row.label)) for row in rows)
-    return [row if row.split else replace(row, split=(apart and roles[row.name]) or "train") for row in rows]
+def _by_folders(rows: list[Row]) -> tuple[list[Row], list[str]]:
+    """Rows whose split neither a column nor the table's name says, with that of their folders where these can be splits: there
+    are two, the classes of one are those of the other, and no group is in both. And what to say of it.
+    """
+    parts = {row.name: next(filter(None, map(role_of, PurePosixPath(row.name).parts[:-1])), "") for row in rows}
+    kinds: dict[str, tuple[set[str], set[str]]] = {}
+    for row in rows if all(not row.split for row in rows) else ():
+        labels, groups = kinds.setdefault(parts[row.name], (set(), set()))
+        labels.add(str(row.label))
+        groups.add(row.group)
+    if "train" not in kinds or not {"test", "val"} & set(kinds):
+        return [row if row.split else replace(row, split="train") for row in rows], []
+    (first, of_train), *others = kinds["train"], *(kinds[role] for role in kinds if role != "train")
+    fits = len(others) == 1 and others[0][0] <= first and not others[0][1] & of_train - {""}
+    names = " and ".join(sorted(map(repr, filter(None, kinds))))
+    said = f"the folders {names} of the paths are taken for splits" if fits else f"the folders {names} are no splits"
+    split = parts if fits else dict.fromkeys(parts, "train")
+    return [replace(row, split=split[row.name]) for row in rows], [f"{said}; a column 'split' says otherwise"]
 
 
 def _held_in(schema: Any) -> str | None:
@@ -226,7 +259,8 @@ def _held_in(schema: Any) -> str | None:
     import pyarrow as pa
 
     texts = {field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)}
-    return next((name for name in HELD if name in schema.names and name not in texts), None)
+    names = _columns(schema.names)
+    return next((head for kind in HELD for head, name in names.items() if name == kind and head not in texts), None)
 
 
 def _path(line: dict[str, Any], table: str) -> str:
@@ -234,6 +268,8 @@ def _path(line: dict[str, Any], table: str) -> str:
     column = next((name for name in PATHS if name in line), None)
     if column is None:
         raise DataError(f"{table} has the columns {', '.join(map(str, line))}; one must name the files: {' or '.join(PATHS)}")
+    if isinstance(line[column], (bytes, dict, list)):
+        raise DataError(f"{table}: the column {column!r} holds no names of files")
     if not (given := str(line[column] or "").strip()):
         return ""
     inside = PurePosixPath(table).parent if PurePosixPath(table).name == BELOW else PurePosixPath()

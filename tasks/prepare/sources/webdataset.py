@@ -13,15 +13,17 @@ from tasks.prepare.archives import Archive
 from tasks.prepare.labels import Row, arranged, class_of, group_of
 from tasks.prepare.names import PICTURES, is_hidden, to_read
 from tasks.prepare.source import OWN_LICENSE, Content, Source
-from tasks.prepare.split_names import role_within
+from tasks.prepare.split_names import role_of, role_within
 from tasks.runtime.errors import DataError
 from tasks.runtime.params import DataConfig, images_path
 from tasks.runtime.words import counted, few
 
 ABOUT = (".cls", ".json")
 PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
-READ = ("label", "split", "group")
-"""Of what stands in them."""
+JUDGED = ("label", "group")
+"""Of what stands in them: two of one sample must not differ."""
+READ = (*JUDGED, "split")
+"""``split`` where the name of the shard says none."""
 
 
 def open_source(config: DataConfig) -> Source:
@@ -67,33 +69,36 @@ class ShardSource(Source):
 
     def _rows(self, shard: str) -> Iterator[Row]:
         archive = self._shards[shard]
-        about = [name for name in archive.members if _is_about(name)]
+        images, others = to_read(name for name in archive.members if not _is_about(name))
+        samples: dict[str, list[str]] = {}
+        for name in sorted(images, key=_plainest):
+            samples.setdefault(_key(name), []).append(name)
+        about = [name for name in archive.members if _is_about(name) and _key(name) in samples]
         facts: dict[str, dict[str, Any]] = {}
         for name, content in archive.read(about):
             known = facts.setdefault(_key(name), {})
             found = _facts(f"{shard}/{name}", content)
             self._unread |= {repr(fact) for fact in found if fact not in READ}
             for fact, value in found.items():
-                if fact not in READ or not (said := _read(fact, value, name, shard)):
+                if fact == "split":
+                    known.setdefault(fact, value)
+                if fact not in JUDGED or not (said := _read(fact, value, name, shard)):
                     continue
                 if _read(fact, known.setdefault(fact, value), name, shard) != said:
                     raise DataError(
                         f"{shard}: {_key(name)!r} has two {fact}s, {known[fact]!r} and {value!r} of {name}; what belongs"
                         " together has one name up to its first point, so no other point may stand in it"
                     )
-        split = role_within(PurePosixPath(shard).stem) or "train"
-        images, others = to_read(name for name in archive.members if not _is_about(name))
+        split = role_within(PurePosixPath(shard).stem)
         self.ignored += [f"{shard}/{name}" for name in others]
-        samples: dict[str, list[str]] = {}
-        for name in sorted(images, key=_plainest):
-            samples.setdefault(_key(name), []).append(name)
         self._unread |= {PurePosixPath(name).suffix for name in others if _key(name) in samples}
         self._unread |= {f"folders as {str(PurePosixPath(key).parent)!r}" for key in [*samples][:1] if "/" in key}
         for key, (first, *more) in samples.items():
             self._second += [f"{shard}/{name}" for name in more]
             said = facts.get(key, {})
-            own = group_of(said.get("split")) or split
-            yield Row(f"{shard}/{first}", said.get("label"), own, group_of(said.get("group")))
+            own = role_of(str(said.get("split", "")))
+            self._unread |= {"'split'"} if "split" in said and own != (split or own or "") else set()
+            yield Row(f"{shard}/{first}", said.get("label"), split or own or "train", group_of(said.get("group")))
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, Content]]:
         """Read the items at ``rows``."""
@@ -133,6 +138,6 @@ def _facts(name: str, content: object) -> dict[str, Any]:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else ""
         found = {"label": text.strip()} if name.lower().endswith(".cls") else json.loads(text)
         return found if isinstance(found, dict) else {"lists in .json": found}
-    except ValueError:  # no text, no JSON
+    except (ValueError, RecursionError):  # no text, no JSON
         pass
     raise DataError(f"{name} is no text, or no JSON")

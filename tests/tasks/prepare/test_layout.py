@@ -327,6 +327,18 @@ def test_classes_that_are_there_again_in_another_folder_are_asked_for() -> None:
         read("train/cat", "train/dog", "train/train/cat", "train/train/dog", "test/cat", "test/dog")
 
 
+def test_folders_that_hold_a_name_of_another_are_no_classes_twice() -> None:
+    """Parts of a hash, months and days, one class within another."""
+    for folders in (("00/00", "00/01", "00/a1", "01/00", "01/b2"), ("2021/01", "2021/02", "2022/01", "2022/03")):
+        with pytest.raises(DataError, match="can be read in several ways") as error:
+            read(*folders)
+        assert "none" in str(error.value)
+    for folders in (("0", "1", "2", "2/1"), ("A/B", "B/A"), ("cat", "dog", "other", "cat/other")):
+        assert len(read(*folders).classes) in (2, 3)
+    masks = [f"{top}train/{c}" for top in ("", "masks/") for c in "ab"] + ["test/a", "test/b", "masks/test/a", "gt/test/a"]
+    assert "images outside the folders test and train are not used" in read(*masks).warnings[0]
+
+
 def test_sites_of_one_split_alone_are_asked_for_too() -> None:
     sites = [f"train/{site}/{c}" for site in ("hospA", "hospB") for c in ("CNV", "DME")]
     with pytest.raises(DataError, match=r"train and test have no class in common .* Set data.class_folder to deepest"):

@@ -69,7 +69,7 @@ def test_linked_lists_and_hashes_are_read_where_images_are_and_refused_links_are
     (folder / "bird/0.png").unlink()
     (folder / "bird/0.png").symlink_to("/nonexistent")
     data = run(tmp_path, config(folder, follow_links=True, max_bad=1))
-    assert data.audit["quarantined"][0]["reason"] == "a link that leads nowhere"
+    assert data.audit["quarantined"][0]["reason"].startswith("a link that leads nowhere")
 
 
 @pytest.mark.fault("F33", "I49")

@@ -242,7 +242,7 @@ def test_a_label_that_is_made_of_other_labels_is_refused_and_one_that_only_looks
     assert notes[0].startswith("2 of 2 labels hold a comma, as 'bird,fish'")
     many = [f"class{i}" for i in range(100)] + ["maillot", "tank", "suit", "maillot tank suit"]
     assert len(arranged([Row(str(i), label) for i, label in enumerate(many)], None, "x")[1]) == 104
-    for listed in ('["cat", "dog"]', "['cat']", "{cat,dog}", "[1 0]", "[0]", "[]"):
+    for listed in ('["cat", "dog"]', "['cat']", "{cat,dog}", "[1 0]", "[0]", "[]", "[ True False]", "[1.e-03 2.e+00]"):
         with pytest.raises(DataError, match="has several labels"):
             arranged([*rows[:3], Row("4", listed)], None, "x")
     _, classes, _ = arranged([*rows[:3], Row("4", "[UNK]"), Row("5", "(not sure)")], None, "x")
@@ -339,6 +339,49 @@ def test_what_keeps_images_apart_is_read_whatever_its_case_or_told(tmp_path: Pat
     source = open_source(config(tmp_path / "shards", "webdataset"))
     assert [item.split for item in source.items] == ["train"] * 4 + ["test"] * 4
     assert "not read: 'x'; 'split' and 'group' in .json keep images apart" in source.warnings
+
+
+def test_the_exact_name_of_a_column_comes_before_other_spellings(tmp_path: Path) -> None:
+    rows = [(f"img/{i}.png", f"c{i % 2}", f"name{i}", f"/far/{i}.png", f"p{i % 2}", str(i % 3)) for i in range(12)]
+    heads = ("path", "label", "Label", "Path", "Group", "Split")
+    text = "\n".join(",".join(row) for row in (heads, *rows)).encode()
+    for place, content, name in (("csv", text, "l.csv"), ("parquet", as_parquet(text), "l.parquet")):
+        source = open_source(config(folder_of(tmp_path / place, content, name), "table"))
+        assert source.classes == ["c0", "c1"] and {item.split for item in source.items} == {"train"}  # folds are no splits
+        assert not any(item.group for item in source.items)
+        assert "not read: 'Group', 'Label', 'Path', 'Split'; 'split' and 'group' keep images apart" in source.warnings
+    held = pa.table({"Image": [{"bytes": PICTURES["img/0.png"], "path": None}] * 6, "label": [0, 1] * 3})
+    (tmp_path / "held/in").mkdir(parents=True)
+    parquet.write_table(held, tmp_path / "held/in/x.parquet")
+    assert len(open_source(config(tmp_path / "held/in", "table")).items) == 6
+
+
+def test_folders_of_paths_are_no_splits_where_they_cannot_be(tmp_path: Path) -> None:
+    pictures = {f"{s}/{i}.png": PICTURES["img/0.png"] for s in ("train", "test") for i in range(4)}
+    for labels, taken in (("aabb", True), ("aaaa", True), ("ccdd", False)):
+        listed = "path,label\n" + "".join(f"train/{i}.png,{c}\n" for i, c in enumerate("aabb"))
+        listed += "".join(f"test/{i}.png,{c}\n" for i, c in enumerate(labels))
+        source = open_source(config(write(tmp_path / labels, pictures | {"list.csv": listed.encode()}), "table"))
+        assert sum(item.split == "test" for item in source.items) == (4 if taken else 0)
+        word = "of the paths are taken for splits" if taken else "are no splits"
+        assert f"the folders 'test' and 'train' {word}; a column 'split' says otherwise" in source.warnings
+
+
+def test_a_shard_s_name_comes_before_its_json_and_what_is_of_no_sample_is_passed_over(tmp_path: Path) -> None:
+    def read(name: str, split: Any) -> list[str]:
+        folder = tmp_path / f"{name}-{split}"
+        shard(folder / f"{name}.tar", {k: v for i in range(4) for k, v in sample(i, label=i % 2, split=split).items()})
+        shard(folder / "train-9.tar", {k: v for i in range(4) for k, v in sample(i, label=i % 2).items()})
+        source = open_source(config(folder, "webdataset"))
+        assert any("'split'" in text.partition(";")[0] for text in source.warnings)  # not read, it says
+        return [item.split for item in source.items if item.name.startswith(name)]
+
+    assert read("x-test-0", "train") == ["test"] * 4
+    for odd in (0, "train2017", ["train"]):
+        assert read("x-test-1", odd) == ["test"] * 4
+    meta = {"meta.json": b'{"label": ["cat", "dog"]}', "deep.json": b"[" * 100_000}
+    shard(tmp_path / "meta/a.tar", {k: v for i in range(4) for k, v in sample(i).items()} | meta)
+    assert open_source(config(tmp_path / "meta", "webdataset")).classes == ["0", "1"]
 
 
 def test_a_separator_within_a_cell_is_refused_and_one_in_other_names_is_none(tmp_path: Path) -> None:
