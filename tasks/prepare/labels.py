@@ -115,6 +115,11 @@ def is_nothing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
+def not_read(names: Iterable[str], where: str = "") -> str:
+    """What is said beside images and not read, in a list or a shard: it may be what keeps images apart, under another name."""
+    return f"not read: {few(sorted(names), 8)}; 'split' and 'group'{where} keep images apart"
+
+
 def _read_as_nothing(rows: Iterable[Row]) -> list[str]:
     """That words for nothing were read so: one of them may be the name of a class."""
     said = Counter(row.label.strip() for row in rows if isinstance(row.label, str))

@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from tasks.prepare.decoding import MAX_BYTES, BadImage, one_line
-from tasks.prepare.labels import Row, arranged, group_of, is_nothing
+from tasks.prepare.labels import Row, arranged, group_of, is_nothing, not_read
 from tasks.prepare.names import is_image
 from tasks.prepare.source import Content, Source
 from tasks.prepare.sources.folder import FolderSource
@@ -90,7 +90,7 @@ class TableSource(FolderSource):
                 f"no labels: they are read from a column 'label', and not from {', '.join(sorted(self._unread))}"
             )
         elif self._unread:
-            self.warnings.append(not_read(self._unread))
+            self.warnings.append(not_read(map(repr, self._unread)))
         if not self.items:
             example = f"; the first is {rows[0].name!r}" if rows else ""
             unlisted = next(filter(is_image, self.ignored), "")
@@ -131,7 +131,7 @@ class TableSource(FolderSource):
         self._unread |= set(names.values()) - READ - INDEX
         return [(number, {names[head]: value for head, value in line.items()}) for number, line in lines]
 
-    def _listed(self, lines: Iterable[tuple[int, dict[str, Any]]], table: str) -> list[Row]:
+    def _listed(self, lines: Iterable[Numbered], table: str) -> list[Row]:
         """The rows that name files. A row of blanks says nothing; one that says something of no file is told."""
         rows = []
         for number, line in lines:
@@ -150,14 +150,14 @@ class TableSource(FolderSource):
                 schema = file.schema_arrow
                 held = _held_in(schema)
                 columns = [name for name in schema.names if name != held]
-                lines = [line for _, line in self._as_read(columns, list(enumerate(file.read(columns=columns).to_pylist())))]
+                lines = self._as_read(columns, list(enumerate(file.read(columns=columns).to_pylist(), 1)))
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{table} is no parquet file: {one_line(error)}") from None
         if not held:
-            return self._listed(enumerate(lines, 1), table), _class_names(schema)
+            return self._listed(lines, table), _class_names(schema)
         names = [f"{table}#{number:06}" for number in range(len(lines))]
         self._held |= {name: (table, number) for number, name in enumerate(names)}
-        return [_row(line, table, name) for name, line in zip(names, lines, strict=True)], _class_names(schema)
+        return [_row(line, table, name) for name, (_, line) in zip(names, lines, strict=True)], _class_names(schema)
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, Content]]:
         """Read the items at ``rows``."""
@@ -229,23 +229,20 @@ def _cells(line: Mapping[str | None, Any], where: str, separator: str) -> dict[s
     return {name.strip(): value for name, value in line.items() if name is not None}
 
 
-def not_read(names: Iterable[str]) -> str:
-    """What is said beside an image and not read: it may be what keeps images apart, under another name."""
-    return f"not read: {few(map(repr, sorted(names)), 8)}; 'split' and 'group' keep images apart"
-
-
 def _by_folders(rows: list[Row]) -> tuple[list[Row], list[str]]:
     """Rows whose split neither a column nor the table's name says, with that of their folders where these can be splits: there
     are two, the classes of one are those of the other, and no group is in both. And what to say of it.
     """
+    if any(row.split for row in rows):
+        return [row if row.split else replace(row, split="train") for row in rows], []
     parts = {row.name: next(filter(None, map(role_of, PurePosixPath(row.name).parts[:-1])), "") for row in rows}
     kinds: dict[str, tuple[set[str], set[str]]] = {}
-    for row in rows if all(not row.split for row in rows) else ():
+    for row in rows:
         labels, groups = kinds.setdefault(parts[row.name], (set(), set()))
         labels.add(str(row.label))
         groups.add(row.group)
     if "train" not in kinds or not {"test", "val"} & set(kinds):
-        return [row if row.split else replace(row, split="train") for row in rows], []
+        return [replace(row, split="train") for row in rows], []
     (first, of_train), *others = kinds["train"], *(kinds[role] for role in kinds if role != "train")
     fits = len(others) == 1 and others[0][0] <= first and not others[0][1] & of_train - {""}
     names = " and ".join(sorted(map(repr, filter(None, kinds))))

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tasks.prepare.archives import Archive
-from tasks.prepare.labels import Row, arranged, class_of, group_of
+from tasks.prepare.labels import Row, arranged, class_of, group_of, not_read
 from tasks.prepare.names import PICTURES, is_hidden, to_read
 from tasks.prepare.source import OWN_LICENSE, Content, Source
 from tasks.prepare.split_names import role_of, role_within
@@ -62,7 +62,7 @@ class ShardSource(Source):
             other = few(sorted(self._unread))
             self.warnings.append(f"no labels: they are read from .cls and from 'label' in .json, and not from {other}")
         elif self._unread:
-            self.warnings.append(f"not read: {few(sorted(self._unread), 8)}; 'split' and 'group' in .json keep images apart")
+            self.warnings.append(not_read(self._unread, " in .json"))
         if self._second:
             what = counted(len(self._second), "file", "files")
             self.warnings.append(f"{what} beside the first picture of a sample not used: {few(map(repr, self._second))}")
