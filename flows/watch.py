@@ -16,6 +16,7 @@ from flows import own_server
 from tasks.dvc import graph
 from tasks.runtime import files, params
 from tasks.runtime.errors import run
+from tasks.runtime.image_folders import images_path, more_paths
 
 STATE = Path(".ssl") / "watch.json"
 
@@ -34,14 +35,14 @@ def watch(folder: str | None = None, deployment: str = "ssl-pipeline/nightly") -
     """One look at the data folder.
 
     Args:
-        folder: where images arrive; default ``data.path`` of params.yaml.
+        folder: where images arrive; default: the folders in ``data.path`` and ``data.more`` of params.yaml.
         deployment: what to start when something changed.
     """
-    data = graph.read_params(Path.cwd())["data"]
-    if folder is None and data["source"] in ("sample", "torchvision"):
-        return Completed(name="Nothing to watch", message=f"no images arrive in data.source: {data['source']}")
-    path = params.images_path(folder or data["path"])
-    digest = files.listing_digest(path)
+    data = params.data_config(graph.read_params(Path.cwd()))
+    if folder is None and data.source in ("sample", "torchvision"):
+        return Completed(name="Nothing to watch", message=f"no images arrive in data.source: {data.source}")
+    path = images_path(folder or data.path)
+    digest = " ".join(map(files.listing_digest, [path, *([] if folder else more_paths(data).values())]))
     before = json.loads(STATE.read_text(encoding="utf-8")) if STATE.exists() else {}
     seen = news(digest, before)
     if seen == "changed":

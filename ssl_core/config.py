@@ -57,7 +57,7 @@ def typed(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     unknown = [k for k in values if k not in fields]
     if unknown:
         raise ConfigError(unknown_name(f"{where}.{unknown[0]}", str(unknown[0]), fields))
-    needed = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]  # type: ignore[arg-type]
+    needed = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]  # type: ignore[arg-type]
     missing = [k for k in needed if k not in values]
     if missing:
         raise MissingKey(f"{where}.{missing[0]}")

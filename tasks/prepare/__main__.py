@@ -11,7 +11,8 @@ from tasks.prepare.preparation import prepare
 from tasks.runtime import audit, files
 from tasks.runtime.dataset import prepared
 from tasks.runtime.errors import DataError, IntegrityError, UsageError
-from tasks.runtime.params import DataConfig, check_task, data_config, images_path, load, task_configs
+from tasks.runtime.image_folders import images_path, more_paths
+from tasks.runtime.params import DataConfig, check_task, data_config, load, task_configs
 from tasks.runtime.stage import Body, Stage, main
 from tasks.runtime.stage_name import StageName
 
@@ -33,7 +34,7 @@ def config_of(task: str | None) -> DataConfig:
 def body(stage: Stage, task: str | None = None) -> None:
     """Prepare, check that the user's files stayed the same meanwhile, and say in three lines what came out."""
     config, target = config_of(task), stage.out(str(prepared(task)))
-    before = files.listing_digest(Path(config.path))
+    before = _listings(config)
 
     def check() -> None:
         if stage.stop_requested():
@@ -47,13 +48,18 @@ def body(stage: Stage, task: str | None = None) -> None:
         prepare(config, target, check, stage.work / "progress.json", beside_pool)
     except DataError as error:
         raise DataError(_of_task(str(error), task)) from None
-    if files.listing_digest(Path(config.path)) != before:
+    if changed := sorted(name for name, digest in _listings(config).items() if digest != before.get(name)):
         shutil.rmtree(target)  # even if they come back: what was read is a mixture
-        raise IntegrityError(f"{config.path} changed while it was read; run the same command again")
+        raise IntegrityError(f"{changed[0]} changed while it was read; run the same command again")
     for line in auditing.in_three_lines(files.read_json(target / "meta.json"), audit.load(target)):
         print(line)
     for line in pool.in_words(target, task) if task else ():
         print(line)
+
+
+def _listings(config: DataConfig) -> dict[str, str]:
+    """A digest of every folder of images."""
+    return {str(path): files.listing_digest(path) for path in (Path(config.path), *more_paths(config).values())}
 
 
 def _of_task(text: str, task: str | None) -> str:

@@ -119,6 +119,12 @@ def _check_arrays(where: str, pixels: Array, labels: Array, classes: int) -> Non
         )
 
 
+def marked(name: str, mark: str) -> str:
+    """The name of an image, with that of the further folder it lies in before its last part; of no image, the name as it is."""
+    folder, slash, file = name.rpartition("/")
+    return f"{folder}{slash}{mark}:{file}" if mark and is_image(name) else name
+
+
 class FileSource(Source):
     """Images that are files, whose names say splits and classes."""
 
@@ -146,8 +152,11 @@ class FileSource(Source):
         if not self.classes and (lists := [n for n in others if n.lower().endswith((".csv", ".tsv", ".parquet"))]):
             self.warnings.append(f"no labels: lists as {min(lists)!r} are read by data.source: table")
 
-    def check_sums(self, text: bytes) -> None:
+    def check_sums(self, text: bytes, mark: str = "") -> None:
         """Take the hashes of a SHA256SUMS file (``sha256sum``'s format); a listed image that is absent is bad.
+
+        Args:
+            mark: of the folder it lies in, as ``marked`` takes it.
 
         Raises:
             DataError: a line of another format.
@@ -156,7 +165,7 @@ class FileSource(Source):
         refused = {name for name, _ in self.bad}
         for number, line in enumerate(os.fsdecode(text).splitlines(), 1):
             digest, _, name = line.partition(" ")
-            name = name.lstrip(" *").removeprefix("./")
+            name = marked(name.lstrip(" *").removeprefix("./"), mark)
             if not line.strip():
                 continue
             if len(digest) != 64 or not name:

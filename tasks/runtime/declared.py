@@ -34,7 +34,7 @@ def entry(name: StageName, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def listed(values: Mapping[str, Any]) -> Callable[[str], bool]:
-    """Whether ``run`` in params.yaml lists the method, the seed and the task of a stage, by its name.
+    """Whether params.yaml lists the method, the seed, the task and the further folder of a stage, by its name.
 
     What an earlier list left behind is read by nobody, so it may be anything.
     """
@@ -43,19 +43,22 @@ def listed(values: Mapping[str, Any]) -> Callable[[str], bool]:
     def is_listed(stage: str) -> bool:
         name = StageName.parse(stage)
         parts = {"methods": name.method, "seeds": name.seed, "tasks": name.task}
-        return all(part is None or part in (run.get(key) or ()) for key, part in parts.items())
+        is_kept = name.folder is None or name.folder in (values["data"].get("more") or ())
+        return is_kept and all(part is None or part in (run.get(key) or ()) for key, part in parts.items())
 
     return is_listed
 
 
 def _filled(name: StageName, values: dict[str, Any]) -> dict[str, Any]:
     declared = groups()[name.group]
-    item = {"task": name.task, "method": name.method, "seed": name.seed}
-    if "foreach" in declared:  # a mapping by task
-        item |= lookup(values, f"{declared['foreach'].strip('${}')}.{name.task}") or {}
+    item: Any = {"task": name.task, "method": name.method, "seed": name.seed}
+    key = name.task or name.folder
+    if "foreach" in declared:  # a mapping by task, or by further folder
+        found = lookup(values, f"{declared['foreach'].strip('${}')}.{key}")
+        item = found if isinstance(found, str) else item | (found or {})
         declared = declared["do"]
     text = json.dumps({k: v for k, v in declared.items() if k in ("deps", "params", "outs", "metrics", "plots")})
-    values = values | {"item": item, "key": name.task}
+    values = values | {"item": item, "key": key}
     filled: dict[str, Any] = json.loads(
         re.sub(r"\$\{([\w.]+)\}", lambda key: json.dumps(str(lookup(values, key[1])))[1:-1], text)
     )

@@ -1,7 +1,7 @@
 """params.yaml, read strictly: duplicate keys, unknown keys and values of the wrong type are errors."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,6 +11,7 @@ from ssl_core.catalogue import BASELINES, METHODS, load_class
 from ssl_core.config import ConfigError, Rule, typed, unknown_name
 from tasks.runtime import files, task_params
 from tasks.runtime.errors import UsageError
+from tasks.runtime.image_folders import check_more
 from tasks.runtime.recipes import finetune_params, overridden
 from tasks.runtime.strict_yaml import StrictLoader, first_fault
 
@@ -82,6 +83,7 @@ class DataConfig:
     bits: Literal[8, 16] = 8
     class_folder: Literal["top", "deepest", "none"] | None = None
     store_size: Annotated[int, Rule("from 8 to 1024", lambda v: 8 <= v <= 1024)] | None = None
+    more: dict[str, str] = field(default_factory=dict)
 
     @property
     def stored(self) -> int:
@@ -255,26 +257,11 @@ def _images(values: Mapping[str, Any], where: str) -> DataConfig:
         raise ConfigError(f"{where}.store_size is {config.stored}, below {where}.image_size, {config.image_size}; raise it")
     if config.class_folder and config.source not in ("folder", "archive"):
         raise ConfigError(f"{where}.class_folder is of a folder or an archive; source: {config.source} has labels of its own")
+    check_more(config, where)
     name = config.name
     if name is not None and not (0 < len(name.strip()) <= LONGEST_NAME and name.isprintable() and not set(name) & {"/", "\\"}):
         raise ConfigError(f"{where}.name must have 1 to {LONGEST_NAME} characters, and no slash or line break among them")
     return config
-
-
-def images_path(given: str, root: Path = Path(), key: str = "data.path") -> Path:
-    """``data.path`` below ``root``, or that of a task; ``key`` is its name.
-
-    Raises:
-        UsageError: nothing is there.
-    """
-    path = root / given
-    if not given.strip():
-        raise UsageError(f"{key} is empty; give the path of your images (relative to the project's root)")
-    if given.startswith("~") and not path.exists():
-        raise UsageError(f"{key}: {given} has a ~, which DVC does not know; write {Path(given).expanduser()}")
-    if not path.exists():
-        raise UsageError(f"{key}: {given} does not exist; give the path of your images (relative to the project's root)")
-    return path
 
 
 def evaluate_config(params: Mapping[str, Any]) -> "EvaluateConfig":

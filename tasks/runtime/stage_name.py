@@ -18,11 +18,18 @@ class StageName:
     seed: int | None = None
     task: str | None = None
     """A name in ``run.tasks``, of the stages whose group ends with ``_task``; it has no dash."""
+    folder: str | None = None
+    """A name in ``data.more``, of the stages ``prepare_more``."""
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """The parts of ``GROUP``, ``GROUP@METHOD`` or ``GROUP@METHOD-SEED``; ``TASK-`` stands before them after ``X_task@``."""
+        """The parts of ``GROUP``, ``GROUP@METHOD`` or ``GROUP@METHOD-SEED``; after ``X_task@`` with ``TASK-`` before them.
+
+        After ``X_more@`` stands a further folder's name alone.
+        """
         group, _, item = name.partition("@")
+        if group.endswith("_more"):
+            return cls(group, folder=item)
         task = None
         if group.endswith("_task"):
             task, _, item = item.partition("-")
@@ -32,7 +39,7 @@ class StageName:
         return cls(group, item or None, task=task)
 
     def __str__(self) -> str:
-        item = "-".join(str(part) for part in (self.task, self.method, self.seed) if part is not None)
+        item = "-".join(str(part) for part in (self.task, self.folder, self.method, self.seed) if part is not None)
         return f"{self.group}@{item}" if item else self.group
 
 

@@ -10,7 +10,7 @@ STORED = ("image_size", "store_size", "channels", "bits")
 """Alike for the pool and every task: an encoder takes images as it was trained on them."""
 INHERITED = (*STORED, "bit_depth", "fit", "tile", "test_fraction", "holdout_fraction", "max_bad", "drop_leaks", "seed")
 """What a task has from ``data`` where it says nothing: how images are stored and how they are split."""
-OWN = {"name": None, "follow_links": False, "class_folder": None, "max_train": None, "max_test": None}
+OWN = {"name": None, "follow_links": False, "class_folder": None, "max_train": None, "max_test": None, "more": {}}
 """What it has where it says nothing of the rest; ``source`` and ``path`` it must say."""
 
 

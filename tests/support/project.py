@@ -15,7 +15,7 @@ from tests.conftest import ROOT, textured_images
 from tests.support.audits import NOTHING
 from tests.support.forked import Forked
 
-CODE = ("ssl_core", "tasks", "flows", "data/sample", "weights", "labels")
+CODE = ("ssl_core", "tasks", "flows", "data/more", "data/sample", "weights", "labels")
 PARTS = (*CODE, "dvc.yaml", "params.yaml", "presets", ".dvc/config", ".dvcignore", ".gitignore")
 
 

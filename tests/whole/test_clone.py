@@ -16,7 +16,7 @@ from tests.support import registered as made
 from tests.support.project import command, commit, copy_project, environment
 
 METHODS = {"simclr": made.METHODS["simclr"]}
-COMMIT = ("git add dvc.lock params.yaml out labels", "git commit -q -m 'A run'", "dvc push -q")
+COMMIT = ("git add dvc.lock params.yaml out labels data/more", "git commit -q -m 'A run'", "dvc push -q")
 """As docs/results.md has them."""
 LOAD = "import torch\nassert encoder(torch.zeros(2, 1, 28, 28)).shape == (2, 16)"
 

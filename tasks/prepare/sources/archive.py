@@ -9,7 +9,8 @@ from tasks.prepare.names import SUMS, to_read
 from tasks.prepare.source import OWN_LICENSE, Content, FileSource, Source
 from tasks.prepare.split_names import role_of
 from tasks.runtime.errors import UsageError
-from tasks.runtime.params import DataConfig, images_path
+from tasks.runtime.image_folders import images_path
+from tasks.runtime.params import DataConfig
 
 
 def open_source(config: DataConfig) -> Source:

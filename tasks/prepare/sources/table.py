@@ -23,7 +23,8 @@ from tasks.prepare.source import Content, Source
 from tasks.prepare.sources.folder import FolderSource
 from tasks.prepare.split_names import role_of, role_within
 from tasks.runtime.errors import DataError, UsageError
-from tasks.runtime.params import DataConfig, images_path
+from tasks.runtime.image_folders import images_path
+from tasks.runtime.params import DataConfig
 from tasks.runtime.words import counted, few
 
 HELD = ("image", "img")
@@ -102,7 +103,7 @@ class TableSource(FolderSource):
             raise DataError(f"{where}: none of the {len(rows)} images that the table lists is there{example}")
 
     def _csv(self, table: str) -> tuple[list[Row], None]:
-        content = self._content(table)
+        content = self.content(table)
         if isinstance(content, BadImage):
             raise DataError(f"{table} {content}")
         try:
@@ -146,7 +147,7 @@ class TableSource(FolderSource):
         from pyarrow import parquet
 
         try:
-            with parquet.ParquetFile(self._root / table) as file:
+            with parquet.ParquetFile(self.folder / table) as file:
                 schema = file.schema_arrow
                 held = _held_in(schema)
                 columns = [name for name in schema.names if name != held]
@@ -168,7 +169,7 @@ class TableSource(FolderSource):
                 table, number = self._held[name]
                 inside.setdefault(table, {})[number] = row
             else:
-                yield row, self._content(name)
+                yield row, self.content(name)
         for table, wanted in inside.items():
             for number, content in self._images(table):
                 if number in wanted:
@@ -178,7 +179,7 @@ class TableSource(FolderSource):
         from pyarrow import parquet
 
         number = 0
-        with parquet.ParquetFile(self._root / table) as file:
+        with parquet.ParquetFile(self.folder / table) as file:
             for batch in file.iter_batches(batch_size=BATCH, columns=[_held_in(file.schema_arrow)]):
                 for value in batch.column(0).to_pylist():
                     data = value.get("bytes") if isinstance(value, dict) else value

@@ -15,7 +15,8 @@ from tasks.prepare.names import PICTURES, is_hidden, to_read
 from tasks.prepare.source import OWN_LICENSE, Content, Source
 from tasks.prepare.split_names import role_of, role_within
 from tasks.runtime.errors import DataError
-from tasks.runtime.params import DataConfig, images_path
+from tasks.runtime.image_folders import images_path
+from tasks.runtime.params import DataConfig
 from tasks.runtime.words import counted, few
 
 ABOUT = (".cls", ".json")

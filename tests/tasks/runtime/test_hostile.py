@@ -120,18 +120,20 @@ def test_a_stage_hands_a_shell_nothing_but_names_and_seeds() -> None:
     item = r"\$\{(item\.method|item\.seed|item\.task|key)\}"
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     for name, stage in stages.items():
-        assert re.fullmatch(rf"python -m tasks\.\w+( {item})*", stage.get("do", stage)["cmd"]), name
+        assert re.fullmatch(rf"python -m tasks(\.\w+)+( {item})*", stage.get("do", stage)["cmd"]), name
     assert all(re.fullmatch(r"\w+", name) for name in (*METHODS, *BASELINES))
     values = params.load(ROOT / "params.yaml")
     for hostile in ("simclr; touch pwned", "$(touch pwned)", "a b", "x'\n"):
         for key in ("methods", "tasks"):
             wrong = values | {"run": values["run"] | {key: [hostile]}, "tasks": {hostile: {"source": "sample", "path": "x"}}}
             assert explain(refused(wrong))[0] == 2
+        further = values | {"data": values["data"] | {"source": "folder", "more": {hostile: "x"}}}
+        assert explain(refused(further))[0] == 2
 
 
 def refused(values: dict[str, object]) -> Exception:
     try:
-        params.run_config(values)
+        params.check(values)
     except Exception as error:
         return error
     raise AssertionError("accepted")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.dvc.runner import dvc
-from tasks.runtime import params
+from tasks.runtime import image_folders
 from tasks.runtime.errors import EnvironmentFault, UsageError
 
 OTHER = 54321
@@ -46,4 +46,4 @@ def test_images_that_change_their_owner_are_the_same_images(tmp_path: Path) -> N
 def test_a_tilde_in_params_is_named_with_what_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
     with pytest.raises(UsageError, match=r"~/pictures has a ~, which DVC does not know; write /home/ada/pictures"):
-        params.images_path("~/pictures")
+        image_folders.images_path("~/pictures")

@@ -1,0 +1,39 @@
+"""The command of the stage ``prepare_more``: ``python -m tasks.prepare.more NAME``, for a folder that ``data.more`` names.
+
+DVC takes no list of folders as dependencies of one stage. So each further folder is the dependency of a stage of its own,
+whose output changes when the folder does, and ``prepare`` depends on these outputs (docs/decisions/0033).
+"""
+
+import sys
+
+from ssl_core.config import ConfigError, unknown_name
+from tasks.runtime import files
+from tasks.runtime.errors import UsageError
+from tasks.runtime.image_folders import more_paths
+from tasks.runtime.params import data_config, load
+from tasks.runtime.stage import Body, Stage, main
+from tasks.runtime.stage_name import StageName
+
+
+def make(name: str) -> tuple[Stage, Body]:
+    """The stage of one folder, its parameters checked."""
+    folders = more_paths(data_config(load()))
+    if name not in folders:
+        raise ConfigError(unknown_name(f"data.more.{name}", name, folders))
+    path = folders[name]
+
+    def body(stage: Stage) -> None:
+        files.write_text(stage.out(f"data/more/{name}.txt"), f"{files.listing_digest(path)}\n")
+
+    return Stage(StageName("prepare_more", folder=name), listed=[path]), body
+
+
+def command(arguments: list[str]) -> None:
+    """``NAME`` from the command line."""
+    if len(arguments) != 1:
+        raise UsageError("usage: python -m tasks.prepare.more NAME")
+    main(lambda: make(*arguments))
+
+
+if __name__ == "__main__":
+    command(sys.argv[1:])

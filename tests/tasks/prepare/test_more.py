@@ -1,0 +1,95 @@
+"""``data.more``: several folders that are read as one, each of which DVC watches."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ssl_core.config import ConfigError
+from tasks.dvc import graph
+from tasks.prepare.preparation import prepare
+from tasks.runtime import files
+from tasks.runtime.errors import DataError, UsageError
+from tasks.runtime.params import data_config, task_configs
+from tests.support import corpus, project
+from tests.tasks.prepare.test_prepare import class_folders, config, run, tree, write
+
+
+def test_what_lies_in_the_same_place_of_several_folders_is_alike(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "one", class_folders(6)), write(tmp_path / "two", class_folders(4, seed=1))
+    write(two, {f"owl/{n}.png": corpus.encoded(corpus.picture(5000 + n)) for n in range(8)} | {"cat/.hidden.png": b"x"})
+    data = run(tmp_path, config(one, more={"y26": str(two)}))
+    assert data.meta["classes"] == ["bird", "cat", "fish", "owl"] and data.meta["source"] == "one, two"
+    every = data.train_files + data.test_files
+    assert len(every) == 6 * 3 + 4 * 3 + 8 and {"cat/5.png", "cat/y26:3.png", "owl/y26:7.png"} <= set(every)
+    alone = run(tmp_path, config(two), "alone")
+    pixels = {name: image.tobytes() for name, image in zip(data.train_files, data.train_images, strict=True)}
+    for name, image in zip(alone.train_files, alone.train_images, strict=True):
+        assert pixels.get(name.replace("/", "/y26:"), image.tobytes()) == image.tobytes()
+
+
+def test_each_folder_may_hold_one_class_or_one_split(tmp_path: Path) -> None:
+    for name in ("bird", "cat"):
+        write(tmp_path / name, {path: data for path, data in class_folders(4).items() if path.startswith(name)})
+    data = run(tmp_path, config(tmp_path / "bird", more={"cats": str(tmp_path / "cat")}))
+    assert data.meta["classes"] == ["bird", "cat"]
+    for split in ("train", "test"):
+        write(tmp_path / split, {path: data for path, data in tree().items() if path.startswith(split)})
+    data = run(tmp_path, config(tmp_path / "train", more={"later": str(tmp_path / "test")}), "splits")
+    assert len(data.train_files) == 18 and len(data.test_files) == 6 and "test/cat/later:0.png" in data.test_files
+
+
+def test_hashes_and_refusals_name_the_folder(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "one", class_folders(4)), write(tmp_path / "two", class_folders(4, seed=1))
+    (two / "SHA256SUMS").write_text(f"{'0' * 64}  cat/0.png\n")
+    (two / "cat/away.png").symlink_to("/etc/passwd")
+    prepare(config(one, more={"b": str(two)}, max_bad=2), tmp_path / "out")
+    bad = {entry["file"]: entry["reason"] for entry in files.read_json(tmp_path / "out" / "audit.json")["quarantined"]}
+    assert set(bad) == {"cat/b:0.png", "cat/b:away.png"} and bad["cat/b:0.png"] == "differs from its hash in SHA256SUMS"
+    with pytest.raises(DataError, match=r"2 of 25 files cannot be used .*'cat/b:0\.png': differs"):
+        prepare(config(one, more={"b": str(two)}), tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"source": "table", "more": {"b": "two"}}, "data.more is of source: folder; source: table is one path"),
+        ({"source": "folder", "more": {"B c": "two"}}, "data.more: 'B c' is no name"),
+        ({"source": "folder", "more": ["two"]}, r"data.more is \['two'\]; it must be a mapping"),
+        ({"source": "folder", "more": {"b": 1}}, "data.more.b is 1"),
+    ],
+)
+def test_what_data_more_cannot_be_is_named(values: dict[str, object], said: str, root: Path) -> None:
+    shipped = graph.read_params(root)
+    with pytest.raises(ConfigError, match=said):
+        data_config(shipped | {"data": shipped["data"] | values})
+
+
+def test_a_task_is_one_folder(root: Path) -> None:
+    values = graph.read_params(root)
+    values["run"]["tasks"], values["tasks"] = ["t"], {"t": {"source": "folder", "path": "x", "more": {"b": "two"}}}
+    with pytest.raises(ConfigError, match=r"tasks\.t\.more: a task is one folder"):
+        task_configs(values)
+
+
+def test_dvc_watches_every_folder(tmp_path: Path) -> None:
+    home = project.copy_project(tmp_path / "p", git=True)
+    write(home / "one", class_folders(4))
+    write(home / "two", class_folders(4, seed=1))
+    project.set_params(home, {"data": {"source": "folder", "path": "one", "more": {"b": "two"}, "image_size": 16}})
+
+    def repro() -> str:
+        done = subprocess.run(["dvc", "repro", "prepare"], cwd=home, env=project.environment(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "Running stage 'prepare_more@b'" in (said := repro()) and "one: 3 classes" in said
+    assert "Running stage" not in repro()
+    write(home / "two", {"cat/new.png": corpus.encoded(corpus.picture(9000))})
+    assert [stage.name for stage in graph.plan(home) if stage.stale][:2] == ["prepare_more@b", "prepare"]
+    assert "Running stage 'prepare'" in repro()
+    names = [(home / f"data/prepared/{split}_files.txt").read_text() for split in ("train", "test")]
+    assert "cat/b:new.png" in "".join(names)
+    project.set_params(home, {"data": {"more": {"c": "one/cat"}}})
+    with pytest.raises(UsageError, match=r"data\.more\.c: .*one/cat and data\.path, .*one, hold the same images"):
+        graph.plan(home)
