@@ -3,6 +3,8 @@
 ``python -m benchmarks.channels --cifar10 cifar10.tar.xz`` (an archive with ``train/CLASS/*`` and ``test/CLASS/*``; the dark
 images are made from the embedded ones). Every set is a clone of this project's last commit in which prepare, pretrain and
 evaluate run as ever. It can be interrupted; the same command continues. The page is written after each set.
+
+``--methods counting lejepa --images 960000 --page docs/channels-longer.md`` asks the same of a few methods, trained longer.
 """
 
 import argparse
@@ -26,7 +28,7 @@ from tasks.prepare.sources.sample import SAMPLE, read_sample
 from tasks.runtime import files
 from tasks.runtime.words import markdown
 
-PAGE = Path("docs/channels.md")
+PAGE, LONGER = Path("docs/channels.md"), Path("docs/channels-longer.md")
 SHARE = 3
 """Every so manieth of the embedded images is taken for the dark ones."""
 EACH = {"train": 1000, "test": 300}
@@ -104,9 +106,9 @@ SETS = {
 BANDS, DEPTHS = ("4 bands", "13 bands"), ("8 bits", "16 bits")
 
 
-def methods(name: str) -> list[str]:
-    """Those that are trained on a set."""
-    return list(METHODS) if name in BANDS else list(FEW)
+def methods(name: str, asked: Sequence[str] = tuple(METHODS)) -> list[str]:
+    """Those of ``asked`` that are trained on a set."""
+    return [method for method in METHODS if method in asked and (name in BANDS or method in FEW)]
 
 
 Scores = Mapping[str, Sequence[float]]
@@ -135,37 +137,40 @@ def shown(found: Scores, name: str) -> list[str]:
 def table(found: Mapping[str, Scores], names: Sequence[str]) -> str:
     """The rows of the sets ``names``, in the order of the methods."""
     head = ["method", *(cell for name in names for cell in (name, "above untrained"))]
-    rows = [*methods(names[0]), UNTRAINED]
+    rows = [*methods(names[0], list(found[names[0]])), UNTRAINED]
     return markdown([head, *([row, *(cell for name in names for cell in shown(found[name], row))] for row in rows)])
 
 
 def compared(found: Scores, about: str) -> str:
     """Which methods are above the untrained encoders by more than these differ, as an item of a list."""
     apart = 2 * statistics.stdev(found[UNTRAINED])
-    ahead = {name: found[name][0] - untrained(found) for name in METHODS}
+    ahead = {name: found[name][0] - untrained(found) for name in METHODS if name in found}
     above = [name for name, points in ahead.items() if points > apart]
     below = [name for name, points in ahead.items() if points < -apart]
-    within = [name for name in METHODS if name not in (*above, *below)]
+    within = [name for name in ahead if name not in (*above, *below)]
     return (
-        f"- On {about}, {sum(points > 0 for points in ahead.values())} of {len(METHODS)} are above the mean of the untrained"
+        f"- On {about}, {sum(points > 0 for points in ahead.values())} of {len(ahead)} are above the mean of the untrained"
         f" encoders, {len(above)} by more than twice\n  their standard deviation. Within it: {', '.join(within) or 'none'}."
         f" Below: {', '.join(below) or 'none'}."
     )
 
 
-def page(found: Mapping[str, Scores], directory: Path, images: int) -> str:
-    """What ``docs/channels.md`` holds, of the sets that are done."""
+def page(found: Mapping[str, Scores], directory: Path, images: int, asked: Sequence[str] = tuple(METHODS)) -> str:
+    """What ``docs/channels.md`` holds, of the sets that are done; of a few methods, ``docs/channels-longer.md``."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=directory, capture_output=True, text=True, check=True)
+    every = list(asked) == list(METHODS)
     command = f"python -m benchmarks.channels --cifar10 cifar10.tar.xz --images {images}"
+    command += "" if every else f" --methods {' '.join(asked)} --page {LONGER}"
     budget = BUDGET.format(images=images, steps=images // BATCH)
+    budget += "" if every else " The other methods, with a fourth of these images, are [on the page before](channels.md)."
     parts = [INTRODUCTION, budget, "\n".join([f"Made by `{command}` at commit {commit.stdout.strip()}.", *machine()])]
     done = [name for name in BANDS if name in found]
     if done:
         said = "\n".join(compared(found[name], SETS[name].about) for name in done)
-        parts += ["## All methods on 4 and 13 bands", said, table(found, done)]
+        parts += [f"## {'All' if every else 'Some'} methods on 4 and 13 bands", said, table(found, done)]
     if set(DEPTHS) <= set(found):
         parts += ["## 16 bits against 8", DEPTH, table(found, DEPTHS)]
-    missing = ", ".join(name for name in SETS if name not in found)
+    missing = ", ".join(name for name in SETS if name not in found and methods(name, asked))
     return "\n\n".join([*parts, f"Not measured yet: {missing}."] if missing else parts) + "\n"
 
 
@@ -192,6 +197,8 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path(".ssl/channels"), help="where to work (kept, to continue)")
     parser.add_argument("--cifar10", type=Path, help="archive of CIFAR-10 as image files")
     parser.add_argument("--images", type=int, default=240000, help="train.images; another number: another --work")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="those to train")
+    parser.add_argument("--page", type=Path, default=PAGE, help="where to write")
     parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)  # within a workspace
     options = parser.parse_args()
     if options.train:
@@ -201,14 +208,16 @@ def main() -> int:
         parser.error("--cifar10: the bands are made from its images")
     found: dict[str, Scores] = {}
     for name, images in SETS.items():
+        if not methods(name, options.methods):
+            continue
         directory = options.work.resolve() / name.replace(" ", "-")
-        rows = {"run": {"methods": [UNTRAINED, *methods(name)], "seeds": [0]}}
+        rows = {"run": {"methods": [UNTRAINED, *methods(name, options.methods)], "seeds": [0]}}
         workspace(directory, images, options, SMALLER | rows)
         command = [sys.executable, "-m", "benchmarks.channels", "--work", ".", "--train"]
         subprocess.run(command, cwd=directory, check=True)
         found[name] = scores(directory)
-        files.write_text(PAGE, page(found, directory, options.images))
-    print(f"written: {PAGE}")
+        files.write_text(options.page, page(found, directory, options.images, options.methods))
+    print(f"written: {options.page}")
     return 0
 
 
