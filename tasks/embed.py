@@ -177,6 +177,15 @@ def write_sheet(path: Path, sections: Sequence[Section], names: list[str], sourc
     print(f"sheet of pictures -> {path}")
 
 
+def below(path: Path, query: str | None) -> str | None:
+    """The name of an image below ``path``, of ``./NAME`` and of its whole path too."""
+    if query is None or not path.is_dir():
+        return query
+    whole = Path(query).expanduser()
+    inside = whole.is_absolute() and whole.is_relative_to(path.resolve())
+    return str(whole.relative_to(path.resolve())) if inside else query.removeprefix("./")
+
+
 def check_query(query: str | None, images: Source, encoder: registry.Loaded) -> None:
     """Refuse a query that cannot be decoded, before all others are.
 
@@ -232,6 +241,7 @@ def main() -> None:
         check_output(arguments.sheet, "PNG", arguments.path)
     if arguments.sheet and arguments.sheet.resolve() == arguments.output:
         raise UsageError(f"--output and --sheet are both {arguments.output}; give each its own file")
+    arguments.query = below(arguments.path, arguments.query)
     images = open_images(arguments.path, arguments.query, arguments.follow_links)
     encoder = registry.load(arguments.model)
     check_query(arguments.query, images, encoder)

@@ -16,7 +16,7 @@ from tasks.prepare import levels
 from tasks.prepare.decoding import DEPTH, Facts
 from tasks.prepare.intake import ONE_WORKER, depth_of
 from tasks.prepare.layout import Item, shown
-from tasks.prepare.names import left_out, to_read
+from tasks.prepare.names import PICTURES, left_out, to_read
 from tasks.prepare.source import FileSource, Source
 from tasks.prepare.sources.archive import ArchiveSource
 from tasks.prepare.sources.folder import FolderSource
@@ -60,6 +60,8 @@ def open_images(path: Path, query: str | None = None, follow_links: bool = False
     """
     if not path.exists():
         raise UsageError(f"{path} does not exist")
+    if path.is_file() and path.suffix.lower() in PICTURES:
+        raise UsageError(f"{path} is one image; give its folder, and --query {path.name} for the neighbors of this one")
     source = _Folder(path, follow_links) if path.is_dir() else _Archive(path)
     source.bad = [(name, reason.replace("data.follow_links: true", "--follow-links")) for name, reason in source.bad]
     names = {shown(item.name) for item in source.items}

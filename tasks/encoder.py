@@ -35,7 +35,7 @@ def load(model: str | Path, store: str | None = None) -> ImageEncoder:
 
         return registry.load(str(model), store).module
     folder = Path(model).expanduser()
-    if not folder.is_dir():
+    if not str(model).strip() or not folder.is_dir():
         raise UsageError(f"{model} is neither a folder nor an address models:/NAME@ALIAS")
     if (folder / saved_encoder.FACTS).exists():
         return _trained(folder)

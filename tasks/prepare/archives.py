@@ -51,6 +51,9 @@ class Member:
 class Archive:
     """A checked archive.
 
+    Args:
+        remedy: what a user may do where a member could do harm.
+
     Attributes:
         members: the regular files by normalized name.
         folders: names of the folders.
@@ -59,8 +62,8 @@ class Archive:
         DataError: not an archive, damaged, or with a member that could do harm.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, remedy: str = "unpack it yourself and use data.source: folder if you trust it"):
+        self.path, self._remedy = path, remedy
         self.limit = RATIO * path.stat().st_size + SLACK
         self.members: dict[str, Member] = {}
         self.folders: set[str] = set()
@@ -68,7 +71,8 @@ class Archive:
             start = file.read(262)
         self._zip = start[:4] in (b"PK\x03\x04", b"PK\x05\x06")
         self._open: Any = next((o for magic, o in OPENERS.items() if start.startswith(magic)), None)
-        if not (self._zip or self._open or start[257:] == b"ustar"):
+        empty = len(start) == 262 and not any(start)  # a tar of no members is nothing but zeros
+        if not (self._zip or self._open or start[257:] == b"ustar" or empty):
             raise DataError(f"{path} is not a tar (plain, gz, xz, bz2) or zip archive")
         try:
             if self._zip:
@@ -96,9 +100,7 @@ class Archive:
     # ------------------------------------------------------------------ both kinds
 
     def _reject(self, name: str, why: str) -> None:
-        raise DataError(
-            f"{self.path} is rejected: {name!r} {why}; unpack it yourself and use data.source: folder if you trust it"
-        )
+        raise DataError(f"{self.path} is rejected: {name!r} {why}; {self._remedy}")
 
     def _add(self, name: str, position: int, size: int, folder: bool) -> None:
         if name.startswith("/") or (len(name) > 1 and name[1] == ":") or "\0" in name:
@@ -135,7 +137,7 @@ class Archive:
                     self._reject(info.name, "is a link, a device or another special file")
                 self._add(info.name, info.offset_data, info.size, info.isdir())
                 tar.members.clear()  # tarfile keeps every header otherwise
-            stream.seek(tar.offset)
+            stream.seek(tar.offset if self.members or self.folders else 0)
             if stream.read(BLOCK) != bytes(BLOCK):  # tarfile takes a damaged header for the end
                 raise EOFError("the end mark is missing")
             while stream.read(1 << 20):  # to the end, where the compression's own checksum is

@@ -114,6 +114,8 @@ def _numpy(data: bytes) -> Array:
         values = np.lib.format.read_array(BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise BadImage(f"not an array that can be read: {decoding.one_line(error)}") from None
+    if values.dtype.kind not in "biuf":
+        raise BadImage(f"an array of {values.dtype}; it must be of whole numbers or floats")
     if values.ndim not in (2, 3) or not values.size:
         raise BadImage(f"an array of shape {values.shape}; it must be (H, W), (H, W, C) or (C, H, W)")
     return values

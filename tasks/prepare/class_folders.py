@@ -15,6 +15,10 @@ Parts = tuple[str, ...]
 Placed = tuple[str, str, Parts]
 """(split, name, path inside the split)"""
 PARTS = {"image", "images", "img", "imgs", "mask", "masks", "label", "labels", "annotation", "annotations", "depth", "edges"}
+PARTS |= {"jpegimages", "segmentationclass", "segmentationobject", "segmentation", "segmentations", "gt", "groundtruth"}
+PARTS |= {"ground_truth", "target", "targets", "lr", "hr"}
+PAIR = {"a", "b"}
+"""Two pictures of one place, beside one of ``PARTS`` or alone."""
 NO_CLASS = re.compile(
     r"(fold|split|part|batch|chunk|shard|set|images?|imgs?|masks?)[ _-]?[0-9]+"  # of one set
     r"|(19|20)[0-9]{2}([-_. ]?[0-9]{2}){0,2}"  # a year, a month, a day
@@ -66,13 +70,14 @@ def check(placed: Iterable[Placed], where: str, rule: ClassFolder | None = None,
     deepest = set.union(*by_split.values()) if by_split and set.intersection(*by_split.values()) else set()
     lower = {f"{name}/{folder}" for name, folders in inside.items() for folder in folders}
     kinds = of_one_set(sorted(set().union(*inside.values())), "folders in the classes")
+    tops = of_one_set(sorted(inside), "folders")
     if rule == "top":
         return kinds
     several = deepest and not loose and all(len(folders) > 1 for folders in inside.values())
     year = re.search(r"(19|20)[0-9]{2}/$", around) and all(re.fullmatch("[0-9]{2}", name) for name in inside)
     other = len(inside) > 1 and (year or all(NO_CLASS.fullmatch(name.lower()) for name in inside))
     if len(inside) > 1 and (several or (other and lower)):
-        raise DataError(f"{where} {_readings(set(inside), deepest)}{''.join(f'; {text}' for text in kinds)}")
+        raise DataError(f"{where} {_readings(set(inside), deepest)}{''.join(f'; {text}' for text in (*kinds, *tops))}")
     _check_twice(inside, where)
     if other:
         return [f"the folders {listed(inside)} are taken for classes; if they are none, set data.class_folder: none"]
@@ -122,25 +127,27 @@ def _readings(tops: set[str], deepest: set[str]) -> str:
 def of_one_set(names: Sequence[str], what: str = "classes") -> list[str]:
     """A warning where the classes, or folders in them, are called what images and their masks are kept in."""
     found = [name for name in names if name.lower() in PARTS]
-    if len(found) < 2:
+    pair = [name for name in names if name.lower() in PAIR]
+    if len(found) < 2 and not (len(pair) == 2 and len(names) == 2 + len(found)):
         return []
+    found += pair
     return [f"the {what} {listed(found)} look like parts of one set of images: keep those of the images alone in data.path"]
 
 
 def alike(classes: Sequence[str]) -> list[str]:
-    """Warnings for class names that look the same: another case, or another Unicode form."""
+    """Warnings for class names that look the same: another case, other blanks, or another Unicode form."""
     seen: dict[str, str] = {}
     warnings = []
     for name in classes:
         if folded(name) in seen:
-            warnings.append(f"the classes {seen[folded(name)]!r} and {name!r} differ only in case or Unicode form")
+            warnings.append(f"the classes {seen[folded(name)]!r} and {name!r} differ only in case, blanks or Unicode form")
         seen.setdefault(folded(name), name)
     return warnings
 
 
 def folded(name: str) -> str:
     """What names that look the same have in common."""
-    return unicodedata.normalize("NFC", name).casefold()
+    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
 
 
 def listed(names: Iterable[str]) -> str:

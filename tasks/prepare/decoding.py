@@ -145,7 +145,7 @@ def has_bands(data: bytes, channels: int, bits: int) -> bool:
     if data[:2] in (b"II", b"MM"):
         from tasks.prepare import tiff
 
-        return tiff.has_deep_color(data)
+        return tiff.is_beyond_pictures(data)
     return data[1:4] == b"PNG" and data[24:26] in (b"\x10\x02", b"\x10\x06")  # 16 bits of a color
 
 

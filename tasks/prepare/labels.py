@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Number
 from typing import Any
@@ -44,6 +44,8 @@ class Row:
     split: str = "train"
     group: str = ""
     """Images of one group (a patient, a place, a film) stay in one split; empty: of none."""
+    among: Sequence[str] | None = None
+    """Class names, where the label is a position among them."""
 
 
 def class_of(row: Row, where: str) -> str | None:
@@ -104,14 +106,14 @@ def _check_single(labels: Iterable[str | None], where: str) -> list[str]:
 
 def group_of(value: Any) -> str:
     """The group that a table or a shard gives an image; none where the value is missing."""
-    text = "" if is_nothing(value) else str(value).strip()
+    text = "" if is_nothing(value) or str(value).strip() == "None" else str(value).strip()
     return whole[1] if (whole := WHOLE.fullmatch(text)) else text
 
 
 def is_nothing(value: Any) -> bool:
     """None, or what stands for it where numbers or words are."""
     if isinstance(value, str):
-        return value.lower() in NO_LABEL
+        return value.strip().lower() in NO_LABEL
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -131,31 +133,28 @@ def _read_as_nothing(rows: Iterable[Row]) -> list[str]:
     ]
 
 
-def arranged(rows: Sequence[Row], names: Sequence[str] | None, where: str) -> tuple[list[Item], list[str], list[str]]:
+def arranged(rows: Sequence[Row], where: str) -> tuple[list[Item], list[str], list[str]]:
     """Items, class names and warnings of the rows.
-
-    Args:
-        names: class names where labels are positions among them.
 
     Raises:
         DataError: an unknown split, a label that is no class, a name with two labels, or a group in two splits.
     """
-    labels = [class_of(row, where) for row in rows]
-    commas = _check_single(labels, where)
-    if names is not None:  # as in the test split of ImageNet-1k
-        labels = [None if label == NOT_KNOWN else label for label in labels]
+    said = [class_of(row, where) for row in rows]
+    commas = _check_single([label for row, label in zip(rows, said, strict=True) if row.among is None], where)
+    labels = [_named(label, row.among, where) for row, label in zip(rows, said, strict=True)]
     splits = [_split(row, where) for row in rows]
+    _check_trained(splits, where)
     use = {split: split for split in ("train", "test")} | {"unlabeled": "train"}
     if "test" not in splits:
         use["val"] = "test"
     read = {label for label, split in zip(labels, splits, strict=True) if split in use and split != "unlabeled"}
-    classes = sorted(read - {None}, key=_in_order)
-    if len(classes) == 1 and names is None:
+    order = {name: at for at, name in enumerate(dict.fromkeys(n for among in _namings(rows) for n in among))}
+    classes = sorted(read - {None}, key=lambda label: (order.get(label, len(order)), *_in_order(label)))
+    if len(classes) == 1 and not order:
         raise DataError(
             f"{where} has one class only ({classes[0]!r}), so there is nothing to tell apart; leave the labels out to pretrain"
             " without them"
         )
-    shown = [_named(label, names, where) for label in classes]
     numbers = {label: number for number, label in enumerate(classes)}
     items: dict[str, Item] = {}
     for row, label, split in zip(rows, labels, splits, strict=True):
@@ -166,7 +165,7 @@ def arranged(rows: Sequence[Row], names: Sequence[str] | None, where: str) -> tu
         if items.setdefault(row.name, item) != item:
             raise DataError(f"{where}: {row.name!r} is listed twice, with different labels, splits or groups")
     _check_groups(items.values(), classes, where)
-    _check_splits(items.values(), shown, where)
+    _check_splits(items.values(), classes, where)
     silent = (
         sum(use.get(split) == "test" and label is None for split, label in zip(splits, labels, strict=True)) if classes else 0
     )
@@ -176,7 +175,23 @@ def arranged(rows: Sequence[Row], names: Sequence[str] | None, where: str) -> tu
     if silent:
         what = counted(silent, "image of the test split has no label", "images of the test split have no labels")
         notes.append(f"{what}: trained on without them")
-    return list(items.values()), shown, [*notes, *alike(shown), *_read_as_nothing(rows), *commas]
+    return list(items.values()), classes, [*notes, *alike(classes), *_read_as_nothing(rows), *_odd(labels, order), *commas]
+
+
+def _namings(rows: Iterable[Row]) -> list[Sequence[str]]:
+    """The lists of class names of the rows, each once."""
+    return list({id(row.among): row.among for row in rows if row.among is not None}.values())
+
+
+def _odd(labels: Sequence[str | None], named: Collection[str]) -> list[str]:
+    """That what may stand for no label is a class: -1 among whole numbers, and None as Python writes it."""
+    known = {label for label in labels if label is not None}
+    odd = [NOT_KNOWN] if NOT_KNOWN in known and not named and all(map(POSITION.fullmatch, known)) else []
+    odd += ["None"] if "None" in known - set(named) else []
+    return [
+        f"{counted(labels.count(word), 'image has', 'images have')} the label {word}: a class; leave it empty if it is none"
+        for word in odd
+    ]
 
 
 def _in_order(label: str) -> tuple[int, int, str]:
@@ -184,9 +199,10 @@ def _in_order(label: str) -> tuple[int, int, str]:
     return (0, int(label), label) if POSITION.fullmatch(label) else (1, 0, label)
 
 
-def _named(label: str, names: Sequence[str] | None, where: str) -> str:
-    if names is None:
-        return label
+def _named(label: str | None, names: Sequence[str] | None, where: str) -> str | None:
+    """The class's name; the test split of ImageNet-1k has -1 where nothing is known."""
+    if names is None or label is None or label == NOT_KNOWN:
+        return label if names is None else None
     if not POSITION.fullmatch(label) or not 0 <= int(label) < len(names):
         raise DataError(f"{where}: the label {label} is none of its {len(names)} classes")
     return names[int(label)]
@@ -196,6 +212,16 @@ def _split(row: Row, where: str) -> str:
     if split := role_of(row.split):
         return split
     raise DataError(f"{where}: {row.name!r} has the split {row.split!r}; it must be one of {', '.join(SPLITS)}")
+
+
+def _check_trained(splits: Sequence[str], where: str) -> None:
+    """Refuse rows of which none is to be trained on."""
+    if splits and not {"train", "unlabeled"} & set(splits):
+        named = " and ".join(sorted(set(splits)))
+        raise DataError(
+            f"{where}: every image is of the split {named}, by a column or by the name of the list, the shard or their folder;"
+            " there must be some to train on. If this is no split, give it another name"
+        )
 
 
 def _check_splits(items: Iterable[Item], classes: Sequence[str], where: str) -> None:

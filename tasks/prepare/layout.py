@@ -16,7 +16,7 @@ from tasks.prepare.class_folders import ClassFolder, Parts, Placed, folded, list
 from tasks.prepare.names import by_count, is_image
 from tasks.prepare.split_names import role_of, roles_of
 from tasks.runtime.errors import DataError
-from tasks.runtime.words import counted
+from tasks.runtime.words import counted, few
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,9 +260,10 @@ def _check_folders(placed: Sequence[Placed], folders: Iterable[tuple[str, tuple[
             f"{where} has one class only ({only!r}), so there is nothing to tell apart; add classes, or set"
             " data.class_folder: none to take the images without labels"
         )
-    for split, path in sorted(folders):
-        if split in classes and len(path) == 1 and path[0] not in classes[split]:
-            raise DataError(f"{where}: the class folder {path[0]!r} in {split} holds no images; fill it or remove it")
+    empty = [(split, path[0]) for split, path in sorted(folders) if split in classes and len(path) == 1]
+    if empty := [f"{name!r} in {split}" for split, name in empty if name not in classes[split]]:
+        what = counted(len(empty), "class folder holds", "class folders hold")
+        raise DataError(f"{where}: {what} no images: {few(empty)}; fill what is empty, or remove it")
     if any(split == "test" for split, _, _ in placed):
         if not classes["train"] & classes["test"]:
             raise DataError(

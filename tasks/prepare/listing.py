@@ -16,6 +16,7 @@ from tasks.runtime.words import counted, few
 
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """What the machine lacks, which says nothing of the file."""
+LEADS_OUT = "a link that leads out of the folder (data.follow_links: true reads it)"
 READ_ANYWAY = " (a link to a folder that is read anyway)"
 AROUND = " (a link to a folder that it lies in)"
 """What only that folder holds is not read; a link to it would never end."""
@@ -106,7 +107,7 @@ class Listing:
         if not os.path.exists(target):  # noqa: PTH110  no exception where this user may not look
             self.bad.append((name, "a link that leads nowhere, or where this user may not look"))
         elif not self._may_be_read(target):
-            self.bad.append((name, "a link that leads out of the folder (data.follow_links: true reads it)"))
+            self.bad.append((name, LEADS_OUT))
         elif target.is_dir() and inside and not hidden:
             self.ignored.append(f"{name}{READ_ANYWAY}")
         elif target.is_dir() and any(place.is_relative_to(target) for place in way):
@@ -137,6 +138,8 @@ class Listing:
         except OSError as error:
             if error.errno in SHORT:
                 raise
+            if error.errno == errno.ELOOP and path.is_symlink():
+                return BadImage(LEADS_OUT)
             return BadImage(f"cannot be read ({error.strerror})")
 
 

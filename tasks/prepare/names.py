@@ -8,9 +8,13 @@ from tasks.runtime.words import counted, few
 
 NOT_IMAGES = set(  # what lies beside images; any other suffix is judged by content
     ".txt .md .rst .csv .tsv .json .jsonl .xml .yaml .yml .toml .html .htm .css .js .py .ipynb .sh .log .mat .db .sqlite"  # noqa: SIM905
-    " .ini .lock .cls .dvc .sha256 .md5 .npz .parquet .xls .xlsx .doc .docx".split()
+    " .ini .lock .cls .dvc .sha256 .md5 .npz .parquet .xls .xlsx .doc .docx"
+    " .xmp .tfw .jgw .pgw .wld .prj .ovr".split()
 )
+HOLD_IMAGES = set(".mp4 .avi .mov .mkv .webm .m4v .mpg .zip .tar .gz .tgz .rar .7z".split())  # noqa: SIM905
+"""Videos and archives: not read, and told."""
 HIDDEN = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "dicomdir"}
+HIDDEN |= {"$recycle.bin", "system volume information", "lost+found"}
 OWN = {".git", ".dvc", ".ssl", ".venv", ".ipynb_checkpoints", ".thumbnails"}
 """Hidden folders in which tools keep what is theirs."""
 PICTURES = set(".jpg .jpeg .png .bmp .gif .webp .tif .tiff .npy .dcm".split())  # noqa: SIM905
@@ -21,7 +25,7 @@ ARRAY = ".npy"
 def is_image(name: str) -> bool:
     """Whether a file counts as an image: not hidden, and not of a kind that lies beside images (text, tables, code)."""
     path = PurePosixPath(name)
-    return not is_hidden(name) and path.name != SUMS and path.suffix.lower() not in NOT_IMAGES
+    return not is_hidden(name) and path.name != SUMS and path.suffix.lower() not in NOT_IMAGES | HOLD_IMAGES
 
 
 def is_hidden(name: str) -> bool:
@@ -40,12 +44,15 @@ def to_read(names: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def left_out(others: Iterable[str], read: Sequence[str]) -> list[str]:
-    """A warning of images among the files that are not ``read``: in hidden folders (not those where tools keep theirs), and
-    arrays beside pictures."""
+    """Warnings of what may hold images among the files that are not ``read``: in hidden folders (not those where tools keep
+    theirs), arrays beside pictures, videos and archives."""
     others = list(others)
     arrays = sum(PurePosixPath(name).suffix.lower() == ARRAY and is_image(name) for name in others)
     lie = counted(arrays, ".npy file lies", ".npy files lie")
     found = [f"{lie} beside pictures and are not used"] if arrays and read else []
+    if holders := [name for name in others if PurePosixPath(name).suffix.lower() in HOLD_IMAGES and not is_hidden(name)]:
+        what = counted(len(holders), "video or archive is", "videos or archives are")
+        found.append(f"{what} not read: {few(map(repr, holders))}")
     counts = Counter[str]()
     for path in map(PurePosixPath, others):
         hidden = next((part for part in path.parts[:-1] if part.startswith(".")), "")

@@ -17,7 +17,7 @@ from tasks.prepare import auditing, bands, levels, tiled, transparency
 from tasks.prepare.intake import Seen, Split, decode_into, new_split
 from tasks.prepare.layout import one_per_line, shown
 from tasks.prepare.source import Source, open_source
-from tasks.prepare.splits import HOLDOUT, chosen_share, split_rows
+from tasks.prepare.splits import HOLDOUT, chosen_share, split_rows, without_single
 from tasks.runtime import audit, files
 from tasks.runtime.audit import Audit, Ignored, Quarantined
 from tasks.runtime.dataset import Array, blocks
@@ -56,6 +56,7 @@ def prepare(
         EnvironmentFault: not enough disk space, or no network for a download.
     """
     source = tiled.cut_as_asked(open_source(config), config, check, progress_file)
+    source.items, source.classes = without_single(source.items, source.classes, config, source.warnings)
     chosen = split_rows(source.items, source.classes, config, source.warnings)
     size = sum(map(len, chosen.values())) * config.channels * config.stored**2 * config.bits // 8
     files.check_space(target, int(size * 1.05) + (16 << 20), "free some, or lower data.max_train or data.image_size")

@@ -5,6 +5,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from tasks.prepare.class_folders import ClassFolder
 from tasks.prepare.decoding import BadImage, Part
 from tasks.prepare.layout import Item
 from tasks.prepare.names import SUMS, is_image, left_out, to_read
+from tasks.prepare.split_names import role_of, words_of
 from tasks.prepare.tiff import MOST
 from tasks.runtime.dataset import Array
 from tasks.runtime.errors import DataError
@@ -20,6 +22,11 @@ from tasks.runtime.params import DataConfig
 from tasks.runtime.words import few
 
 Content = bytes | Array | BadImage
+READ = (".csv", ".tsv", ".parquet")
+LISTS = (*READ, ".jsonl", ".json", ".xlsx", ".xls")
+"""What may be a list of images; ``data.source: table`` reads some."""
+BELOW = "metadata.csv"
+"""A list that may lie below the top, of what lies beside it."""
 OWN_LICENSE = "not stated (the user's own images)"
 
 
@@ -125,6 +132,22 @@ def marked(name: str, mark: str) -> str:
     return f"{folder}{slash}{mark}:{file}" if mark and is_image(name) else name
 
 
+def _unread_lists(images: Sequence[str], others: Sequence[str], labelled: bool) -> list[str]:
+    """That lists lie beside the images which may hold their labels, or say their splits."""
+    own = {str(PurePosixPath(name).with_suffix("")) for name in images}  # what bears an image's name is about that one
+    lists = [n for n in others if n.lower().endswith(LISTS) and str(PurePosixPath(n).with_suffix("")) not in own]
+    if labelled:
+        lists = [name for name in lists if {role_of(word) for word in words_of(PurePosixPath(name).stem)} - {None}]
+    read = [name for name in lists if name.lower().endswith(READ) and ("/" not in name or name.endswith(BELOW))]
+    what = "their splits" if labelled else "no labels"
+    found = [f"{what}: lists as {min(read)!r} are read by data.source: table"] if read else []
+    if not read and lists:
+        found = [
+            f"{what}: {min(lists)!r} is not read; data.source: table reads .csv, .tsv and .parquet at the top of the folder"
+        ]
+    return found
+
+
 class FileSource(Source):
     """Images that are files, whose names say splits and classes."""
 
@@ -143,14 +166,17 @@ class FileSource(Source):
         refused = f"{len(self.bad)} refused: " + few((f"{name!r}: {reason}" for name, reason in sorted(self.bad)), between="; ")
         if self.bad and not images:
             raise DataError(f"{where} holds no images that can be used; {refused}")
+        images_in = {str(parent) for name in images for parent in PurePosixPath(name).parents}
+        others_in = {str(parent) for name in others for parent in PurePosixPath(name).parents}
+        without = sorted(others_in - images_in)
         try:
-            arranged = layout.arrange(images, folders, where, self.class_folder)
+            arranged = layout.arrange(images, [f for f in folders if f not in without], where, self.class_folder)
         except DataError as error:
             raise DataError(f"{error}; {refused}" if self.bad else str(error)) from None
         self.items, self.classes = arranged.items, arranged.classes
-        self.warnings += arranged.warnings
-        if not self.classes and (lists := [n for n in others if n.lower().endswith((".csv", ".tsv", ".parquet"))]):
-            self.warnings.append(f"no labels: lists as {min(lists)!r} are read by data.source: table")
+        self.warnings += [*arranged.warnings, *_unread_lists(images, others, bool(self.classes))]
+        if self.classes and without:
+            self.warnings.append(f"no image lies in {few(map(repr, without))}: no class")
 
     def check_sums(self, text: bytes, mark: str = "") -> None:
         """Take the hashes of a SHA256SUMS file (``sha256sum``'s format); a listed image that is absent is bad.

@@ -37,7 +37,7 @@ def role_within(name: str) -> str | None:
     Raises:
         DataError: they are of two splits.
     """
-    found = {SPLITS[word] for word in _words(name) if word in SPLITS}
+    found = {SPLITS[word] for word in words_of(name) if word in SPLITS}
     if len(found) > 1:
         raise DataError(f"{name!r} names two splits, {' and '.join(sorted(found))}; leave one of them in the name")
     return next(iter(found), None)
@@ -57,7 +57,7 @@ def roles_of(folders: Iterable[str], where: str) -> dict[str, str]:
         return alone
     sets: dict[str, dict[str, str]] = {}
     for name in folders:
-        words = [word for word in _words(name) if word in SPLITS]
+        words = [word for word in words_of(name) if word in SPLITS]
         if len(words) == 1 and name not in alone:
             rest = re.sub(rf"(?<![^\W\d_]){words[0]}(?![^\W\d_])", "", _spaced(name), count=1)
             sets.setdefault(rest.strip(), {})[name] = SPLITS[words[0]]
@@ -80,5 +80,6 @@ def _spaced(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
 
 
-def _words(name: str) -> list[str]:
+def words_of(name: str) -> list[str]:
+    """The words of a name, in small letters."""
     return re.findall(r"[^\W\d_]+", _spaced(name))

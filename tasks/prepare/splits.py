@@ -1,6 +1,7 @@
 """Which images become training, test and held-out ones: seeded, stratified, the same for the same names."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from tasks.prepare.layout import Item
 from tasks.runtime.dataset import Array
 from tasks.runtime.errors import DataError
 from tasks.runtime.params import DataConfig
-from tasks.runtime.words import counted
+from tasks.runtime.words import counted, few
 
 TEST, MAX_TRAIN, MAX_TEST, HOLDOUT = 1, 2, 3, 4
 """Names of the random streams."""
@@ -85,6 +86,30 @@ def chosen_share(labels: Array, groups: Sequence[str], fraction: float, seed: in
     return stratified(labels, fraction, seed, purpose)
 
 
+def without_single(
+    items: Sequence[Item], classes: Sequence[str], config: DataConfig, warnings: list[str]
+) -> tuple[list[Item], list[str]]:
+    """The items and classes without those classes that have one image, which cannot be in both splits: it has no label then.
+
+    A source with a test split of its own stays as it is.
+
+    Raises:
+        DataError: fewer than two classes remain.
+    """
+    counts = np.bincount([item.label for item in items if item.label >= 0], minlength=len(classes))
+    single = {label for label, count in enumerate(counts) if count == 1}
+    if not (classes and single and config.test_fraction) or any(item.split == "test" for item in items):
+        return list(items), list(classes)
+    named = few(repr(classes[label]) for label in sorted(single))
+    what = f"{counted(len(single), 'class has', 'classes have')} one image, which cannot be in both splits"
+    if len(classes) - len(single) < 2:
+        raise DataError(f"{what}: {named}; add images")
+    warnings.append(f"{what}: {named}; trained on without a label")
+    kept = [label for label in range(len(classes)) if label not in single]
+    number = {label: at for at, label in enumerate(kept)}
+    return [replace(item, label=number.get(item.label, -1)) for item in items], [classes[label] for label in kept]
+
+
 def split_rows(items: Sequence[Item], classes: Sequence[str], config: DataConfig, warnings: list[str]) -> dict[str, Array]:
     """Positions of the training and the test images among ``items``.
 
@@ -97,11 +122,6 @@ def split_rows(items: Sequence[Item], classes: Sequence[str], config: DataConfig
     labels = np.array([item.label for item in items], np.int64)
     is_test = np.array([item.split == "test" for item in items], bool)
     if classes and not is_test.any():
-        counts = np.bincount(labels[labels >= 0], minlength=len(classes))
-        if config.test_fraction and counts.min() < 2:
-            raise DataError(
-                f"class {classes[counts.argmin()]!r} has one image, which cannot be in both splits; add images or remove it"
-            )
         is_test = chosen_share(labels, [item.group for item in items], config.test_fraction, config.seed, TEST)
         missing = set(range(len(classes))) - set(labels[is_test].tolist()) if config.test_fraction else set()
         if missing:

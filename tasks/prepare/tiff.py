@@ -5,7 +5,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from tasks.prepare import decoding
 from tasks.prepare.decoding import BadImage
@@ -35,10 +35,23 @@ def is_deep(image: Any) -> bool:
     return max(_numbers(image.tag_v2.get(BITS, 8))) > 8
 
 
-def has_deep_color(data: bytes) -> bool:
-    """Whether a file is a TIFF in color with more than 8 bits of each."""
-    with Image.open(BytesIO(data), formats=decoding.FORMATS) as image:
-        return image.format == "TIFF" and image.mode in ("RGB", "RGBA") and is_deep(image)
+def is_beyond_pictures(data: bytes) -> bool:
+    """Whether a file is a TIFF of several bands with more than 8 bits of each, or of bands that are no picture's."""
+    try:
+        with Image.open(BytesIO(data), formats=decoding.FORMATS) as image:
+            bands = int(image.tag_v2.get(BANDS, 1)) if image.format == "TIFF" else 0
+            return bands > 1 and image.mode != "L" and is_deep(image)
+    except UnidentifiedImageError:
+        return data[:4] in BEGINNINGS and is_of_bands(data)
+
+
+def is_of_bands(data: bytes) -> bool:
+    """Whether a TIFF is one that ``read`` takes, by its tags, of more than one band."""
+    try:
+        _, bands, _ = _tags(data)
+    except Exception:  # damaged in any way, or values of another type
+        return False
+    return bands > 1
 
 
 def check(image: Any) -> None:
@@ -72,15 +85,8 @@ def read(data: bytes) -> tuple[Array, bool]:
     Raises:
         BadImage: bands of another type, or a compression for pictures.
     """
-    tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if data[2:3] == b"+" or data[3:4] == b"+" else 8])
-    file = BytesIO(data)
-    file.seek(tags.next)
-    tags.load(file)
-    width, height, bands = int(tags[256]), int(tags[257]), int(tags.get(277, 1))
-    bits, kinds = set(tags.get(258, (1,))), set(tags.get(339, (1,)))
+    tags, bands, (width, height) = _tags(data)
     decoding.check_sides(width, height)
-    if len(bits) != 1 or not bits <= {8, 16} or kinds != {1} or not 1 <= bands <= MOST:
-        raise BadImage(f"{bands} bands of {sorted(bits)} bits; at most {MOST} unsigned ones of 8 or 16 bits can be read")
     if tags.get(259, 1) not in COMPRESSIONS:
         raise BadImage(f"{bands} bands in TIFF's compression {tags.get(259)}; use LZW, Deflate or none")
     if tags.get(284, 1) == 2:
@@ -91,6 +97,22 @@ def read(data: bytes) -> tuple[Array, bool]:
             values = _undo_differences(values, int(tags.get(322, width)))
     turn = UPRIGHT.get(int(tags.get(ORIENTATION, 1)))
     return (np.ascontiguousarray(turn(values)), True) if turn else (values, False)
+
+
+def _tags(data: bytes) -> tuple[Any, int, tuple[int, int]]:
+    """The first directory of a TIFF, the number of its bands, and its sides.
+
+    Raises:
+        BadImage: bands of another type.
+    """
+    tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if data[2:3] == b"+" or data[3:4] == b"+" else 8])
+    file = BytesIO(data)
+    file.seek(tags.next)
+    tags.load(file)
+    bands, bits, kinds = int(tags.get(277, 1)), set(tags.get(258, (1,))), set(tags.get(339, (1,)))
+    if len(bits) != 1 or not bits <= {8, 16} or kinds != {1} or not 1 <= bands <= MOST:
+        raise BadImage(f"{bands} bands of {sorted(bits)} bits; at most {MOST} unsigned ones of 8 or 16 bits can be read")
+    return tags, bands, (int(tags[256]), int(tags[257]))
 
 
 def _one_band(tags: Any, band: int, bands: int) -> dict[int, Any]:

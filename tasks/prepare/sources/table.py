@@ -5,23 +5,22 @@ Columns: ``path`` (below the folder; ``file_name``, ``filename``, ``file``, ``im
 Without a column ``split`` the name of the table says it, or that of its folder.
 """
 
-import csv
-import functools
-import io
 import json
-import re
+import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tasks.prepare.decoding import MAX_BYTES, BadImage, one_line
 from tasks.prepare.labels import Row, arranged, group_of, is_nothing, not_read
+from tasks.prepare.list_names import as_there, by_folders, partitions, split_of, without_endings
+from tasks.prepare.lists import Numbered, read_csv
 from tasks.prepare.names import is_image
-from tasks.prepare.source import Content, Source
+from tasks.prepare.source import BELOW, LISTS, Content, Source
 from tasks.prepare.sources.folder import FolderSource
-from tasks.prepare.split_names import role_of, role_within
+from tasks.prepare.split_names import role_of
 from tasks.runtime.errors import DataError, UsageError
 from tasks.runtime.image_folders import images_path
 from tasks.runtime.params import DataConfig
@@ -32,15 +31,11 @@ HELD = ("image", "img")
 PATHS = ("path", "file_name", "filename", "file", *HELD)
 """Columns that may name them."""
 READ = {*PATHS, "label", "split", "group"}
-BELOW = "metadata.csv"
-"""A list that may lie below the top, of what lies beside it."""
+MISSING, NOT_READ = "listed in the table but not there", "listed in the table, but hidden, or no image by its name"
+LONGEST_SHOWN = 80
+"""Characters of a cell in a message."""
 INDEX = {"", "__index_level_0__"}
 """What pandas calls the numbers of rows."""
-Numbered = tuple[int, dict[str, Any]]
-"""(row, its cells by column)"""
-SEPARATORS = ",;\t"
-DECIMAL = re.compile(r"([+-]?[0-9]*),([0-9]+)")
-"""A number as it stands between semicolons, in the countries that write it with a comma."""
 BATCH = 64
 """Rows with images that are in memory at once."""
 
@@ -58,6 +53,10 @@ def open_source(config: DataConfig) -> Source:
     return TableSource(path, config.follow_links)
 
 
+class NamesNoFile(DataError):
+    """A list without a column that names files: what the numbers of classes mean, for instance."""
+
+
 class TableSource(FolderSource):
     """Images that a table names, or holds."""
 
@@ -66,30 +65,41 @@ class TableSource(FolderSource):
         kinds = {name: PurePosixPath(name.lower()).suffix for name in names}
         tables = sorted(n for n, kind in kinds.items() if kind == ".parquet" or _is_list(n, kind))
         if not tables:
-            raise DataError(f"{where} holds no table: a .csv beside the images, or .parquet files")
+            seen = sorted(name for name, kind in kinds.items() if kind in LISTS)
+            raise DataError(
+                f"{where} holds no table: a .csv or .tsv at its top, {BELOW} below it, or .parquet files"
+                + (f"; {few(map(repr, seen))} is none" if seen else "")
+            )
         self._held: dict[str, tuple[str, int]] = {}
         self._unread: set[str] = set()
-        rows: list[Row] = []
-        classes: list[str] | None = None
-        for table in tables:
-            found, named = self._csv(table) if kinds[table] != ".parquet" else self._parquet(table)
-            rows, classes = rows + found, named or classes
         there, refused = set(names), list(self.bad)
+        by_table: dict[str, list[Row]] = {}
+        of_none: dict[str, DataError] = {}
+        for table in tables:
+            try:
+                by_table[table] = self._csv(table) if kinds[table] != ".parquet" else self._parquet(table)
+            except NamesNoFile as error:
+                of_none[table] = error
+        if not by_table:
+            raise next(iter(of_none.values()))
+        self.warnings += _several({name: len(rows) for name, rows in by_table.items() if kinds[name] != ".parquet"}, of_none)
+        endless = without_endings(there)
+        rows = [as_there(row, there, endless) for found in by_table.values() for row in found]
         listed = {row.name for row in rows}
-        self.bad += [(name, "listed in the table but not there") for name in sorted(listed - there - set(self._held))]
+        self.bad += [(name, MISSING if is_image(name) else NOT_READ) for name in sorted(listed - there - set(self._held))]
         self.ignored += sorted(there - listed - set(tables))
         if unused := sum(map(is_image, self.ignored)):
             self.warnings.append(
                 f"{counted(unused, 'image that no table lists is', 'images that no table lists are')} not used"
             )
-        usable, notes = _by_folders([row for row in rows if row.name in there or row.name in self._held])
+        usable, notes = by_folders([row for row in rows if row.name in there or row.name in self._held])
         self.warnings += notes
-        self.items, self.classes, warnings = arranged(usable, classes, where)
+        self.items, self.classes, warnings = arranged(usable, where)
         self.warnings += warnings
-        if not self.classes and self._unread:
-            self.warnings.append(
-                f"no labels: they are read from a column 'label', and not from {', '.join(sorted(self._unread))}"
-            )
+        folders = sorted({str(PurePosixPath(row.name).parent) for row in usable if row.name not in self._held} - {"."})
+        unread = [*sorted(self._unread), *([f"folders as {folders[0]!r}"] if len(folders) > 1 else [])]
+        if not self.classes and unread:
+            self.warnings.append(f"no labels: they are read from a column 'label', and not from {', '.join(unread)}")
         elif self._unread:
             self.warnings.append(not_read(map(repr, self._unread)))
         if not self.items:
@@ -102,26 +112,12 @@ class TableSource(FolderSource):
             example += f"; {len(refused)} refused: {few(refused, between='; ')}" if refused else ""
             raise DataError(f"{where}: none of the {len(rows)} images that the table lists is there{example}")
 
-    def _csv(self, table: str) -> tuple[list[Row], None]:
+    def _csv(self, table: str) -> list[Row]:
         content = self.content(table)
         if isinstance(content, BadImage):
-            raise DataError(f"{table} {content}")
-        try:
-            text = content.decode("utf-8-sig")
-            text = text.partition("\n")[2] if text.startswith("sep=") else text  # for Excel
-            separator = _separator(text)
-            reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
-            heads = [(name or "").strip() for name in reader.fieldnames or ()]
-            lines = [(reader.line_num, _cells(line, f"{table}, line {reader.line_num}", separator)) for line in reader]
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"{table} is no CSV in UTF-8: {one_line(error)}") from None
-        if twice := [name for name in heads if name in READ and heads.count(name) > 1]:
-            raise DataError(f"{table} has the column {twice[0]!r} twice; leave one of them")
-        lines = self._as_read(heads, lines)
-        for _, line in lines:
-            if separator == ";" and (number := DECIMAL.fullmatch((line.get("label") or "").strip())):
-                line["label"] = ".".join(number.groups())
-        return self._listed(lines, table), None
+            raise DataError(f"{table}: {content}")
+        heads, lines = read_csv(table, content, READ)
+        return self._listed(self._as_read(heads, lines), table)
 
     def _as_read(self, heads: Sequence[str], lines: Sequence[Numbered]) -> list[Numbered]:
         """The lines by the names that columns are read by; the others are noted."""
@@ -136,13 +132,13 @@ class TableSource(FolderSource):
         """The rows that name files. A row of blanks says nothing; one that says something of no file is told."""
         rows = []
         for number, line in lines:
-            if name := _path(line, table):
+            if name := _path(line, table, self.folder):
                 rows.append(_row(line, table, name))
             elif any(value and str(value).strip() for value in line.values()):
                 self.bad.append((f"{table}, row {number}", "it names no file"))
         return rows
 
-    def _parquet(self, table: str) -> tuple[list[Row], list[str] | None]:
+    def _parquet(self, table: str) -> list[Row]:
         import pyarrow as pa
         from pyarrow import parquet
 
@@ -154,11 +150,12 @@ class TableSource(FolderSource):
                 lines = self._as_read(columns, list(enumerate(file.read(columns=columns).to_pylist(), 1)))
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{table} is no parquet file: {one_line(error)}") from None
+        among = _class_names(schema)
         if not held:
-            return self._listed(lines, table), _class_names(schema)
+            return [replace(row, among=among) for row in self._listed(lines, table)]
         names = [f"{table}#{number:06}" for number in range(len(lines))]
         self._held |= {name: (table, number) for number, name in enumerate(names)}
-        return [_row(line, table, name) for name, (_, line) in zip(names, lines, strict=True)], _class_names(schema)
+        return [replace(_row(line, table, name), among=among) for name, (_, line) in zip(names, lines, strict=True)]
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, Content]]:
         """Read the items at ``rows``."""
@@ -182,28 +179,23 @@ class TableSource(FolderSource):
         with parquet.ParquetFile(self.folder / table) as file:
             for batch in file.iter_batches(batch_size=BATCH, columns=[_held_in(file.schema_arrow)]):
                 for value in batch.column(0).to_pylist():
-                    data = value.get("bytes") if isinstance(value, dict) else value
-                    fine = isinstance(data, bytes) and len(data) <= MAX_BYTES
-                    yield number, data if fine else BadImage("the table holds no bytes of it")
+                    yield number, self._of_value(value)
                     number += 1
+
+    def _of_value(self, value: Any) -> Content:
+        """What a cell with an image holds: its bytes, a list of them, or the name of a file that lies in the folder."""
+        data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+        if data is None and path in self._files:
+            return self.content(path)
+        if isinstance(data, list):
+            data = bytes(data) if all(isinstance(number, int) and 0 <= number < 256 for number in data) else None
+        fine = isinstance(data, bytes) and len(data) <= MAX_BYTES
+        return data if fine else BadImage("the table holds no bytes of it")
 
 
 def _is_list(name: str, kind: str) -> bool:
     """Whether a file is a list of images: at the top, or below it by the name that Hugging Face's image folders have."""
     return kind in (".csv", ".tsv") and ("/" not in name or PurePosixPath(name).name == BELOW)
-
-
-def _separator(text: str) -> str:
-    """What parts the columns, by the first line: spreadsheets of many countries write semicolons. A column that is read decides
-    before the number of parts, for other names may hold commas.
-    """
-    first = text.partition("\n")[0]
-
-    def fits(separator: str) -> tuple[int, int]:
-        names = {name.strip(' "\r').lower() for name in first.split(separator)}
-        return len(names & READ), first.count(separator)
-
-    return max(SEPARATORS, key=fits)
 
 
 def _columns(heads: Sequence[str]) -> dict[str, str]:
@@ -219,78 +211,50 @@ def _columns(heads: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _cells(line: Mapping[str | None, Any], where: str, separator: str) -> dict[str, Any]:
-    """The cells of a row by their columns.
-
-    Raises:
-        DataError: it has more than there are columns: a separator within a cell.
-    """
-    if any(cell and cell.strip() for cell in line.get(None) or ()):
-        raise DataError(f"{where} has more cells than there are columns; a cell that holds {separator!r} must stand in quotes")
-    return {name.strip(): value for name, value in line.items() if name is not None}
-
-
-def _by_folders(rows: list[Row]) -> tuple[list[Row], list[str]]:
-    """Rows whose split neither a column nor the table's name says, with that of their folders where these can be splits: there
-    are two, the classes of one are those of the other, and no group is in both. And what to say of it.
-    """
-    if any(row.split for row in rows):
-        return [row if row.split else replace(row, split="train") for row in rows], []
-    parts = {row.name: next(filter(None, map(role_of, PurePosixPath(row.name).parts[:-1])), "") for row in rows}
-    kinds: dict[str, tuple[set[str], set[str]]] = {}
-    for row in rows:
-        labels, groups = kinds.setdefault(parts[row.name], (set(), set()))
-        labels.add(str(row.label))
-        groups.add(row.group)
-    if "train" not in kinds or not {"test", "val"} & set(kinds):
-        return [replace(row, split="train") for row in rows], []
-    (first, of_train), *others = kinds["train"], *(kinds[role] for role in kinds if role != "train")
-    fits = len(others) == 1 and others[0][0] <= first and not others[0][1] & of_train - {""}
-    names = " and ".join(sorted(map(repr, filter(None, kinds))))
-    said = f"the folders {names} of the paths are taken for splits" if fits else f"the folders {names} are no splits"
-    split = parts if fits else dict.fromkeys(parts, "train")
-    return [replace(row, split=split[row.name]) for row in rows], [f"{said}; a column 'split' says otherwise"]
-
-
 def _held_in(schema: Any) -> str | None:
     """The column that holds the images; None where they are files."""
     import pyarrow as pa
 
-    texts = {field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)}
+    kinds = {f.name: f.type.value_type if pa.types.is_dictionary(f.type) else f.type for f in schema}
+    texts = {name for name, kind in kinds.items() if pa.types.is_string(kind) or pa.types.is_large_string(kind)}
     names = _columns(schema.names)
     return next((head for kind in HELD for head, name in names.items() if name == kind and head not in texts), None)
 
 
-def _path(line: dict[str, Any], table: str) -> str:
-    """The name of the file that a line lists, below the folder; empty where it names none."""
+def _path(line: dict[str, Any], table: str, folder: Path) -> str:
+    """The name of the file that a line lists, below the folder; empty where it names none.
+
+    Raises:
+        DataError: no column names files, or this one lies elsewhere.
+    """
     column = next((name for name in PATHS if name in line), None)
     if column is None:
-        raise DataError(f"{table} has the columns {', '.join(map(str, line))}; one must name the files: {' or '.join(PATHS)}")
+        raise NamesNoFile(f"{table} has the columns {', '.join(map(str, line))}; one must name the files: {' or '.join(PATHS)}")
     if isinstance(line[column], (bytes, dict, list)):
         raise DataError(f"{table}: the column {column!r} holds no names of files")
     if not (given := str(line[column] or "").strip()):
         return ""
     inside = PurePosixPath(table).parent if PurePosixPath(table).name == BELOW else PurePosixPath()
-    path = inside / given
-    if path.is_absolute() or ".." in path.parts:
-        raise DataError(f"{table} lists {str(path)!r}; paths must lie below its folder, for DVC watches that folder alone")
-    return str(path)
+    path = Path(os.path.normpath(folder / inside / given))
+    if not path.is_relative_to(folder) or path == folder:
+        shown = given if len(given) < LONGEST_SHOWN else f"{given[:LONGEST_SHOWN]}..."
+        raise DataError(f"{table} lists {shown!r}; paths must lie below its folder, for DVC watches that folder alone")
+    return path.relative_to(folder).as_posix()
+
+
+def _several(lists: Mapping[str, int], others: Iterable[str]) -> list[str]:
+    """That several lists are read, of which one may be what somebody predicted, and which are not."""
+    named = (f"{name!r} ({counted(rows, 'row', 'rows')})" for name, rows in sorted(lists.items()))
+    found = [f"{len(lists)} lists are read: {few(named, between=' and ')}"] if len(lists) > 1 else []
+    return [*found, f"no column names files, so it is not read: {few(map(repr, others))}"] if others else found
 
 
 def _row(line: dict[str, Any], table: str, name: str) -> Row:
-    split, label = line.get("split"), line.get("label")
-    known = split and not is_nothing(split)
+    facts = partitions(table) | line
+    split, label = facts.get("split"), facts.get("label")
+    known = split and str(split).strip() not in ("", "None") and not is_nothing(split)
     text = label.decode(errors="replace") if isinstance(label, bytes) else label
-    return Row(name, text, str(split) if known else _split(table), group_of(line.get("group")))
-
-
-@functools.cache
-def _split(table: str) -> str:
-    """The split by the name of a table, or by the folders that it lies in (``default/partial-train/0000.parquet``); empty where
-    neither says one."""
-    path = PurePosixPath(table)
-    folders = (role_of(part.removeprefix("partial-")) for part in reversed(path.parent.parts))
-    return role_within(path.stem) or next(filter(None, folders), "")
+    return Row(name, text, str(split) if known else split_of(table), group_of(facts.get("group")))
 
 
 def _class_names(schema: Any) -> list[str] | None:

@@ -1,17 +1,17 @@
 """``source: webdataset``: tar shards, in which files of one name belong together: ``1.jpg`` with ``1.cls`` or ``1.json``.
 
 ``.cls`` holds the class, a word or a number; of ``.json`` the key ``label`` counts, and ``split`` and ``group`` if they are
-there. A shard with the word ``test`` or ``val`` in its name is that split.
+there. A shard with the word ``test`` or ``val`` in its name, or in a folder called so, is that split.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tasks.prepare.archives import Archive
 from tasks.prepare.labels import Row, arranged, class_of, group_of, not_read
-from tasks.prepare.names import PICTURES, is_hidden, to_read
+from tasks.prepare.names import PICTURES, is_hidden, left_out, to_read
 from tasks.prepare.source import OWN_LICENSE, Content, Source
 from tasks.prepare.split_names import role_of, role_within
 from tasks.runtime.errors import DataError
@@ -20,6 +20,7 @@ from tasks.runtime.params import DataConfig
 from tasks.runtime.words import counted, few
 
 ABOUT = (".cls", ".json")
+REMEDY = "write the shard anew without it"
 PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
 JUDGED = ("label", "group")
 """Of what stands in them: two of one sample must not differ."""
@@ -35,30 +36,42 @@ def open_source(config: DataConfig) -> Source:
         DataError: no shard, or one that is rejected.
     """
     path = images_path(config.path)
-    shards = sorted(p for p in path.iterdir() if p.suffix == ".tar") if path.is_dir() else [path]
+    found = sorted(path.rglob("*")) if path.is_dir() else [path]
+    shards = [p for p in found if (p.suffix.lower() == ".tar" or p == path) and p.is_file()]
+    odd = [p.relative_to(path).as_posix() for p in found if p.suffix.lower() in (".tar", *PACKED) and p not in shards]
     if not shards:
-        raise DataError(f"{path} holds no shards (.tar)")
-    source = ShardSource(path, shards)
-    beside = sorted(p.name for p in path.iterdir() if p.is_dir() or p.suffix in PACKED) if path.is_dir() else []
-    if beside:
-        what = counted(len(beside), "folder or packed shard", "folders or packed shards")
-        source.warnings.append(f"{what} beside the shards not read: {few(map(repr, beside))}")
+        raise DataError(f"{path} holds no shards (.tar)" + (f"; {few(map(repr, odd))} is none: unpack it" if odd else ""))
+    source = ShardSource({p.relative_to(path).as_posix() if p != path else p.name: p for p in shards}, path)
+    if odd:
+        what = counted(len(odd), "packed shard, or no file,", "packed shards, or no files,")
+        source.warnings.append(f"{what} beside the shards not read: {few(map(repr, odd))}")
     return source
 
 
 class ShardSource(Source):
-    """Images in tar shards."""
+    """Images in tar shards.
 
-    def __init__(self, path: Path, shards: Sequence[Path]):
+    Args:
+        shards: the files by name.
+        path: the folder they lie in, or the only one.
+    """
+
+    def __init__(self, shards: Mapping[str, Path], path: Path):
         super().__init__(path.resolve().name.partition(".")[0], path.name, OWN_LICENSE)
-        self._shards = {shard.name: Archive(shard) for shard in shards}
+        self._shards = {name: Archive(shard, REMEDY) for name, shard in shards.items()}
+        self._places: dict[str, tuple[str, str]] = {}
+        self._without: list[str] = []
+        self._others: list[str] = []
         self._unread: set[str] = set()
         self._second: list[str] = []
         rows = [row for shard in self._shards for row in self._rows(shard)]
         if not rows:
             raise DataError(f"{path}: the shards hold no images")
-        self.items, self.classes, warnings = arranged(rows, None, str(path))
-        self.warnings += warnings
+        self.items, self.classes, warnings = arranged(rows, str(path))
+        self.warnings += [*warnings, *left_out(self._others, [row.name for row in rows])]
+        if self._without:
+            what = counted(len(self._without), "label", "labels")
+            self.warnings.append(f"{what} in the shards without a picture: {few(map(repr, self._without))}")
         if not self.classes and self._unread:
             other = few(sorted(self._unread))
             self.warnings.append(f"no labels: they are read from .cls and from 'label' in .json, and not from {other}")
@@ -74,7 +87,9 @@ class ShardSource(Source):
         samples: dict[str, list[str]] = {}
         for name in sorted(images, key=_plainest):
             samples.setdefault(_key(name), []).append(name)
-        about = [name for name in archive.members if _is_about(name) and _key(name) in samples]
+        said = [name for name in archive.members if _is_about(name)]
+        about = [name for name in said if _key(name) in samples]
+        self._without += [f"{shard}/{name}" for name in said if _key(name) not in samples and name.lower().endswith(".cls")]
         facts: dict[str, dict[str, Any]] = {}
         for name, content in archive.read(about):
             known = facts.setdefault(_key(name), {})
@@ -90,22 +105,25 @@ class ShardSource(Source):
                         f"{shard}: {_key(name)!r} has two {fact}s, {known[fact]!r} and {value!r} of {name}; what belongs"
                         " together has one name up to its first point, so no other point may stand in it"
                     )
-        split = role_within(PurePosixPath(shard).stem)
+        around = (role_of(folder) for folder in reversed(PurePosixPath(shard).parent.parts))
+        split = role_within(PurePosixPath(shard).stem) or next(filter(None, around), None)
+        self._others += [f"{shard}/{name}" for name in others]
         self.ignored += [f"{shard}/{name}" for name in others]
         self._unread |= {PurePosixPath(name).suffix for name in others if _key(name) in samples}
         self._unread |= {f"folders as {str(PurePosixPath(key).parent)!r}" for key in [*samples][:1] if "/" in key}
         for key, (first, *more) in samples.items():
             self._second += [f"{shard}/{name}" for name in more]
-            said = facts.get(key, {})
-            own = role_of(str(said.get("split", "")))
-            self._unread |= {"'split'"} if "split" in said and own != (split or own or "") else set()
-            yield Row(f"{shard}/{first}", said.get("label"), split or own or "train", group_of(said.get("group")))
+            known = facts.get(key, {})
+            own = role_of(str(known.get("split", "")))
+            self._unread |= {"'split'"} if "split" in known and own != (split or own or "") else set()
+            self._places[f"{shard}/{first}"] = shard, first
+            yield Row(f"{shard}/{first}", known.get("label"), split or own or "train", group_of(known.get("group")))
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, Content]]:
         """Read the items at ``rows``."""
         by_shard: dict[str, dict[str, int]] = {}
         for row in rows:
-            shard, _, name = self.items[row].name.partition("/")
+            shard, name = self._places[self.items[row].name]
             by_shard.setdefault(shard, {})[name] = row
         for shard, names in by_shard.items():
             for name, content in self._shards[shard].read(list(names)):

@@ -220,9 +220,9 @@ FOLDERS: dict[str, tuple[Callable[[], dict[str, bytes]], str]] = {
     "test alone": (lambda: class_folders(2, "test/"), "no train folder"),
     "class only in test": (lambda: {k: v for k, v in tree().items() if "train/fish" not in k}, "'fish' has no images in train"),
     "class only in train": (lambda: {k: v for k, v in tree().items() if "test/fish" not in k}, "'fish' has no images in test"),
-    "one image in a class": (
-        lambda: class_folders(4) | {"new/x.png": corpus.encoded(corpus.picture(400))},
-        "'new' has one image",
+    "one image in all classes but one": (
+        lambda: {f"{name}/0.png": corpus.encoded(corpus.picture(n)) for n, name in enumerate("abc")} | {"a/1.png": b"x"},
+        "2 classes have one image, which cannot be in both splits: 'b', 'c'; add images",
     ),
     "only bad images": (lambda: {f"{i}.png": b"" for i in range(4)}, "4 of 4 files"),
     "a class leaks": (
@@ -255,7 +255,7 @@ def test_a_folder_that_cannot_answer_the_question_is_rejected(tmp_path: Path, ca
 def test_an_empty_class_folder_is_rejected(tmp_path: Path) -> None:
     folder = write(tmp_path / "in", class_folders(4))
     (folder / "empty").mkdir()
-    refused(tmp_path, config(folder), "'empty' in train holds no images")
+    refused(tmp_path, config(folder), "1 class folder holds no images: 'empty' in train")
 
 
 @pytest.mark.fault("F34")

@@ -99,6 +99,23 @@ def test_arrays_of_any_number_of_bands_are_kept(count: int, bits: int) -> None:
         assert (stored(npy(x.transpose(2, 0, 1)), count, bits)[0] == x).all()  # the bands first
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("planar", [False, True])
+def test_a_tiff_of_three_bands_that_are_not_called_red_green_and_blue_is_read(bits: int, planar: bool) -> None:
+    """As programs for satellite images write it: the first band is black to white, the others are extra."""
+    x = values(3, bits)
+    found, _ = stored(tiff(x, planar=planar), 3, 8)
+    assert np.abs(found.astype(float) - x / (2**bits - 1) * 255).max() <= 1
+    assert (stored(tiff(x, planar=planar), 3, bits)[0] == x).all()
+    assert stored(tiff(x, planar=planar), 1, 8)[0].shape == (SIDE, SIDE, 1)
+
+
+@pytest.mark.parametrize(("count", "channels", "bits"), [(13, 3, 16), (2, 1, 16), (2, 3, 16), (4, 3, 8), (5, 1, 8)])
+def test_another_number_of_bands_is_named_with_the_setting(count: int, channels: int, bits: int) -> None:
+    with pytest.raises(decoding.BadImage, match=f"{count} bands, but data.channels is {channels}"):
+        stored(tiff(values(count, bits)), channels, 8)
+
+
 def test_narrow_floats_are_read_without_a_word_and_a_range_is_said_exactly() -> None:
     x = np.linspace(0, 1, SIDE * SIDE, dtype=np.float16).reshape(SIDE, SIDE, 1)
     found, facts = stored(npy(x), 1)

@@ -53,8 +53,37 @@ def test_unlabeled_beside_classes_is_no_class(tmp_path: Path) -> None:
     names = [f"{folder}/{i}.png" for folder in ("0", "1", "unlabeled") for i in range(4)]
     layout = arrange(names, ["0", "1", "unlabeled"], "pictures")
     assert counts(layout) == {("train", "0"): 4, ("train", "1"): 4, ("train", "-"): 4}
-    with pytest.raises(DataError, match="the class folder '2' in train holds no images"):
+    with pytest.raises(DataError, match="1 class folder holds no images: '2' in train"):
         arrange(names, ["0", "1", "2", "unlabeled"], "pictures")
+
+
+def test_folders_without_images_are_no_classes_where_something_else_lies_in_them(tmp_path: Path) -> None:
+    beside = {"docs/read.txt": b"x", "Annotations/0.xml": b"x", "lost+found/0.png": b"x", "$RECYCLE.BIN/0.png": b"x"}
+    data = run(tmp_path, config(write(tmp_path / "in", class_folders(4) | beside)))
+    assert data.meta["classes"] == ["bird", "cat", "fish"]
+    assert "no image lies in 'Annotations', 'docs': no class" in " ".join(data.audit["warnings"])
+    for name in ("a", "b"):
+        (tmp_path / "in" / name).mkdir()
+    with pytest.raises(DataError, match="2 class folders hold no images: 'a' in train, 'b' in train; fill what is empty"):
+        run(tmp_path, config(tmp_path / "in"), "again")
+
+
+def test_classes_of_one_image_have_no_label_and_are_counted(tmp_path: Path) -> None:
+    rare = {f"rare{i}/0.png": corpus.encoded(corpus.picture(700 + i)) for i in range(5)}
+    folder = write(tmp_path / "in", class_folders(4) | rare)
+    data = run(tmp_path, config(folder))
+    assert data.meta["classes"] == ["bird", "cat", "fish"] and (data.train_labels[:] < 0).sum() == 5
+    said = "5 classes have one image, which cannot be in both splits: 'rare0', 'rare1', 'rare2' and 2 more; trained on"
+    assert any(text.startswith(said) for text in data.audit["warnings"])
+    assert len(run(tmp_path, config(folder, test_fraction=0.0), "all").meta["classes"]) == 8
+
+
+@pytest.mark.parametrize(
+    "folders", [("JPEGImages", "SegmentationClass"), ("A", "B", "label"), ("A", "B"), ("imgs", "gt"), ("LR", "HR")]
+)
+def test_pictures_and_what_belongs_to_them_are_told(folders: tuple[str, ...]) -> None:
+    assert any("look like parts of one set of images" in text for text in read(*folders).warnings)
+    assert not read("cat", "target", "dog").warnings
 
 
 @pytest.mark.parametrize("name", ["unlabeled", "Unlabelled"])

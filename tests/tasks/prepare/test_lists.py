@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import tarfile
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tasks.runtime.errors import DataError, UsageError
 from tests.support import corpus
 from tests.tasks.prepare.test_prepare import config, run, write
 
+NAMES = ["cat", "dog"]
 PICTURES = {f"img/{i}.png": corpus.encoded(corpus.picture(i)) for i in range(12)}
 
 
@@ -165,7 +167,7 @@ REFUSED = {
         "listed twice|of the group 'p1'",
     ),
     "nothing there": (listing("path=no/{}.png", "label=c{1}"), "none of the 12 images"),
-    "no text": (b"path,label\n\xff\xfe,1\n", "is no CSV in UTF-8"),
+    "no text": (b"path,label\n\xff\xfe,1\n", "is no text in UTF-8 .*save it as CSV in UTF-8"),
 }
 
 
@@ -187,14 +189,14 @@ def test_a_folder_without_a_table_is_refused(tmp_path: Path) -> None:
 
 
 def test_labels_are_words_or_whole_numbers_in_their_order() -> None:
-    items, classes, _ = arranged([Row(str(i), label) for i, label in enumerate([10, 9.0, "2", None, "", "007"])], None, "x")
+    items, classes, _ = arranged([Row(str(i), label) for i, label in enumerate([10, 9.0, "2", None, "", "007"])], "x")
     assert classes == ["2", "007", "9", "10"] and [item.label for item in items] == [3, 2, 0, -1, -1, 1]
-    _, named, _ = arranged([Row("a", 1), Row("b", 0)], ["cat", "dog"], "x")
+    _, named, _ = arranged([Row("a", 1, among=NAMES), Row("b", 0, among=NAMES)], "x")
     assert named == ["cat", "dog"]
     with pytest.raises(DataError, match="the label 2 is none of its 2 classes"):
-        arranged([Row("a", 2)], ["cat", "dog"], "x")
+        arranged([Row("a", 2, among=NAMES)], "x")
     with pytest.raises(DataError, match="has several labels"):
-        arranged([Row("a", [1, 2])], None, "x")
+        arranged([Row("a", [1, 2])], "x")
 
 
 @pytest.mark.parametrize(
@@ -207,7 +209,7 @@ def test_labels_are_words_or_whole_numbers_in_their_order() -> None:
     ],
 )
 def test_a_label_that_looks_like_a_number_stays_what_is_written(labels: list[Any], classes: list[str]) -> None:
-    items, found, _ = arranged([Row(str(i), label) for i, label in enumerate(labels)], None, "x")
+    items, found, _ = arranged([Row(str(i), label) for i, label in enumerate(labels)], "x")
     assert found == classes and len(items) == len(labels)
 
 
@@ -223,35 +225,35 @@ def test_a_label_that_looks_like_a_number_stays_what_is_written(labels: list[Any
 )
 def test_what_is_no_class_is_refused(label: Any, said: str) -> None:
     with pytest.raises(DataError, match=said):
-        arranged([Row("0", label), Row("1", "a")], None, "x")
+        arranged([Row("0", label), Row("1", "a")], "x")
 
 
 @pytest.mark.parametrize("several", ["cat,dog", "cat dog", "dog / cat", "cat&dog", "cat+dog"])
 def test_a_label_that_is_made_of_other_labels_is_refused_and_one_that_only_looks_so_is_not(several: str) -> None:
     rows = [Row(str(i), label) for i, label in enumerate(["cat", "dog", "bird", several])]
     with pytest.raises(DataError, match=r"is made of '(cat|dog)' and '(cat|dog)', which are, or are in, other labels too"):
-        arranged(rows, None, "x")
-    _, classes, _ = arranged([*rows[:3], Row("4", "Paris, France"), Row("5", "black cat"), Row("6", "a/b")], None, "x")
+        arranged(rows, "x")
+    _, classes, _ = arranged([*rows[:3], Row("4", "Paris, France"), Row("5", "black cat"), Row("6", "a/b")], "x")
     assert {"Paris, France", "black cat", "a/b"} < set(classes)
     with pytest.raises(DataError, match="is made of 'bird' and 'cat'"):
-        arranged([Row("0", "cat,dog,bird"), Row("1", "dog,bird"), Row("2", "bird,cat")], None, "x")
+        arranged([Row("0", "cat,dog,bird"), Row("1", "dog,bird"), Row("2", "bird,cat")], "x")
     pairs = [Row(str(i), f"{plant}, {state}") for i, (plant, state) in enumerate(itertools.product("ab", "cd"))]
-    assert len(arranged(pairs, None, "x")[1]) == 4  # each is one class, though each has two parts
-    assert len(arranged([Row(str(i), grade) for i, grade in enumerate(["1", "2", "1/2"])], None, "x")[1]) == 3
-    _, _, notes = arranged([Row("0", "cat,dog"), Row("1", "bird,fish")], None, "x")
+    assert len(arranged(pairs, "x")[1]) == 4  # each is one class, though each has two parts
+    assert len(arranged([Row(str(i), grade) for i, grade in enumerate(["1", "2", "1/2"])], "x")[1]) == 3
+    _, _, notes = arranged([Row("0", "cat,dog"), Row("1", "bird,fish")], "x")
     assert notes[0].startswith("2 of 2 labels hold a comma, as 'bird,fish'")
     many = [f"class{i}" for i in range(100)] + ["maillot", "tank", "suit", "maillot tank suit"]
-    assert len(arranged([Row(str(i), label) for i, label in enumerate(many)], None, "x")[1]) == 104
+    assert len(arranged([Row(str(i), label) for i, label in enumerate(many)], "x")[1]) == 104
     for listed in ('["cat", "dog"]', "['cat']", "{cat,dog}", "[1 0]", "[0]", "[]", "[ True False]", "[1.e-03 2.e+00]"):
         with pytest.raises(DataError, match="has several labels"):
-            arranged([*rows[:3], Row("4", listed)], None, "x")
-    _, classes, _ = arranged([*rows[:3], Row("4", "[UNK]"), Row("5", "(not sure)")], None, "x")
+            arranged([*rows[:3], Row("4", listed)], "x")
+    _, classes, _ = arranged([*rows[:3], Row("4", "[UNK]"), Row("5", "(not sure)")], "x")
     assert {"[UNK]", "(not sure)"} < set(classes)
 
 
 def test_what_other_programs_write_for_nothing_is_no_label_and_said() -> None:
     labels = ["NA", "NA", "N/A", "<NA>", "null", "none", "cat", "cat"]
-    items, classes, notes = arranged([Row(str(i), label) for i, label in enumerate(labels)], None, "x")
+    items, classes, notes = arranged([Row(str(i), label) for i, label in enumerate(labels)], "x")
     assert classes == ["cat", "none"] and [item.label for item in items] == [-1] * 5 + [1, 0, 0]
     assert notes[0] == "2 images have the label 'NA', which is read as none; write it otherwise if it is a class"
     assert len(notes) == 4
@@ -454,10 +456,10 @@ def test_of_a_sample_with_several_pictures_the_first_counts_and_the_rest_is_told
     shard(tmp_path / "in/more/train-1.tar", sample(9))
     write(tmp_path / "in", {"train-2.tgz": b""})
     source = open_source(config(tmp_path / "in", "webdataset"))
-    assert [item.name for item in source.items] == [f"train-0.tar/{i}.png" for i in range(4)]
+    assert [item.name for item in source.items] == ["more/train-1.tar/9.png", *(f"train-0.tar/{i}.png" for i in range(4))]
     text = " ".join(source.warnings)
     assert "8 files beside the first picture of a sample not used: 'train-0.tar/0.seg.png'" in text
-    assert "2 folders or packed shards beside the shards not read: 'more', 'train-2.tgz'" in text
+    assert "1 packed shard, or no file, beside the shards not read: 'train-2.tgz'" in text
     shard(tmp_path / "other/a.tar", {"0.png": picture, "0.json": b'{"class": "cat"}', "1.png": picture, "1.txt": b"dog"})
     text = " ".join(open_source(config(tmp_path / "other", "webdataset")).warnings)
     assert "no labels: they are read from .cls and from 'label' in .json, and not from 'class', .txt" in text
@@ -501,8 +503,8 @@ def test_lists_by_tabs_and_beside_their_images_are_read_and_told_where_they_are_
 
 def test_classes_of_one_split_and_of_another_case_are_told() -> None:
     with pytest.raises(DataError, match="class 'bird' is in test and not in train"):
-        arranged([Row("0", "cat"), Row("1", "dog"), Row("2", "bird", "test")], None, "x")
-    assert "'Cat' and 'cat' differ only in case" in arranged([Row("0", "Cat"), Row("1", "cat")], None, "x")[2][0]
+        arranged([Row("0", "cat"), Row("1", "dog"), Row("2", "bird", "test")], "x")
+    assert "'Cat' and 'cat' differ only in case" in arranged([Row("0", "Cat"), Row("1", "cat")], "x")[2][0]
 
 
 def test_two_labels_of_one_key_are_refused_with_the_reason(tmp_path: Path) -> None:
@@ -514,12 +516,12 @@ def test_two_labels_of_one_key_are_refused_with_the_reason(tmp_path: Path) -> No
 
 def test_minus_one_among_named_classes_is_no_label() -> None:
     rows = [Row("a", 0), Row("b", 1), Row("c", -1, "test"), Row("d", 1, "validation")]
-    items, classes, warnings = arranged(rows, ["cat", "dog"], "x")
+    items, classes, warnings = arranged([replace(row, among=NAMES) for row in rows], "x")
     assert classes == ["cat", "dog"] and [item.label for item in items] == [0, 1, -1]
     lost = "1 image of the test split has no label: trained on without them"
     assert items[2].split == "train" and warnings == ["1 image of the split val is not used", lost]
     with pytest.raises(DataError, match="the label 2 is none of its 2 classes"):
-        arranged([*rows, Row("e", 2)], ["cat", "dog"], "x")
+        arranged([replace(row, among=NAMES) for row in [*rows, Row("e", 2)]], "x")
 
 
 def test_shards_that_cannot_be_used_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,203 @@
+"""Lists and shards as other programs and people write them: each is read for what it says, or what is not read is told."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from tasks.prepare.source import Source, open_source
+from tasks.runtime.errors import DataError
+from tests.support import corpus
+from tests.tasks.prepare.test_lists import LIST, PICTURES, folder_of, listing, sample, shard
+from tests.tasks.prepare.test_prepare import class_folders, config, run, write
+
+IMAGES = [data for _, data in sorted(PICTURES.items())]
+
+
+def opened(tmp_path: Path, table: bytes = LIST, name: str = "labels.csv") -> Source:
+    return open_source(config(folder_of(tmp_path, table, name), "table"))
+
+
+def labels(source: Source) -> dict[str, str]:
+    return {item.name: source.classes[item.label] if item.label >= 0 else "" for item in source.items}
+
+
+def held(path: Path, numbers: list[int], names: list[str], first: int = 0) -> None:
+    """A parquet file as Hugging Face writes it: images with numbers among ``names``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    listed = ", ".join(f'"{name}"' for name in names)
+    facts = f'{{"info": {{"features": {{"label": {{"names": [{listed}]}}}}}}}}'
+    table = pa.table({"image": IMAGES[first : first + len(numbers)], "label": numbers})
+    parquet.write_table(table.replace_schema_metadata({"huggingface": facts}), path)
+
+
+def test_numbers_of_classes_mean_what_their_own_file_says(tmp_path: Path) -> None:
+    held(tmp_path / "in/a.parquet", [0, 1, 0], ["cat", "dog"])
+    held(tmp_path / "in/b.parquet", [0, 1, -1], ["dog", "owl"], first=3)
+    source = open_source(config(tmp_path / "in", "table"))
+    assert source.classes == ["cat", "dog", "owl"]
+    assert list(labels(source).values()) == ["cat", "dog", "cat", "dog", "owl", ""]
+    write(tmp_path / "in", PICTURES | {"more.csv": b"path,label\nimg/9.png,cat\nimg/10.png,newt\n"})
+    assert labels(open_source(config(tmp_path / "in", "table")))["img/10.png"] == "newt"
+
+
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        (listing("path=img\\{}.png", "label=c{1}"), "windows.csv"),
+        (listing("image=img/{}", "label=c{1}"), "without_ending.csv"),
+        (listing("path=img/{}.png", 'label= "c{1}"').replace(b"path,", b"path, "), "blanks.csv"),
+        (listing("path=./img/{}.png", "label=c{1} "), "dots.csv"),
+        (LIST.decode().replace(",", "\t").encode("utf-16"), "unicode_text.csv"),
+        (b"sep=;\r" + LIST.replace(b",", b";").replace(b"\n", b"\r"), "old_mac.csv"),
+        (listing("path=img/{}.png", "label=c{1}", "split=None", "group= nan"), "pandas.csv"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_lists_as_people_s_programs_write_them_are_read(tmp_path: Path, table: bytes, name: str) -> None:
+    source = opened(tmp_path, table, name)
+    assert labels(source) == {f"img/{i}.png": f"c{i % 2}" for i in range(12)} and source.classes == ["c0", "c1"]
+    assert {item.split for item in source.items} == {"train"} and not any(item.group for item in source.items)
+
+
+def test_a_path_from_the_root_counts_where_it_leads_into_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    table = listing(f"path={folder}/img/{{}}.png", "label=c{1}").replace(f"{folder}/img/3.".encode(), b"../in/img/3.")
+    assert set(labels(opened(tmp_path, table))) == set(PICTURES)
+    for path in ("../in2/0.png", "/etc/passwd", "..", "../in", "img/../../x.png"):
+        with pytest.raises(DataError, match="paths must lie below its folder"):
+            opened(tmp_path, LIST + f"{path},c1\n".encode())
+
+
+def test_what_several_lists_are_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "in", {"sample_submission.csv": b"path,label\nimg/0.png,c0\n", "classes.csv": b"id,name\n0,cat\n"})
+    said = " ".join(opened(tmp_path).warnings)
+    assert "2 lists are read: 'labels.csv' (12 rows) and 'sample_submission.csv' (1 row)" in said
+    assert "no column names files, so it is not read: 'classes.csv'" in said
+    (tmp_path / "in/labels.csv").unlink()
+    (tmp_path / "in/sample_submission.csv").unlink()
+    with pytest.raises(DataError, match=r"classes\.csv has the columns id, name; one must name the files"):
+        open_source(config(tmp_path / "in", "table"))
+
+
+def test_folders_say_what_pandas_and_spark_put_into_them(tmp_path: Path) -> None:
+    for number, (split, label) in enumerate((s, c) for s in ("train", "test") for c in ("cat%20a", "dog")):
+        path = tmp_path / f"in/split={split}/label={label}/0.parquet"
+        path.parent.mkdir(parents=True)
+        parquet.write_table(pa.table({"image": IMAGES[2 * number : 2 * number + 2]}), path)
+    source = open_source(config(tmp_path / "in", "table"))
+    assert source.classes == ["cat a", "dog"] and [item.split for item in source.items].count("test") == 4
+    assert all((item.split == "test") == ("split=test" in item.name) for item in source.items)
+
+
+def test_parquet_names_files_in_several_ways(tmp_path: Path) -> None:
+    names, numbers = sorted(PICTURES), [i % 2 for i in range(12)]
+    ways = {
+        "categories": pa.array(names).dictionary_encode(),
+        "files": pa.array([{"bytes": None, "path": name} for name in names]),
+        "lists": pa.array([list(PICTURES[name]) for name in names], pa.list_(pa.uint8())),
+    }
+    for way, column in ways.items():
+        folder = write(tmp_path / way / "in", PICTURES)
+        parquet.write_table(pa.table({"image": column, "label": numbers}), folder / "train.parquet")
+        data = run(tmp_path / way, config(folder, "table"))
+        assert len(data.train_files) + len(data.test_files) == 12, way
+
+
+@pytest.mark.parametrize("name", ["val.csv", "test_images.csv"])
+def test_a_name_that_makes_everything_a_test_is_told(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=r"every image is of the split (val|test), by a column or by the name of the list"):
+        opened(tmp_path, LIST, name)
+
+
+def test_what_may_be_no_label_and_is_a_class_is_told(tmp_path: Path) -> None:
+    said = opened(tmp_path, listing("path=img/{}.png", "label={1}") + b"img/11.png,1\n").warnings
+    assert not said
+    rows = b"path,label\n" + b"".join(f"img/{i}.png,{(-1, 0, 1)[i % 3]}\n".encode() for i in range(12))
+    assert "4 images have the label -1: a class; leave it empty if it is none" in opened(tmp_path, rows).warnings
+    assert any("the label None: a class" in text for text in opened(tmp_path, rows.replace(b",-1", b",None")).warnings)
+
+
+def test_reasons_for_images_without_labels_name_the_folders_and_the_other_lists(tmp_path: Path) -> None:
+    write(tmp_path / "in", class_folders(4))
+    table = b"path,split\n" + b"".join(f"{name},train\n".encode() for name in class_folders(4))
+    assert "not from folders as 'bird'" in " ".join(opened(tmp_path, table).warnings)
+    loose = write(tmp_path / "loose", {f"{i}.png": data for i, data in enumerate(IMAGES)})
+    for name, said in (
+        ("metadata.jsonl", "no labels: 'metadata.jsonl' is not read; data.source: table reads .csv, .tsv and .parquet"),
+        ("labels.xlsx", "no labels: 'labels.xlsx' is not read"),
+        ("more/_classes.csv", "no labels: 'more/_classes.csv' is not read"),
+        ("labels.csv", "no labels: lists as 'labels.csv' are read by data.source: table"),
+    ):
+        write(loose, {name: b"{}"})
+        assert said in " ".join(open_source(config(loose)).warnings)
+        (loose / name).unlink()
+    write(loose, {"0.json": b"{}"})
+    assert not open_source(config(loose)).warnings
+    folders = write(tmp_path / "folders", class_folders(4) | {"train.csv": b"", "notes.csv": b""})
+    assert "their splits: lists as 'train.csv' are read by data.source: table" in open_source(config(folders)).warnings
+    with pytest.raises(DataError, match=r"holds no table: .*; 'train/_classes\.csv' is none"):
+        open_source(config(write(tmp_path / "roboflow", {"train/_classes.csv": b"", "train/0.png": IMAGES[0]}), "table"))
+
+
+def test_a_listed_file_that_is_hidden_and_a_linked_list_are_told(tmp_path: Path) -> None:
+    write(tmp_path / "in", {".more/x.png": IMAGES[0]})
+    assert opened(tmp_path, LIST + b".more/x.png,c0\n").bad == [
+        (".more/x.png", "listed in the table, but hidden, or no image by its name")
+    ]
+    (tmp_path / "in/labels.csv").rename(tmp_path / "labels.csv")
+    (tmp_path / "in/labels.csv").symlink_to(tmp_path / "labels.csv")
+    with pytest.raises(
+        DataError, match=r"labels\.csv: a link that leads out of the folder \(data\.follow_links: true reads it\)"
+    ):
+        open_source(config(tmp_path / "in", "table"))
+    assert len(open_source(config(tmp_path / "in", "table", follow_links=True)).items) == 12
+
+
+def test_shards_in_folders_of_splits_and_those_that_are_none(tmp_path: Path) -> None:
+    for i in range(4):
+        shard(tmp_path / f"in/train/{i}.TAR", sample(i))
+    shard(tmp_path / "in/val/0.tar", sample(4) | sample(5))
+    (tmp_path / "in/empty.tar").write_bytes(bytes(10240))
+    (tmp_path / "in/gone.tar").symlink_to("nowhere")
+    (tmp_path / "in/folder.tar").mkdir()
+    os.mkfifo(tmp_path / "in/pipe.tar")
+    data = run(tmp_path, config(tmp_path / "in", "webdataset"))
+    assert sorted(data.test_files) == ["val/0.tar/4.png", "val/0.tar/5.png"] and len(data.train_files) == 4
+    assert "3 packed shards, or no files, beside the shards not read: 'folder.tar', 'gone.tar', 'pipe.tar'" in " ".join(
+        data.audit["warnings"]
+    )
+    with pytest.raises(DataError, match=r"holds no shards \(\.tar\); 'a\.tar\.gz' is none: unpack it"):
+        open_source(config(write(tmp_path / "packed", {"a.tar.gz": b""}), "webdataset"))
+
+
+def test_samples_of_a_shard_that_are_left_out_are_told(tmp_path: Path) -> None:
+    shard(tmp_path / "in/0.tar", sample(0) | sample(1) | {"2.npy": b"x", "2.cls": b"1", "3.cls": b"0"})
+    said = " ".join(open_source(config(tmp_path / "in", "webdataset")).warnings)
+    assert "1 .npy file lies beside pictures" in said
+    assert "2 labels in the shards without a picture: '0.tar/2.cls', '0.tar/3.cls'" in said
+
+
+def test_records_are_no_pixels(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(3):
+        np.save(folder / f"{i}.npy", np.zeros((9, 9), [("x", "u1"), ("y", "u1")]))
+    with pytest.raises(DataError, match=r"an array of .*; it must be of whole numbers or floats"):
+        run(tmp_path, config(folder))
+
+
+def test_films_and_archives_are_told_and_what_lies_beside_them_is_not_read(tmp_path: Path) -> None:
+    beside = {
+        "cat/0.xmp": b"x",
+        "cat/0.tfw": b"x",
+        "film.mp4": b"x",
+        "raw.zip": b"x",
+        "dog/0.png.ovr": corpus.encoded(corpus.picture()),
+    }
+    data = run(tmp_path, config(write(tmp_path / "in", class_folders(4) | beside)))
+    assert len(data.train_files) + len(data.test_files) == 12
+    assert "2 videos or archives are not read: 'film.mp4', 'raw.zip'" in data.audit["warnings"]
