@@ -18,7 +18,7 @@ PARTS = {"image", "images", "img", "imgs", "mask", "masks", "label", "labels", "
 PARTS |= {"jpegimages", "segmentationclass", "segmentationobject", "segmentation", "segmentations", "gt", "groundtruth"}
 PARTS |= {"ground_truth", "target", "targets", "lr", "hr"}
 PAIR = {"a", "b"}
-"""Two pictures of one place, beside one of ``PARTS`` or alone."""
+"""Two pictures of one place, beside one of ``PARTS``."""
 NO_CLASS = re.compile(
     r"(fold|split|part|batch|chunk|shard|set|images?|imgs?|masks?)[ _-]?[0-9]+"  # of one set
     r"|(19|20)[0-9]{2}([-_. ]?[0-9]{2}){0,2}"  # a year, a month, a day
@@ -128,9 +128,9 @@ def of_one_set(names: Sequence[str], what: str = "classes") -> list[str]:
     """A warning where the classes, or folders in them, are called what images and their masks are kept in."""
     found = [name for name in names if name.lower() in PARTS]
     pair = [name for name in names if name.lower() in PAIR]
-    if len(found) < 2 and not (len(pair) == 2 and len(names) == 2 + len(found)):
+    found += pair if found and len(pair) == 2 else []
+    if len(found) < 2:
         return []
-    found += pair
     return [f"the {what} {listed(found)} look like parts of one set of images: keep those of the images alone in data.path"]
 
 

@@ -1,7 +1,8 @@
-"""Lists in CSV, as spreadsheets, pandas and people write them: the columns' names, and the cells of each row."""
+"""Lists in CSV, as spreadsheets, pandas and people write them, and in lines of JSON: the columns, and the cells of each row."""
 
 import csv
 import io
+import json
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -20,6 +21,10 @@ WIDE = (b"\xff\xfe", b"\xfe\xff")
 """How UTF-16 begins, which spreadsheets call Unicode text."""
 LONGEST = 1 << 24
 """Characters of a cell."""
+
+
+class NamesNoFile(DataError):
+    """What is no list, or one without a column that names files: what the numbers of classes mean, for instance."""
 
 
 def read_csv(table: str, content: bytes, read: Collection[str]) -> tuple[list[str], list[Numbered]]:
@@ -52,6 +57,23 @@ def read_csv(table: str, content: bytes, read: Collection[str]) -> tuple[list[st
             if number := DECIMAL.fullmatch((line[name] or "").strip()):
                 line[name] = ".".join(number.groups())
     return heads, lines
+
+
+def read_jsonl(table: str, content: bytes) -> tuple[list[str], list[Numbered]]:
+    """As ``read_csv``, of a file with one JSON object a line; a key that a line lacks is empty.
+
+    Raises:
+        NamesNoFile: no text, or a line that is no object.
+    """
+    lines: list[Numbered] = []
+    try:
+        for number, line in enumerate(content.decode("utf-8-sig").splitlines(), 1):
+            if line.strip():
+                lines.append((number, dict(json.loads(line).items())))
+    except (ValueError, AttributeError, RecursionError):
+        raise NamesNoFile(f"{table}, line {len(lines) + 1} is no JSON object in UTF-8") from None
+    heads = list(dict.fromkeys(key for _, line in lines for key in line))
+    return heads, [(number, dict.fromkeys(heads) | line) for number, line in lines]
 
 
 def _separator(text: str, read: Collection[str]) -> str:

@@ -22,11 +22,12 @@ from tasks.runtime.params import DataConfig
 from tasks.runtime.words import few
 
 Content = bytes | Array | BadImage
-READ = (".csv", ".tsv", ".parquet")
-LISTS = (*READ, ".jsonl", ".json", ".xlsx", ".xls")
+TEXTS = (".csv", ".tsv", ".jsonl")
+READ = (*TEXTS, ".parquet")
+LISTS = (*READ, ".json", ".xlsx", ".xls")
 """What may be a list of images; ``data.source: table`` reads some."""
-BELOW = "metadata.csv"
-"""A list that may lie below the top, of what lies beside it."""
+BELOW = ("metadata.csv", "metadata.jsonl")
+"""Lists that may lie below the top, of what lies beside them: those of Hugging Face's image folders."""
 OWN_LICENSE = "not stated (the user's own images)"
 
 
@@ -142,9 +143,7 @@ def _unread_lists(images: Sequence[str], others: Sequence[str], labelled: bool) 
     what = "their splits" if labelled else "no labels"
     found = [f"{what}: lists as {min(read)!r} are read by data.source: table"] if read else []
     if not read and lists:
-        found = [
-            f"{what}: {min(lists)!r} is not read; data.source: table reads .csv, .tsv and .parquet at the top of the folder"
-        ]
+        found = [f"{what}: {min(lists)!r} is not read; data.source: table reads .csv, .tsv, .jsonl and .parquet at the top"]
     return found
 
 

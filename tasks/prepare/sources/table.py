@@ -1,4 +1,4 @@
-"""``source: table``: a folder with a list of its images, in CSV or parquet, or with parquet files that hold the images.
+"""``source: table``: a folder with a list of its images, in CSV, JSON lines or parquet, or with parquet files that hold them.
 
 Columns: ``path`` (below the folder; ``file_name``, ``filename``, ``file``, ``image`` are the same), or in parquet ``image`` or
 ``img`` (the bytes, or bytes and path as Hugging Face writes them); then, if you have them, ``label``, ``split`` and ``group``.
@@ -16,9 +16,9 @@ from typing import Any
 from tasks.prepare.decoding import MAX_BYTES, BadImage, one_line
 from tasks.prepare.labels import Row, arranged, group_of, is_nothing, not_read
 from tasks.prepare.list_names import as_there, by_folders, partitions, split_of, without_endings
-from tasks.prepare.lists import Numbered, read_csv
+from tasks.prepare.lists import NamesNoFile, Numbered, read_csv, read_jsonl
 from tasks.prepare.names import is_image
-from tasks.prepare.source import BELOW, LISTS, Content, Source
+from tasks.prepare.source import BELOW, LISTS, TEXTS, Content, Source
 from tasks.prepare.sources.folder import FolderSource
 from tasks.prepare.split_names import role_of
 from tasks.runtime.errors import DataError, UsageError
@@ -32,7 +32,7 @@ PATHS = ("path", "file_name", "filename", "file", *HELD)
 """Columns that may name them."""
 READ = {*PATHS, "label", "split", "group"}
 MISSING, NOT_READ = "listed in the table but not there", "listed in the table, but hidden, or no image by its name"
-LONGEST_SHOWN = 80
+LONGEST_SHOWN = 200
 """Characters of a cell in a message."""
 INDEX = {"", "__index_level_0__"}
 """What pandas calls the numbers of rows."""
@@ -53,10 +53,6 @@ def open_source(config: DataConfig) -> Source:
     return TableSource(path, config.follow_links)
 
 
-class NamesNoFile(DataError):
-    """A list without a column that names files: what the numbers of classes mean, for instance."""
-
-
 class TableSource(FolderSource):
     """Images that a table names, or holds."""
 
@@ -67,8 +63,8 @@ class TableSource(FolderSource):
         if not tables:
             seen = sorted(name for name, kind in kinds.items() if kind in LISTS)
             raise DataError(
-                f"{where} holds no table: a .csv or .tsv at its top, {BELOW} below it, or .parquet files"
-                + (f"; {few(map(repr, seen))} is none" if seen else "")
+                f"{where} holds no table: a .csv, .tsv or .jsonl at its top, {BELOW[0]} below it, or .parquet files"
+                + (f"; none of these is one: {few(map(repr, seen))}" if seen else "")
             )
         self._held: dict[str, tuple[str, int]] = {}
         self._unread: set[str] = set()
@@ -77,7 +73,7 @@ class TableSource(FolderSource):
         of_none: dict[str, DataError] = {}
         for table in tables:
             try:
-                by_table[table] = self._csv(table) if kinds[table] != ".parquet" else self._parquet(table)
+                by_table[table] = self._text(table) if kinds[table] != ".parquet" else self._parquet(table)
             except NamesNoFile as error:
                 of_none[table] = error
         if not by_table:
@@ -86,7 +82,8 @@ class TableSource(FolderSource):
         endless = without_endings(there)
         rows = [as_there(row, there, endless) for found in by_table.values() for row in found]
         listed = {row.name for row in rows}
-        self.bad += [(name, MISSING if is_image(name) else NOT_READ) for name in sorted(listed - there - set(self._held))]
+        missing = sorted(listed - there - set(self._held))
+        self.bad += [(_short(name), MISSING if is_image(name) else NOT_READ) for name in missing]
         self.ignored += sorted(there - listed - set(tables))
         if unused := sum(map(is_image, self.ignored)):
             self.warnings.append(
@@ -103,7 +100,7 @@ class TableSource(FolderSource):
         elif self._unread:
             self.warnings.append(not_read(map(repr, self._unread)))
         if not self.items:
-            example = f"; the first is {rows[0].name!r}" if rows else ""
+            example = f"; the first is {_short(rows[0].name)!r}" if rows else ""
             unlisted = next(filter(is_image, self.ignored), "")
             example += f", and one that is there {unlisted!r}" if unlisted else ""
             forms = [{unicodedata.normalize("NFC", name) for name in names} for names in (listed, self.ignored)]
@@ -112,11 +109,11 @@ class TableSource(FolderSource):
             example += f"; {len(refused)} refused: {few(refused, between='; ')}" if refused else ""
             raise DataError(f"{where}: none of the {len(rows)} images that the table lists is there{example}")
 
-    def _csv(self, table: str) -> list[Row]:
+    def _text(self, table: str) -> list[Row]:
         content = self.content(table)
         if isinstance(content, BadImage):
             raise DataError(f"{table}: {content}")
-        heads, lines = read_csv(table, content, READ)
+        heads, lines = read_jsonl(table, content) if table.lower().endswith(".jsonl") else read_csv(table, content, READ)
         return self._listed(self._as_read(heads, lines), table)
 
     def _as_read(self, heads: Sequence[str], lines: Sequence[Numbered]) -> list[Numbered]:
@@ -195,7 +192,7 @@ class TableSource(FolderSource):
 
 def _is_list(name: str, kind: str) -> bool:
     """Whether a file is a list of images: at the top, or below it by the name that Hugging Face's image folders have."""
-    return kind in (".csv", ".tsv") and ("/" not in name or PurePosixPath(name).name == BELOW)
+    return kind in TEXTS and ("/" not in name or PurePosixPath(name).name in BELOW)
 
 
 def _columns(heads: Sequence[str]) -> dict[str, str]:
@@ -234,19 +231,23 @@ def _path(line: dict[str, Any], table: str, folder: Path) -> str:
         raise DataError(f"{table}: the column {column!r} holds no names of files")
     if not (given := str(line[column] or "").strip()):
         return ""
-    inside = PurePosixPath(table).parent if PurePosixPath(table).name == BELOW else PurePosixPath()
+    inside = PurePosixPath(table).parent if PurePosixPath(table).name in BELOW else PurePosixPath()
     path = Path(os.path.normpath(folder / inside / given))
     if not path.is_relative_to(folder) or path == folder:
-        shown = given if len(given) < LONGEST_SHOWN else f"{given[:LONGEST_SHOWN]}..."
-        raise DataError(f"{table} lists {shown!r}; paths must lie below its folder, for DVC watches that folder alone")
+        raise DataError(f"{table} lists {_short(given)!r}; paths must lie below its folder, for DVC watches that folder alone")
     return path.relative_to(folder).as_posix()
+
+
+def _short(text: str) -> str:
+    """A cell in a message: some hold whole images."""
+    return text if len(text) < LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 def _several(lists: Mapping[str, int], others: Iterable[str]) -> list[str]:
     """That several lists are read, of which one may be what somebody predicted, and which are not."""
     named = (f"{name!r} ({counted(rows, 'row', 'rows')})" for name, rows in sorted(lists.items()))
     found = [f"{len(lists)} lists are read: {few(named, between=' and ')}"] if len(lists) > 1 else []
-    return [*found, f"no column names files, so it is not read: {few(map(repr, others))}"] if others else found
+    return [*found, f"not a list that names files, so not read: {few(map(repr, others))}"] if others else found
 
 
 def _row(line: dict[str, Any], table: str, name: str) -> Row:

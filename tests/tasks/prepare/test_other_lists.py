@@ -63,6 +63,24 @@ def test_lists_as_people_s_programs_write_them_are_read(tmp_path: Path, table: b
     assert {item.split for item in source.items} == {"train"} and not any(item.group for item in source.items)
 
 
+def test_lines_of_json_are_read_at_the_top_and_beside_the_images(tmp_path: Path) -> None:
+    lines = [f'{{"file_name": "img/{i}.png", "label": {i % 2}, "bbox": [1, 2]}}' for i in range(12)]
+    source = opened(tmp_path, "\n".join([*lines[:11], "", '{"file_name": "img/11.png"}']).encode(), "metadata.jsonl")
+    assert labels(source) == {f"img/{i}.png": str(i % 2) for i in range(11)} | {"img/11.png": ""}
+    (tmp_path / "in/metadata.jsonl").unlink()
+    write(tmp_path / "in", {"img/metadata.jsonl": "\n".join(lines).replace("img/", "").encode()})
+    assert set(labels(open_source(config(tmp_path / "in", "table")))) == set(PICTURES)
+    for wrong in (b"[1, 2]", b"{", b"\xff"):
+        with pytest.raises(DataError, match=r"img/metadata\.jsonl, line 1 is no JSON object in UTF-8"):
+            open_source(config(write(tmp_path / "in", {"img/metadata.jsonl": wrong}), "table"))
+
+
+def test_a_cell_that_holds_an_image_is_not_shown_whole(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="none of the 1 images") as error:
+        opened(tmp_path, b"image,label\n" + b"iVBORw0KGgo" * 1000 + b",c0\n")
+    assert len(str(error.value)) < 500
+
+
 def test_a_path_from_the_root_counts_where_it_leads_into_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     table = listing(f"path={folder}/img/{{}}.png", "label=c{1}").replace(f"{folder}/img/3.".encode(), b"../in/img/3.")
@@ -76,7 +94,7 @@ def test_what_several_lists_are_is_told(tmp_path: Path) -> None:
     write(tmp_path / "in", {"sample_submission.csv": b"path,label\nimg/0.png,c0\n", "classes.csv": b"id,name\n0,cat\n"})
     said = " ".join(opened(tmp_path).warnings)
     assert "2 lists are read: 'labels.csv' (12 rows) and 'sample_submission.csv' (1 row)" in said
-    assert "no column names files, so it is not read: 'classes.csv'" in said
+    assert "not a list that names files, so not read: 'classes.csv'" in said
     (tmp_path / "in/labels.csv").unlink()
     (tmp_path / "in/sample_submission.csv").unlink()
     with pytest.raises(DataError, match=r"classes\.csv has the columns id, name; one must name the files"):
@@ -127,8 +145,8 @@ def test_reasons_for_images_without_labels_name_the_folders_and_the_other_lists(
     assert "not from folders as 'bird'" in " ".join(opened(tmp_path, table).warnings)
     loose = write(tmp_path / "loose", {f"{i}.png": data for i, data in enumerate(IMAGES)})
     for name, said in (
-        ("metadata.jsonl", "no labels: 'metadata.jsonl' is not read; data.source: table reads .csv, .tsv and .parquet"),
-        ("labels.xlsx", "no labels: 'labels.xlsx' is not read"),
+        ("metadata.jsonl", "no labels: lists as 'metadata.jsonl' are read by data.source: table"),
+        ("labels.xlsx", "no labels: 'labels.xlsx' is not read; data.source: table reads .csv, .tsv, .jsonl and .parquet"),
         ("more/_classes.csv", "no labels: 'more/_classes.csv' is not read"),
         ("labels.csv", "no labels: lists as 'labels.csv' are read by data.source: table"),
     ):
@@ -139,7 +157,7 @@ def test_reasons_for_images_without_labels_name_the_folders_and_the_other_lists(
     assert not open_source(config(loose)).warnings
     folders = write(tmp_path / "folders", class_folders(4) | {"train.csv": b"", "notes.csv": b""})
     assert "their splits: lists as 'train.csv' are read by data.source: table" in open_source(config(folders)).warnings
-    with pytest.raises(DataError, match=r"holds no table: .*; 'train/_classes\.csv' is none"):
+    with pytest.raises(DataError, match=r"holds no table: .*; none of these is one: 'train/_classes\.csv'"):
         open_source(config(write(tmp_path / "roboflow", {"train/_classes.csv": b"", "train/0.png": IMAGES[0]}), "table"))
 
 
