@@ -51,11 +51,10 @@ def read_csv(table: str, content: bytes, read: Collection[str]) -> tuple[list[st
         raise DataError(f"{table} is no CSV: {one_line(error)}") from None
     if twice := [name for name in heads if name in read and heads.count(name) > 1]:
         raise DataError(f"{table} has the column {twice[0]!r} twice; leave one of them")
-    for _, line in lines if separator == ";" else ():
-        for head in {"label"} & {head.lower() for head in line}:
-            name = next(own for own in line if own.lower() == head)
-            if number := DECIMAL.fullmatch((line[name] or "").strip()):
-                line[name] = ".".join(number.groups())
+    label = next((head for head in heads if head.lower() == "label"), None)
+    for _, line in lines if separator == ";" and label else ():
+        if number := DECIMAL.fullmatch((line[label] or "").strip()):
+            line[label] = ".".join(number.groups())
     return heads, lines
 
 
@@ -67,7 +66,7 @@ def read_jsonl(table: str, content: bytes) -> tuple[list[str], list[Numbered]]:
     """
     lines: list[Numbered] = []
     try:
-        for number, line in enumerate(content.decode("utf-8-sig").splitlines(), 1):
+        for number, line in enumerate(content.decode("utf-8-sig").split("\n"), 1):
             if line.strip():
                 lines.append((number, dict(json.loads(line).items())))
     except (ValueError, AttributeError, RecursionError):

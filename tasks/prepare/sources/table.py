@@ -58,33 +58,16 @@ class TableSource(FolderSource):
 
     def place(self, names: Sequence[str], folders: Sequence[str], where: str) -> None:
         """Take the tables among the names, and of the other files those that they list."""
-        kinds = {name: PurePosixPath(name.lower()).suffix for name in names}
-        tables = sorted(n for n, kind in kinds.items() if kind == ".parquet" or _is_list(n, kind))
-        if not tables:
-            seen = sorted(name for name, kind in kinds.items() if kind in LISTS)
-            raise DataError(
-                f"{where} holds no table: a .csv, .tsv or .jsonl at its top, {BELOW[0]} below it, or .parquet files"
-                + (f"; none of these is one: {few(map(repr, seen))}" if seen else "")
-            )
         self._held: dict[str, tuple[str, int]] = {}
         self._unread: set[str] = set()
         there, refused = set(names), list(self.bad)
-        by_table: dict[str, list[Row]] = {}
-        of_none: dict[str, DataError] = {}
-        for table in tables:
-            try:
-                by_table[table] = self._text(table) if kinds[table] != ".parquet" else self._parquet(table)
-            except NamesNoFile as error:
-                of_none[table] = error
-        if not by_table:
-            raise next(iter(of_none.values()))
-        self.warnings += _several({name: len(rows) for name, rows in by_table.items() if kinds[name] != ".parquet"}, of_none)
+        by_table = self._tables(names, where)
         endless = without_endings(there)
         rows = [as_there(row, there, endless) for found in by_table.values() for row in found]
         listed = {row.name for row in rows}
         missing = sorted(listed - there - set(self._held))
         self.bad += [(_short(name), MISSING if is_image(name) else NOT_READ) for name in missing]
-        self.ignored += sorted(there - listed - set(tables))
+        self.ignored += sorted(there - listed - set(by_table))
         if unused := sum(map(is_image, self.ignored)):
             self.warnings.append(
                 f"{counted(unused, 'image that no table lists is', 'images that no table lists are')} not used"
@@ -108,6 +91,32 @@ class TableSource(FolderSource):
             refused = [f"{name!r}: {reason}" for name, reason in sorted(refused)]
             example += f"; {len(refused)} refused: {few(refused, between='; ')}" if refused else ""
             raise DataError(f"{where}: none of the {len(rows)} images that the table lists is there{example}")
+
+    def _tables(self, names: Sequence[str], where: str) -> dict[str, list[Row]]:
+        """The rows of each list; one that names no files is told, unless there is no other.
+
+        Raises:
+            DataError: there is none, or one that cannot be understood.
+        """
+        kinds = {name: PurePosixPath(name.lower()).suffix for name in names}
+        tables = sorted(n for n, kind in kinds.items() if kind == ".parquet" or _is_list(n, kind))
+        if not tables:
+            seen = sorted(name for name, kind in kinds.items() if kind in LISTS)
+            raise DataError(
+                f"{where} holds no table: a .csv, .tsv or .jsonl at its top, {BELOW[0]} below it, or .parquet files"
+                + (f"; none of these is one: {few(map(repr, seen))}" if seen else "")
+            )
+        found: dict[str, list[Row]] = {}
+        of_none: dict[str, NamesNoFile] = {}
+        for table in tables:
+            try:
+                found[table] = self._text(table) if kinds[table] != ".parquet" else self._parquet(table)
+            except NamesNoFile as error:
+                of_none[table] = error
+        if not found:
+            raise next(iter(of_none.values()))
+        self.warnings += _several({name: len(rows) for name, rows in found.items() if kinds[name] != ".parquet"}, of_none)
+        return found
 
     def _text(self, table: str) -> list[Row]:
         content = self.content(table)
@@ -231,11 +240,11 @@ def _path(line: dict[str, Any], table: str, folder: Path) -> str:
         raise DataError(f"{table}: the column {column!r} holds no names of files")
     if not (given := str(line[column] or "").strip()):
         return ""
-    inside = PurePosixPath(table).parent if PurePosixPath(table).name in BELOW else PurePosixPath()
-    path = Path(os.path.normpath(folder / inside / given))
-    if not path.is_relative_to(folder) or path == folder:
+    inside = folder / table if PurePosixPath(table).name in BELOW else folder / "x"
+    path, around = os.path.normpath(f"{inside.parent}/{given}" if given[0] != "/" else given), f"{str(folder).rstrip('/')}/"
+    if not path.startswith(around):
         raise DataError(f"{table} lists {_short(given)!r}; paths must lie below its folder, for DVC watches that folder alone")
-    return path.relative_to(folder).as_posix()
+    return path.removeprefix(around)
 
 
 def _short(text: str) -> str:
