@@ -6,6 +6,7 @@ from MLflow's registry: the champion, unless ``--model`` says another.
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -178,12 +179,16 @@ def write_sheet(path: Path, sections: Sequence[Section], names: list[str], sourc
 
 
 def below(path: Path, query: str | None) -> str | None:
-    """The name of an image below ``path``, of ``./NAME`` and of its whole path too."""
+    """The name of an image below ``path``: of ``./NAME``, and of its path from here or from the root, too."""
     if query is None or not path.is_dir():
         return query
-    whole = Path(query).expanduser()
-    inside = whole.is_absolute() and whole.is_relative_to(path.resolve())
-    return str(whole.relative_to(path.resolve())) if inside else query.removeprefix("./")
+    folders = [os.path.abspath(path), os.path.realpath(path)]  # noqa: PTH100  what a link is called counts too
+    for whole in (f"{folders[0]}/{query}", os.path.abspath(Path(query).expanduser())):  # noqa: PTH100
+        image = os.path.normpath(whole)
+        inside = [image.removeprefix(f"{folder}/") for folder in folders if image.startswith(f"{folder}/")]
+        if inside and Path(image.rpartition("#")[0] or image).is_file():  # or a tile of it
+            return inside[0]
+    return query
 
 
 def check_query(query: str | None, images: Source, encoder: registry.Loaded) -> None:

@@ -61,6 +61,8 @@ def main() -> None:
         print(f"note: {linked}")
     scored = any(name.startswith("evaluate") for name in schedule.chosen)
     if scored and any(Path("out/metrics").glob("*.json")):
+        if failure and "report" in schedule.chosen:
+            print("What was scored so far, by this run or an earlier one:")
         try:
             leaderboard.show(Path())
         except Stop:

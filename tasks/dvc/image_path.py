@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks.runtime.errors import UsageError
 from tasks.runtime.image_folders import images_path, more_paths
-from tasks.runtime.params import DataConfig, data_config, task_configs
+from tasks.runtime.params import data_config, task_configs
 
 
 def check_images(root: Path, values: Mapping[str, Any]) -> None:
@@ -24,21 +24,11 @@ def check_images(root: Path, values: Mapping[str, Any]) -> None:
     _check(root, "data.path", values["data"].get("path"))
     for task, config in task_configs(values).items() if values.get("tasks") else ():
         _check(root, f"tasks.{task}.path", config.path)
-    if values["data"].get("more"):
-        _check_more(root, data_config(values))
-
-
-def _check_more(root: Path, config: DataConfig) -> None:
-    """Check the folders of ``data.more``; no image may be read twice."""
-    for name, given in config.more.items():
-        _check(root, f"data.more.{name}", given)
-    known = {"data.path": images_path(config.path, root)}
-    for name, path in more_paths(config, root).items():
-        for other, before in known.items():
-            one, two = path.resolve(), before.resolve()
-            if one.is_relative_to(two) or two.is_relative_to(one):
-                raise UsageError(f"data.more.{name}: {path} and {other}, {before}, hold the same images; name each folder once")
-        known[f"data.more.{name}"] = path
+    if values["data"].get("more", {}) != {}:
+        config = data_config(values)
+        for name, given in config.more.items():
+            _check(root, f"data.more.{name}", given)
+        more_paths(config, root)
 
 
 def _check(root: Path, key: str, given: Any) -> None:

@@ -37,7 +37,10 @@ HINTS = (
     "To enable auto staging",
     "\tdvc config core.autostage",
     "Use `dvc push`",
+    "  (PID ",
+    "If there are no processes with such PIDs",
 )
+BUSY = "is busy, it is being blocked by"
 
 
 def dvc(root: Path, *arguments: str) -> str | None:
@@ -83,7 +86,7 @@ class Runner:
         Raises:
             Preempted: ``stop`` was called; nothing was started, or what was started has ended.
         """
-        options, mended = self.options, False
+        options, mended, waits = self.options, False, False
         while True:
             with self._claimed_log(name) as log:
                 outcome = self._run_once(name, log, watch, options)
@@ -100,6 +103,9 @@ class Runner:
                 raise Preempted(f"{name} was stopped; the same command continues")
             if outcome is not None:
                 return outcome
+            if not waits:
+                watch(["another run works on what this needs; waiting for it"])
+                waits = True
             release_dead_locks(self.root)
             self._pause(name, BUSY_SECONDS)
 
@@ -181,7 +187,7 @@ class _Tail:
         *lines, self.rest = re.split(r"[\r\n]", self.rest + self.reader.read())
         if last:
             lines.append(self.rest)
-        return [line for line in lines if line.strip() and not line.startswith(HINTS)]
+        return [line for line in lines if line.strip() and not line.startswith(HINTS) and BUSY not in line]
 
 
 def _outcome(returncode: int, left: Path, text: str) -> Outcome | None:
@@ -210,7 +216,7 @@ def _outcome(returncode: int, left: Path, text: str) -> Outcome | None:
     if exited:
         code = int(exited[1])
         return Outcome(code if code > 0 else 128 - code, Fate.FAILED, message)
-    if "is busy, it is being blocked by" in text:
+    if BUSY in text:
         return None
     return Outcome(Preempted.code if returncode < 0 else EnvironmentFault.code, Fate.FAILED, message)
 

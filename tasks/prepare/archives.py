@@ -25,6 +25,8 @@ MAX_MEMBERS = 5_000_000
 RATIO, SLACK = 200, 16 << 20
 """An archive may expand to this many times its size plus the slack in bytes; images hardly compress."""
 BLOCK = 512
+EMPTY = 20 * BLOCK
+"""Bytes, all zero, that tar writes of no members."""
 ARCHIVES = (".zip", ".tar", ".tgz", ".txz", ".tar.gz", ".tar.xz", ".tar.bz2", ".7z", ".rar", ".gz", ".xz", ".bz2", ".zst")
 BROKEN = (
     tarfile.TarError,
@@ -71,7 +73,7 @@ class Archive:
             start = file.read(262)
         self._zip = start[:4] in (b"PK\x03\x04", b"PK\x05\x06")
         self._open: Any = next((o for magic, o in OPENERS.items() if start.startswith(magic)), None)
-        empty = len(start) == 262 and not any(start)  # a tar of no members is nothing but zeros
+        empty = 0 < path.stat().st_size <= EMPTY and not any(path.read_bytes())
         if not (self._zip or self._open or start[257:] == b"ustar" or empty):
             raise DataError(f"{path} is not a tar (plain, gz, xz, bz2) or zip archive")
         try:

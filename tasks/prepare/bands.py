@@ -154,7 +154,7 @@ def _picture_or_tiff(data: bytes, name: str, channels: int) -> tuple[Array, Fact
     try:
         with Image.open(BytesIO(data), formats=decoding.FORMATS) as image:
             facts = header.inspect(image, data, name)
-            if not (facts.format == "TIFF" and image.tag_v2.get(277, 1) > len(image.getbands())):
+            if not (facts.format == "TIFF" and tiff.needs_reading(image)):
                 values = _values(image, data, facts)
                 facts.notes += jpeg.check(image, data) if facts.format == "JPEG" else []
                 return _laid_out(values, channels, facts), facts

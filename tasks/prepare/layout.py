@@ -53,7 +53,7 @@ def arrange(names: Iterable[str], folders: Iterable[str], where: str, rule: Clas
     names = sorted(names)
     if not names:
         raise DataError(f"{where} holds no images (JPEG, PNG, BMP, GIF, WebP, TIFF or .npy); check data.path")
-    around = _around(names)
+    around = folders_around(names)
     inside: dict[str, list[Parts]] = {}
     for top, *rest in (PurePosixPath(name.removeprefix(around)).parts for name in names):
         if rest:
@@ -92,7 +92,7 @@ def arrange(names: Iterable[str], folders: Iterable[str], where: str, rule: Clas
     return layout
 
 
-def _around(names: Sequence[str]) -> str:
+def folders_around(names: Sequence[str]) -> str:
     """The folders around everything, as ``dataset/images/``, where there are further folders inside and none is a split."""
     around: list[str] = []
     parts = [PurePosixPath(name).parts for name in names]

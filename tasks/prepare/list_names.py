@@ -1,15 +1,17 @@
 """What the names of a list, of its folders and of the files that it lists say of the images."""
 
 import functools
+import posixpath
 import urllib.parse
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from tasks.prepare.labels import Row
-from tasks.prepare.names import is_image
+from tasks.prepare.labels import POSITION, Row
+from tasks.prepare.names import PICTURES, is_image
 from tasks.prepare.split_names import role_of, role_within
+from tasks.runtime.errors import DataError
 
 
 def by_folders(rows: list[Row]) -> tuple[list[Row], list[str]]:
@@ -34,6 +36,30 @@ def by_folders(rows: list[Row]) -> tuple[list[Row], list[str]]:
     return [replace(row, split=split[row.name]) for row in rows], [f"{said}; a column 'split' says otherwise"]
 
 
+def with_names(lists: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    """The rows of all lists, where numbers of classes mean the same in those that do not say it as in those that do.
+
+    Raises:
+        DataError: those that say it say different things.
+    """
+    among = {tuple(row.among) for rows in lists.values() for row in rows if row.among is not None}
+    silent = [table for table, rows in lists.items() if any(row.among is None and is_number(row.label) for row in rows)]
+    if not among or not silent:
+        return lists
+    if len(among) > 1:
+        raise DataError(f"the labels of {silent[0]} are numbers, and the other lists call their classes differently; name them")
+    (names,) = among
+    return {
+        table: [replace(row, among=names) if row.among is None and is_number(row.label) else row for row in rows]
+        for table, rows in lists.items()
+    }
+
+
+def is_number(label: object) -> bool:
+    """Whether a label is a whole number, of a table or in text."""
+    return POSITION.fullmatch(str(label).strip()) is not None
+
+
 def without_endings(there: Iterable[str]) -> dict[str, str]:
     """The images by their names without the ending, of those that alone have theirs."""
     paths = [(str(PurePosixPath(name).with_suffix("")), name) for name in there if is_image(name)]
@@ -43,8 +69,10 @@ def without_endings(there: Iterable[str]) -> dict[str, str]:
 
 def as_there(row: Row, there: Collection[str], endless: Mapping[str, str]) -> Row:
     """A row whose file is named as Windows does, or without its ending, by the name that is there."""
-    name = row.name.replace("\\", "/")
-    return row if row.name in there else replace(row, name=name if name in there else endless.get(name, row.name))
+    name = posixpath.normpath(row.name.replace("\\", "/"))
+    if row.name in there or PurePosixPath(name).suffix.lower() in PICTURES:
+        return replace(row, name=name) if row.name not in there and name in there else row
+    return replace(row, name=name if name in there else endless.get(name, row.name))
 
 
 @functools.cache

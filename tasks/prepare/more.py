@@ -4,7 +4,10 @@ DVC takes no list of folders as dependencies of one stage. So each further folde
 whose output changes when the folder does, and ``prepare`` depends on these outputs (docs/decisions/0033).
 """
 
+import hashlib
+import os
 import sys
+from pathlib import Path
 
 from ssl_core.config import ConfigError, unknown_name
 from tasks.runtime import files
@@ -15,6 +18,20 @@ from tasks.runtime.stage import Body, Stage, main
 from tasks.runtime.stage_name import StageName
 
 
+def content_digest(folder: Path, stage: Stage) -> str:
+    """Digest of the names of all files below ``folder`` and of what is in them; links to folders are not followed."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names):
+        if stage.stop_requested():
+            stage.leave()
+        try:
+            content = files.sha256(path) if path.is_file() else "no file"
+        except OSError as error:  # prepare says so of each
+            content = f"closed ({error.strerror})"
+        digest.update(f"{os.fsencode(path.relative_to(folder))!r} {content}\n".encode())
+    return digest.hexdigest()
+
+
 def make(name: str) -> tuple[Stage, Body]:
     """The stage of one folder, its parameters checked."""
     folders = more_paths(data_config(load()))
@@ -23,7 +40,7 @@ def make(name: str) -> tuple[Stage, Body]:
     path = folders[name]
 
     def body(stage: Stage) -> None:
-        files.write_text(stage.out(f"data/more/{name}.txt"), f"{files.listing_digest(path)}\n")
+        files.write_text(stage.out(f"data/more/{name}.txt"), f"{content_digest(path, stage)}\n")
 
     return Stage(StageName("prepare_more", folder=name), listed=[path]), body
 

@@ -55,8 +55,9 @@ def prepare(
         DataError: the images are not usable as they are.
         EnvironmentFault: not enough disk space, or no network for a download.
     """
-    source = tiled.cut_as_asked(open_source(config), config, check, progress_file)
+    source = open_source(config)
     source.items, source.classes = without_single(source.items, source.classes, config, source.warnings)
+    source = tiled.cut_as_asked(source, config, check, progress_file)
     chosen = split_rows(source.items, source.classes, config, source.warnings)
     size = sum(map(len, chosen.values())) * config.channels * config.stored**2 * config.bits // 8
     files.check_space(target, int(size * 1.05) + (16 << 20), "free some, or lower data.max_train or data.image_size")

@@ -3,7 +3,7 @@
 import importlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -177,11 +177,11 @@ class FileSource(Source):
         if self.classes and without:
             self.warnings.append(f"no image lies in {few(map(repr, without))}: no class")
 
-    def check_sums(self, text: bytes, mark: str = "") -> None:
+    def check_sums(self, text: bytes, renamed: Callable[[str], str] = str) -> None:
         """Take the hashes of a SHA256SUMS file (``sha256sum``'s format); a listed image that is absent is bad.
 
         Args:
-            mark: of the folder it lies in, as ``marked`` takes it.
+            renamed: the name in this source of what the file calls so.
 
         Raises:
             DataError: a line of another format.
@@ -190,7 +190,7 @@ class FileSource(Source):
         refused = {name for name, _ in self.bad}
         for number, line in enumerate(os.fsdecode(text).splitlines(), 1):
             digest, _, name = line.partition(" ")
-            name = marked(name.lstrip(" *").removeprefix("./"), mark)
+            name = renamed(name.lstrip(" *").removeprefix("./"))
             if not line.strip():
                 continue
             if len(digest) != 64 or not name:

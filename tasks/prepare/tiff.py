@@ -16,7 +16,7 @@ MOST = 16
 BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 COMPRESSIONS = (1, 5, 8, 32773, 32946, 50000)
 """Of a multi-band TIFF: none, LZW, Deflate, PackBits, Deflate's old number, Zstandard."""
-BITS, PHOTOMETRIC, ORIENTATION, BANDS, FORMATS = 258, 262, 274, 277, 339
+BITS, PHOTOMETRIC, ORIENTATION, BANDS, LAYOUT, FORMATS = 258, 262, 274, 277, 284, 339
 """Tags."""
 UPRIGHT = {
     2: lambda values: values[:, ::-1],
@@ -52,6 +52,12 @@ def is_of_bands(data: bytes) -> bool:
     except Exception:  # damaged in any way, or values of another type
         return False
     return bands > 1
+
+
+def needs_reading(image: Any) -> bool:
+    """Whether Pillow shows less of a TIFF than ``read``: bands more than a picture has, or deep ones one after the other."""
+    bands = int(image.tag_v2.get(BANDS, 1))
+    return bands > len(image.getbands()) or (bands > 1 and is_deep(image) and image.tag_v2.get(LAYOUT, 1) == 2)
 
 
 def check(image: Any) -> None:

@@ -1,10 +1,12 @@
 """Files that are either absent or complete: atomic writes, directories with a manifest, verified reads."""
 
+import contextlib
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ def sha256(path: Path) -> str:
 def listing_digest(path: Path) -> str:
     """Digest of the names, sizes and times of all files below ``path``, or of ``path`` if it is a file.
 
-    Nothing is opened and no link is followed.
+    Nothing is opened. Of a link to a file it is that of both, so that another target shows; links to folders are not followed.
     """
     below = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
     lines = [f"{p.relative_to(path)}\0{_times(p)}" for p in ([path] if path.is_file() else below)]
@@ -46,7 +48,13 @@ def _times(path: Path) -> str:
         status = path.lstat()
     except OSError:
         return "gone"
-    return f"{status.st_size}\0{status.st_mtime_ns}\0{status.st_mode}"
+    own = f"{status.st_size}\0{status.st_mtime_ns}\0{status.st_mode}\0{status.st_ino}"
+    if not stat.S_ISLNK(status.st_mode):
+        return own
+    with contextlib.suppress(OSError):
+        target = path.stat()
+        own += f"\0{path.readlink()}\0{target.st_size}\0{target.st_mtime_ns}\0{target.st_ino}"
+    return own
 
 
 def to_json(value: Any) -> str:

@@ -31,12 +31,18 @@ def more_paths(config: "DataConfig", root: Path = Path()) -> dict[str, Path]:
     """The folders of ``data.more`` by name.
 
     Raises:
-        UsageError: one is no folder.
+        UsageError: one is no folder, or lies in another one: its images would be read twice.
     """
     found = {name: images_path(given, root, f"data.more.{name}") for name, given in config.more.items()}
+    known = {"data.path": root / config.path}
     for name, path in found.items():
         if not path.is_dir():
             raise UsageError(f"data.more.{name}: {path} is not a folder")
+        for other, before in known.items():
+            one, two = path.resolve(), before.resolve()
+            if one.is_relative_to(two) or two.is_relative_to(one):
+                raise UsageError(f"data.more.{name}: {path} and {other}, {before}, hold the same images; name each folder once")
+        known[f"data.more.{name}"] = path
     return found
 
 

@@ -45,6 +45,21 @@ def test_a_query_is_looked_for_before_an_encoder_is_loaded(start: Any, monkeypat
         start("--query", "in/0.png", "--output", str(tmp_path / "x.parquet"))
 
 
+def test_a_query_may_be_given_by_its_path_from_here_or_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write(tmp_path / "in", {"cat/0.png": corpus.encoded(corpus.picture(0))})
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    for place in (folder, tmp_path / "link", Path("in"), Path("../" + tmp_path.name) / "in"):
+        for query in ("cat/0.png", "./cat/0.png", f"{place}/cat/0.png", str(folder / "cat/0.png"), "cat/0.png#001"):
+            assert embed.below(place, query) == ("cat/0.png#001" if "#" in query else "cat/0.png"), (place, query)
+    assert embed.below(folder, "cat/1.png") == "cat/1.png" and embed.below(folder, None) is None
+
+
+def test_one_image_is_no_folder(start: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"0\.png is one image; give its folder, and --query 0\.png"):
+        start("--output", str(tmp_path / "x.parquet"), path=str(tmp_path / "in/0.png"))
+
+
 @pytest.mark.parametrize(("name", "value"), [("--neighbors", "-1"), ("--threshold", "nan"), ("--threshold", "-1.5")])
 def test_a_number_that_means_nothing_is_refused(start: Any, tmp_path: Path, name: str, value: str) -> None:
     with pytest.raises(UsageError, match=f"{name} is {value}; "):

@@ -1,14 +1,17 @@
 """``source: folder``: images in a folder, or in several, found by name and read one after another."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tasks.prepare.class_folders import ClassFolder
 from tasks.prepare.decoding import BadImage
+from tasks.prepare.layout import folders_around
 from tasks.prepare.listing import Listing
-from tasks.prepare.names import SUMS
+from tasks.prepare.names import SUMS, is_image
 from tasks.prepare.source import OWN_LICENSE, Content, FileSource, Source, marked
-from tasks.runtime.errors import UsageError
+from tasks.runtime.errors import DataError, UsageError
 from tasks.runtime.image_folders import images_path, more_paths
 from tasks.runtime.params import DataConfig
 
@@ -24,6 +27,11 @@ def open_source(config: DataConfig) -> Source:
     if not path.is_dir():
         raise UsageError(f"data.path: {path} is not a folder; use data.source: archive for a tar or zip file")
     return FolderSource(path, config.follow_links, config.class_folder, more_paths(config))
+
+
+def _renamed(around: str, mark: str, name: str) -> str:
+    """The name of a file without the folders around everything, with the name of the folder that ``data.more`` reads."""
+    return marked(name.removeprefix(around), mark)
 
 
 class FolderSource(FileSource):
@@ -45,24 +53,33 @@ class FolderSource(FileSource):
         roots = {"": path, **(more or {})}
         super().__init__(path.resolve().name, ", ".join(root.resolve().name for root in roots.values()), OWN_LICENSE)
         self.class_folder = class_folder
-        self.folder = path.resolve()
+        self.folder, self.given = path.resolve(), Path(os.path.abspath(path))  # noqa: PTH100  as the user writes it, links and all
         self._files: dict[str, tuple[Listing, str]] = {}
         names: list[str] = []
         folders: list[str] = []
+        renaming: dict[str, Callable[[str], str]] = {}
         listings = {mark: Listing(root, follow_links) for mark, root in roots.items()}
         for mark, listing in listings.items():
-            found = {marked(name, mark): name for name in listing.names}
+            images = [name for name in listing.names if is_image(name)]
+            around = folders_around(images) if more and images else ""
+            if mark and not images:
+                raise DataError(f"data.more.{mark}: {roots[mark]} holds no images; is its disk there?")
+            found = {_renamed(around, mark, name): name for name in listing.names}
+            if twice := sorted(name for name in found.keys() & self._files.keys() if is_image(name)):
+                raise DataError(f"data.more.{mark}: an image is called {twice[0]!r} already; give the folder another name")
             self._files |= {name: (listing, own) for name, own in found.items()}
             names += found
-            folders += listing.folders
-            self.bad += [(marked(name, mark), reason) for name, reason in listing.bad]
+            folders += [name.removeprefix(around) for name in listing.folders if not around.startswith(f"{name}/")]
+            self.bad += [(_renamed(around, mark, name), reason) for name, reason in listing.bad]
+            renaming[mark] = functools.partial(_renamed, around, mark)
             self.ignored += listing.ignored
-            self.warnings += listing.warnings
+            own = [f"all images lie in {around[:-1]}: its folders are taken for those of {roots[mark]}"] if around else []
+            self.warnings += [f"{mark}: {text}" if mark else text for text in (*listing.warnings, *own)]
         self.place(names, folders, " and ".join(map(str, roots.values())))
         for mark, listing in listings.items():
             if SUMS in listing.names:
                 text = listing.content(SUMS)
-                self.check_sums(text if isinstance(text, bytes) else b"unreadable", mark)
+                self.check_sums(text if isinstance(text, bytes) else b"unreadable", renaming[mark])
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, Content]]:
         """Read the items at ``rows``."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from tasks.prepare.decoding import MAX_BYTES, BadImage, one_line
 from tasks.prepare.labels import Row, arranged, group_of, is_nothing, not_read
-from tasks.prepare.list_names import as_there, by_folders, partitions, split_of, without_endings
+from tasks.prepare.list_names import as_there, by_folders, partitions, split_of, with_names, without_endings
 from tasks.prepare.lists import NamesNoFile, Numbered, read_csv, read_jsonl
 from tasks.prepare.names import is_image
 from tasks.prepare.source import BELOW, LISTS, TEXTS, Content, Source
@@ -100,6 +100,8 @@ class TableSource(FolderSource):
         """
         kinds = {name: PurePosixPath(name.lower()).suffix for name in names}
         tables = sorted(n for n, kind in kinds.items() if kind == ".parquet" or _is_list(n, kind))
+        if not all(kinds[name] == ".jsonl" for name in tables):  # captions, boxes, what was predicted
+            tables = [name for name in tables if kinds[name] != ".jsonl"]
         if not tables:
             seen = sorted(name for name, kind in kinds.items() if kind in LISTS)
             raise DataError(
@@ -109,14 +111,15 @@ class TableSource(FolderSource):
         found: dict[str, list[Row]] = {}
         of_none: dict[str, NamesNoFile] = {}
         for table in tables:
+            unread = set(self._unread)
             try:
                 found[table] = self._text(table) if kinds[table] != ".parquet" else self._parquet(table)
             except NamesNoFile as error:
-                of_none[table] = error
+                of_none[table], self._unread = error, unread
         if not found:
             raise next(iter(of_none.values()))
         self.warnings += _several({name: len(rows) for name, rows in found.items() if kinds[name] != ".parquet"}, of_none)
-        return found
+        return with_names(found)
 
     def _text(self, table: str) -> list[Row]:
         content = self.content(table)
@@ -138,7 +141,7 @@ class TableSource(FolderSource):
         """The rows that name files. A row of blanks says nothing; one that says something of no file is told."""
         rows = []
         for number, line in lines:
-            if name := _path(line, table, self.folder):
+            if name := _path(line, table, (self.folder, self.given)):
                 rows.append(_row(line, table, name))
             elif any(value and str(value).strip() for value in line.values()):
                 self.bad.append((f"{table}, row {number}", "it names no file"))
@@ -222,13 +225,17 @@ def _held_in(schema: Any) -> str | None:
     import pyarrow as pa
 
     kinds = {f.name: f.type.value_type if pa.types.is_dictionary(f.type) else f.type for f in schema}
-    texts = {name for name, kind in kinds.items() if pa.types.is_string(kind) or pa.types.is_large_string(kind)}
+    named = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer)
+    texts = {name for name, kind in kinds.items() if any(is_kind(kind) for is_kind in named)}
     names = _columns(schema.names)
     return next((head for kind in HELD for head, name in names.items() if name == kind and head not in texts), None)
 
 
-def _path(line: dict[str, Any], table: str, folder: Path) -> str:
+def _path(line: dict[str, Any], table: str, folders: Sequence[Path]) -> str:
     """The name of the file that a line lists, below the folder; empty where it names none.
+
+    Args:
+        folders: the folder as it is, and as the user writes it, which may be a link.
 
     Raises:
         DataError: no column names files, or this one lies elsewhere.
@@ -238,13 +245,14 @@ def _path(line: dict[str, Any], table: str, folder: Path) -> str:
         raise NamesNoFile(f"{table} has the columns {', '.join(map(str, line))}; one must name the files: {' or '.join(PATHS)}")
     if isinstance(line[column], (bytes, dict, list)):
         raise DataError(f"{table}: the column {column!r} holds no names of files")
-    if not (given := str(line[column] or "").strip()):
+    if not (given := str("" if line[column] is None else line[column]).strip()):
         return ""
-    inside = folder / table if PurePosixPath(table).name in BELOW else folder / "x"
-    path, around = os.path.normpath(f"{inside.parent}/{given}" if given[0] != "/" else given), f"{str(folder).rstrip('/')}/"
-    if not path.startswith(around):
-        raise DataError(f"{table} lists {_short(given)!r}; paths must lie below its folder, for DVC watches that folder alone")
-    return path.removeprefix(around)
+    inside = folders[0] / table if PurePosixPath(table).name in BELOW else folders[0] / "x"
+    path = os.path.normpath(f"{inside.parent}/{given}" if given[0] != "/" else given)
+    for around in (f"{str(folder).rstrip('/')}/" for folder in folders):
+        if path.startswith(around):
+            return path.removeprefix(around)
+    raise DataError(f"{table} lists {_short(given)!r}; paths must lie below its folder, for DVC watches that folder alone")
 
 
 def _short(text: str) -> str:

@@ -36,16 +36,25 @@ def open_source(config: DataConfig) -> Source:
         DataError: no shard, or one that is rejected.
     """
     path = images_path(config.path)
-    found = sorted(path.rglob("*")) if path.is_dir() else [path]
-    shards = [p for p in found if (p.suffix.lower() == ".tar" or p == path) and p.is_file()]
-    odd = [p.relative_to(path).as_posix() for p in found if p.suffix.lower() in (".tar", *PACKED) and p not in shards]
+    shards, beside = _shards(path) if path.is_dir() else ([path], [])
     if not shards:
-        raise DataError(f"{path} holds no shards (.tar)" + (f"; {few(map(repr, odd))} is none: unpack it" if odd else ""))
+        raise DataError(f"{path} holds no shards (.tar)" + (f"; not read: {few(map(repr, beside))}" if beside else ""))
     source = ShardSource({p.relative_to(path).as_posix() if p != path else p.name: p for p in shards}, path)
-    if odd:
-        what = counted(len(odd), "packed shard, or no file,", "packed shards, or no files,")
-        source.warnings.append(f"{what} beside the shards not read: {few(map(repr, odd))}")
+    if beside:
+        what = counted(len(beside), "folder or packed shard", "folders or packed shards")
+        source.warnings.append(f"{what} beside the shards not read: {few(map(repr, beside))}")
     return source
+
+
+def _shards(path: Path) -> tuple[list[Path], list[str]]:
+    """The shards at the top of a folder and in folders of splits; without any, in all. And the names of what is not read."""
+    found = [p for p in sorted(path.rglob("*")) if not is_hidden(p.relative_to(path).as_posix())]
+    tars = [p for p in found if p.suffix.lower() == ".tar" and p.is_file()]
+    near = [p for p in tars if p.parent == path or role_of(p.relative_to(path).parts[0])]
+    shards = near or tars
+    odd = [p for p in found if p.is_dir() or p.suffix.lower() in (".tar", *PACKED)]
+    unread = [p for p in odd if p not in shards and not any(p in shard.parents for shard in shards)]
+    return shards, [p.relative_to(path).as_posix() for p in unread if p.parent == path or p.parent not in unread]
 
 
 class ShardSource(Source):
@@ -64,11 +73,14 @@ class ShardSource(Source):
         self._others: list[str] = []
         self._unread: set[str] = set()
         self._second: list[str] = []
-        rows = [row for shard in self._shards for row in self._rows(shard)]
+        by_shard = {shard: list(self._rows(shard)) for shard in self._shards}
+        rows = [row for found in by_shard.values() for row in found]
         if not rows:
             raise DataError(f"{path}: the shards hold no images")
         self.items, self.classes, warnings = arranged(rows, str(path))
         self.warnings += [*warnings, *left_out(self._others, [row.name for row in rows])]
+        if empty := [shard for shard, found in by_shard.items() if not found]:
+            self.warnings.append(f"{counted(len(empty), 'shard holds', 'shards hold')} no images: {few(map(repr, empty))}")
         if self._without:
             what = counted(len(self._without), "label", "labels")
             self.warnings.append(f"{what} in the shards without a picture: {few(map(repr, self._without))}")

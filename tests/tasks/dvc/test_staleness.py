@@ -111,6 +111,7 @@ def test_a_change_makes_stale_what_reads_it(project: Path, stale: Callable[[], s
 def test_every_file_that_a_stage_lists_makes_it_stale_and_no_other(project: Path, stale: Callable[[], set[str]]) -> None:
     reach = {"prepare": {"prepare"} | trained(*METHODS), "pretrain": trained(*METHODS), "evaluate": evaluated(*METHODS)}
     reach |= {name: {name} for name in END} | {
+        "prepare_more": set(),
         "prepare_task": set(),
         "evaluate_task": set(),
         "finetune": set(),

@@ -110,6 +110,13 @@ def test_a_tiff_of_three_bands_that_are_not_called_red_green_and_blue_is_read(bi
     assert stored(tiff(x, planar=planar), 1, 8)[0].shape == (SIDE, SIDE, 1)
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_colors_that_are_stored_one_after_the_other_are_read(bits: int) -> None:
+    x = values(3, bits)
+    assert (stored(tiff(x, planar=True, photometric=2), 3, bits)[0] == x).all()
+    assert stored(tiff(x, planar=True, photometric=2), 3, 8)[0].shape == (SIDE, SIDE, 3)
+
+
 @pytest.mark.parametrize(("count", "channels", "bits"), [(13, 3, 16), (2, 1, 16), (2, 3, 16), (4, 3, 8), (5, 1, 8)])
 def test_another_number_of_bands_is_named_with_the_setting(count: int, channels: int, bits: int) -> None:
     with pytest.raises(decoding.BadImage, match=f"{count} bands, but data.channels is {channels}"):

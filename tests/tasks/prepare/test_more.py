@@ -50,11 +50,36 @@ def test_hashes_and_refusals_name_the_folder(tmp_path: Path) -> None:
         prepare(config(one, more={"b": str(two)}), tmp_path / "again")
 
 
+def test_each_folder_is_looked_through_and_told_by_its_name(tmp_path: Path) -> None:
+    one = write(tmp_path / "one", class_folders(4, "dataset/images/"))
+    two = write(tmp_path / "two", class_folders(4, seed=1) | {".old/x.png": b"x"})
+    (one / "SHA256SUMS").write_text(f"{'0' * 64}  dataset/images/cat/0.png\n")
+    data = run(tmp_path, config(one, more={"b": str(two)}, max_bad=1))
+    assert data.meta["classes"] == ["bird", "cat", "fish"] and data.audit["quarantined"][0]["file"] == "cat/0.png"
+    said = " ".join(data.audit["warnings"])
+    assert "all images lie in dataset/images" in said and "b: 1 image in a hidden folder is not used" in said
+
+
+def test_a_folder_without_images_or_in_another_one_or_with_their_names_is_refused(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "one", class_folders(4)), write(tmp_path / "two", class_folders(4, seed=1))
+    write(tmp_path / "disk", {"x.txt": b"x"})
+    with pytest.raises(DataError, match=r"data\.more\.b: .*/disk holds no images; is its disk there\?"):
+        prepare(config(one, more={"b": str(tmp_path / "disk")}), tmp_path / "out")
+    (tmp_path / "link").symlink_to(one)
+    for inside in (one, one / "cat", tmp_path, tmp_path / "link"):
+        with pytest.raises(UsageError, match=r"data\.more\.b: .* hold the same images; name each folder once"):
+            prepare(config(one, more={"b": str(inside)}), tmp_path / "out")
+    write(one, {"cat/b:0.png": b"x"})
+    with pytest.raises(DataError, match=r"data\.more\.b: an image is called 'cat/b:0\.png' already"):
+        prepare(config(one, more={"b": str(two)}), tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
         ({"source": "table", "more": {"b": "two"}}, "data.more is of source: folder; source: table is one path"),
         ({"source": "folder", "more": {"B c": "two"}}, "data.more: 'B c' is no name"),
+        ({"source": "folder", "more": None}, "data.more is None; it must be a mapping"),
         ({"source": "folder", "more": ["two"]}, r"data.more is \['two'\]; it must be a mapping"),
         ({"source": "folder", "more": {"b": 1}}, "data.more.b is 1"),
     ],
@@ -90,6 +115,18 @@ def test_dvc_watches_every_folder(tmp_path: Path) -> None:
     assert "Running stage 'prepare'" in repro()
     names = [(home / f"data/prepared/{split}_files.txt").read_text() for split in ("train", "test")]
     assert "cat/b:new.png" in "".join(names)
+    before = (home / "data/prepared/train_images.npy").read_bytes()
+    for number in range(2):  # of links to files the target counts: one of the further folder, then one of the first
+        link = home / ("two", "one")[number] / "cat/link.png"
+        write(tmp_path, {"a.png": corpus.encoded(corpus.picture(9100)), "b.png": corpus.encoded(corpus.picture(9101))})
+        link.symlink_to(tmp_path / "a.png")
+        project.set_params(home, {"data": {"follow_links": True}})
+        repro()
+        link.unlink()
+        link.symlink_to(tmp_path / "b.png")
+        assert "Running stage 'prepare'" in repro()
+        assert (home / "data/prepared/train_images.npy").read_bytes() != before
+        before = (home / "data/prepared/train_images.npy").read_bytes()
     project.set_params(home, {"data": {"more": {"c": "one/cat"}}})
     with pytest.raises(UsageError, match=r"data\.more\.c: .*one/cat and data\.path, .*one, hold the same images"):
         graph.plan(home)

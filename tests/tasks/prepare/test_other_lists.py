@@ -42,6 +42,36 @@ def test_numbers_of_classes_mean_what_their_own_file_says(tmp_path: Path) -> Non
     assert list(labels(source).values()) == ["cat", "dog", "cat", "dog", "owl", ""]
     write(tmp_path / "in", PICTURES | {"more.csv": b"path,label\nimg/9.png,cat\nimg/10.png,newt\n"})
     assert labels(open_source(config(tmp_path / "in", "table")))["img/10.png"] == "newt"
+    write(tmp_path / "in", {"more.csv": b"path,label\nimg/9.png,1\n"})
+    with pytest.raises(DataError, match=r"the labels of more\.csv are numbers, and the other lists call their classes diff"):
+        open_source(config(tmp_path / "in", "table"))
+
+
+def test_numbers_of_classes_mean_the_same_in_files_that_do_not_say_what(tmp_path: Path) -> None:
+    held(tmp_path / "in/train-1.parquet", [0, 1, 0, 1], ["cat", "dog"])
+    for number, name in enumerate(("train-0", "test-0"), 1):
+        table = pa.table({"image": IMAGES[4 * number : 4 * number + 4], "label": [0, 1, 0, 1]})
+        parquet.write_table(table, tmp_path / f"in/{name}.parquet")
+    source = open_source(config(tmp_path / "in", "table"))
+    assert source.classes == ["cat", "dog"] and [item.split for item in source.items].count("test") == 4
+
+
+def test_lines_of_json_beside_another_list_are_something_else(tmp_path: Path) -> None:
+    write(tmp_path / "in", {"captions.jsonl": b'{"image": "img/0.png", "label": ["a", "b"]}', "log.jsonl": b"[]"})
+    assert labels(opened(tmp_path)) == {f"img/{i}.png": f"c{i % 2}" for i in range(12)}
+
+
+def test_a_name_with_an_ending_is_that_file_or_none(tmp_path: Path) -> None:
+    write(tmp_path / "in", {"0.png": IMAGES[0], "1.png": IMAGES[1], "2.png.png": IMAGES[2]})
+    lines = b'{"file": 0, "label": 0}\n{"file": 1, "label": 1}\n{"file": "2.png", "label": 1, "said": "a\xe2\x80\xa8b"}\n'
+    source = open_source(config(write(tmp_path / "in", {"metadata.jsonl": lines}), "table"))
+    assert labels(source) == {"0.png": "0", "1.png": "1"} and source.bad == [("2.png", "listed in the table but not there")]
+
+
+def test_paths_count_by_the_link_that_data_path_is(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, listing(f"path={tmp_path}/link/img/{{}}.png", "label=c{1}"))
+    (tmp_path / "link").symlink_to(folder)
+    assert set(labels(open_source(config(tmp_path / "link", "table")))) == set(PICTURES)
 
 
 @pytest.mark.parametrize(
@@ -180,16 +210,24 @@ def test_shards_in_folders_of_splits_and_those_that_are_none(tmp_path: Path) -> 
         shard(tmp_path / f"in/train/{i}.TAR", sample(i))
     shard(tmp_path / "in/val/0.tar", sample(4) | sample(5))
     (tmp_path / "in/empty.tar").write_bytes(bytes(10240))
+    for hidden in ("__MACOSX/._0.tar", ".git/x.tar"):
+        write(tmp_path / "in", {hidden: b"x"})
+    shard(tmp_path / "in/backup/0.tar", sample(0))
     (tmp_path / "in/gone.tar").symlink_to("nowhere")
     (tmp_path / "in/folder.tar").mkdir()
     os.mkfifo(tmp_path / "in/pipe.tar")
     data = run(tmp_path, config(tmp_path / "in", "webdataset"))
     assert sorted(data.test_files) == ["val/0.tar/4.png", "val/0.tar/5.png"] and len(data.train_files) == 4
-    assert "3 packed shards, or no files, beside the shards not read: 'folder.tar', 'gone.tar', 'pipe.tar'" in " ".join(
-        data.audit["warnings"]
-    )
-    with pytest.raises(DataError, match=r"holds no shards \(\.tar\); 'a\.tar\.gz' is none: unpack it"):
+    said = " ".join(data.audit["warnings"])
+    assert "4 folders or packed shards beside the shards not read: 'backup', 'folder.tar', 'gone.tar' and 1 more" in said
+    assert "1 shard holds no images: 'empty.tar'" in said
+    (tmp_path / "in/empty.tar").write_bytes(bytes(102400))  # as a download leaves it that was cut off
+    with pytest.raises(DataError, match=r"empty\.tar is not a tar"):
+        open_source(config(tmp_path / "in", "webdataset"))
+    with pytest.raises(DataError, match=r"holds no shards \(\.tar\); not read: 'a\.tar\.gz'"):
         open_source(config(write(tmp_path / "packed", {"a.tar.gz": b""}), "webdataset"))
+    shard(tmp_path / "deep/one/0.tar", sample(0) | sample(1))
+    assert len(open_source(config(tmp_path / "deep", "webdataset")).items) == 2
 
 
 def test_samples_of_a_shard_that_are_left_out_are_told(tmp_path: Path) -> None:
