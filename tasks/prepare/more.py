@@ -18,12 +18,10 @@ from tasks.runtime.stage import Body, Stage, main
 from tasks.runtime.stage_name import StageName
 
 
-def content_digest(folder: Path, stage: Stage) -> str:
+def content_digest(folder: Path) -> str:
     """Digest of the names of all files below ``folder`` and of what is in them; links to folders are not followed."""
     digest = hashlib.sha256()
     for path in sorted(Path(place, name) for place, _, names in os.walk(folder) for name in names):
-        if stage.stop_requested():
-            stage.leave()
         try:
             content = files.sha256(path) if path.is_file() else "no file"
         except OSError as error:  # prepare says so of each
@@ -37,12 +35,12 @@ def make(name: str) -> tuple[Stage, Body]:
     folders = more_paths(data_config(load()))
     if name not in folders:
         raise ConfigError(unknown_name(f"data.more.{name}", name, folders))
-    path = folders[name]
+    path, content = folders[name], content_digest(folders[name])
 
     def body(stage: Stage) -> None:
-        files.write_text(stage.out(f"data/more/{name}.txt"), f"{content_digest(path, stage)}\n")
+        files.write_text(stage.out(f"data/more/{name}.txt"), f"{content}\n")
 
-    return Stage(StageName("prepare_more", folder=name), listed=[path]), body
+    return Stage(StageName("prepare_more", folder=name), {"content": content}, listed=[path]), body
 
 
 def command(arguments: list[str]) -> None:

@@ -48,12 +48,12 @@ def _times(path: Path) -> str:
         status = path.lstat()
     except OSError:
         return "gone"
-    own = f"{status.st_size}\0{status.st_mtime_ns}\0{status.st_mode}\0{status.st_ino}"
+    own = f"{status.st_size}\0{status.st_mtime_ns}\0{status.st_mode}"  # no inode: network disks give new ones
     if not stat.S_ISLNK(status.st_mode):
         return own
     with contextlib.suppress(OSError):
         target = path.stat()
-        own += f"\0{path.readlink()}\0{target.st_size}\0{target.st_mtime_ns}\0{target.st_ino}"
+        own += f"\0{path.readlink()}\0{target.st_size}\0{target.st_mtime_ns}"
     return own
 
 

@@ -1,5 +1,6 @@
 """``data.more``: several folders that are read as one, each of which DVC watches."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -115,6 +116,12 @@ def test_dvc_watches_every_folder(tmp_path: Path) -> None:
     assert "Running stage 'prepare'" in repro()
     names = [(home / f"data/prepared/{split}_files.txt").read_text() for split in ("train", "test")]
     assert "cat/b:new.png" in "".join(names)
+    image = home / "two/bird/of_one_size.bmp"
+    for number in range(2):  # of the same size and time; DVC looks again, for it is another file
+        (tmp_path / "x").write_bytes(corpus.encoded(corpus.picture(9200 + number), "BMP"))
+        os.utime(tmp_path / "x", (10**9, 10**9))
+        (tmp_path / "x").replace(image)
+        assert "Running stage 'prepare'" in repro()
     before = (home / "data/prepared/train_images.npy").read_bytes()
     for number in range(2):  # of links to files the target counts: one of the further folder, then one of the first
         link = home / ("two", "one")[number] / "cat/link.png"
