@@ -163,11 +163,13 @@ def page(found: Mapping[str, Scores], directory: Path, images: int, asked: Seque
     command += "" if every else f" --methods {' '.join(asked)} --page {LONGER}"
     budget = BUDGET.format(images=images, steps=images // BATCH)
     budget += "" if every else " The other methods, with a fourth of these images, are [on the page before](channels.md)."
-    parts = [INTRODUCTION, budget, "\n".join([f"Made by `{command}` at commit {commit.stdout.strip()}.", *machine()])]
+    about = INTRODUCTION if every else INTRODUCTION.replace("# Other channels and depths", "# Other channels, trained longer")
+    parts = [about, budget, "\n".join([f"Made by `{command}` at commit {commit.stdout.strip()}.", *machine()])]
     done = [name for name in BANDS if name in found]
     if done:
         said = "\n".join(compared(found[name], SETS[name].about) for name in done)
-        parts += [f"## {'All' if every else 'Some'} methods on 4 and 13 bands", said, table(found, done)]
+        longer = ["[Counting and LeJEPA, trained four times as long](channels-longer.md)."] if every else []
+        parts += [f"## {'All' if every else 'Some'} methods on 4 and 13 bands", said, *longer, table(found, done)]
     if set(DEPTHS) <= set(found):
         parts += ["## 16 bits against 8", DEPTH, table(found, DEPTHS)]
     missing = ", ".join(name for name in SETS if name not in found and methods(name, asked))
