@@ -149,7 +149,8 @@ def arranged(rows: Sequence[Row], where: str) -> tuple[list[Item], list[str], li
         use["val"] = "test"
     read = {label for label, split in zip(labels, splits, strict=True) if split in use and split != "unlabeled"}
     order = {name: at for at, name in enumerate(dict.fromkeys(n for among in _namings(rows) for n in among))}
-    classes = sorted(read - {None}, key=lambda label: (order.get(label, len(order)), *_in_order(label)))
+    known = {label for label in read if label is not None}
+    classes = sorted(known, key=lambda label: (order.get(label, len(order)), *_in_order(label)))
     if len(classes) == 1 and not order:
         raise DataError(
             f"{where} has one class only ({classes[0]!r}), so there is nothing to tell apart; leave the labels out to pretrain"

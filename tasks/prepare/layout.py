@@ -260,8 +260,8 @@ def _check_folders(placed: Sequence[Placed], folders: Iterable[tuple[str, tuple[
             f"{where} has one class only ({only!r}), so there is nothing to tell apart; add classes, or set"
             " data.class_folder: none to take the images without labels"
         )
-    empty = [(split, path[0]) for split, path in sorted(folders) if split in classes and len(path) == 1]
-    if empty := [f"{name!r} in {split}" for split, name in empty if name not in classes[split]]:
+    tops = [(split, path[0]) for split, path in sorted(folders) if split in classes and len(path) == 1]
+    if empty := [f"{name!r} in {split}" for split, name in tops if name not in classes[split]]:
         what = counted(len(empty), "class folder holds", "class folders hold")
         raise DataError(f"{where}: {what} no images: {few(empty)}; fill what is empty, or remove it")
     if any(split == "test" for split, _, _ in placed):

@@ -3,7 +3,7 @@
 import importlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -133,6 +133,12 @@ def marked(name: str, mark: str) -> str:
     return f"{folder}{slash}{mark}:{file}" if mark and is_image(name) else name
 
 
+def _folders_of(names: Iterable[str]) -> set[str]:
+    """All folders in which files lie, however deep."""
+    direct = {name.rpartition("/")[0] for name in names}
+    return direct.union(*(map(str, PurePosixPath(folder).parents) for folder in direct)) - {"", "."}
+
+
 def _unread_lists(images: Sequence[str], others: Sequence[str], labelled: bool) -> list[str]:
     """That lists lie beside the images which may hold their labels, or say their splits."""
     own = {str(PurePosixPath(name).with_suffix("")) for name in images}  # what bears an image's name is about that one
@@ -165,9 +171,7 @@ class FileSource(Source):
         refused = f"{len(self.bad)} refused: " + few((f"{name!r}: {reason}" for name, reason in sorted(self.bad)), between="; ")
         if self.bad and not images:
             raise DataError(f"{where} holds no images that can be used; {refused}")
-        images_in = {str(parent) for name in images for parent in PurePosixPath(name).parents}
-        others_in = {str(parent) for name in others for parent in PurePosixPath(name).parents}
-        without = sorted(others_in - images_in)
+        without = sorted(_folders_of(others) - _folders_of(images))
         try:
             arranged = layout.arrange(images, [f for f in folders if f not in without], where, self.class_folder)
         except DataError as error:

@@ -1,8 +1,8 @@
 """``source: folder``: images in a folder, or in several, found by name and read one after another."""
 
-import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.prepare.class_folders import ClassFolder
@@ -29,9 +29,33 @@ def open_source(config: DataConfig) -> Source:
     return FolderSource(path, config.follow_links, config.class_folder, more_paths(config))
 
 
-def _renamed(around: str, mark: str, name: str) -> str:
-    """The name of a file without the folders around everything, with the name of the folder that ``data.more`` reads."""
-    return marked(name.removeprefix(around), mark)
+@dataclass(frozen=True)
+class _Part:
+    """One of several folders."""
+
+    mark: str
+    """Its name in ``data.more``; empty: the one at ``data.path``."""
+    root: Path
+    listing: Listing
+    around: str = ""
+    """The folders around all of its images, as ``dataset/images/``, which are looked through."""
+
+    def renamed(self, name: str) -> str:
+        """The name in the source of what has this one in the folder."""
+        return marked(name.removeprefix(self.around), self.mark)
+
+    @property
+    def folders(self) -> list[str]:
+        """The folders in it, but those around all of its images."""
+        return [name.removeprefix(self.around) for name in self.listing.folders if not self.around.startswith(f"{name}/")]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to say of it."""
+        around = (
+            [f"all images lie in {self.around[:-1]}: its folders are taken for those of {self.root}"] if self.around else []
+        )
+        return [f"{self.mark}: {text}" if self.mark else text for text in (*self.listing.warnings, *around)]
 
 
 class FolderSource(FileSource):
@@ -50,36 +74,42 @@ class FolderSource(FileSource):
         class_folder: ClassFolder | None = None,
         more: Mapping[str, Path] | None = None,
     ):
-        roots = {"": path, **(more or {})}
-        super().__init__(path.resolve().name, ", ".join(root.resolve().name for root in roots.values()), OWN_LICENSE)
+        first = Listing(path, follow_links)
+        parts = [_Part("", path, first, _around(first) if more else "")]
+        for mark, root in (more or {}).items():
+            listing = Listing(root, follow_links)
+            if not any(map(is_image, listing.names)):
+                raise DataError(f"data.more.{mark}: {root} holds no images; is its disk there?")
+            parts.append(_Part(mark, root, listing, _around(listing)))
+        super().__init__(path.resolve().name, ", ".join(part.root.resolve().name for part in parts), OWN_LICENSE)
         self.class_folder = class_folder
         self.folder, self.given = path.resolve(), Path(os.path.abspath(path))  # noqa: PTH100  as the user writes it, links and all
-        self._files: dict[str, tuple[Listing, str]] = {}
-        names: list[str] = []
-        folders: list[str] = []
-        renaming: dict[str, Callable[[str], str]] = {}
-        listings = {mark: Listing(root, follow_links) for mark, root in roots.items()}
-        for mark, listing in listings.items():
-            images = [name for name in listing.names if is_image(name)]
-            around = folders_around(images) if more and images else ""
-            if mark and not images:
-                raise DataError(f"data.more.{mark}: {roots[mark]} holds no images; is its disk there?")
-            found = {_renamed(around, mark, name): name for name in listing.names}
-            if twice := sorted(name for name in found.keys() & self._files.keys() if is_image(name)):
-                raise DataError(f"data.more.{mark}: an image is called {twice[0]!r} already; give the folder another name")
-            self._files |= {name: (listing, own) for name, own in found.items()}
-            names += found
-            folders += [name.removeprefix(around) for name in listing.folders if not around.startswith(f"{name}/")]
-            self.bad += [(_renamed(around, mark, name), reason) for name, reason in listing.bad]
-            renaming[mark] = functools.partial(_renamed, around, mark)
-            self.ignored += listing.ignored
-            own = [f"all images lie in {around[:-1]}: its folders are taken for those of {roots[mark]}"] if around else []
-            self.warnings += [f"{mark}: {text}" if mark else text for text in (*listing.warnings, *own)]
-        self.place(names, folders, " and ".join(map(str, roots.values())))
-        for mark, listing in listings.items():
-            if SUMS in listing.names:
-                text = listing.content(SUMS)
-                self.check_sums(text if isinstance(text, bytes) else b"unreadable", renaming[mark])
+        self._first, self._elsewhere = first, self._elsewhere_in(parts)
+        for part in parts:
+            self.bad += [(part.renamed(name), reason) for name, reason in part.listing.bad]
+            self.ignored += part.listing.ignored
+            self.warnings += part.warnings
+        names = [part.renamed(name) for part in parts for name in part.listing.names]
+        folders = [name for part in parts for name in part.folders]
+        self.place(names, folders, " and ".join(str(part.root) for part in parts))
+        for part in parts:
+            if SUMS in part.listing.names:
+                text = part.listing.content(SUMS)
+                self.check_sums(text if isinstance(text, bytes) else b"unreadable", part.renamed)
+
+    def _elsewhere_in(self, parts: Sequence[_Part]) -> dict[str, tuple[Listing, str]]:
+        """By their names here, the images that have another one in their folder, and which folder.
+
+        Raises:
+            DataError: two have one name.
+        """
+        found: dict[str, tuple[Listing, str]] = {}
+        for part in parts if len(parts) > 1 else ():
+            for own in filter(is_image, part.listing.names):
+                if (name := part.renamed(own)) in found:
+                    raise DataError(f"data.more.{part.mark}: an image is called {name!r} already; give the folder another name")
+                found[name] = part.listing, own
+        return found
 
     def read(self, rows: Sequence[int]) -> Iterator[tuple[int, Content]]:
         """Read the items at ``rows``."""
@@ -88,5 +118,10 @@ class FolderSource(FileSource):
 
     def content(self, name: str) -> bytes | BadImage:
         """The bytes of a file, or why there are none."""
-        listing, own = self._files[name]
+        listing, own = self._elsewhere.get(name, (self._first, name))
         return listing.content(own)
+
+
+def _around(listing: Listing) -> str:
+    images = [name for name in listing.names if is_image(name)]
+    return folders_around(images) if images else ""

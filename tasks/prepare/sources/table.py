@@ -61,6 +61,7 @@ class TableSource(FolderSource):
         self._held: dict[str, tuple[str, int]] = {}
         self._unread: set[str] = set()
         there, refused = set(names), list(self.bad)
+        self._there = there
         by_table = self._tables(names, where)
         endless = without_endings(there)
         rows = [as_there(row, there, endless) for found in by_table.values() for row in found]
@@ -194,7 +195,7 @@ class TableSource(FolderSource):
     def _of_value(self, value: Any) -> Content:
         """What a cell with an image holds: its bytes, a list of them, or the name of a file that lies in the folder."""
         data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
-        if data is None and path in self._files:
+        if data is None and path in self._there:
             return self.content(path)
         if isinstance(data, list):
             data = bytes(data) if all(isinstance(number, int) and 0 <= number < 256 for number in data) else None
