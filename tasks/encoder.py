@@ -3,15 +3,19 @@
 from tasks.encoder import load
 
 encoder = load("out/encoders/simclr-0")   # or the folder of a package, or "models:/NAME@champion" from the registry
+
+``python -m tasks.encoder out/encoders/pretrained-0 FOLDER`` writes the package for other tools of an encoder that no registry
+has: a baseline, or one of many seeds.
 """
 
+import argparse
 from pathlib import Path
 
 from tasks import metrics
 from tasks.register import modeling
 from tasks.register.modeling import ImageEncoder
 from tasks.runtime import files, params, saved_encoder
-from tasks.runtime.errors import UsageError
+from tasks.runtime.errors import UsageError, run
 
 
 def load(model: str | Path, store: str | None = None) -> ImageEncoder:
@@ -44,6 +48,39 @@ def load(model: str | Path, store: str | None = None) -> ImageEncoder:
     return modeling.load(folder)[0]
 
 
+def package(source: Path, target: Path) -> None:
+    """Write the folder for other tools (docs/other-tools.md) of what a training left in ``source``, as the registry has them.
+
+    Raises:
+        UsageError: there is no encoder, or something is at ``target`` already.
+        IntegrityError: it is damaged, or its export does not give the same features.
+    """
+    from tasks.register.export import Exporter
+
+    if not (source / saved_encoder.FACTS).exists():
+        raise UsageError(f"{source} is no encoder of a training; give out/encoders/METHOD-SEED")
+    if target.exists():
+        raise UsageError(f"{target} is there already; give a new folder")
+    if not list(saved_encoder.load(source)[0].parameters()):
+        raise UsageError(f"{source} has no network: its features are the pixels")
+    start = files.read_json(source / saved_encoder.FACTS).get("start", {})
+    card = f"# The image encoder {source.resolve().name}\n\nInput and features: `config.json`. How to load it: `modeling.py`.\n"
+    card += "".join(
+        f"\nThe {name} of the weights that it has, or started from: {value}.\n" for name, value in sorted(start.items())
+    )
+    files.write_directory(target, lambda folder: Exporter().write(source, _layer(source.resolve()), card, folder))
+
+
+def main() -> None:
+    """The command line: write a package."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.encoder", description="Write an encoder's folder for other tools.")
+    parser.add_argument("encoder", type=Path, help="out/encoders/METHOD-SEED")
+    parser.add_argument("folder", type=Path, help="where to write; a new folder")
+    options = parser.parse_args()
+    package(options.encoder.expanduser(), options.folder.expanduser())
+    print(f"written: {options.folder}")
+
+
 def _trained(folder: Path) -> ImageEncoder:
     """What a training wrote, at the layer that its evaluation chose; not evaluated, at its last one."""
     from tasks.register.export import describe
@@ -62,3 +99,7 @@ def _layer(folder: Path) -> str:
     tasks = params.run_config(params.load(given)).tasks if (out / "metrics").is_dir() and given.exists() else ()
     first = [metrics.load(path)[0] for task in tasks[:1] for path in out.glob(f"metrics/{task}/{name}")]
     return next((found.layer for found in [*first, *pool]), "")
+
+
+if __name__ == "__main__":
+    run(main)

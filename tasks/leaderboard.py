@@ -200,7 +200,7 @@ def show(root: Path) -> None:
     if verdict.champion:
         print(registered.how_to_load(root, verdict.champion.name, title(verdict)))
     if verdict.instead:
-        print(registered.how_to_load_folder(root, verdict.instead.name, "off the shelf, and no worse"))
+        print(registered.how_to_load_folder(root, verdict.instead.name, instead_title(verdict)))
     several = transfer.load(root)
     if several:
         print(f"\n{transfer.to_text(several)}\n")
@@ -208,6 +208,12 @@ def show(root: Path) -> None:
         print(f"{tuned.to_text(tuning)}\n")
     for line in worth_it(verdict):
         print(line)
+
+
+def instead_title(verdict: Verdict) -> str:
+    """What the encoder off the shelf is called that is to be used instead of the best method's."""
+    ahead = verdict.standings[verdict.instead.method].ahead.get("linear") if verdict.instead else None
+    return f"off the shelf, and {'better' if ahead and ahead.is_clear and ahead.mean < 0 else 'no worse'}"
 
 
 BEST = "best encoder"

@@ -3,8 +3,12 @@
 import shutil
 from pathlib import Path
 
-from tasks.encoder import load
+import pytest
+import torch
+
+from tasks.encoder import load, package
 from tasks.runtime import files
+from tasks.runtime.errors import UsageError
 from tests.support.project import set_params
 from tests.support.registered import write_project
 
@@ -42,3 +46,16 @@ def test_a_folder_that_was_copied_elsewhere_is_loaded_without_scores(tmp_path: P
     shutil.copytree(tmp_path / "here/out/metrics", tmp_path / "results/metrics")
     shutil.copytree(tmp_path / "here/out/encoders", tmp_path / "results/encoders")
     assert load(tmp_path / "results/encoders/simclr-0").layer == load(tmp_path / "here/out/encoders/simclr-0").layer
+
+
+def test_a_package_for_other_tools_is_written_of_an_encoder_that_no_registry_has(tmp_path: Path) -> None:
+    write_project(tmp_path, ("simclr",))
+    source, target = tmp_path / "out/encoders/simclr-0", tmp_path / "taken"
+    package(source, target)
+    assert {path.name for path in target.iterdir()} >= {"config.json", "model.safetensors", "modeling.py", "encoder.onnx"}
+    images = torch.randint(0, 256, (3, 1, 16, 16), dtype=torch.uint8)
+    whole, taken = load(source), load(target)
+    assert taken.layer == whole.layer == "block3" and torch.equal(taken(images), whole(images))
+    for wrong, to, said in ((source, target, "is there already"), (tmp_path, tmp_path / "x", "is no encoder of a training")):
+        with pytest.raises(UsageError, match=said):
+            package(wrong, to)
