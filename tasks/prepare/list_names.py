@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from tasks.prepare.labels import POSITION, Row
+from tasks.prepare.labels import POSITION, WHOLE, Row
 from tasks.prepare.names import PICTURES, is_image
 from tasks.prepare.split_names import role_of, role_within
 from tasks.runtime.errors import DataError
@@ -56,8 +56,9 @@ def with_names(lists: dict[str, list[Row]]) -> dict[str, list[Row]]:
 
 
 def is_number(label: object) -> bool:
-    """Whether a label is a whole number, of a table or in text."""
-    return POSITION.fullmatch(str(label).strip()) is not None
+    """Whether a label is a whole number, of a table or in text; tables of floats write 1.0."""
+    text = str(label).strip()
+    return not isinstance(label, bool) and bool(POSITION.fullmatch(text) or WHOLE.fullmatch(text))
 
 
 def without_endings(there: Iterable[str]) -> dict[str, str]:

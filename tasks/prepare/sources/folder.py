@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.prepare.class_folders import ClassFolder
@@ -75,12 +75,13 @@ class FolderSource(FileSource):
         more: Mapping[str, Path] | None = None,
     ):
         first = Listing(path, follow_links)
-        parts = [_Part("", path, first, _around(first) if more else "")]
+        parts = [_Part("", path, first)]
         for mark, root in (more or {}).items():
             listing = Listing(root, follow_links)
             if not any(map(is_image, listing.names)):
                 raise DataError(f"data.more.{mark}: {root} holds no images; is its disk there?")
-            parts.append(_Part(mark, root, listing, _around(listing)))
+            parts.append(_Part(mark, root, listing))
+        parts = _looked_through(parts)
         super().__init__(path.resolve().name, ", ".join(part.root.resolve().name for part in parts), OWN_LICENSE)
         self.class_folder = class_folder
         self.folder, self.given = path.resolve(), Path(os.path.abspath(path))  # noqa: PTH100  as the user writes it, links and all
@@ -92,10 +93,21 @@ class FolderSource(FileSource):
         names = [part.renamed(name) for part in parts for name in part.listing.names]
         folders = [name for part in parts for name in part.folders]
         self.place(names, folders, " and ".join(str(part.root) for part in parts))
+        self._check_used(parts)
         for part in parts:
             if SUMS in part.listing.names:
                 text = part.listing.content(SUMS)
                 self.check_sums(text if isinstance(text, bytes) else b"unreadable", part.renamed)
+
+    def _check_used(self, parts: Sequence[_Part]) -> None:
+        """Refuse a folder of several of which no image is used, for the others have splits and it has none."""
+        used = {id(self._elsewhere[item.name][0]) for item in self.items} if len(parts) > 1 else set()
+        for part in parts if used else ():
+            if id(part.listing) not in used:
+                key = f"data.more.{part.mark}" if part.mark else "data.path"
+                raise DataError(
+                    f"{key}: none of its images is used beside the others; give all of them train and test, or none"
+                )
 
     def _elsewhere_in(self, parts: Sequence[_Part]) -> dict[str, tuple[Listing, str]]:
         """By their names here, the images that have another one in their folder, and which folder.
@@ -122,6 +134,12 @@ class FolderSource(FileSource):
         return listing.content(own)
 
 
-def _around(listing: Listing) -> str:
-    images = [name for name in listing.names if is_image(name)]
-    return folders_around(images) if images else ""
+def _looked_through(parts: Sequence[_Part]) -> list[_Part]:
+    """Several folders, each without the folders around all of its images, but where one of these is a folder of another one."""
+    if len(parts) == 1:
+        return list(parts)
+    images = [[name for name in part.listing.names if is_image(name)] for part in parts]
+    arounds = [folders_around(names) if names else "" for names in images]
+    plain = {name.partition("/")[0] for names, around in zip(images, arounds, strict=True) for name in names if not around}
+    kept = ["" if around.partition("/")[0] in plain else around for around in arounds]
+    return [replace(part, around=around) for part, around in zip(parts, kept, strict=True)]

@@ -101,8 +101,8 @@ class TableSource(FolderSource):
         """
         kinds = {name: PurePosixPath(name.lower()).suffix for name in names}
         tables = sorted(n for n, kind in kinds.items() if kind == ".parquet" or _is_list(n, kind))
-        if not all(kinds[name] == ".jsonl" for name in tables):  # captions, boxes, what was predicted
-            tables = [name for name in tables if kinds[name] != ".jsonl"]
+        places = {PurePosixPath(name).parent for name in tables if kinds[name] != ".jsonl"}
+        beside = [name for name in tables if kinds[name] == ".jsonl" and PurePosixPath(name).parent in places]
         if not tables:
             seen = sorted(name for name, kind in kinds.items() if kind in LISTS)
             raise DataError(
@@ -111,7 +111,10 @@ class TableSource(FolderSource):
             )
         found: dict[str, list[Row]] = {}
         of_none: dict[str, NamesNoFile] = {}
-        for table in tables:
+        for table in [*(name for name in tables if name not in beside), *beside]:
+            if table in beside and found:
+                of_none[table] = NamesNoFile("captions, boxes or what was predicted, beside a list")
+                continue
             unread = set(self._unread)
             try:
                 found[table] = self._text(table) if kinds[table] != ".parquet" else self._parquet(table)

@@ -5,15 +5,15 @@ there. A shard with the word ``test`` or ``val`` in its name, or in a folder cal
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tasks.prepare.archives import Archive
 from tasks.prepare.labels import Row, arranged, class_of, group_of, not_read
-from tasks.prepare.names import PICTURES, is_hidden, left_out, to_read
+from tasks.prepare.names import OWN, PICTURES, is_hidden, left_out, to_read
 from tasks.prepare.source import OWN_LICENSE, Content, Source
-from tasks.prepare.split_names import role_of, role_within
+from tasks.prepare.split_names import role_of, role_within, roles_of
 from tasks.runtime.errors import DataError
 from tasks.runtime.image_folders import images_path
 from tasks.runtime.params import DataConfig
@@ -36,25 +36,29 @@ def open_source(config: DataConfig) -> Source:
         DataError: no shard, or one that is rejected.
     """
     path = images_path(config.path)
-    shards, beside = _shards(path) if path.is_dir() else ([path], [])
+    roles = roles_of([p.name for p in path.iterdir() if p.is_dir()], str(path)) if path.is_dir() else {}
+    shards, beside = _shards(path, roles) if path.is_dir() else ([path], [])
     if not shards:
         raise DataError(f"{path} holds no shards (.tar)" + (f"; not read: {few(map(repr, beside))}" if beside else ""))
-    source = ShardSource({p.relative_to(path).as_posix() if p != path else p.name: p for p in shards}, path)
+    source = ShardSource({p.relative_to(path).as_posix() if p != path else p.name: p for p in shards}, path, roles)
     if beside:
         what = counted(len(beside), "folder or packed shard", "folders or packed shards")
         source.warnings.append(f"{what} beside the shards not read: {few(map(repr, beside))}")
     return source
 
 
-def _shards(path: Path) -> tuple[list[Path], list[str]]:
-    """The shards at the top of a folder and in folders of splits; without any, in all. And the names of what is not read."""
-    found = [p for p in sorted(path.rglob("*")) if not is_hidden(p.relative_to(path).as_posix())]
+def _shards(path: Path, roles: Collection[str]) -> tuple[list[Path], list[str]]:
+    """The shards at the top of a folder and in those of splits; without any, in all. And the names of what is not read."""
+    names = {p: p.relative_to(path).as_posix() for p in sorted(path.rglob("*"))}
+    found = [p for p, name in names.items() if not is_hidden(name)]
     tars = [p for p in found if p.suffix.lower() == ".tar" and p.is_file()]
-    near = [p for p in tars if p.parent == path or role_of(p.relative_to(path).parts[0])]
+    near = [p for p in tars if p.parent == path or names[p].partition("/")[0] in roles]
     shards = near or tars
     odd = [p for p in found if p.is_dir() or p.suffix.lower() in (".tar", *PACKED)]
     unread = [p for p in odd if p not in shards and not any(p in shard.parents for shard in shards)]
-    return shards, [p.relative_to(path).as_posix() for p in unread if p.parent == path or p.parent not in unread]
+    told = [names[p] for p in unread if p.parent == path or p.parent not in unread]
+    hidden = [n for p, n in names.items() if is_hidden(n) and p.suffix.lower() == ".tar" and not p.name.startswith("._")]
+    return shards, told + [name for name in hidden if not OWN & set(PurePosixPath(name).parts)]
 
 
 class ShardSource(Source):
@@ -63,11 +67,13 @@ class ShardSource(Source):
     Args:
         shards: the files by name.
         path: the folder they lie in, or the only one.
+        roles: what folders at its top are, ``train2017`` for instance.
     """
 
-    def __init__(self, shards: Mapping[str, Path], path: Path):
+    def __init__(self, shards: Mapping[str, Path], path: Path, roles: Mapping[str, str] | None = None):
         super().__init__(path.resolve().name.partition(".")[0], path.name, OWN_LICENSE)
         self._shards = {name: Archive(shard, REMEDY) for name, shard in shards.items()}
+        self._roles = roles or {}
         self._places: dict[str, tuple[str, str]] = {}
         self._without: list[str] = []
         self._others: list[str] = []
@@ -117,7 +123,7 @@ class ShardSource(Source):
                         f"{shard}: {_key(name)!r} has two {fact}s, {known[fact]!r} and {value!r} of {name}; what belongs"
                         " together has one name up to its first point, so no other point may stand in it"
                     )
-        around = (role_of(folder) for folder in reversed(PurePosixPath(shard).parent.parts))
+        around = (self._roles.get(folder) or role_of(folder) for folder in reversed(PurePosixPath(shard).parent.parts))
         split = role_within(PurePosixPath(shard).stem) or next(filter(None, around), None)
         self._others += [f"{shard}/{name}" for name in others]
         self.ignored += [f"{shard}/{name}" for name in others]

@@ -61,6 +61,16 @@ def test_each_folder_is_looked_through_and_told_by_its_name(tmp_path: Path) -> N
     assert "all images lie in dataset/images" in said and "b: 1 image in a hidden folder is not used" in said
 
 
+def test_a_class_of_the_first_folder_stays_one_in_the_others_and_none_is_left_out(tmp_path: Path) -> None:
+    one = write(tmp_path / "one", class_folders(4))
+    two = write(tmp_path / "two", {f"cat/day{i}/0.png": corpus.encoded(corpus.picture(6000 + i)) for i in range(4)})
+    assert run(tmp_path, config(one, more={"b": str(two)})).meta["classes"] == ["bird", "cat", "fish"]
+    split = write(tmp_path / "split", tree())
+    for path, more, key in ((split, one, r"data\.more\.b"), (one, split, r"data\.path")):
+        with pytest.raises(DataError, match=f"{key}: none of its images is used beside the others; give all of them"):
+            prepare(config(path, more={"b": str(more)}), tmp_path / "x")
+
+
 def test_a_folder_without_images_or_in_another_one_or_with_their_names_is_refused(tmp_path: Path) -> None:
     one, two = write(tmp_path / "one", class_folders(4)), write(tmp_path / "two", class_folders(4, seed=1))
     write(tmp_path / "disk", {"x.txt": b"x"})

@@ -50,7 +50,8 @@ def test_numbers_of_classes_mean_what_their_own_file_says(tmp_path: Path) -> Non
 def test_numbers_of_classes_mean_the_same_in_files_that_do_not_say_what(tmp_path: Path) -> None:
     held(tmp_path / "in/train-1.parquet", [0, 1, 0, 1], ["cat", "dog"])
     for number, name in enumerate(("train-0", "test-0"), 1):
-        table = pa.table({"image": IMAGES[4 * number : 4 * number + 4], "label": [0, 1, 0, 1]})
+        of_kind = float if name == "test-0" else int
+        table = pa.table({"image": IMAGES[4 * number : 4 * number + 4], "label": [of_kind(i % 2) for i in range(4)]})
         parquet.write_table(table, tmp_path / f"in/{name}.parquet")
     source = open_source(config(tmp_path / "in", "table"))
     assert source.classes == ["cat", "dog"] and [item.split for item in source.items].count("test") == 4
@@ -58,7 +59,12 @@ def test_numbers_of_classes_mean_the_same_in_files_that_do_not_say_what(tmp_path
 
 def test_lines_of_json_beside_another_list_are_something_else(tmp_path: Path) -> None:
     write(tmp_path / "in", {"captions.jsonl": b'{"image": "img/0.png", "label": ["a", "b"]}', "log.jsonl": b"[]"})
-    assert labels(opened(tmp_path)) == {f"img/{i}.png": f"c{i % 2}" for i in range(12)}
+    source = opened(tmp_path)
+    assert labels(source) == {f"img/{i}.png": f"c{i % 2}" for i in range(12)}
+    assert "not a list that names files, so not read: 'captions.jsonl', 'log.jsonl'" in source.warnings
+    write(tmp_path / "in", {"captions.jsonl": b'{"image": "img/0.png", "label": 1}\n{"image": "img/1.png", "label": 0}\n'})
+    (tmp_path / "in/labels.csv").write_bytes(b"id,text\n0,a\n")  # no list: then the lines are
+    assert labels(open_source(config(tmp_path / "in", "table"))) == {"img/0.png": "1", "img/1.png": "0"}
 
 
 def test_a_name_with_an_ending_is_that_file_or_none(tmp_path: Path) -> None:
@@ -226,6 +232,14 @@ def test_shards_in_folders_of_splits_and_those_that_are_none(tmp_path: Path) -> 
         open_source(config(tmp_path / "in", "webdataset"))
     with pytest.raises(DataError, match=r"holds no shards \(\.tar\); not read: 'a\.tar\.gz'"):
         open_source(config(write(tmp_path / "packed", {"a.tar.gz": b""}), "webdataset"))
+    shard(tmp_path / "in/.old/0.tar", sample(7))
+    (tmp_path / "in/empty.tar").unlink()
+    said = " ".join(open_source(config(tmp_path / "in", "webdataset")).warnings)
+    assert "5 folders or packed shards beside the shards not read: 'backup', 'folder.tar', 'gone.tar' and 2 more" in said
+    for name, number in (("train2017", 0), ("train2017", 1), ("val2017", 2)):
+        shard(tmp_path / f"coco/{name}/{number}.tar", sample(2 * number) | sample(2 * number + 1))
+    splits = [item.split for item in open_source(config(tmp_path / "coco", "webdataset")).items]
+    assert splits.count("train") == 4 and splits.count("test") == 2
     shard(tmp_path / "deep/one/0.tar", sample(0) | sample(1))
     assert len(open_source(config(tmp_path / "deep", "webdataset")).items) == 2
 
