@@ -112,15 +112,16 @@ def apply() -> None:
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     os.environ["SHELL"] = SHELL
-    _check_mlflow()
+    _check_addresses()
     os.environ.setdefault("MLFLOW_TRACKING_URI", store_uri(project_root()))
 
 
-def _check_mlflow() -> None:
-    """Refuse what MLflow would end at with a traceback."""
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+def _check_addresses() -> None:
+    """Refuse what MLflow, or the client of Hugging Face's hub, would end at with a traceback."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "HF_ENDPOINT"):
         try:
-            urllib.parse.urlsplit(os.environ.get(name, ""))
+            address = urllib.parse.urlsplit(os.environ.get(name, ""))
+            _ = address.port if name.startswith("HF") else None  # a store may be called databricks://PROFILE:PREFIX
         except ValueError as error:
             raise EnvironmentFault(f"{name} is no address: {error}") from None
     level = os.environ.get("MLFLOW_LOGGING_LEVEL", "")

@@ -81,6 +81,7 @@ def test_a_project_inside_another_one_of_dvc_is_its_own_and_an_experiment_s_copy
     [
         ("MLFLOW_TRACKING_URI", "http://[::1", "MLFLOW_TRACKING_URI is no address: Invalid IPv6 URL"),
         ("MLFLOW_REGISTRY_URI", "http://[::1", "MLFLOW_REGISTRY_URI is no address: Invalid IPv6 URL"),
+        ("HF_ENDPOINT", "http://localhost:99999", "HF_ENDPOINT is no address: Port out of range 0-65535"),
         ("MLFLOW_LOGGING_LEVEL", "loud", "MLFLOW_LOGGING_LEVEL is 'loud'; it must be one of DEBUG"),
     ],
 )
