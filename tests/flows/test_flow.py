@@ -27,6 +27,11 @@ def artifacts(flow_run_id: str) -> dict[str, str]:
     return {row["key"]: str(row["data"]) for row in rows}
 
 
+def said(log: str) -> list[str]:
+    """The lines of a flow but those of Prefect's own threads, which on a slow machine still send events at the end."""
+    return [line for line in log.splitlines() if "| EventsWorker - " not in line]
+
+
 @pytest.mark.fault("F11")
 def test_failures_are_retried_when_it_helps_and_named_at_the_end(project: Path) -> None:
     tiny.control(project, pretrain_byol_0={"code": 5}, prepare={"code": 75, "once": True}, pretrain_simclr_0={"seconds": 2})
@@ -58,12 +63,12 @@ def test_a_mistake_in_params_is_one_line_before_anything_runs(project: Path) -> 
         before = (project / "params.yaml").read_text()
         (project / "params.yaml").write_text(before.replace(old, new))
         code, log = tiny.finish(project, FLOW)
-        assert code == 2 and log.splitlines()[-1] == f"error: params.yaml: {message}" and "Traceback" not in log
+        assert code == 2 and said(log)[-1] == f"error: params.yaml: {message}" and "Traceback" not in log
         (project / "params.yaml").write_text(before)
     (project / ".ssl" / "flow.lock").unlink()
     (project / ".ssl" / "flow.lock").mkdir()  # the environment's fault, in the middle of the flow
     code, log = tiny.finish(project, FLOW)
-    assert code == 4 and log.splitlines()[-1].startswith("error: Is a directory (") and "Traceback" not in log
+    assert code == 4 and said(log)[-1].startswith("error: Is a directory (") and "Traceback" not in log
     assert not tiny.computed(project)
 
 
