@@ -162,13 +162,13 @@ def page(found: Mapping[str, Scores], directory: Path, images: int, asked: Seque
     command = f"python -m benchmarks.channels --cifar10 cifar10.tar.xz --images {images}"
     command += "" if every else f" --methods {' '.join(asked)} --page {LONGER}"
     budget = BUDGET.format(images=images, steps=images // BATCH)
-    budget += "" if every else " The other methods, with a fourth of these images, are [on the page before](channels.md)."
+    budget += "" if every else " All methods, with the number of images that it says, are [on the page before](channels.md)."
     about = INTRODUCTION if every else INTRODUCTION.replace("# Other channels and depths", "# Other channels, trained longer")
     parts = [about, budget, "\n".join([f"Made by `{command}` at commit {commit.stdout.strip()}.", *machine()])]
     done = [name for name in BANDS if name in found]
     if done:
         said = "\n".join(compared(found[name], SETS[name].about) for name in done)
-        longer = ["[Counting and LeJEPA, trained four times as long](channels-longer.md)."] if every else []
+        longer = [f"[Some of them, trained longer]({LONGER.name})."] if every else []
         parts += [f"## {'All' if every else 'Some'} methods on 4 and 13 bands", said, *longer, table(found, done)]
     if set(DEPTHS) <= set(found):
         parts += ["## 16 bits against 8", DEPTH, table(found, DEPTHS)]
