@@ -16,7 +16,7 @@ from flows import own_server
 from tasks.dvc import graph
 from tasks.runtime import files, params
 from tasks.runtime.errors import run
-from tasks.runtime.image_folders import images_path, more_paths
+from tasks.runtime.image_folders import all_paths, images_path
 
 STATE = Path(".ssl") / "watch.json"
 
@@ -41,8 +41,8 @@ def watch(folder: str | None = None, deployment: str = "ssl-pipeline/nightly") -
     data = params.data_config(graph.read_params(Path.cwd()))
     if folder is None and data.source in ("sample", "torchvision"):
         return Completed(name="Nothing to watch", message=f"no images arrive in data.source: {data.source}")
-    path = images_path(folder or data.path)
-    digest = " ".join(map(files.listing_digest, [path, *([] if folder else more_paths(data).values())]))
+    paths = [images_path(folder)] if folder else all_paths(data)
+    path, digest = paths[0], " ".join(map(files.listing_digest, paths))
     before = json.loads(STATE.read_text(encoding="utf-8")) if STATE.exists() else {}
     seen = news(digest, before)
     if seen == "changed":

@@ -11,7 +11,7 @@ from tasks.prepare.preparation import prepare
 from tasks.runtime import audit, files
 from tasks.runtime.dataset import prepared
 from tasks.runtime.errors import DataError, IntegrityError, UsageError
-from tasks.runtime.image_folders import images_path, more_paths
+from tasks.runtime.image_folders import all_paths, images_path
 from tasks.runtime.params import DataConfig, check_task, data_config, load, task_configs
 from tasks.runtime.stage import Body, Stage, main
 from tasks.runtime.stage_name import StageName
@@ -59,7 +59,7 @@ def body(stage: Stage, task: str | None = None) -> None:
 
 def _listings(config: DataConfig) -> dict[str, str]:
     """A digest of every folder of images."""
-    return {str(path): files.listing_digest(path) for path in (Path(config.path), *more_paths(config).values())}
+    return {str(path): files.listing_digest(path) for path in all_paths(config)}
 
 
 def _of_task(text: str, task: str | None) -> str:

@@ -73,8 +73,7 @@ class Archive:
             start = file.read(262)
         self._zip = start[:4] in (b"PK\x03\x04", b"PK\x05\x06")
         self._open: Any = next((o for magic, o in OPENERS.items() if start.startswith(magic)), None)
-        empty = 0 < path.stat().st_size <= EMPTY and not any(path.read_bytes())
-        if not (self._zip or self._open or start[257:] == b"ustar" or empty):
+        if not (self._zip or self._open or start[257:] == b"ustar" or _is_empty(path)):
             raise DataError(f"{path} is not a tar (plain, gz, xz, bz2) or zip archive")
         try:
             if self._zip:
@@ -178,6 +177,11 @@ class Archive:
                     yield member.name, archive.read(infos[member.position])
                 except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
                     yield member.name, BadImage(f"damaged in the archive: {decoding.one_line(error)}")
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether it is a tar without members: some zeros."""
+    return 0 < path.stat().st_size <= EMPTY and not any(path.read_bytes())
 
 
 class _Limited:

@@ -70,10 +70,12 @@ def without_endings(there: Iterable[str]) -> dict[str, str]:
 
 def as_there(row: Row, there: Collection[str], endless: Mapping[str, str]) -> Row:
     """A row whose file is named as Windows does, or without its ending, by the name that is there."""
+    if row.name in there:
+        return row
     name = posixpath.normpath(row.name.replace("\\", "/"))
-    if row.name in there or PurePosixPath(name).suffix.lower() in PICTURES:
-        return replace(row, name=name) if row.name not in there and name in there else row
-    return replace(row, name=name if name in there else endless.get(name, row.name))
+    has_ending = name in there or PurePosixPath(name).suffix.lower() in PICTURES
+    other = name if has_ending else endless.get(name)
+    return replace(row, name=other) if other in there else row
 
 
 @functools.cache

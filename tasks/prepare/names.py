@@ -13,6 +13,7 @@ NOT_IMAGES = set(  # what lies beside images; any other suffix is judged by cont
 )
 HOLD_IMAGES = set(".mp4 .avi .mov .mkv .webm .m4v .mpg .zip .tar .gz .tgz .rar .7z".split())  # noqa: SIM905
 """Videos and archives: not read, and told."""
+NO_IMAGES = NOT_IMAGES | HOLD_IMAGES
 HIDDEN = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "dicomdir"}
 HIDDEN |= {"$recycle.bin", "system volume information", "lost+found"}
 OWN = {".git", ".dvc", ".ssl", ".venv", ".ipynb_checkpoints", ".thumbnails"}
@@ -25,7 +26,7 @@ ARRAY = ".npy"
 def is_image(name: str) -> bool:
     """Whether a file counts as an image: not hidden, and not of a kind that lies beside images (text, tables, code)."""
     path = PurePosixPath(name)
-    return not is_hidden(name) and path.name != SUMS and path.suffix.lower() not in NOT_IMAGES | HOLD_IMAGES
+    return not is_hidden(name) and path.name != SUMS and path.suffix.lower() not in NO_IMAGES
 
 
 def is_hidden(name: str) -> bool:

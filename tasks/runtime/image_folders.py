@@ -46,6 +46,15 @@ def more_paths(config: "DataConfig", root: Path = Path()) -> dict[str, Path]:
     return found
 
 
+def all_paths(config: "DataConfig") -> list[Path]:
+    """The folder or file at ``data.path`` and the folders of ``data.more``.
+
+    Raises:
+        UsageError: as ``images_path`` and ``more_paths``.
+    """
+    return [images_path(config.path), *more_paths(config).values()]
+
+
 def check_more(config: "DataConfig", where: str) -> None:
     """Refuse further folders where there can be none, or whose names cannot be those of stages and files.
 
