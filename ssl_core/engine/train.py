@@ -115,7 +115,9 @@ class Trainer:
         self.device = images.device
         self.precision = precision_of(config, self.device)
         self.method = method.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        torch.use_deterministic_algorithms(config.mode == "deterministic")
+        deterministic = config.mode == "deterministic"
+        if torch.are_deterministic_algorithms_enabled() != deterministic:  # to ask again imports torch's compiler, 1.5 s
+            torch.use_deterministic_algorithms(deterministic)
         if self.device.type == "cpu":
             quicken(self.method)
         else:
