@@ -38,6 +38,8 @@ TOGETHER = {
     "tests/tasks/tracking/": "an empty store of MLflow",
 }
 """Tests that share what takes long to make; one worker runs them all."""
+MOST_WORKERS = 12
+"""Each takes a gigabyte, and what must stay together leaves no work for more."""
 COMMANDS = ("tests.support.project", "tests.support.tiny_graph", "tests.support.registered")
 
 
@@ -68,6 +70,11 @@ class ByFile(LoadFileScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
     """Called by pytest-xdist."""
     return ByFile(config, log)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Called by pytest-xdist: three workers on two cores. While one waits for a server or a signal, the others compute."""
+    return max(1, min(len(os.sched_getaffinity(0)) * 3 // 2, MOST_WORKERS))
 
 
 @pytest.hookimpl(tryfirst=True)

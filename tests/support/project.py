@@ -80,6 +80,12 @@ def command(project: Path, *arguments: str, forked: bool = True, **extra: str) -
     return subprocess.CompletedProcess(arguments, process.returncode or 0, *output)
 
 
+def run_tests(project: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """pytest in the project, with a folder of its own: in the common one it would first remove what earlier runs left there."""
+    own = ("-q", "-n", "0", "-p", "no:cacheprovider", "--basetemp", f"{project}-tests")
+    return command(project, "pytest", *own, *arguments)
+
+
 def write_prepared(
     project: Path, n: int = 96, m: int = 32, size: int = 16, channels: int = 1, where: str = "data/prepared"
 ) -> None:

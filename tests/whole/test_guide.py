@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from tests.conftest import ROOT
-from tests.support.project import TINY, command, copy_project, environment, set_params
+from tests.support.project import TINY, command, copy_project, environment, run_tests, set_params
 
 SMALL = {
     "run": {"methods": ["random_init"]},
@@ -78,7 +78,7 @@ def test_the_worked_example_runs_only_its_own_stages_and_passes_all_that_is_aske
         "tests/whole/test_architecture.py",
     ]
     wanted = ["-k", "spread or test_catalogue or test_architecture"]
-    result = command(project, "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *tests, *wanted)
+    result = run_tests(project, *tests, *wanted)
     assert result.returncode == 0 and " passed" in result.stdout, result.stdout + result.stderr
     python = sorted(file for file in files if file.endswith(".py"))
     style = subprocess.run([shutil.which("ruff", path=environment()["PATH"]) or "ruff", "check", *python], cwd=project)

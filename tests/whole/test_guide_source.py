@@ -9,7 +9,7 @@ import numpy as np
 
 from tasks.runtime import dataset
 from tests.conftest import ROOT, textured_images
-from tests.support.project import command, copy_project, environment, set_params
+from tests.support.project import command, copy_project, environment, run_tests, set_params
 
 MODULE, PARAMS, TEST = "tasks/prepare/sources/npz.py", "params.yaml", "tests/tasks/prepare/test_npz.py"
 
@@ -66,7 +66,7 @@ def test_the_worked_example_touches_three_files_and_prepares_its_images(tmp_path
     expected = {image.tobytes(): label for image, label in zip(pixels, labels, strict=True)}
     assert stored.items() <= expected.items()
 
-    result = command(project, "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", TEST)
+    result = run_tests(project, TEST)
     assert result.returncode == 0 and "7 passed" in result.stdout, result.stdout + result.stderr
     ruff = shutil.which("ruff", path=environment()["PATH"]) or "ruff"
     for check in (["check"], ["format", "--check"]):

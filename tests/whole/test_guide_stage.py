@@ -11,7 +11,7 @@ from tasks.dvc import graph
 from tasks.dvc.schedule import Schedule
 from tasks.runtime import files
 from tests.conftest import ROOT
-from tests.support.project import command, copy_project, set_params
+from tests.support.project import command, copy_project, run_tests, set_params
 
 NAME = "hubness@random_init-0"
 
@@ -54,7 +54,7 @@ def test_the_worked_example_touches_four_files_and_is_a_stage_like_the_others(tm
     assert Schedule(list(plan.values()), targets=["hubness"]).chosen[-1] == NAME
 
     tests = ["tests/tasks/test_hubness.py", "tests/whole/test_architecture.py", "-k", "hubness or tree"]
-    result = command(project, "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *tests)
+    result = run_tests(project, *tests)
     assert result.returncode == 0 and " passed" in result.stdout, result.stdout + result.stderr
     for check in (["check"], ["format", "--check"]):
         assert subprocess.run([sys.executable, "-m", "ruff", *check, *sorted(new)], cwd=project).returncode == 0
