@@ -4,7 +4,7 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tasks.results import read_cost
 from tasks.runtime import dataset, files, params
 from tasks.runtime.progress import clock
 from tasks.runtime.stage_name import StageName
+from tasks.runtime.words import counted
 
 WORTH_IMAGES = 300_000
 """Trainings that see fewer images all together are over before it is worth measuring them."""
@@ -74,8 +75,11 @@ class Forecast:
         )
 
 
-def make(root: Path, schedule: Schedule, jobs: int) -> Forecast | None:
+def make(root: Path, schedule: Schedule, jobs: int, say: Callable[[list[str]], None]) -> Forecast | None:
     """Measure some steps of each method that is to be trained, as many at a time as there will be trainings.
+
+    Args:
+        say: shows lines; a minute can pass before there are more.
 
     Returns:
         None where the trainings are short, or nothing could be measured: a training says itself what is wrong with it.
@@ -93,6 +97,7 @@ def make(root: Path, schedule: Schedule, jobs: int) -> Forecast | None:
         return None
     methods = [m for m in dict.fromkeys(training.method for training in stale) if m]
     trained = [m for m in methods if params.method_params(values, m).train.trains]
+    say([f"measuring some steps of {counted(len(trained), 'method', 'methods')}, to say how long this will take ..."])
     costs = _measured(root, trained, jobs)
     if not costs:
         return None

@@ -125,7 +125,7 @@ def _work(schedule: Schedule, runner: Runner, jobs: int, pool: ThreadPoolExecuto
     with Screen(runner.root, len(schedule.chosen)) as screen:
         while not schedule.over():
             if not asked and "prepare" in schedule.outcomes and schedule.outcomes["prepare"].how.good:
-                expected, asked = forecast.make(runner.root, schedule, jobs), True
+                expected, asked = forecast.make(runner.root, schedule, jobs, screen.say), True
                 screen.say(expected.lines() if expected else [])
             for stage in schedule.ready(jobs - len(running)):
                 if stage.stale:

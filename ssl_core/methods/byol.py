@@ -10,7 +10,7 @@ view. There are no negatives; predictor, momentum and BatchNorm in the heads kee
 
 The target is in train mode (its BatchNorm uses batch statistics, with running ones of its own) and gets no gradient.
 
-Deviations: AdamW instead of LARS (batches of hundreds, short trainings); narrower heads, as the features are narrow; a
+Deviations: SGD instead of LARS (batches of hundreds, short trainings); narrower heads, as the features are narrow; a
 lower base momentum, because the paper's 0.996 hardly moves within a short training (its own shorter schedules use 0.99
 and 0.97); no bias before a BatchNorm, which would take it away, and one after the last layer (in the released code the
 other way round).

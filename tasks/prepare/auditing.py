@@ -16,7 +16,7 @@ import numpy as np
 
 from tasks.prepare.intake import Split
 from tasks.prepare.layout import shown
-from tasks.runtime.audit import Audit, Conflicts, Examples, Labelled, Leaks, NearDuplicates, NearPair, Repeats, Sizes
+from tasks.runtime.audit import Audit, Conflicts, Examples, Ignored, Labelled, Leaks, NearDuplicates, NearPair, Repeats, Sizes
 from tasks.runtime.cores import cores
 from tasks.runtime.dataset import BLOCK, Array, blocks, hashes
 from tasks.runtime.words import counted, few
@@ -236,12 +236,13 @@ def describe_sizes(sizes: Array) -> Sizes:
 def warnings(audit: Audit, num_train: int, image_size: int, channels: int) -> list[str]:
     """What a person should read, one sentence each."""
     left_out = counted(len(audit.quarantined), "file could not be used and is", "files could not be used and are")
-    sentences = [f"{left_out} left out"] if audit.quarantined else []
+    named = few((f"{left.file}: {left.reason}" for left in audit.quarantined), between="; ")
+    sentences = [f"{left_out} left out ({named})"] if audit.quarantined else []
     sentences += _copies_in_words(audit)
     counts = audit.classes["train"]
     if num_train < 100:
-        few = counted(num_train, "training image", "training images")
-        sentences.append(f"only {few}: differences between methods will be noise")
+        images = counted(num_train, "training image", "training images")
+        sentences.append(f"only {images}: differences between methods will be noise")
     if counts and max(counts.values()) >= 10 * max(1, min(counts.values())):
         small, large = (choose(counts, key=lambda k: counts[k]) for choose in (min, max))
         sentences.append(
@@ -301,9 +302,15 @@ def in_three_lines(meta: Mapping[str, Any], audit: Audit) -> list[str]:
     lines = [
         f"{meta['name']}: {classes}",
         f"split: {train}, {counted(meta['num_test'], f'test {noun}', f'test {noun}s')}",
-        f"audit: {'; '.join(audit.warnings) or 'nothing odd'}",
+        f"audit: {'; '.join((*audit.warnings, *_others(audit.ignored))) or 'nothing odd'}",
     ]
     return [printable(line) for line in lines]
+
+
+def _others(ignored: Ignored) -> list[str]:
+    """What lies among the images and is not read."""
+    names = few(ignored.files, count=ignored.count)
+    return [f"{counted(ignored.count, 'other file is', 'other files are')} not read ({names})"] if ignored.count else []
 
 
 def printable(text: str) -> str:

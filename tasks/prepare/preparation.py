@@ -29,7 +29,7 @@ from tasks.runtime.words import counted, few
 CONSTANT = 1e-6
 """Deviation, as a share of white, below which a channel shows nothing."""
 NAMED = 3
-"""Quarantined files a message names; the others are in ``.ssl/quarantine.json``."""
+"""Unusable files a message names; the others are in ``.ssl/unusable.json``."""
 
 
 def nothing() -> None:
@@ -70,6 +70,7 @@ def prepare(
         if len(seen.bad) > config.max_bad:
             raise rejection(source, seen.bad, config.max_bad)
         finish(directory, source, splits, seen, config, check)
+        unusable_files().unlink(missing_ok=True)
         also(directory)
 
     files.write_directory(target, fill)
@@ -78,9 +79,14 @@ def prepare(
 # ---------------------------------------------------------------------- before
 
 
+def unusable_files() -> Path:
+    """Where the list of a stage that was refused lies; that of a finished one is in its ``audit.json``."""
+    return state_directory() / "unusable.json"
+
+
 def rejection(source: Source, bad: list[tuple[str, str]], allowed: int) -> DataError:
     """The error for too many unusable files; the whole list goes where the user can read it."""
-    path = state_directory() / "quarantine.json"
+    path = unusable_files()
     files.write_json(path, [{"file": shown(name), "reason": reason} for name, reason in bad])
     named = few((f"{name!r}: {reason}" for name, reason in bad), NAMED, "; ")
     return DataError(

@@ -11,10 +11,11 @@ def counted(number: int, one: str, more: str) -> str:
     return f"{number:,} {one if number == 1 else more}"
 
 
-def few(names: Iterable[str], most: int = 3, between: str = ", ") -> str:
-    """``a, b, c and 4 more``: the first of many."""
+def few(names: Iterable[str], most: int = 3, between: str = ", ", count: int = 0) -> str:
+    """``a, b, c and 4 more``: the first of many, of ``count`` if not all are given."""
     listed = list(names)
-    return between.join(listed[:most]) + (f" and {len(listed) - most:,} more" if len(listed) > most else "")
+    more = max(count, len(listed)) - most
+    return between.join(listed[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def markdown(lines: Lines) -> str:

@@ -88,8 +88,10 @@ def test_a_run_says_what_it_will_take_and_at_the_end_how_wrong_that_was(tmp_path
     project = training_project(tmp_path / "p", train={"epochs": None, "images": 16 * 40})
     monkeypatch.setattr(forecast, "WORTH_IMAGES", 1)
     schedule = Schedule(plan("simclr", "byol", "raw_pixels"))
-    expected = forecast.make(project, schedule, jobs=2)
+    said: list[str] = []
+    expected = forecast.make(project, schedule, 2, said.extend)
     assert expected is not None and list(expected.seconds) == ["simclr", "byol"]
+    assert said == ["measuring some steps of 2 methods, to say how long this will take ..."]
     first, each, *unequal = expected.lines()
     assert len(unequal) <= 1, "whether the two cost the same is measured"
     assert first.startswith("2 trainings will take about 0:") and "2 at a time" in first and "GB" in first
@@ -139,7 +141,7 @@ def test_one_command_prepares_the_images_and_writes_their_shares_and_names_what_
 
 def test_a_run_that_is_over_soon_is_not_measured(tmp_path: Path):
     project = training_project(tmp_path / "p")
-    assert forecast.make(project, Schedule(plan("simclr", "byol")), jobs=2) is None
+    assert forecast.make(project, Schedule(plan("simclr", "byol")), 2, print) is None
 
 
 def test_a_file_that_cannot_be_written_is_told_before_the_measuring(monkeypatch: pytest.MonkeyPatch):

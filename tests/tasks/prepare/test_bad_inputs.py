@@ -79,9 +79,10 @@ def test_bad_files_stop_the_stage_or_are_quarantined_as_allowed(tmp_path: Path) 
     folder = write(tmp_path / "in", class_folders(4) | {f"cat/{name}": data for name, data in BAD.items()})
     message = refused(tmp_path, config(folder, max_bad=len(BAD) - 1), f"{len(BAD)} of {12 + len(BAD)} files cannot be used")
     assert "data.max_bad" in message and "bit-flip.png" in message and "23 more" in message
-    listed = files.read_json(Path(".ssl/quarantine.json"))
+    listed = files.read_json(Path(".ssl/unusable.json"))
     data = run(tmp_path, config(folder, max_bad=len(BAD)))
-    assert data.audit["quarantined"] == listed
+    assert data.audit["quarantined"] == listed and not Path(".ssl/unusable.json").exists()
+    assert f"{listed[0]['file']}: {listed[0]['reason']}" in data.audit["warnings"][0]
     assert {q["file"] for q in listed} == {f"cat/{name}" for name in BAD} and all(q["reason"] for q in listed)
     assert len(data.train_images) + len(data.test_images) == 12 and not any(Path(n).name in BAD for n in data.train_files)
 
