@@ -11,11 +11,11 @@ from pathlib import Path
 from tasks.dvc.outcome import Fate
 from tasks.dvc.schedule import Schedule
 from tasks.pretrain.fitting import fit
-from tasks.results import read_cost
 from tasks.runtime import dataset, files, params
 from tasks.runtime.progress import clock
 from tasks.runtime.stage_name import StageName
 from tasks.runtime.words import counted
+from tasks.trainings import read_cost
 
 WORTH_IMAGES = 300_000
 """Trainings that see fewer images all together are over before it is worth measuring them."""

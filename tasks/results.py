@@ -18,46 +18,8 @@ from tasks.judged import Judged
 from tasks.metrics import VERDICTS, Metrics, prediction_columns
 from tasks.runtime import dataset, params, recorded
 from tasks.runtime.errors import IntegrityError
-from tasks.runtime.files import MANIFEST, MEND, read_json, read_sealed_json, sha256
-from tasks.tracking import journal
-
-FULL_SCHEDULE = 200
-"""Epochs of the schedule the literature compares small-image methods on; what a long run would cost is quoted for it."""
-
-
-@dataclass(frozen=True)
-class Training:
-    """How an encoder was made and what that cost. None: not known here, or there was no training."""
-
-    epochs: int | None = None
-    steps: int | None = None
-    steps_per_epoch: int | None = None
-    epochs_asked: int | None = None
-    """``train.epochs``, of which a method may have its share."""
-    dim: int | None = None
-    """Of its features."""
-    parameters: int | None = None
-    pretext_accuracy: float | None = None
-    """Share right in the method's own task in the last epoch."""
-    pretext_chance: float | None = None
-    """The share that guessing gets right there."""
-    warnings: tuple[str, ...] = ()
-    """The alarms that were still raised in the last epoch, a sentence each."""
-    seconds: float | None = None
-    images_per_second: float | None = None
-    peak_memory_bytes: int | None = None
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    """``train``, as in params.yaml, with what the method has of its own."""
-    augment: Mapping[str, Any] = field(default_factory=dict)
-    network: Mapping[str, Any] = field(default_factory=dict)
-    """``encoder``, likewise."""
-
-    @property
-    def full_schedule_seconds(self) -> float | None:
-        """What ``FULL_SCHEDULE`` epochs would take."""
-        if not self.seconds or not self.steps or not self.steps_per_epoch:
-            return None
-        return self.seconds / self.steps * self.steps_per_epoch * FULL_SCHEDULE
+from tasks.runtime.files import MANIFEST, MEND, read_json, sha256
+from tasks.trainings import Training, read_training
 
 
 @dataclass(frozen=True)
@@ -243,54 +205,6 @@ def read_predictions(root: Path, name: str) -> dict[str, np.ndarray]:
     if any(len(line) != len(header) for line in lines) or (lines and "actual" not in header):
         raise IntegrityError(f"{path}: a line is incomplete; run dvc repro evaluate, which makes it again")
     return {column: np.array([line[i] for line in lines]) for i, column in enumerate(header)} if lines else {}
-
-
-def read_training(root: Path, name: str) -> Training:
-    """How the encoder ``METHOD-SEED`` was made, as far as its files are here."""
-    directory = root / f"out/encoders/{name}"
-    facts = _encoder_facts(directory) if directory.exists() else {}
-    cost = read_cost(root, name)
-    return Training(
-        epochs=facts.get("epochs"),
-        steps=(facts.get("health") or {}).get("step"),
-        steps_per_epoch=facts.get("steps_per_epoch"),
-        epochs_asked=(facts.get("train") or {}).get("epochs"),
-        dim=facts.get("dim"),
-        parameters=cost.get("parameters", facts.get("parameters")),
-        pretext_accuracy=(facts.get("health") or {}).get("accuracy"),
-        pretext_chance=(facts.get("health") or {}).get("chance"),
-        warnings=tuple(facts.get("warnings", ())),
-        seconds=cost.get("seconds"),
-        images_per_second=cost.get("images_per_second"),
-        peak_memory_bytes=cost.get("peak_memory_bytes"),
-        recipe=facts.get("train") or {},
-        augment=facts.get("augment") or {},
-        network=(facts.get("encoder") or {}).get("config") or {},
-    )
-
-
-def _encoder_facts(directory: Path) -> dict[str, Any]:
-    """Those facts of a trained encoder that tables show.
-
-    Raises:
-        IntegrityError: ``encoder.json`` is damaged.
-    """
-    numbers, blocks = ("epochs", "steps_per_epoch", "dim", "parameters"), ("health", "train", "augment", "encoder")
-    kinds = dict.fromkeys(numbers, int) | dict.fromkeys(blocks, dict) | {"warnings": list}
-    facts = read_sealed_json(directory, "encoder.json")
-    if not isinstance(facts, dict):
-        raise IntegrityError(f"{directory}/encoder.json holds no mapping; {MEND}")
-    for name, kind in kinds.items():
-        if not isinstance(facts.get(name), (kind, type(None))):
-            raise IntegrityError(f"{directory}/encoder.json: {name} is {facts[name]!r}; {MEND}")
-    return {name: facts[name] for name in kinds if facts.get(name) is not None}
-
-
-def read_cost(root: Path, name: str) -> dict[str, Any]:
-    """What a training cost, from the last ``end`` of its journal; empty where there is none (a cached result of elsewhere)."""
-    path = root / f"out/journal/{name}.jsonl"
-    ends = [event for event in journal.read(path) if event["event"] == "end"] if path.exists() else []
-    return dict(ends[-1].get("cost") or {}) if ends else {}
 
 
 def ranked(results: Sequence[Result]) -> list[Row]:

@@ -15,6 +15,7 @@ from tasks import few_labels, starts, worth
 from tasks.cautions import how_few, share_in_words, unequal_classes
 from tasks.choice import best_method, champion
 from tasks.results import Result, Row, ranked
+from tasks.trainings import advice
 from tasks.worth import RESAMPLES, Answer, Budget
 
 if TYPE_CHECKING:
@@ -29,11 +30,6 @@ SEED_NOISE = 1.96 * 2**0.5 * SEED_SPREAD
 """A difference of two trainings that seeds alone exceed in 1 of 20 cases."""
 SEED_IMAGES = 1000
 """Test images below which their number says more than the spread of seeds, which was measured on 5,000."""
-ENOUGH_STEPS = 1500
-"""Optimizer steps below which a training is called short: with about as many, the best methods pass raw pixels on the
-embedded images."""
-MANY_EPOCHS = 200
-"""Passes over so few images after which more of them are a better advice than more passes."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +265,7 @@ def _tied(verdict: Verdict, row: Row) -> str:
 def _warning(verdict: Verdict, best: Result) -> str:
     """That the best method is no better than what needs no training, and what to do."""
     name = verdict.not_beaten[0]
-    to_do = f"Take {worth.noun(name)}." if best.is_baseline else advice(best)
+    to_do = f"Take {worth.noun(name)}." if best.is_baseline else advice(best.method, best.training)
     if best.few:
         theirs = next(row.best.few for row in verdict.free if row.method == name)
         shares = f"{share_in_words(theirs.explained if theirs else None)} against {share_in_words(best.few.explained)}"
@@ -279,20 +275,6 @@ def _warning(verdict: Verdict, best: Result) -> str:
     what, how = worth.noun(name), "better" if ahead.is_clear else "not clearly worse"
     verb = "are" if what.endswith("s") else "is"
     return f"Do not use this yet: {what} {verb} {how} than {best.method}, {worth.counted(ahead)}. {to_do}"
-
-
-def advice(best: Result) -> str:
-    """What to do about an encoder that is not worth its training."""
-    made = best.training
-    number, asked = ("epochs", made.epochs_asked) if made.epochs_asked else ("images", made.recipe.get("images"))
-    if not made.steps or not made.epochs or not asked:
-        return f"Train longer: raise train.{number}."
-    wanted = float(f"{asked * max(2.0, ENOUGH_STEPS / made.steps):.2g}")
-    epochs = "1 epoch" if made.epochs == 1 else f"{made.epochs:,} epochs"
-    trained = f"{best.method} trained {epochs}, {made.steps:,} steps"
-    if made.steps >= ENOUGH_STEPS and made.epochs >= MANY_EPOCHS:
-        return f"{trained}: more of the same will hardly help with so few images; add images, which need no labels."
-    return f"{trained}: set train.{number} to about {wanted:,.0f}, if its curve in the report still rises."
 
 
 def _against(verdict: Verdict, row: Row) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ssl_core.catalogue import BASELINES, NOUNS
 from tasks.results import Row
+from tasks.runtime.words import signed
 
 if TYPE_CHECKING:
     from ssl_core.evaluation.comparison import Difference
@@ -242,12 +243,6 @@ def without_labels(labels: int = 0) -> str:
 def points(found: "Difference") -> str:
     """``+3.1 points (2.0 to 4.2)``."""
     return f"{signed(found.mean)} points ({100 * found.low:z.1f} to {100 * found.high:z.1f})".replace("-", "−")
-
-
-def signed(share: float) -> str:
-    """A difference of shares in points, ``+3.1``; what rounds to zero has no sign."""
-    number = f"{100 * share:+z.1f}"
-    return "0.0" if number == "+0.0" else number.replace("-", "−")
 
 
 def _listed(texts: Iterable[str]) -> str:

@@ -7,10 +7,12 @@ ends with the same bits. With ``train.processes`` above 1 the command starts tha
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ssl_core.catalogue import load_class
@@ -224,6 +226,8 @@ class Training:
     def _facts(self) -> dict[str, Any]:
         p, meta = self.params, self.data.meta
         described = core_encoders.description(p.encoder, meta["channels"], meta["image_size"])
+        # Another budget leaves an encoder that is not trained, and with it its evaluation, as they were.
+        no_budget = {} if p.train.trains else {"images": 1, "epoch_share": 1.0}
         return {
             "method": self.name,
             "seed": self.seed,
@@ -237,11 +241,12 @@ class Training:
             **({"few_images": self.lowered} if self.lowered else {}),
             "epochs": self.trainer.epochs,
             "steps_per_epoch": self.trainer.steps_per_epoch,
-            "train": vars(p.train),
+            "train": vars(p.train) | no_budget,
             "augment": vars(p.augment),
             "method_config": asdict(p.config),
             "data_sha256": self.data.sha256,
             "precision": self.trainer.precision,
+            "knn_rise": knn_rise(self.trainer.history),
             "health": self.trainer.history[-1],
             "random_health": self.trainer.history[0],
             "warnings": list(self.method.raised(self.trainer.history[-1]).values()),
@@ -256,6 +261,15 @@ class Training:
             "peak_memory_bytes": peak_memory(self.trainer.device),
             "parameters": core_encoders.num_parameters(self.method.exported),
         }
+
+
+def knn_rise(history: Sequence[Mapping[str, float]]) -> float | None:
+    """By how much kNN on the watched images rose over the last doubling of the epochs; None where it was not watched, or after
+    less than two epochs. A row of the history may stand for several epochs."""
+    watched = [(row["epoch"], row["knn"]) for row in history if "knn" in row]
+    if not watched or watched[0][0] > 0 or watched[-1][0] < 2:
+        return None
+    return float(watched[-1][1] - np.interp(watched[-1][0] // 2, *zip(*watched, strict=True)))
 
 
 def peak_memory(device: torch.device) -> int:

@@ -1,7 +1,7 @@
 """What the report shows, ready for the page: charts, sheets of views, maps and neighbors as data URIs with their texts."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ssl_core.catalogue import BASELINES, SHOWS
-from tasks import worth
 from tasks.report import curves, figures, pictures
 from tasks.results import Result, Row
 from tasks.runtime import dataset
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.files import MEND
+from tasks.trainings import still_rising
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,31 +47,8 @@ def charts(root: Path, rows: Sequence[Row], best: Result | None) -> dict[str, st
         "health": curves.health_curves(methods, {r.method: r.verdict for r in rows}, name),
     }
     found = {name: uri(svg, "svg+xml") if svg else None for name, svg in drawn.items()}
-    return found | {"rising": still_rising(methods, best.training.recipe.get("health_images") if best else None)}
-
-
-def still_rising(histories: "Mapping[str, Sequence[pd.DataFrame]]", images: int | None) -> str:
-    """Which methods' kNN still rose over the last doubling of their epochs, by more than these images can be wrong.
-
-    Args:
-        images: that are watched. Where two states disagree on every fifth, a difference of 1.96 sqrt(0.2 / images) is chance.
-    """
-    noise, rising, flat = 1.96 * (0.2 / images) ** 0.5 if images else 0.03, [], []
-    for method, seeds in histories.items():
-        rises = [
-            h["knn"].iloc[-1] - np.interp(h["epoch"].iloc[-1] // 2, h["epoch"], h["knn"])  # a row may be of several epochs
-            for h in seeds
-            if "knn" in h and h["epoch"].iloc[0] == 0 and h["epoch"].iloc[-1] > 1
-        ]
-        if rises:
-            rise = sum(rises) / len(rises)
-            (rising if rise > noise else flat).append(f"{method} {worth.signed(rise)}")
-    parts = [f"still rising: {', '.join(rising)}"] * bool(rising) + [f"flat: {', '.join(flat)}"] * bool(flat)
-    return (
-        f"Points over the last doubling of epochs (less than {100 * noise:.1f} may be chance); {'; '.join(parts)}."
-        if parts
-        else ""
-    )
+    made = {row.method: [result.training for result in row.results] for row in trained if row.method in methods}
+    return found | {"rising": still_rising(made)}
 
 
 def read_history(root: Path, name: str) -> "pd.DataFrame | None":

@@ -19,9 +19,10 @@ from tasks.columns import FEW_LABELS, HEADLINES, PRETEXT
 from tasks.leaderboard import percent
 from tasks.metrics import Health
 from tasks.report import figures, findings, illustrations
-from tasks.results import FULL_SCHEDULE, Result, Row, known, load_results, registered_model
+from tasks.results import Result, Row, known, load_results, registered_model
 from tasks.runtime import audit, dataset, files
 from tasks.tracking import journal
+from tasks.trainings import FULL_SCHEDULE
 from tasks.transfer import Transfer
 from tasks.tuned import Tuning
 from tasks.verdict import Verdict, judge, sentences, worth_it

@@ -18,6 +18,12 @@ def few(names: Iterable[str], most: int = 3, between: str = ", ", count: int = 0
     return between.join(listed[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def signed(share: float) -> str:
+    """A difference of shares in points, ``+3.1``; what rounds to zero has no sign."""
+    number = f"{100 * share:+z.1f}"
+    return "0.0" if number == "+0.0" else number.replace("-", "−")
+
+
 def markdown(lines: Lines) -> str:
     """A table in Markdown."""
     head, *rest = lines

@@ -12,7 +12,7 @@ from tasks import budget, forecast
 from tasks.dvc.graph import PlannedStage
 from tasks.dvc.outcome import Fate, Outcome
 from tasks.dvc.schedule import Schedule
-from tasks.runtime import dataset, params
+from tasks.runtime import dataset, files, params
 from tasks.runtime.stage_name import StageName
 from tests.conftest import ROOT
 from tests.support.project import TINY, command, copy_project, set_params, training_project
@@ -75,6 +75,15 @@ def test_a_training_of_few_steps_is_warned_of_before_it_starts(tmp_path: Path):
     assert result.returncode == 0, result.stderr
     warning, rest = result.stderr.split("raise train.images", 1)
     assert "warning: simclr gets only 9 optimizer steps of 16 images" in warning and "100 %" in rest
+
+
+def test_another_budget_leaves_what_is_not_trained_as_it_was(tmp_path: Path):
+    project, made = training_project(tmp_path / "p"), []
+    for images in (16 * 9, 16 * 12):
+        set_params(project, {"train": {"epochs": None, "images": images}})
+        assert command(project, "tasks.pretrain", "random_init", "0").returncode == 0
+        made.append(files.sha256(project / "out/encoders/random_init-0" / files.MANIFEST))
+    assert made[0] == made[1]
 
 
 def plan(*methods: str) -> list[PlannedStage]:

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from tasks.choice import best_method, candidates, champion, is_start
 from tasks.register.registration import aliases
-from tasks.results import Result, Training
+from tasks.results import Result
+from tasks.trainings import Training
 from tasks.verdict import judge, sentences
 from tests.tasks.test_starts import START, result
 

@@ -11,8 +11,9 @@ from tasks import leaderboard
 from tasks.choice import champion
 from tasks.columns import BESIDE_ITS_START, COLUMNS, HEALTH, VERDICT
 from tasks.leaderboard import duration, percent, safe_cell
-from tasks.results import Result, load_results, ranked, read_cost
+from tasks.results import Result, load_results, ranked
 from tasks.runtime.errors import IntegrityError
+from tasks.trainings import read_cost
 from tasks.verdict import Standing, judge
 from tests.support.example_results import metrics_of, write_project
 

@@ -11,7 +11,8 @@ from tasks import leaderboard, starts
 from tasks.cautions import verdict_text
 from tasks.choice import start_of
 from tasks.metrics import Health, Metrics
-from tasks.results import Result, Training
+from tasks.results import Result
+from tasks.trainings import Training
 from tasks.verdict import judge, judge_one, remarks, sentences
 
 HEALTH = Health(0.1, 9.0, 0.3, -2.0)

@@ -10,7 +10,8 @@ import pytest
 from tasks import leaderboard
 from tasks.register.card import model_card
 from tasks.report.page import build
-from tasks.results import Result, Training, load_results
+from tasks.results import Result, load_results
+from tasks.trainings import Training
 from tasks.verdict import caution, judge, judge_one, remarks, sentences
 from tests.support.example_results import metrics_of, write_project
 

@@ -81,6 +81,7 @@ def command(stage: str) -> Path:
 SHARED = {
     "tasks.runtime",
     "tasks.results",
+    "tasks.trainings",
     "tasks.leaderboard",
     "tasks.columns",
     "tasks.metrics",

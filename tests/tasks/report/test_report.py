@@ -11,7 +11,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from tasks.cautions import verdict_text
@@ -273,20 +272,6 @@ def test_the_stage_publishes_the_report_and_the_journal_of_what_it_compared(tmp_
 
 
 # ---------------------------------------------------------------------- parts
-
-
-def test_a_training_that_still_gets_better_is_named_with_its_rise_over_the_last_doubling():
-    def history(*knn):
-        return [pd.DataFrame({"epoch": range(len(knn)), "knn": knn})]
-
-    rising, flat, short = history(0.3, 0.4, 0.5, 0.55, 0.6), history(0.3, 0.5, 0.6, 0.6, 0.59), history(0.3, 0.4)
-    said = illustrations.still_rising({"simclr": rising, "byol": flat, "moco": short}, 1000)
-    assert said == (
-        "Points over the last doubling of epochs (less than 2.8 may be chance); still rising: simclr +10.0; flat: byol −1.0."
-    )
-    assert illustrations.still_rising({"simclr": [pd.DataFrame({"epoch": [0, 1, 2]})]}, 1000) == ""
-    rare = pd.DataFrame({"epoch": [0, 5, 10, 15], "knn": [0.3, 0.4, 0.5, 0.6]})  # a row for several epochs, on few images
-    assert "simclr +16.0" in illustrations.still_rising({"simclr": [rare]}, 1000)
 
 
 def test_neighbors_are_the_most_similar_images_without_the_query():
