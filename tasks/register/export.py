@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ssl_core.engine.encoders import VisionTransformer
+from ssl_core.engine.encoders import VisionTransformer, pool
 from tasks.register import modeling
 from tasks.register.modeling import ImageEncoder
 from tasks.runtime import files, saved_encoder
@@ -41,7 +41,7 @@ class Unfaithful(IntegrityError):
 
 
 class Exporter:
-    """Writes packages. Tracing takes seconds, so encoders of one architecture share a trace and differ in the weights."""
+    """Writes packages. Tracing takes seconds, so encoders of one architecture share a trace and differ in weights and layer."""
 
     def __init__(self) -> None:
         self._traces: dict[str, Any] = {}
@@ -62,10 +62,10 @@ class Exporter:
             encoder.drop_path = None  # of the training alone
         config = describe(encoder, facts, layer)
         module = ImageEncoder(encoder, config).requires_grad_(False).eval()
-        key = json.dumps([config[name] for name in ("encoder", "layer", "mean", "std")], sort_keys=True)
+        key = json.dumps([config.get(name) for name in ("encoder", "mean", "std", "fit", "bits")], sort_keys=True)
         with _quiet(), torch.no_grad():
             if key not in self._traces:
-                self._traces[key] = _trace(module)
+                self._traces[key] = _trace(encoder, config)
             _save_onnx(self._traces[key].clone(), module.state_dict(), config, target)
         weights = {name: value.numpy() for name, value in encoder.state_dict().items()}
         files.save_tensors(target / modeling.WEIGHTS, weights)
@@ -143,17 +143,24 @@ def layer_index(layer: str, blocks: int) -> int:
     return int(number) - 1
 
 
-def _trace(module: ImageEncoder) -> Any:
-    """The ONNX graph before optimization, for float32 images, free in batch and image size, of an architecture."""
+class _EveryLayer(ImageEncoder):
+    """The features of all layers, so that encoders of one architecture share a graph, whichever layer they deliver."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return tuple(map(pool, self.maps(images).values()))
+
+
+def _trace(encoder: nn.Module, config: Mapping[str, Any]) -> Any:
+    """The ONNX graph of all layers before optimization, for float32 images, free in batch and image size."""
+    module = _EveryLayer(encoder, config).requires_grad_(False).eval()
     free = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     example = torch.zeros(2, module.channels, module.image_size + 7, module.image_size + 3)
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # an operator that exists only in torch
     try:
         program = torch.export.export(module, (example,), dynamic_shapes={"images": free})
-        program = program.run_decompositions({})  # functional form: blocks after the delivered one are then dead code and go
         # Unoptimized: that would fold the weights, and they are put in later.
-        names = {"input_names": ["images"], "output_names": ["features"]}
+        names = {"input_names": ["images"], "output_names": list(config["layers"])}
         graph = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False, opset_version=OPSET, **names)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -169,8 +176,11 @@ def _save_onnx(model: Any, weights: Mapping[str, Tensor], config: Mapping[str, A
     for name, value in model.graph.initializers.items():
         if name in weights:
             value.const_value = onnx_ir.tensor(np.ascontiguousarray(weights[name].numpy()), name=name)
+    features = model.graph.outputs[list(config["layers"]).index(config["layer"])]
+    features.name = "features"
+    model.graph.outputs[:] = [features]  # what leads to the others is unused then, and goes
     onnxscript.optimizer.optimize(model, num_iterations=1, onnx_shape_inference=False)
-    (images,), (features,) = model.graph.inputs, model.graph.outputs
+    (images,) = model.graph.inputs
     images.shape = onnx_ir.Shape(["batch", config["encoder"]["channels"], "height", "width"])
     features.shape = onnx_ir.Shape(["batch", config["dim"]])
     facts = {name: json.dumps(config[name]) for name in ("mean", "std", "layers")}

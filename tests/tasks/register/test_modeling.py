@@ -204,6 +204,18 @@ def test_onnx_names_its_axes_and_says_what_it_is(package):
         onnx.checker.check_model(onnx.load(package / name))
 
 
+def test_another_layer_needs_no_other_trace_and_its_graphs_hold_nothing_behind_it(package, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_trace", None)  # the package's own is there
+    sizes = []
+    for layer, dim in (("block1", 4), ("block4", 32)):
+        (tmp_path / layer).mkdir()
+        made.exporter.write(package.parent / "out/encoders/simclr-0", layer, "card", tmp_path / layer)
+        (features,) = onnxruntime.InferenceSession(tmp_path / layer / export.ONNX).get_outputs()
+        assert (features.name, features.shape) == ("features", ["batch", dim])
+        sizes.append((tmp_path / layer / export.ONNX).stat().st_size)
+    assert 5 * sizes[0] < sizes[1]
+
+
 def test_config_describes_the_delivered_layer(package):
     config = files.read_json(package / modeling.CONFIG)
     assert config["layer"] == "block3" and config["dim"] == config["layers"]["block3"] == 16
