@@ -47,11 +47,11 @@ sync: $(READY) ## bring MLflow up to date with the journals
 doctor: $(READY) ## find and repair what a crash left behind
 	@python -m tasks.doctor
 
-test: $(READY) ## the tests, 10 minutes on two cores
+test: $(READY) ## the tests, 10 to 15 minutes on two cores
 	@python -m pytest -q
 
-quick: $(READY) ## the unit tests of science, parameters and images, a minute: none of them starts a command
-	@python -m pytest -q -n 2 -m 'not slow and not stress' tests/ssl_core tests/tasks/evaluate tests/tasks/prepare tests/tasks/runtime
+quick: $(READY) ## the unit tests of science, parameters and images, one to two minutes: none of them starts a command
+	@python -m pytest -q -m 'not slow and not stress' tests/ssl_core tests/tasks/evaluate tests/tasks/prepare tests/tasks/runtime
 
 stress: $(READY) ## minutes of failures and kills
 	@python -m pytest -q -n 2 -m stress

@@ -15,6 +15,8 @@ import pytest
 import torch
 from xdist.scheduler import LoadFileScheduling
 
+from tasks.runtime.cores import cores
+
 ROOT = Path(__file__).resolve().parent.parent
 # A script's background job (``make test &``) ignores Ctrl-C, and so would all that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -74,7 +76,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
 
 def pytest_xdist_auto_num_workers() -> int:
     """Called by pytest-xdist: three workers on two cores. While one waits for a server or a signal, the others compute."""
-    return max(1, min(len(os.sched_getaffinity(0)) * 3 // 2, MOST_WORKERS))
+    return max(1, min(cores() * 3 // 2, MOST_WORKERS))
 
 
 @pytest.hookimpl(tryfirst=True)
