@@ -70,10 +70,10 @@ def prepare(
         if len(seen.bad) > config.max_bad:
             raise rejection(source, seen.bad, config.max_bad)
         finish(directory, source, splits, seen, config, check)
-        unusable_files().unlink(missing_ok=True)
         also(directory)
 
     files.write_directory(target, fill)
+    unusable_files().unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------------- before
