@@ -93,8 +93,8 @@ def bring_up_to_date(root: Path, targets: Collection[str] = (), jobs: int | None
         check_places(root, plan)
         guard.try_encoders(root, (schedule.stages[name] for name in schedule.chosen))
         jobs = jobs or default_parallelism(root)
-        with ThreadPoolExecutor(jobs) as pool:
-            expected = _work_until_stopped(schedule, Runner(root, again=repeated), jobs, pool)
+        with Runner(root, again=repeated) as runner, ThreadPoolExecutor(jobs) as pool:
+            expected = _work_until_stopped(schedule, runner, jobs, pool)
         if expected is not None:
             print(expected.error(root, schedule))
     lock_files.put_in_order(root, [stage.name for stage in plan])

@@ -1,0 +1,208 @@
+"""Start ``dvc``, and the stage that it runs, as forks of one process that has imported the libraries of both.
+
+A new Python that imports DVC and a second one that imports torch cost each stage more than two seconds; a fork costs
+hundredths of one. The server imports libraries alone, nothing of this project: a stage runs the code that DVC has hashed.
+"""
+
+import atexit
+import contextlib
+import gc
+import importlib
+import json
+import os
+import re
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+LIBRARIES = ("dvc.cli", "dvc.repo.reproduce", "dvc.commands.repro", "torch")
+"""In the order in which a run needs them."""
+PLAIN = re.compile(r"python -m (?P<module>tasks(\.\w+)+)(?P<arguments>( [\w./@-]+)*)")
+"""A command that means the same without a shell."""
+THREADS = Path("/proc/self/task")
+ROOM = 1000
+"""Bytes for a command in the place where ``ps`` and other runs read what a process is."""
+
+
+class Fork:
+    """A process that the server forked: what the runner uses of ``subprocess.Popen``."""
+
+    def __init__(self, pid: int, status: int):
+        """
+        Args:
+            status: a pipe into which the process writes its exit code; it is closed without one when the process is killed.
+        """
+        self.pid, self.returncode = pid, 0
+        self._status: int | None = status
+        self._lock = threading.Lock()
+        os.set_blocking(status, False)
+
+    def poll(self) -> int | None:
+        """Its exit code, -9 if it was killed; None while it works."""
+        with self._lock:
+            if self._status is not None:
+                try:
+                    said = os.read(self._status, 1)
+                except BlockingIOError:
+                    return None
+                os.close(self._status)
+                self._status, self.returncode = None, said[0] if said else -signal.SIGKILL
+            return self.returncode
+
+
+class Forks:
+    """The server, seen from the run, with which it ends. What it forked goes on."""
+
+    def __init__(self, root: Path, environment: Mapping[str, str]):
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._lock = threading.Lock()
+        with theirs:
+            self._server = subprocess.Popen(
+                [sys.executable, "-m", "tasks.dvc.forks", str(theirs.fileno()), " " * ROOM],
+                cwd=root,
+                env=environment,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # a Ctrl-C is the run's
+            )
+
+    def dvc(self, arguments: Sequence[str], log: IO[bytes]) -> Fork | None:
+        """``dvc ARGUMENTS`` in a session of its own, which writes into ``log``; None when the server is gone."""
+        status, theirs = os.pipe()
+        with contextlib.suppress(OSError), self._lock:
+            try:
+                socket.send_fds(self._channel, [json.dumps(arguments).encode()], [log.fileno(), theirs])
+            finally:
+                os.close(theirs)
+            if pid := os.read(status, 4):
+                return Fork(int.from_bytes(pid), status)
+        os.close(status)
+        return None
+
+    def close(self) -> None:
+        """End the server."""
+        self._server.kill()
+        self._server.wait()
+        self._channel.close()
+
+
+def serve(channel: socket.socket) -> None:
+    """Fork a ``dvc`` for each request; between them import what is left to import. Returns when the run is gone."""
+    _show("-m", "tasks.dvc.forks")  # where that is impossible, this ends, and the run starts a new Python for each
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # each says itself how it ended
+    left = list(LIBRARIES)
+    while True:
+        if left and not select.select([channel], [], [], 0)[0]:
+            with contextlib.suppress(Exception):  # whoever needs it says what is wrong with it
+                importlib.import_module(left.pop(0))
+            gc.collect()
+            gc.freeze()
+            continue
+        request, numbers, *_ = socket.recv_fds(channel, 1 << 16, 2)
+        if not request:
+            return
+        if not os.fork():
+            channel.close()
+            _become_dvc(json.loads(request), *numbers)
+        for number in numbers:
+            os.close(number)
+
+
+def _become_dvc(arguments: list[str], log: int, status: int) -> NoReturn:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    _show("-m", "dvc", *arguments)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.close(log)
+    os.write(status, os.getpid().to_bytes(4))
+
+    import tqdm
+    from dvc import cli
+    from dvc.stage import run
+
+    tqdm.tqdm.monitor_interval = 0  # a thread, and a process of several cannot be forked
+    in_a_shell = run._run
+
+    def in_a_fork(executable: str | None, command: str, **options: Any) -> None:
+        plain = PLAIN.fullmatch(command)
+        if plain is None or len(list(THREADS.iterdir())) > 1:
+            in_a_shell(executable, command, **options)
+            return
+        pid = os.fork()
+        if not pid:
+            os.close(status)
+            _become_stage(plain["module"], plain["arguments"].split(), options["env"])
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the stage ends itself
+        try:
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if code:
+            raise run.StageCmdFailedError(command, code)
+
+    run._run = in_a_fork
+    sys.argv = ["dvc", *arguments]
+    _run_to_the_end(lambda: cli.main(arguments), lambda code: os.write(status, bytes([code])))
+
+
+def _become_stage(module: str, arguments: list[str], environment: Mapping[str, str]) -> NoReturn:
+    gc.freeze()  # nothing of DVC's is closed here, such as a database under a number that is now another file's
+    _show("-m", module, *arguments)
+    os.environ.clear()
+    os.environ.update(environment)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tasks"]:
+        del sys.modules[name]
+    sys.argv = [module, *arguments]
+    _run_to_the_end(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
+
+
+def _show(*arguments: str) -> None:
+    """Write this process's command over that of the server, in the memory in which the system looks for it.
+
+    Raises:
+        OSError: the system does not let a process do that.
+    """
+    start, end = map(
+        int, Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[45:47]
+    )
+    command = b"\0".join(map(os.fsencode, (sys.executable, *arguments)))
+    with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
+        memory.seek(start)
+        memory.write(command[: end - start - 1].ljust(end - start, b"\0"))
+
+
+def _run_to_the_end(main: Callable[[], object], tell: Callable[[int], object] = lambda code: None) -> NoReturn:
+    """Run ``main`` and leave as Python does after it, without a way back into what this process was forked from."""
+    code: object = 1
+    try:
+        code = main()
+        code = code if isinstance(code, int) else 0
+    except SystemExit as end:
+        code = end.code or 0
+    except BaseException:
+        traceback.print_exc()
+    with contextlib.suppress(BaseException):
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    number = code if isinstance(code, int) else 1
+    with contextlib.suppress(OSError):  # the run is gone
+        tell(number & 255)
+    os._exit(number & 255)
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))

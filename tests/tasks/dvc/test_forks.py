@@ -1,0 +1,211 @@
+"""Stages as forks: what a new Python would have been, whatever becomes of them. Real DVC, stages of a few lines."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.dvc import forks
+from tasks.dvc.outcome import Outcome
+from tasks.dvc.runner import Runner
+from tests.conftest import ROOT
+from tests.support.processes import alive, cmdline, wait_for
+from tests.support.project import commit, environment
+
+LOOK = """
+import atexit, json, os, pathlib, signal, sys, threading, time
+from tasks import word
+out, what = pathlib.Path("out") / sys.argv[1], sys.argv[2]
+out.parent.mkdir(exist_ok=True)
+if what == "look":
+    found = {
+        "argv": sys.argv[1:], "program": sys.argv[0], "forked": "dvc" in sys.modules, "name": __name__,
+        "package": __spec__.name,
+        "main": sys.modules["__main__"].__dict__ is globals(), "directory": os.getcwd(), "path": sys.path,
+        "signals": {int(n): str(signal.getsignal(n)) for n in signal.valid_signals() if signal.getsignal(n) is not None},
+        "environment": dict(os.environ), "input": os.readlink("/proc/self/fd/0"),
+        "output": [os.readlink(f"/proc/self/fd/{n}") for n in (1, 2)], "threads": len(os.listdir("/proc/self/task")),
+        "ours": sorted(name for name in sys.modules if name.startswith("tasks")),
+        "command": pathlib.Path("/proc/self/cmdline").read_bytes().rstrip(b"\\0").decode(),
+        "group": os.getpgid(0) == os.getpgid(os.getppid()),
+    }
+    out.write_text(json.dumps(found))
+elif what == "wait":
+    pathlib.Path("waits").write_text(str(os.getpid()))
+    time.sleep(600)
+elif what == "word":
+    out.write_text(word.WORD)
+elif what == "late":
+    out.write_text("at the end ")
+    atexit.register(lambda: out.open("a").write("last"))
+    threading.Thread(target=lambda: (time.sleep(0.3), out.open("a").write("of a thread "))).start()
+elif what == "raise":
+    raise RuntimeError("as Python shows it")
+else:
+    sys.exit(int(what))
+"""
+STAGES = {
+    **{name: f"python -m tasks.look {name} look" for name in ("first", "second")},
+    **{f"is-{what}": f"python -m tasks.look is-{what} {what}" for what in ("wait", "late", "raise", "3", "0")},
+    **{f"word-{n}": f"python -m tasks.look word-{n} word" for n in range(2)},
+    "shell": "python -m tasks.look shell word && echo of a shell >> out/shell",
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A repository with a stage for each thing that can become of one."""
+    root = tmp_path / "p"
+    for name in ("__init__.py", "dvc/__init__.py", "dvc/forks.py"):
+        (root / "tasks" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / "tasks" / name, root / "tasks" / name)
+    (root / "tasks/look.py").write_text(LOOK)
+    (root / "tasks/word.py").write_text('WORD = "one"\n')
+    stages = {name: {"cmd": command, "outs": [f"out/{name}"]} for name, command in STAGES.items()}
+    (root / "dvc.yaml").write_text(json.dumps({"stages": stages}))
+    (root / ".dvc").mkdir()
+    shutil.copyfile(ROOT / ".dvc/config", root / ".dvc/config")
+    commit(root, "start")
+    return root
+
+
+@pytest.fixture
+def runner(project: Path) -> Iterator[Runner]:
+    """One whose stages are forks."""
+    with Runner(project, grace=2.0) as forking:
+        yield forking
+        forking.stop()
+
+
+def log(project: Path, name: str) -> str:
+    return (project / ".ssl/logs" / f"{name}.log").read_text()
+
+
+def test_a_fork_is_what_a_new_python_would_be(project: Path, runner: Runner) -> None:
+    assert Runner(project).run("first").code == runner.run("second").code == 0
+    new, forked = (json.loads((project / "out" / name).read_text()) for name in ("first", "second"))
+    for found, name in ((new, "first"), (forked, "second")):
+        assert found["argv"] == [name, "look"] and found.pop("command").endswith(f"-m\0tasks.look\0{name}\0look")
+        assert found["environment"].pop("DVC_STAGE") == name and found.pop("argv")
+        assert [Path(path).name for path in found.pop("output")] == [f"{name}.log"] * 2
+        for other in ("_", "SHLVL", "PWD", "OLDPWD", "PYTEST_CURRENT_TEST"):  # of a shell, and of the tests
+            found["environment"].pop(other, None)
+    assert not new.pop("forked") and forked.pop("forked")
+    assert new == forked and forked["main"] and forked["threads"] == 1
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "said"), [("3", 3, ""), ("raise", 1, "RuntimeError: as Python shows it"), ("0", 255, "")]
+)
+def test_how_a_stage_ended(project: Path, runner: Runner, what: str, code: int, said: str) -> None:
+    """The last one ends well, and DVC misses its output."""
+    for each in (Runner(project), runner):
+        outcome = each.run(f"is-{what}")
+        assert (outcome.code if what != "0" else 255) == code and outcome.how == "failed"
+        assert said in log(project, f"is-{what}")
+
+
+def test_what_a_stage_leaves_to_its_end_is_done(project: Path, runner: Runner) -> None:
+    assert runner.run("is-late").code == 0
+    assert (project / "out/is-late").read_text() == "at the end of a thread last"
+
+
+def test_a_stage_runs_the_code_that_is_there_when_it_starts(project: Path, runner: Runner) -> None:
+    assert runner.run("word-0").code == 0
+    (project / "tasks/word.py").write_text('WORD = "another"\n')
+    assert runner.run("word-1").code == 0
+    assert [(project / f"out/word-{n}").read_text() for n in range(2)] == ["one", "another"]
+
+
+def test_a_command_for_a_shell_gets_one(project: Path, runner: Runner) -> None:
+    assert runner.run("shell").code == 0
+    assert (project / "out/shell").read_text() == "oneof a shell\n"
+
+
+@pytest.mark.parametrize(("victim", "code"), [("stage", 137), ("dvc", 75)])
+@pytest.mark.fault("F13", "R8")
+def test_after_kill_9_nothing_of_a_fork_works_on(project: Path, runner: Runner, victim: str, code: int) -> None:
+    outcomes: list[Outcome] = []
+    thread = threading.Thread(target=lambda: outcomes.append(runner.run("is-wait")))
+    thread.start()
+    stage = waiting(project)
+    above = os.getpgid(stage)
+    assert cmdline(above).startswith(b"\0".join(map(os.fsencode, (sys.executable, "-m", "dvc", "--wait-for-lock", "repro"))))
+    os.kill(stage if victim == "stage" else above, signal.SIGKILL)
+    thread.join(60)
+    assert outcomes[0].code == code and not alive(stage)
+    assert runner.run("first").code == 0
+
+
+def test_without_the_server_stages_start_as_new_processes(project: Path, runner: Runner) -> None:
+    assert runner.run("first").code == 0
+    server = server_of(os.getpid(), project)
+    os.kill(server, signal.SIGKILL)
+    wait_for(lambda: not alive(server))
+    assert runner.run("second").code == 0
+
+
+@pytest.mark.fault("F13")
+def test_the_server_ends_with_a_run_that_is_killed_and_the_stage_goes_on(project: Path) -> None:
+    program = "from pathlib import Path; from tasks.dvc.runner import Runner; Runner(Path.cwd()).__enter__().run('is-wait')"
+    run = subprocess.Popen([sys.executable, "-P", "-c", program], cwd=project, env=environment(PYTHONPATH=str(ROOT)))
+    stage = waiting(project)
+    server = server_of(run.pid, project)
+    run.kill()
+    run.wait()
+    wait_for(lambda: not alive(server))
+    assert alive(stage)
+    os.killpg(os.getpgid(stage), signal.SIGKILL)
+    wait_for(lambda: not alive(stage))
+
+
+def test_a_process_that_was_forked_with_threads_starts_a_new_python(
+    project: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Locks that another thread holds would never be free in a fork."""
+    source = project / "tasks/dvc/forks.py"
+    held = "    threading.Thread(target=threading.Event().wait, daemon=True).start()\n    in_a_shell = "
+    source.write_text(source.read_text().replace("    in_a_shell = ", held))
+    with Runner(project) as threaded:
+        assert threaded.run("first").code == 0
+    assert json.loads((project / "out/first").read_text())["forked"] is False
+
+
+def waiting(project: Path) -> int:
+    """The process of the stage that waits."""
+    path = project / "waits"
+    return int(wait_for(lambda: path.exists() and path.read_text()))
+
+
+def server_of(run: int, project: Path) -> int:
+    """The process that forks for the run of this number."""
+
+    def found() -> int | None:
+        for entry in Path("/proc").glob("[0-9]*"):
+            if b"tasks.dvc.forks" in cmdline(int(entry.name)) and (entry / "cwd").resolve() == project.resolve():
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[1]) == run:
+                    return int(entry.name)
+        return None
+
+    return int(wait_for(found))
+
+
+def test_only_commands_that_need_no_shell_are_forked() -> None:
+    plain = ["python -m tasks.prepare", "python -m tasks.pretrain byol 0", "python -m tasks.prepare.more a-b.c_d"]
+    others = [
+        "python -m tasks.x > y",
+        "python stage.py",
+        "python -m tasks.x $A",
+        "python -m tasks",
+        "python -m other.x",
+        "python -m tasks.x 'a'",
+    ]
+    assert all(map(forks.PLAIN.fullmatch, plain)) and not any(map(forks.PLAIN.fullmatch, others))
