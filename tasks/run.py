@@ -89,12 +89,13 @@ def bring_up_to_date(root: Path, targets: Collection[str] = (), jobs: int | None
         plan = graph.again(plan, repeated)
     schedule = Schedule(plan, targets=targets)
     if schedule.stale:
-        params.check(graph.read_params(root))
-        check_places(root, plan)
-        guard.try_encoders(root, (schedule.stages[name] for name in schedule.chosen))
-        jobs = jobs or default_parallelism(root)
-        with Runner(root, again=repeated) as runner, ThreadPoolExecutor(jobs) as pool:
-            expected = _work_until_stopped(schedule, runner, jobs, pool)
+        with Runner(root, again=repeated) as runner:
+            params.check(graph.read_params(root))
+            check_places(root, plan)
+            guard.try_encoders(root, (schedule.stages[name] for name in schedule.chosen))
+            jobs = jobs or default_parallelism(root)
+            with ThreadPoolExecutor(jobs) as pool:
+                expected = _work_until_stopped(schedule, runner, jobs, pool)
         if expected is not None:
             print(expected.error(root, schedule))
     lock_files.put_in_order(root, [stage.name for stage in plan])

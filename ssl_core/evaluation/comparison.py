@@ -135,24 +135,29 @@ def _at_most(k: int, n: int, share: float) -> float:
 
 
 def _resampled(correct: Tensor, resamples: int, seed: int, row: int) -> Tensor:
-    """(resamples,) float64 means of ``correct`` (S, M) over resampled images, the same for every row, and resampled seeds."""
+    """(resamples,) float64 means of ``correct`` (S, M) over resampled images, the same for every row, and resampled seeds.
+
+    Args:
+        correct: whole numbers; NaN where an image does not count.
+    """
     seeds, images = correct.shape
-    counts, means = correct.to(torch.float64), []
-    average = torch.nanmean if counts.isnan().any() else torch.mean
+    values, means = correct.to(torch.float64).T, []
+    asked = ~values.isnan()
     spread = math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0
     for ids in torch.split(torch.arange(resamples), max(1, _BLOCK // images)):
-        chosen = _chosen(int(ids[0]), int(ids[-1]) + 1, images, seed)
-        each = torch.stack([average(one[chosen], 1) for one in counts], dim=1)
+        times = _times(int(ids[0]), int(ids[-1]) + 1, images, seed).double()
+        each = times @ values.nan_to_num() / (images if asked.all() else times @ asked.double())
         middle = each.mean(1)
         picked = each.gather(1, Rng(ids, seed, _SEEDS, row).integers(seeds, seeds)).mean(1)
         means.append(middle + spread * (picked - middle))
     return torch.cat(means)
 
 
-@functools.lru_cache(maxsize=4)
-def _chosen(first: int, end: int, images: int, seed: int) -> Tensor:
-    """(end - first, images) the images of these draws. A table compares many rows on the same ones."""
-    return Rng(torch.arange(first, end), seed, _IMAGES).integers(images, images)
+@functools.lru_cache(maxsize=8)
+def _times(first: int, end: int, images: int, seed: int) -> Tensor:
+    """(end - first, images) how often each image is in each of these draws. A table compares many rows on the same ones."""
+    chosen = Rng(torch.arange(first, end), seed, _IMAGES).integers(images, images)
+    return torch.zeros(chosen.shape).scatter_add_(1, chosen, torch.ones(()).expand_as(chosen))
 
 
 def _tail(draws: Tensor) -> float:
