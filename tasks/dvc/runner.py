@@ -27,7 +27,7 @@ from tasks.runtime.errors import EnvironmentFault, IntegrityError, Preempted, no
 from tasks.runtime.locks import try_lock
 
 GRACE_SECONDS = 7.0  # from SIGINT to SIGKILL: a stage saves its checkpoint
-POLL_SECONDS = 0.3
+POLL_SECONDS = 0.1
 BUSY_SECONDS = 2.0
 ORPHAN_SECONDS = 6.0
 DVC = (sys.executable, "-m", "dvc")
