@@ -40,7 +40,7 @@ class Forecast:
 
     def lines(self) -> list[str]:
         """What to say before."""
-        each = [self.seconds[training.method] for training in self.trainings if training.method]
+        each = list(self.by_stage().values())
         wall = max(sum(each) / self.jobs, *each)
         return [
             f"{len(each)} trainings will take about {clock(wall)}, {self.jobs} at a time, and up to "
@@ -48,6 +48,10 @@ class Forecast:
             "  " + ", ".join(f"{name} {clock(seconds)}" for name, seconds in self.seconds.items()),
             *self._unequal(),
         ]
+
+    def by_stage(self) -> dict[str, float]:
+        """Seconds of each training."""
+        return {str(training): self.seconds[training.method] for training in self.trainings if training.method}
 
     def _unequal(self) -> list[str]:
         """What to say if the shares of the budget are those of other images, or of another machine."""
@@ -61,10 +65,10 @@ class Forecast:
     def error(self, root: Path, schedule: Schedule) -> str:
         """How far it was off, over the trainings that ran to their end."""
         ended = [
-            (self.seconds[training.method], seconds)
-            for training in self.trainings
-            if training.method and schedule.outcomes[str(training)].how is Fate.RAN
-            if (seconds := read_cost(root, f"{training.method}-{training.seed}").get("seconds"))
+            (expected, seconds)
+            for name, expected in self.by_stage().items()
+            if schedule.outcomes[name].how is Fate.RAN
+            if (seconds := read_cost(root, name.partition("@")[2]).get("seconds"))
         ]
         if not ended:
             return "training: none ran to its end"

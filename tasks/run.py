@@ -127,7 +127,9 @@ def _work(schedule: Schedule, runner: Runner, jobs: int, pool: ThreadPoolExecuto
         while not schedule.over():
             if not asked and "prepare" in schedule.outcomes and schedule.outcomes["prepare"].how.good:
                 expected, asked = forecast.make(runner.root, schedule, jobs, screen.say), True
-                screen.say(expected.lines() if expected else [])
+                if expected:
+                    schedule.expected = expected.by_stage()
+                    screen.say(expected.lines())
             for stage in schedule.ready(jobs - len(running)):
                 if stage.stale:
                     running[pool.submit(runner.run, stage.name, screen.start(stage.name))] = stage.name

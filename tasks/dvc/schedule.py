@@ -1,6 +1,7 @@
 """Which stage may start now, which never will, and what became of each; for ``make run`` and the Prefect flow alike."""
 
-from collections.abc import Collection, Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tasks.dvc.graph import PlannedStage, read_params
@@ -34,21 +35,26 @@ class Schedule:
         self.stages = {s.name: s for s in stages}
         self.chosen = self._choose(methods, seeds, targets)
         self.outcomes: dict[str, Outcome] = {}
+        self.expected: Mapping[str, float] = {}
+        """Seconds that trainings will take, where that is known."""
         self._started: set[str] = set()
         self._depth: dict[str, int] = {}
         for s in stages:
             self._depth[s.name] = 1 + max((self._depth[name] for name in s.after), default=0)
 
     def ready(self, limit: int) -> list[PlannedStage]:
-        """At most ``limit`` stages to start now; what reads images first, for it may refuse them, then later ones, so that
-        results show early.
+        """At most ``limit`` stages to start now.
+
+        What reads images comes first, for it may refuse them; then later stages, so that results show early. Of trainings the
+        longest is first, so that none is left over at the end, after those of which nothing is expected: these have no steps.
         """
         for name in self.chosen:  # in the plan's order: a stage after those it depends on
             reason = self._obstacle(self.stages[name]) if self._waits(name) else None
             if reason:
                 self.outcomes[name] = Outcome(0, Fate.NOT_RUN, reason)
         waiting = [name for name in self.chosen if self._waits(name)]
-        chosen = sorted(waiting, key=lambda n: (not self._prepares(n), -self._depth[n]))[: max(0, limit)]
+        waiting.sort(key=lambda n: (not self._prepares(n), -self._depth[n], -self.expected.get(n, math.inf)))
+        chosen = waiting[: max(0, limit)]
         for name in chosen:
             self._started.add(name)
             self._remove_old_rows(self.stages[name])

@@ -113,6 +113,21 @@ def test_a_run_says_what_it_will_take_and_at_the_end_how_wrong_that_was(tmp_path
     assert exact.error(project, schedule).endswith("(+10 %, the sum of 1 trainings)")
 
 
+@pytest.mark.parametrize(
+    ("seconds", "order"),
+    [
+        ({}, ["simclr", "byol", "moco", "raw_pixels"]),
+        ({"simclr": 5.0, "byol": 9.0, "moco": 7.0}, ["raw_pixels", "byol", "moco", "simclr"]),
+    ],
+)
+def test_of_trainings_the_longest_starts_first_where_it_is_known(seconds: dict[str, float], order: list[str]):
+    schedule = Schedule(plan("simclr", "byol", "moco", "raw_pixels"))
+    schedule.finished("prepare", Outcome(0, Fate.RAN, ""))
+    trainings = tuple(StageName("pretrain", method, 0) for method in seconds)
+    schedule.expected = forecast.Forecast(trainings, seconds, 0, jobs=1).by_stage()
+    assert [stage.parts.method for _ in order for stage in schedule.ready(1)] == order
+
+
 def test_a_run_says_if_the_times_are_not_the_same_and_how_they_get_it():
     first = StageName("pretrain", "simclr", 0)
     equal = forecast.Forecast((first,), {"simclr": 40.0, "byol": 44.0, "moco": 38.0}, 10**9, jobs=2)

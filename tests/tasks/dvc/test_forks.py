@@ -66,6 +66,8 @@ def project(tmp_path: Path) -> Path:
     for name in ("__init__.py", "dvc/__init__.py", "dvc/forks.py"):
         (root / "tasks" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / "tasks" / name, root / "tasks" / name)
+    server = root / "tasks/dvc/forks.py"
+    server.write_text(server.read_text().replace(', "torch")', ")"))  # seconds that these stages do not need
     (root / "tasks/look.py").write_text(LOOK)
     (root / "tasks/word.py").write_text('WORD = "one"\n')
     stages = {name: {"cmd": command, "outs": [f"out/{name}"]} for name, command in STAGES.items()}
