@@ -137,7 +137,7 @@ def pipeline(
                 guard.try_encoders(root, (schedule.stages[name] for name in schedule.chosen))
             local = Runner(root, environment={"SSL_FLOW_RUN_ID": flow_run.id}, pull=machines, again=repeated)
             runner = Machines(local, plan) if machines else local
-            with local:
+            with local.forking(schedule.to_run):
                 work(schedule, runner, parallelism or (AT_A_TIME if machines else default_parallelism(root)))
             lock_files.put_in_order(root, [planned.name for planned in plan])
             if any(outcome.how is not Fate.UNCHANGED for outcome in schedule.outcomes.values()) and journals(root):

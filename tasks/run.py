@@ -89,7 +89,8 @@ def bring_up_to_date(root: Path, targets: Collection[str] = (), jobs: int | None
         plan = graph.again(plan, repeated)
     schedule = Schedule(plan, targets=targets)
     if schedule.stale:
-        with Runner(root, again=repeated) as runner:
+        runner = Runner(root, again=repeated)
+        with runner.forking(schedule.to_run):
             params.check(graph.read_params(root))
             check_places(root, plan)
             guard.try_encoders(root, (schedule.stages[name] for name in schedule.chosen))

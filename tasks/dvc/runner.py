@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Self
+from typing import IO
 
 from tasks.dvc.damage import discard_damaged
 from tasks.dvc.forks import Fork, Forks
@@ -80,14 +80,20 @@ class Runner:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
 
-    def __enter__(self) -> Self:
-        """Inside, stages start as forks, which saves each some seconds; for more than one."""
-        if sys.platform == "linux":
-            self._forks = Forks(self.root, self.environment)
-        return self
+    @contextlib.contextmanager
+    def forking(self, stages: int) -> Iterator[None]:
+        """Inside, stages start as forks of one process. That saves each some seconds, and needs some itself.
 
-    def __exit__(self, *error: object) -> None:
-        if self._forks:
+        Args:
+            stages: how many are to be run.
+        """
+        if stages < 2 or sys.platform != "linux":
+            yield
+            return
+        self._forks = Forks(self.root, self.environment)
+        try:
+            yield
+        finally:
             self._forks.close()
             self._forks = None
 

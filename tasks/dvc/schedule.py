@@ -78,6 +78,11 @@ class Schedule:
         return any(stage.stale for stage in self.stages.values())
 
     @property
+    def to_run(self) -> int:
+        """How many of the chosen stages are out of date."""
+        return sum(self.stages[name].stale for name in self.chosen)
+
+    @property
     def failed(self) -> list[str]:
         """Stages that failed, the first one first."""
         return self._which(Fate.FAILED)

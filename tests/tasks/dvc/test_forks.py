@@ -51,6 +51,13 @@ elif what == "raise":
 else:
     sys.exit(int(what))
 """
+RUN = """
+from pathlib import Path
+from tasks.dvc.runner import Runner
+runner = Runner(Path.cwd())
+with runner.forking(2):
+    runner.run("is-wait")
+"""
 STAGES = {
     **{name: f"python -m tasks.look {name} look" for name in ("first", "second")},
     **{f"is-{what}": f"python -m tasks.look is-{what} {what}" for what in ("wait", "late", "raise", "3", "0")},
@@ -81,7 +88,8 @@ def project(tmp_path: Path) -> Path:
 @pytest.fixture
 def runner(project: Path) -> Iterator[Runner]:
     """One whose stages are forks."""
-    with Runner(project, grace=2.0) as forking:
+    forking = Runner(project, grace=2.0)
+    with forking.forking(2):
         yield forking
         forking.stop()
 
@@ -156,8 +164,7 @@ def test_without_the_server_stages_start_as_new_processes(project: Path, runner:
 
 @pytest.mark.fault("F13")
 def test_the_server_ends_with_a_run_that_is_killed_and_the_stage_goes_on(project: Path) -> None:
-    program = "from pathlib import Path; from tasks.dvc.runner import Runner; Runner(Path.cwd()).__enter__().run('is-wait')"
-    run = subprocess.Popen([sys.executable, "-P", "-c", program], cwd=project, env=environment(PYTHONPATH=str(ROOT)))
+    run = subprocess.Popen([sys.executable, "-P", "-c", RUN], cwd=project, env=environment(PYTHONPATH=str(ROOT)))
     stage = waiting(project)
     server = server_of(run.pid, project)
     run.kill()
@@ -175,7 +182,8 @@ def test_a_process_that_was_forked_with_threads_starts_a_new_python(
     source = project / "tasks/dvc/forks.py"
     held = "    threading.Thread(target=threading.Event().wait, daemon=True).start()\n    in_a_shell = "
     source.write_text(source.read_text().replace("    in_a_shell = ", held))
-    with Runner(project) as threaded:
+    threaded = Runner(project)
+    with threaded.forking(2):
         assert threaded.run("first").code == 0
     assert json.loads((project / "out/first").read_text())["forked"] is False
 
