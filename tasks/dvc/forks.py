@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import gc
 import importlib
+import io
 import json
 import os
 import re
@@ -18,7 +19,6 @@ import socket
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -28,6 +28,9 @@ LIBRARIES = ("dvc.cli", "dvc.repo.reproduce", "dvc.commands.repro", "torch")
 PLAIN = re.compile(r"python -m (?P<module>tasks(\.\w+)+)(?P<arguments>( [\w./@-]+)*)")
 """A command that means the same without a shell."""
 THREADS = Path("/proc/self/task")
+INTERRUPT = {signal.SIGINT}
+ANSWER_SECONDS, END_SECONDS = 3.0, 0.5
+"""How long a run waits for the server, which may be importing, before it does without."""
 ROOM = 1000
 """Bytes for a command in the place where ``ps`` and other runs read what a process is."""
 
@@ -77,56 +80,84 @@ class Forks:
             )
 
     def dvc(self, arguments: Sequence[str], log: IO[bytes]) -> Fork | None:
-        """``dvc ARGUMENTS`` in a session of its own, which writes into ``log``; None when the server is gone."""
+        """``dvc ARGUMENTS`` in a session of its own, which writes into ``log``; None when the server does not answer."""
         status, theirs = os.pipe()
         with contextlib.suppress(OSError), self._lock:
             try:
                 socket.send_fds(self._channel, [json.dumps(arguments).encode()], [log.fileno(), theirs])
             finally:
                 os.close(theirs)
-            if pid := os.read(status, 4):
+            if select.select([status], [], [], ANSWER_SECONDS)[0] and (pid := os.read(status, 4)):
                 return Fork(int.from_bytes(pid), status)
-        os.close(status)
+        os.close(status)  # which ends a dvc that is forked after all
         return None
 
     def close(self) -> None:
-        """End the server."""
-        self._server.kill()
-        self._server.wait()
+        """End the server, which has the processor time of what it forked."""
         self._channel.close()
+        try:
+            self._server.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.wait()
 
 
 def serve(channel: socket.socket) -> None:
     """Fork a ``dvc`` for each request; between them import what is left to import. Returns when the run is gone."""
     _show("-m", "tasks.dvc.forks")  # where that is impossible, this ends, and the run starts a new Python for each
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # each says itself how it ended
+    signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPT)  # until a fork can answer
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background of a script ignores it
+    ended, end = os.pipe()
+    os.set_blocking(end, False)
+    signal.set_wakeup_fd(end)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
     left = list(LIBRARIES)
     while True:
-        if left and not select.select([channel], [], [], 0)[0]:
+        ready = select.select([channel, ended], [], [], 0 if left else None)[0]
+        if ended in ready:
+            os.read(ended, 1 << 16)
+            _reap()
+        if channel in ready:
+            request, numbers, *_ = socket.recv_fds(channel, 1 << 16, 2)
+            if not request:
+                return
+            if not os.fork():
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                for number in (channel.detach(), ended, end):
+                    os.close(number)
+                _become_dvc(json.loads(request), *numbers)
+            for number in numbers:
+                os.close(number)
+        elif left and not ready:
             with contextlib.suppress(Exception):  # whoever needs it says what is wrong with it
                 importlib.import_module(left.pop(0))
             gc.collect()
             gc.freeze()
+
+
+def _reap() -> None:
+    """Take note of what has ended, each of which says itself how; its processor time is the run's."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
             continue
-        request, numbers, *_ = socket.recv_fds(channel, 1 << 16, 2)
-        if not request:
-            return
-        if not os.fork():
-            channel.close()
-            _become_dvc(json.loads(request), *numbers)
-        for number in numbers:
-            os.close(number)
 
 
 def _become_dvc(arguments: list[str], log: int, status: int) -> NoReturn:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
     _show("-m", "dvc", *arguments)
+    try:
+        os.write(status, os.getpid().to_bytes(4))
+    except OSError:  # the run has not waited
+        os._exit(0)
     for stream in (1, 2):
         os.dup2(log, stream)
     os.close(log)
-    os.write(status, os.getpid().to_bytes(4))
+    sys.argv = ["dvc", *arguments]
+    _run_to_the_end(lambda: _dvc(arguments, status), lambda code: os.write(status, bytes([code])))
 
+
+def _dvc(arguments: list[str], status: int) -> int:
     import tqdm
     from dvc import cli
     from dvc.stage import run
@@ -139,11 +170,15 @@ def _become_dvc(arguments: list[str], log: int, status: int) -> NoReturn:
         if plain is None or len(list(THREADS.iterdir())) > 1:
             in_a_shell(executable, command, **options)
             return
+        signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPT)
         pid = os.fork()
         if not pid:
             os.close(status)
             _become_stage(plain["module"], plain["arguments"].split(), options["env"])
+        if signal.sigpending() & INTERRUPT:  # it came before there was a stage to get it
+            os.kill(pid, signal.SIGINT)
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the stage ends itself
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPT)
         try:
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         finally:
@@ -152,8 +187,7 @@ def _become_dvc(arguments: list[str], log: int, status: int) -> NoReturn:
             raise run.StageCmdFailedError(command, code)
 
     run._run = in_a_fork
-    sys.argv = ["dvc", *arguments]
-    _run_to_the_end(lambda: cli.main(arguments), lambda code: os.write(status, bytes([code])))
+    return int(cli.main(arguments))
 
 
 def _become_stage(module: str, arguments: list[str], environment: Mapping[str, str]) -> NoReturn:
@@ -163,8 +197,8 @@ def _become_stage(module: str, arguments: list[str], environment: Mapping[str, s
     os.environ.update(environment)
     for name in [name for name in sys.modules if name.partition(".")[0] == "tasks"]:
         del sys.modules[name]
-    sys.argv = [module, *arguments]
-    _run_to_the_end(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
+    sys.argv = ["-m", *arguments]  # as it is while Python looks for the module
+    _run_to_the_end(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True) and 0)
 
 
 def _show(*arguments: str) -> None:
@@ -182,26 +216,40 @@ def _show(*arguments: str) -> None:
         memory.write(command[: end - start - 1].ljust(end - start, b"\0"))
 
 
-def _run_to_the_end(main: Callable[[], object], tell: Callable[[int], object] = lambda code: None) -> NoReturn:
+def _run_to_the_end(main: Callable[[], int], tell: Callable[[int], object] = lambda code: None) -> NoReturn:
     """Run ``main`` and leave as Python does after it, without a way back into what this process was forked from."""
-    code: object = 1
     try:
-        code = main()
-        code = code if isinstance(code, int) else 0
-    except SystemExit as end:
-        code = end.code or 0
-    except BaseException:
-        traceback.print_exc()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPT)
+        code: object = main()
+    except BaseException as error:
+        code = _told(error)
     with contextlib.suppress(BaseException):
         threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
         atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
+    left_open = [each for each in gc.get_objects() if type(each) in (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)]
+    for stream in (*left_open, sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
+    if code is KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     number = code if isinstance(code, int) else 1
     with contextlib.suppress(OSError):  # the run is gone
         tell(number & 255)
     os._exit(number & 255)
+
+
+def _told(error: BaseException) -> object:
+    """Say what Python says of an exception that nobody caught; with what the process ends."""
+    if isinstance(error, SystemExit):
+        if error.code is not None and not isinstance(error.code, int):
+            print(error.code, file=sys.stderr)
+        return error.code or 0
+    trace = error.__traceback__
+    while trace and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    sys.excepthook(type(error), error.with_traceback(trace), trace)
+    return KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else 1
 
 
 if __name__ == "__main__":

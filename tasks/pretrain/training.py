@@ -5,6 +5,7 @@ ends with the same bits. With ``train.processes`` above 1 the command starts tha
 ``torchrun -m tasks.pretrain METHOD SEED`` starts them by hand, also on several machines.
 """
 
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -273,12 +274,18 @@ def knn_rise(history: Sequence[Mapping[str, float]]) -> float | None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Largest memory in use so far, in bytes: of the GPU, or of this process on a CPU."""
+    """Largest memory in use so far, in bytes: of the GPU, or of this process on a CPU.
+
+    That is without the pages of files, libraries and images, that are mapped into it now. Processes share them, and the system
+    takes them back when it needs them.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = Path("/proc/self/status")
+    mapped = re.search(r"RssFile:\s+(\d+) kB", status.read_text(encoding="utf-8")) if status.exists() else None
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - (int(mapped[1]) if mapped else 0)) * 1024
 
 
 def history_csv(rows: list[dict[str, float]]) -> str:

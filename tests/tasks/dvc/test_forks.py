@@ -2,11 +2,13 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,12 +23,13 @@ from tests.support.project import commit, environment
 
 LOOK = """
 import atexit, json, os, pathlib, signal, sys, threading, time
-from tasks import word
+from tasks import while_looked_for, word
 out, what = pathlib.Path("out") / sys.argv[1], sys.argv[2]
 out.parent.mkdir(exist_ok=True)
 if what == "look":
     found = {
-        "argv": sys.argv[1:], "program": sys.argv[0], "forked": "dvc" in sys.modules, "name": __name__,
+        "argv": sys.argv[1:], "looked_for": while_looked_for, "program": sys.argv[0],
+        "forked": "dvc" in sys.modules, "name": __name__,
         "package": __spec__.name,
         "main": sys.modules["__main__"].__dict__ is globals(), "directory": os.getcwd(), "path": sys.path,
         "signals": {int(n): str(signal.getsignal(n)) for n in signal.valid_signals() if signal.getsignal(n) is not None},
@@ -46,6 +49,18 @@ elif what == "late":
     out.write_text("at the end ")
     atexit.register(lambda: out.open("a").write("last"))
     threading.Thread(target=lambda: (time.sleep(0.3), out.open("a").write("of a thread "))).start()
+elif what == "burn":
+    out.touch()
+    while time.process_time() < 0.8:
+        pass
+elif what == "file":
+    last = {"file": out.open("w")}
+    last["cycle"] = last
+    last["file"].write("written at the end")
+elif what == "words":
+    sys.exit("the disk is on fire")
+elif what == "interrupt":
+    raise KeyboardInterrupt
 elif what == "raise":
     raise RuntimeError("as Python shows it")
 else:
@@ -60,7 +75,10 @@ with runner.forking(2):
 """
 STAGES = {
     **{name: f"python -m tasks.look {name} look" for name in ("first", "second")},
-    **{f"is-{what}": f"python -m tasks.look is-{what} {what}" for what in ("wait", "late", "raise", "3", "0")},
+    **{
+        f"is-{what}": f"python -m tasks.look is-{what} {what}"
+        for what in ("wait", "late", "burn", "file", "words", "interrupt", "raise", "3", "0")
+    },
     **{f"word-{n}": f"python -m tasks.look word-{n} word" for n in range(2)},
     "shell": "python -m tasks.look shell word && echo of a shell >> out/shell",
 }
@@ -75,6 +93,8 @@ def project(tmp_path: Path) -> Path:
         shutil.copyfile(ROOT / "tasks" / name, root / "tasks" / name)
     server = root / "tasks/dvc/forks.py"
     server.write_text(server.read_text().replace(', "torch")', ")"))  # seconds that these stages do not need
+    with (root / "tasks/__init__.py").open("a") as package:
+        package.write("import sys\nwhile_looked_for = sys.argv[0]\n")
     (root / "tasks/look.py").write_text(LOOK)
     (root / "tasks/word.py").write_text('WORD = "one"\n')
     stages = {name: {"cmd": command, "outs": [f"out/{name}"]} for name, command in STAGES.items()}
@@ -108,22 +128,32 @@ def test_a_fork_is_what_a_new_python_would_be(project: Path, runner: Runner) -> 
         for other in ("_", "SHLVL", "PWD", "OLDPWD", "PYTEST_CURRENT_TEST"):  # of a shell, and of the tests
             found["environment"].pop(other, None)
     assert not new.pop("forked") and forked.pop("forked")
+    assert new.pop("looked_for") == forked.pop("looked_for") == "-m"
     assert new == forked and forked["main"] and forked["threads"] == 1
 
 
 @pytest.mark.parametrize(
-    ("what", "code", "said"), [("3", 3, ""), ("raise", 1, "RuntimeError: as Python shows it"), ("0", 255, "")]
+    ("what", "code", "said"),
+    [
+        ("3", 3, ""),
+        ("words", 1, "the disk is on fire"),
+        ("raise", 1, "RuntimeError: as Python shows it"),
+        ("interrupt", 130, "KeyboardInterrupt"),
+        ("0", 4, ""),
+    ],
 )
 def test_how_a_stage_ended(project: Path, runner: Runner, what: str, code: int, said: str) -> None:
     """The last one ends well, and DVC misses its output."""
     for each in (Runner(project), runner):
         outcome = each.run(f"is-{what}")
-        assert (outcome.code if what != "0" else 255) == code and outcome.how == "failed"
+        assert "forks.py" not in log(project, f"is-{what}")
+        assert outcome.code == code and outcome.how == "failed", outcome
         assert said in log(project, f"is-{what}")
 
 
 def test_what_a_stage_leaves_to_its_end_is_done(project: Path, runner: Runner) -> None:
-    assert runner.run("is-late").code == 0
+    assert runner.run("is-file").code == runner.run("is-late").code == 0
+    assert (project / "out/is-file").read_text() == "written at the end"
     assert (project / "out/is-late").read_text() == "at the end of a thread last"
 
 
@@ -160,6 +190,45 @@ def test_without_the_server_stages_start_as_new_processes(project: Path, runner:
     os.kill(server, signal.SIGKILL)
     wait_for(lambda: not alive(server))
     assert runner.run("second").code == 0
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for(project: Path, runner: Runner) -> None:
+    server = server_of(os.getpid(), project)
+    os.kill(server, signal.SIGSTOP)
+    try:
+        assert runner.run("first").code == 0
+    finally:
+        os.kill(server, signal.SIGCONT)
+    assert json.loads((project / "out/first").read_text())["forked"] is False
+    assert runner.run("second").code == 0 and json.loads((project / "out/second").read_text())["forked"]
+    assert log(project, "first").count("Running stage") == 1, "what was asked for in vain is not done"
+
+
+def test_a_run_in_the_background_can_be_stopped_and_has_the_time_of_its_stages(project: Path) -> None:
+    """Where a script starts it with ``&``, it ignores Ctrl-C; its stages must not."""
+    background, before = Runner(project), resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with background.forking(2):
+            assert background.run("first").code == background.run("is-burn").code == 0
+    finally:
+        signal.signal(signal.SIGINT, answer)
+    found = json.loads((project / "out/first").read_text())
+    assert found["forked"] and "default_int_handler" in found["signals"][str(int(signal.SIGINT))]
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before > 0.8
+
+
+@pytest.mark.fault("F4")
+def test_a_stage_that_is_interrupted_as_it_starts_does_not_run(project: Path, runner: Runner) -> None:
+    outcomes: list[Outcome] = []
+    for count, wait in enumerate((0.0, 0.002, 0.02, 0.1, 0.3, 0.5), start=1):
+        thread = threading.Thread(target=lambda: outcomes.append(runner.run("is-wait")))
+        thread.start()
+        (group,) = wait_for(lambda: [process.pid for process in runner._live], pause=0.001)
+        time.sleep(wait)
+        os.killpg(group, signal.SIGINT)
+        thread.join(60)
+        assert len(outcomes) == count and outcomes[-1].how == "failed", log(project, "is-wait")
 
 
 @pytest.mark.fault("F13")
