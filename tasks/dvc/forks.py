@@ -30,7 +30,7 @@ PLAIN = re.compile(r"python -m (?P<module>tasks(\.\w+)+)(?P<arguments>( [\w./@-]
 THREADS = Path("/proc/self/task")
 INTERRUPT = {signal.SIGINT}
 ANSWER_SECONDS, END_SECONDS = 3.0, 0.5
-"""How long a run waits for the server, which may be importing, before it does without."""
+"""How long a run waits for the server, which may be importing: for an answer, before it does without, and for its end."""
 ROOM = 1000
 """Bytes for a command in the place where ``ps`` and other runs read what a process is."""
 
