@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tasks.dvc import forks
@@ -186,14 +187,14 @@ def test_after_kill_9_nothing_of_a_fork_works_on(project: Path, runner: Runner, 
 
 def test_without_the_server_stages_start_as_new_processes(project: Path, runner: Runner) -> None:
     assert runner.run("first").code == 0
-    server = server_of(os.getpid(), project)
+    server = server_of(os.getpid())
     os.kill(server, signal.SIGKILL)
     wait_for(lambda: not alive(server))
     assert runner.run("second").code == 0
 
 
 def test_a_server_that_does_not_answer_is_not_waited_for(project: Path, runner: Runner) -> None:
-    server = server_of(os.getpid(), project)
+    server = server_of(os.getpid())
     os.kill(server, signal.SIGSTOP)
     try:
         assert runner.run("first").code == 0
@@ -235,7 +236,7 @@ def test_a_stage_that_is_interrupted_as_it_starts_does_not_run(project: Path, ru
 def test_the_server_ends_with_a_run_that_is_killed_and_the_stage_goes_on(project: Path) -> None:
     run = subprocess.Popen([sys.executable, "-P", "-c", RUN], cwd=project, env=environment(PYTHONPATH=str(ROOT)))
     stage = waiting(project)
-    server = server_of(run.pid, project)
+    server = server_of(run.pid)
     run.kill()
     run.wait()
     wait_for(lambda: not alive(server))
@@ -244,9 +245,7 @@ def test_the_server_ends_with_a_run_that_is_killed_and_the_stage_goes_on(project
     wait_for(lambda: not alive(stage))
 
 
-def test_a_process_that_was_forked_with_threads_starts_a_new_python(
-    project: Path, runner: Runner, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_was_forked_with_threads_starts_a_new_python(project: Path) -> None:
     """Locks that another thread holds would never be free in a fork."""
     source = project / "tasks/dvc/forks.py"
     held = "    threading.Thread(target=threading.Event().wait, daemon=True).start()\n    in_a_shell = "
@@ -263,18 +262,10 @@ def waiting(project: Path) -> int:
     return int(wait_for(lambda: path.exists() and path.read_text()))
 
 
-def server_of(run: int, project: Path) -> int:
+def server_of(run: int) -> int:
     """The process that forks for the run of this number."""
-
-    def found() -> int | None:
-        for entry in Path("/proc").glob("[0-9]*"):
-            if b"tasks.dvc.forks" in cmdline(int(entry.name)) and (entry / "cwd").resolve() == project.resolve():
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[1]) == run:
-                    return int(entry.name)
-        return None
-
-    return int(wait_for(found))
+    servers = wait_for(lambda: [p.pid for p in psutil.Process(run).children() if b"tasks.dvc.forks" in cmdline(p.pid)])
+    return int(servers[-1])
 
 
 def test_only_commands_that_need_no_shell_are_forked() -> None:
