@@ -1,4 +1,4 @@
-"""The report's charts over the epochs: losses, kNN and the label-free indicators."""
+"""The report's charts over the training: losses, kNN and the label-free indicators."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -33,6 +33,14 @@ def learning_curves(histories: Mapping[str, Sequence["pd.DataFrame"]]) -> bytes:
         return to_svg(figure)
 
 
+SHARE = "share of the training, %"
+
+
+def share_of_training(history: "pd.DataFrame") -> "pd.Series[float]":
+    """Where each row stands between the start (0) and the end (100): methods take equal time, and 2 or 30 epochs."""
+    return 100 * history["epoch"] / max(history["epoch"].iloc[-1], 1)
+
+
 def knn_curves(histories: Mapping[str, Sequence["pd.DataFrame"]], best: str | None) -> bytes | None:
     """kNN among the watched training images over the share of each training, all methods on one scale; None without labels."""
     shown = {m: [h for h in seeds if "knn" in h and len(h) > 1] for m, seeds in histories.items()}
@@ -45,8 +53,7 @@ def knn_curves(histories: Mapping[str, Sequence["pd.DataFrame"]], best: str | No
         for method, seeds in shown.items():
             look = {"linewidth": 2.2, "zorder": 3} if method == best else {"linewidth": 1.2, "alpha": 0.75}
             for history in seeds:
-                share = 100 * history["epoch"] / history["epoch"].iloc[-1]
-                axes.plot(share, 100 * history["knn"], color=color(method), **look)
+                axes.plot(share_of_training(history), 100 * history["knn"], color=color(method), **look)
             ends.append((100 * float(seeds[0]["knn"].iloc[-1]), method))
         low, high = axes.get_ylim()
         level = low
@@ -54,7 +61,7 @@ def knn_curves(histories: Mapping[str, Sequence["pd.DataFrame"]], best: str | No
             level = max(end, level + (high - low) * 0.055)
             axes.annotate(method, (100, end), (103, level), annotation_clip=False, fontsize=8, va="center_baseline")
         axes.set_xlim(0, 100)
-        axes.set_xlabel("share of the training, %")
+        axes.set_xlabel(SHARE)
         axes.set_ylabel("kNN, %")
         return to_svg(figure)
 
@@ -70,7 +77,7 @@ INDICATORS = {
 def health_curves(
     histories: Mapping[str, Sequence["pd.DataFrame"]], verdicts: Mapping[str, str], best: str | None
 ) -> bytes | None:
-    """The label-free indicators over the epochs, a panel each; None if no history has one.
+    """The label-free indicators over the share of each training, a panel each; None if no history has one.
 
     Methods are grey, but for the best in blue and the unhealthy in red. The dashed line is the untrained encoder.
     """
@@ -103,10 +110,10 @@ def _indicator(panel: "Axes", name: str, curves: Sequence[tuple[str, "pd.DataFra
     """One indicator of every training, each in its color, and the median of what it was before training."""
     for tint, history in curves:
         look = {"alpha": 0.55, "linewidth": 1.1} if tint == GREY else {"linewidth": 2}
-        panel.plot(history["epoch"], history[name], color=tint, **look)
+        panel.plot(share_of_training(history), history[name], color=tint, **look)
     starts = [history[name].iloc[0] for _, history in curves if history["epoch"].iloc[0] == 0]
     if starts:
         panel.axhline(float(np.median(starts)), color=TEXT, linestyle=(0, (4, 3)), linewidth=1)
     panel.set_title(INDICATORS[name])
-    panel.locator_params(axis="x", integer=True)
-    panel.set_xlabel("epoch")
+    panel.set_xlim(0, 100)
+    panel.set_xlabel(SHARE)

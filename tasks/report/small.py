@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.cautions import verdict_text
+from tasks.report.curves import share_of_training
 from tasks.report.findings import read_predictions
 from tasks.report.illustrations import read_history
 from tasks.results import Result, Row
@@ -46,14 +47,14 @@ def plots(root: Path, verdict: Verdict) -> dict[str, str]:
     """Tables by name of the file: curves of all trainings, scores of all rows, mistakes of the champion."""
     pairs = read_predictions(root, verdict.champion or verdict.best)
     return {
-        **{f"{c}.csv": _csv(("epoch", c, "method"), _curves(root, verdict.rows, c)) for c in ("loss", "knn")},
+        **{f"{c}.csv": _csv(("trained", c, "method"), _curves(root, verdict.rows, c)) for c in ("loss", "knn")},
         "scores.csv": _csv(("method", "accuracy", "of"), _accuracies(verdict.rows)),
         "confusion.csv": _csv(("actual", "predicted"), pairs),
     }
 
 
 def _curves(root: Path, rows: Sequence[Row], column: str) -> list[tuple[Any, ...]]:
-    """(epoch, value, ``METHOD-SEED``) of every training.
+    """(share of the training in percent, value, ``METHOD-SEED``) of every training.
 
     A loss stands between its own lowest (0) and highest (1): losses of different methods have no common scale.
     """
@@ -65,7 +66,8 @@ def _curves(root: Path, rows: Sequence[Row], column: str) -> list[tuple[Any, ...
         known = history.dropna(subset=[column])
         low, high = (known["loss"].min(), known["loss"].max()) if column == "loss" else (0.0, 1.0)
         values = (known[column] - low) / ((high - low) or 1.0)
-        found += [(int(e), round(float(v), DIGITS), result.name) for e, v in zip(known["epoch"], values, strict=True)]
+        shares = share_of_training(history)[known.index]
+        found += [(round(float(s), 1), round(float(v), DIGITS), result.name) for s, v in zip(shares, values, strict=True)]
     return found
 
 

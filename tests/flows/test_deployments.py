@@ -133,7 +133,7 @@ def fire_once(deployment_id: str) -> None:
         known = [row["id"] for row in scheduled(deployment_id)]
         soon = {"interval": 24 * 3600, "anchor_date": server.now(ahead)}
         server.api(f"deployments/{deployment_id}/schedules", json=[{"schedule": soon, "active": True, "slug": f"in-{ahead}"}])
-        rows = wait_for(lambda: [row for row in scheduled(deployment_id) if row["id"] not in known], 60, POLL)  # noqa: B023
+        rows = wait_for(lambda: [row for row in scheduled(deployment_id) if row["id"] not in known], 180, POLL)  # noqa: B023
         if min(row["expected_start_time"] for row in rows) < server.now(120):
             return
     raise AssertionError("each moment had passed when the scheduler came by")

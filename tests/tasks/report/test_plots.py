@@ -1,5 +1,7 @@
 """`dvc plots show` opens without a network: its page carries what draws the plots."""
 
+import csv
+import io
 import shutil
 import subprocess
 import sys
@@ -39,3 +41,15 @@ def test_dvc_plots_and_metrics_of_all_methods_are_small_and_drawn_without_a_netw
     shown = subprocess.run([*DVC, "metrics", "show"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
     assert max(map(len, shown.splitlines())) <= 100 and len(shown.splitlines()) == 4
     assert {"held_out", "linear", "knn", "seconds", "verdict"} < set(shown.splitlines()[0].split())
+
+
+def test_trainings_of_unequal_epochs_are_drawn_from_start_to_end(tmp_path):
+    """They take equal time: by epochs one of two would be squeezed beside one of thirty."""
+    write_project(tmp_path, methods=("simclr", "moco"), num_test=40)
+    whole = tmp_path / "out/history/moco-0.csv"
+    whole.write_text("".join(whole.read_text().splitlines(keepends=True)[:4]))
+    tables = small.plots(tmp_path, judge(load_results(tmp_path)[0]))
+    rows = list(csv.DictReader(io.StringIO(tables["loss.csv"])))
+    seen = {name: [float(row["trained"]) for row in rows if row["method"] == name] for name in ("simclr-0", "moco-0")}
+    assert len(seen["moco-0"]) < len(seen["simclr-0"]) and {shares[-1] for shares in seen.values()} == {100.0}
+    assert all(shares == sorted(shares) and shares[0] > 0 for shares in seen.values())
