@@ -19,11 +19,11 @@ from benchmarks import label_free_study as study
 from benchmarks.measure import machine
 from ssl_core.catalogue import METHODS, load_class
 from ssl_core.evaluation.comparison import Difference
-from tasks import preset, worth
+from tasks import worth
 from tasks.budget import three_digits
 from tasks.leaderboard import percent
 from tasks.results import load_results, ranked
-from tasks.runtime import dataset, files, params
+from tasks.runtime import dataset, edited_yaml, files, params
 from tasks.runtime.words import markdown
 from tasks.verdict import judge
 
@@ -74,7 +74,7 @@ def even_out(directory: Path) -> None:
                 said.append(f"{name:12} took {seconds:.0f} s at share {before:g}: {own['epoch_share']:g} instead")
 
     path = directory / params.PARAMS
-    params.write(preset.edit(params.text(path), change), path)
+    params.write(edited_yaml.edit(params.text(path), change), path)
     files.write_text(directory / MEASURED, "\n".join([(directory / MEASURED).read_text(), *said]))
     print("\n".join(said))
 

@@ -50,18 +50,28 @@ def typed(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     Raises:
         ConfigError: unknown or missing key, or a value of the wrong type or out of its bounds.
     """
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{where} is {values!r}; it must be a mapping")
-    hints = typing.get_type_hints(cls, include_extras=True)
-    fields = {f.name: hints[f.name] for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = [k for k in values if k not in fields]
-    if unknown:
-        raise ConfigError(unknown_name(f"{where}.{unknown[0]}", str(unknown[0]), fields))
+    converted = converted_fields(cls, values, where)
     needed = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]  # type: ignore[arg-type]
     missing = [k for k in needed if k not in values]
     if missing:
         raise MissingKey(f"{where}.{missing[0]}")
-    return cls(**{k: _convert(hint, values[k], f"{where}.{k}") for k, hint in fields.items() if k in values})
+    return cls(**converted)
+
+
+def converted_fields(cls: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The fields of the dataclass ``cls`` that ``values`` has, as ``typed`` takes them.
+
+    Raises:
+        ConfigError: unknown key, or a value of the wrong type or out of its bounds.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} is {values!r}; it must be a mapping")
+    hints = typing.get_type_hints(cls, include_extras=True)
+    fields = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+    unknown = [k for k in values if k not in fields]
+    if unknown:
+        raise ConfigError(unknown_name(f"{where}.{unknown[0]}", str(unknown[0]), fields))
+    return {k: _convert(hint, values[k], f"{where}.{k}") for k, hint in fields.items() if k in values}
 
 
 def unknown_name(what: str, name: str, known: typing.Iterable[str]) -> str:

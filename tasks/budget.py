@@ -24,11 +24,10 @@ import torch
 from ssl_core.config import ConfigError
 from ssl_core.engine.data import Images
 from ssl_core.engine.train import NonFinite, Position, Trainer
-from tasks import preset
 from tasks.pretrain import weights
 from tasks.pretrain.fitting import fit
 from tasks.pretrain.training import make_method, peak_memory
-from tasks.runtime import dataset, params, settings
+from tasks.runtime import dataset, edited_yaml, params, settings
 from tasks.runtime.device import pick_device
 from tasks.runtime.errors import UsageError, run
 
@@ -121,7 +120,7 @@ def rewrite(text: str, per_image: Mapping[str, float], seconds: float | None) ->
         if seconds is not None:
             document["train"]["images"] = int(three_digits(seconds / middling))
 
-    return preset.edit(text, change)
+    return edited_yaml.edit(text, change)
 
 
 def main() -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_core.config import ConfigError
-from tasks import preset
 from tasks.dvc.graph import PlannedStage
-from tasks.runtime import files, params
+from tasks.runtime import edited_yaml, files, params
 from tasks.runtime.errors import Stop, UsageError
 from tasks.runtime.start_rows import ROW, check_weights, is_idle, lacking, own, section
 
@@ -55,7 +54,7 @@ def complete(root: Path) -> list[str]:
         if first:
             row["encoder"] = first
 
-    text = preset.edit(params.text(path), change)
+    text = edited_yaml.edit(params.text(path), change)
     if left := lacking(params.parse(text, path)):
         raise UsageError(
             f"{names[0]} and {left[0]} start from different weights, and the row {ROW} can only be one of them: give the other"

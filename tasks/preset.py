@@ -4,18 +4,17 @@ The last line of params.yaml then says which preset that was and what it replace
 that nothing of an earlier choice stays; ``P=none`` only takes it back. What the user changed since is the user's, and stays.
 """
 
-import io
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tasks.runtime import params, settings
+from tasks.runtime.edited_yaml import edit, written_like
 from tasks.runtime.errors import UsageError, run
 from tasks.runtime.start_rows import ROW
-from tasks.runtime.strict_yaml import first_fault
 
 PRESETS = Path("presets")
 NONE = "none"
@@ -38,14 +37,8 @@ def merge(target: Any, values: Mapping[str, Any], where: str = "") -> Changes:
             changes |= merge(target[key], value, f"{where}{key}.")
         elif key not in target or target[key] != value:
             changes[f"{where}{key}"] = [value, target[key]] if key in target else [value]
-            target[key] = _written_like(target.get(key), value)
+            target[key] = written_like(target.get(key), value)
     return changes
-
-
-def plain(value: float) -> str:
-    """``value`` as every YAML reader takes it for a number: 1e-06 without a dot is text to most."""
-    text = repr(value)
-    return text if "." in text else text.replace("e", ".0e")
 
 
 def take_back(target: Any, changes: Changes) -> list[str]:
@@ -61,21 +54,10 @@ def take_back(target: Any, changes: Changes) -> list[str]:
         elif section[last] != value and section[last] != _with_start(value):
             kept.append(f"{key}: {section[last]}")
         elif before:
-            section[last] = _written_like(section[last], before[0])  # type: ignore[index]
+            section[last] = written_like(section[last], before[0])  # type: ignore[index]
         else:
             del section[last]  # type: ignore[attr-defined]
     return kept
-
-
-def _written_like(old: Any, new: Any) -> Any:
-    """A list on one line where the list that it replaces is on one."""
-    style = getattr(old, "fa", None)
-    if style is None or not isinstance(new, list):
-        return new
-    listed = type(old)(new)
-    if style.flow_style():
-        listed.fa.set_flow_style()
-    return listed
 
 
 def _with_start(value: Any) -> Any:
@@ -98,30 +80,6 @@ def split(text: str) -> tuple[str, Changes]:
             f"params.yaml: the line {MARK.strip()!r} is damaged; remove it to keep all values as they are"
         ) from None
     return "".join(line for line in lines if not line.startswith(MARK)), changes
-
-
-def edit(text: str, change: Callable[[Any], None]) -> str:
-    """YAML after ``change`` was made to its values, with its comments.
-
-    Raises:
-        UsageError: it is none.
-    """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 200
-    yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
-    yaml.representer.add_representer(float, lambda r, v: r.represent_scalar("tag:yaml.org,2002:float", plain(v)))
-    try:
-        document = yaml.load(text)
-    except YAMLError as error:  # stricter than the reader of the stages
-        raise UsageError(f"params.yaml is not valid YAML: {first_fault(error)}") from None
-    change(document)
-    buffer = io.StringIO()
-    yaml.dump(document, buffer)
-    return buffer.getvalue()
 
 
 def items(text: str, key: str) -> str:

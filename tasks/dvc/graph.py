@@ -6,16 +6,16 @@ Stages run as ``dvc`` processes (tasks/dvc/runner.py).
 
 import re
 import tempfile
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ssl_core.config import MissingKey
+from ssl_core.config import MissingKey, nearest
 from tasks.dvc.image_path import check_images
 from tasks.dvc.lock_files import locked, recorded
 from tasks.dvc.runner import dvc
-from tasks.runtime import params
+from tasks.runtime import edited_yaml, params
 from tasks.runtime.errors import UsageError
 from tasks.runtime.stage_name import StageName
 
@@ -116,29 +116,52 @@ def read_params(root: Path) -> dict[str, Any]:
 
 
 def override(root: Path, overrides: Sequence[str]) -> bool:
-    """Change params.yaml as ``dvc exp run -S KEY=VALUE`` does, comments kept; nothing is written when one is wrong.
+    """Change params.yaml to what ``dvc exp run -S KEY=VALUE`` makes of it, comments kept; nothing is written when one is wrong.
 
     Returns:
         Whether the file changed.
 
     Raises:
-        UsageError: not ``KEY=VALUE``, an unknown key, or a result that the project does not accept.
+        UsageError: not ``KEY=VALUE``, or an unknown key.
+        ConfigError: a value that the project does not accept.
     """
+    path = root / params.PARAMS
+    values, now = _overridden(path, overrides), params.load(path)
+    if values == now:
+        return False
+    text = edited_yaml.edit(params.text(path), lambda document: edited_yaml.become(document, values))
+    params.check(params.parse(text, path))
+    params.write(text, path)
+    return True
+
+
+def _overridden(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The parameters in the file ``path`` after ``overrides``."""
     from dvc.exceptions import DvcException
     from dvc.utils.hydra import apply_overrides
 
-    path = root / params.PARAMS
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory) / path.name
         copy.write_bytes(path.read_bytes())
         try:
             apply_overrides(copy, list(overrides))
         except DvcException as error:
-            raise UsageError(f"override {' '.join(overrides)}: {_one_line(error.__cause__ or error)}") from None
-        changed = params.load(copy) != params.load(path)
-        if changed:
-            params.write(params.text(copy), path)
-    return changed
+            said = _one_line(error.__cause__ or error)
+            absent = re.search(r"Could not override '([\w.]+)'", said)
+            reason = _absent(absent[1], params.load(path)) if absent else said.partition(" See https:")[0]
+            raise UsageError(f"override {' '.join(overrides)}: {reason}") from None
+        return params.load(copy)
+
+
+def _absent(key: str, values: Mapping[str, Any]) -> str:
+    """That params.yaml has no such key, and which are near."""
+    level: Any = values
+    for part in key.split("."):
+        if not isinstance(level, Mapping) or part not in level:
+            near = nearest(part, map(str, level)) if isinstance(level, Mapping) else ""
+            return f"params.yaml has no {key}{near} (with a + before it, it is added)"
+        level = level[part]
+    return f"params.yaml has no {key}"
 
 
 def save_experiment(root: Path, name: str, stages: Sequence[PlannedStage]) -> str:

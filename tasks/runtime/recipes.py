@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from ssl_core.config import ConfigError, typed, unknown_name
+from ssl_core.config import ConfigError, converted_fields, typed, unknown_name
 
 if TYPE_CHECKING:  # these import torch, which not every stage needs
     from ssl_core.engine.augment import AugmentConfig
@@ -34,8 +34,8 @@ def finetune_params(params: Mapping[str, Any]) -> FinetuneParams:
     if not isinstance(params.get("finetune"), dict):
         raise ConfigError("section finetune is missing, and run.finetune names what to fine-tune")
     own = dict(params["finetune"])
-    train = typed(TrainConfig, overridden(params, own, "finetune", "train", TrainConfig), "finetune.train")
-    augment = typed(AugmentConfig, overridden(params, own, "finetune", "augment", AugmentConfig), "finetune.augment")
+    train = typed(TrainConfig, overridden(params, own, "finetune", "train", TrainConfig), "train")
+    augment = typed(AugmentConfig, overridden(params, own, "finetune", "augment", AugmentConfig), "augment")
     config = typed(FinetuneConfig, own, "finetune")
     for name in ("shares", "lr"):
         if not getattr(config, name):
@@ -49,7 +49,7 @@ def overridden(params: Mapping[str, Any], own: dict[str, Any], where: str, secti
     """The common values of a section with those that ``own`` has under its name, which is taken out of it.
 
     Raises:
-        ConfigError: it has something that the section does not have.
+        ConfigError: it has something that the section does not have or take. What is wrong in the result is so in the section.
     """
     override = own.pop(section, None) or {}
     if not isinstance(override, dict):
@@ -58,6 +58,7 @@ def overridden(params: Mapping[str, Any], own: dict[str, Any], where: str, secti
     for key in override:
         if key not in names:
             raise ConfigError(unknown_name(f"{where}.{section}.{key}", str(key), names))
+    converted_fields(cls, {key: value for key, value in override.items() if key != "continued"}, f"{where}.{section}")
     merged = {**params[section], **override}
     if isinstance(override.get("continued"), dict):  # of which a method may say a part too
         merged["continued"] = {**params[section].get("continued", {}), **override["continued"]}

@@ -6,7 +6,7 @@ import pytest
 
 from ssl_core.catalogue import BASELINES, METHODS
 from tasks import preset
-from tasks.runtime import params
+from tasks.runtime import edited_yaml, params
 from tasks.runtime.errors import UsageError
 from tests.conftest import ROOT
 from tests.support.project import command, copy_project
@@ -115,7 +115,7 @@ def test_methods_that_are_commented_out_come_back() -> None:
 def test_the_row_that_a_run_added_does_not_keep_the_list_of_a_preset() -> None:
     text = (ROOT / "params.yaml").read_text()
     once, _, _ = preset.apply(text, "tiny", params.read(ROOT / "presets/tiny.yaml"))
-    added = preset.edit(once, lambda document: document["run"]["methods"].append("start"))
+    added = edited_yaml.edit(once, lambda document: document["run"]["methods"].append("start"))
     back, _, kept = preset.apply(added, preset.NONE, {})
     assert not kept and params.parse(back, params.PARAMS)["run"] == params.parse(text, params.PARAMS)["run"]
 

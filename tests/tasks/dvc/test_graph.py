@@ -1,6 +1,8 @@
 """Plan, run, fail, kill and stop: real git and DVC, stages of no work."""
 
+import difflib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +19,9 @@ from ssl_core.config import ConfigError, MissingKey
 from tasks.dvc import graph, lock_files
 from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule
+from tasks.runtime import params
 from tasks.runtime.errors import Preempted, UsageError, explain
+from tests.conftest import ROOT
 from tests.support import tiny_graph as tiny
 from tests.support.processes import alive, wait_for
 from tests.support.project import duplicate, environment
@@ -136,7 +140,9 @@ def test_parallel_runs_give_the_bytes_of_plain_dvc_repro(fresh: Path, bare: Path
 
 
 def test_a_method_added_to_a_recorded_project_stands_where_the_graph_has_it(project: Path, tmp_path: Path) -> None:
-    assert graph.override(project, ["run.methods=[moco,simclr,byol]", "+method.moco={train: {lr: 1}}"])
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    values["run"]["methods"], values["method"]["moco"] = ["moco", "simclr", "byol"], {"train": {"lr": 1}}
+    (project / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     plain = duplicate(project, tmp_path / "plain")
     assert bring_up(project).summary() == "8 stages: 3 ran, 5 unchanged"
     assert tiny.dvc(plain, "repro").returncode == 0
@@ -249,8 +255,15 @@ def test_locks_of_the_dead_are_released_and_those_of_the_living_kept(project: Pa
 
 def test_an_override_changes_params_as_an_experiment_does(bare: Path) -> None:
     before = (bare / "params.yaml").read_text()
-    for wrong in (["method.byol.rl=2"], ["nonsense"], ["train.epochs=2", "no.such=1"]):
-        with pytest.raises(UsageError):
+    for wrong, said in {
+        ("method.byol.train.rl=2",): "no method.byol.train.rl; did you mean 'lr'",
+        ("nonsense",): "missing EQUAL",
+        ("train.epochs=2", "trian.epochs=1"): "no trian.epochs; did you mean 'train'",
+        ("train.images=ten",): "train.images is 'ten'",
+        ("run.methods=[simclr,boyl]",): "'boyl' is unknown; did you mean 'byol'",
+        ("run.seeds=[0,-1]",): "run.seeds[1] is -1",
+    }.items():
+        with pytest.raises((UsageError, ConfigError), match=re.escape(said)):
             graph.override(bare, wrong)
         assert (bare / "params.yaml").read_text() == before
     assert graph.override(bare, ["method.byol.train.lr=2", "run.seeds=[0,1]"])
@@ -286,3 +299,19 @@ def test_what_is_chosen_is_what_runs(project: Path) -> None:
         "is out of date and was not asked for"
     )  # rows of two settings are not mixed
     assert sorted(tiny.computed(project)) == ["pretrain@byol-0"]  # its encoder has the same bytes: no evaluation
+
+
+def test_an_override_touches_no_line_but_its_own(tmp_path: Path) -> None:
+    """Methods that are switched off by a comment sign, words after a value and values on one line stay as they are."""
+    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    before = (tmp_path / "params.yaml").read_text().splitlines()
+    assert graph.override(tmp_path, ["train.images=200_000", "run.seeds=[0,1]", "run.methods=" + str(listed(tmp_path, "dino"))])
+    after = (tmp_path / "params.yaml").read_text().splitlines()
+    changed = [line for line in difflib.ndiff(before, after) if line[0] in "+-"]
+    assert sum(line.startswith("-") for line in changed) == 2, changed  # the values of images and seeds
+    assert sorted(line.split("#")[0].split()[1] for line in changed if line.startswith("+")) == ["-", "images:", "seeds:"]
+    assert params.load(tmp_path / "params.yaml")["run"]["methods"][-1] == "dino"
+
+
+def listed(project: Path, *more: str) -> list[str]:
+    return [*params.load(project / "params.yaml")["run"]["methods"], *more]
