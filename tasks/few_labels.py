@@ -147,6 +147,14 @@ def beside(root: Path, results: Sequence["Result"]) -> list["Result"]:
     return [judged(result) if result.kept else result for result in results]
 
 
+def in_words(few: Few) -> str:
+    """What a regression on the other labelled images does with those of this encoder."""
+    share = f"{100 * few.explained:.1f} %"
+    if few.explained > 0:
+        return f"predicts {share} of the variation of their labels"
+    return f"predicts nothing of their labels (R2 {share}: below 0 is worse than without any features)"
+
+
 def sentence(few: Few | None) -> str:
     """What chose, or what to do where nothing can: None without labels."""
     if few is None:

@@ -21,6 +21,8 @@ from tasks.leaderboard import percent
 from tasks.results import Result, load_scores, ranked
 from tasks.runtime import dataset, files, params, settings
 from tasks.runtime.errors import DataError, UsageError, run
+from tasks.runtime.words import counted
+from tasks.verdict import caution, judge
 
 SHEET = FILE.with_suffix(".png")
 LEAST = 10
@@ -131,10 +133,16 @@ def take(root: Path, path: Path) -> None:
     best = champion(results)
     for row in ranked(results):
         print(f"{row.method:14} {percent(row.mean(FEW_LABELS.name), row.std(FEW_LABELS.name)):>12} %")
-    empty = f"; {found.empty} images have no label yet" if found.empty else ""
+    empty = f"; {counted(found.empty, 'image has', 'images have')} no label yet" if found.empty else ""
     print(f"{len(found.rows)} labels, {len(found.classes)} classes: {', '.join(found.classes)}{empty}.")
     print(few_labels.sentence(results[0].few))
-    print(f"The choice: {best.name}. make run names it champion." if best else f"None is chosen. {why_none(results)}")
+    if best and best.few:
+        print(f"The choice: {best.name}; a regression on its features {few_labels.in_words(best.few)}.")
+        print("make run names it champion.")
+    else:
+        print(f"None is chosen. {why_none(results)}")
+    if warned := caution(judge(results)):
+        print(warned)
 
 
 def main() -> None:

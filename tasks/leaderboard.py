@@ -199,6 +199,9 @@ def show(root: Path) -> None:
         print(f"report: {root / 'reports/report.html'}")
     if verdict.champion:
         print(registered.how_to_load(root, verdict.champion.name, title(verdict)))
+    elif example := example_encoder(verdict):
+        by_method = "each encoder by the name of its method, for instance"
+        print(registered.how_to_load(root, example.name, by_method, example.method))
     if verdict.instead:
         print(registered.how_to_load_folder(root, verdict.instead.name, instead_title(verdict)))
     several = transfer.load(root)
@@ -208,6 +211,11 @@ def show(root: Path) -> None:
         print(f"{tuned.to_text(tuning)}\n")
     for line in worth_it(verdict):
         print(line)
+
+
+def example_encoder(verdict: Verdict) -> Result | None:
+    """An encoder to show how one loads where none is champion; None where every method has collapsed."""
+    return next((row.best for row in verdict.rows if not row.is_baseline and not row.best.is_collapsed), None)
 
 
 def instead_title(verdict: Verdict) -> str:

@@ -16,6 +16,10 @@ FITS = {
     "stretch": "both sides, whatever their proportion, are",
 }
 """What becomes of an image that is no square, by ``data.fit``."""
+AS_OF = (
+    "*That is how it stood beside the other rows when this card was written. Other encoders and labels may have come since: the"
+    " description of this version in MLflow's registry is kept up to date, a downloaded copy is not.*"
+)
 
 
 def model_card(
@@ -43,6 +47,7 @@ def model_card(
         for score in HEADLINES
         if score.form != "text" and score.name != "effective_rank" and (value := metrics.score(score.name)) is not None
     ] + ([(f"effective rank of the features, on {watched:,} training images", rank, "higher")] if rank else [])
+    chosen = metrics.score("holdout_linear_top1") is not None
     made, train = facts["encoder"], facts.get("train", {})
     values = "uint16 in 0..65535" if facts.get("bits") == 16 else "integers in 0..255"
     square = FITS[facts.get("fit", "crop")]
@@ -53,6 +58,7 @@ def model_card(
         "",
         _what(metrics, meta),
         *remarks,
+        *(["", AS_OF] if remarks else []),
         "",
         f"- **Input**: images (B, {made['channels']}, H, W) of any size, {values} or floats in 0..1; {square}",
         f"  resized to {_sides(made)} and normalized inside: mean {facts['mean']}, deviation {facts['std']}.",
@@ -72,8 +78,8 @@ def model_card(
         *(f"| {about} | {value:.4f} | {better} |" for about, value, better in scores),
         "",
         *_on_tasks(tasks or {}),
-        f"Protocol: `{json.dumps(metrics.protocol, sort_keys=True)}`. Choices were made on held-out training labels;"
-        " the test split was read once.",
+        f"Protocol: `{json.dumps(metrics.protocol, sort_keys=True)}`."
+        + (" Choices were made on held-out training labels; the test split was read once." if chosen else ""),
         "",
         *_usage(made),
         "## Intended use",

@@ -13,7 +13,7 @@ from typing import Any
 
 from ssl_core.catalogue import ABOUT_LOSS, BASELINES, METHODS
 from ssl_core.evaluation.scores import SCORES, Score
-from tasks import leaderboard, transfer, tuned, worth
+from tasks import few_labels, leaderboard, transfer, tuned, worth
 from tasks.cautions import verdict_text
 from tasks.columns import FEW_LABELS, HEADLINES, PRETEXT
 from tasks.leaderboard import percent
@@ -125,7 +125,10 @@ def render(
         transfer=several,
         transfer_sentences=transfer.sentences(several) if several else (),
         tunings=[(tuning, *tuned.table(tuning), tuned.sentences(tuning)) for tuning in tunings],
-        load_lines=("from tasks.encoder import load", f'encoder = load("models:/{registered_model(root)}@champion")'),
+        instead_title=leaderboard.instead_title(verdict),
+        example=None if verdict.champion else leaderboard.example_encoder(verdict),
+        model=registered_model(root),
+        few_in_words=few_labels.in_words,
     )
 
 

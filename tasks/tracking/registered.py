@@ -143,17 +143,18 @@ def ensure(root: Path, tell: Callable[[str], None], whole: bool = False) -> Stop
         return failure
 
 
-def how_to_load(root: Path, best: str, title: str = "best encoder") -> str:
-    """What a terminal says of the encoder ``best``: the lines that load it from any directory, if they would work now."""
+def how_to_load(root: Path, best: str, title: str = "best encoder", alias: str = CHAMPION) -> str:
+    """What a terminal says of the encoder ``best``: the lines that load it by ``alias`` from any directory, if they would work
+    now."""
     try:
         wanted, reason = load(root), fault(root)
     except Stop as error:
         wanted, reason = None, str(error)
     if wanted is not None and best in wanted.left_out:
         return f"{title}: {best}, in out/encoders/{best}; not registered, for its export does not give the same features"
-    if wanted is None or reason or wanted.aliases.get(CHAMPION) != best:
+    if wanted is None or reason or wanted.aliases.get(alias) != best:
         return f"{title}: {best}, in out/encoders/{best}; not registered{f' ({reason})' if reason else ' yet'}, make run does"
-    return "\n    ".join([f"{title}, {best}:", *load_lines(root, wanted.model)])
+    return "\n    ".join([f"{title}, {best}:", *load_lines(root, wanted.model, alias)])
 
 
 def how_to_load_folder(root: Path, name: str, title: str) -> str:
@@ -167,16 +168,16 @@ def _importing(root: Path) -> str:
     return f"import sys; sys.path.insert(0, {json.dumps(str(root.resolve()))}); from tasks.encoder import load"
 
 
-def load_lines(root: Path, model: str) -> tuple[str, str]:
-    """The Python that loads the champion in any directory, from the store in use; an address with a password is not shown."""
+def load_lines(root: Path, model: str, alias: str = CHAMPION) -> tuple[str, str]:
+    """The Python that loads an encoder in any directory, from the store in use; an address with a password is not shown."""
     given = [os.environ.get(name) for name in ("MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_URI")]
     uri = next(filter(None, given), settings.store_uri(root.resolve()))
     file = own_store.file_of(uri)
     store = f"{own_store.SQLITE}{file}" if file else uri
     first = _importing(root)
     if redact(store) != store:
-        return first, f'encoder = load("models:/{model}@{CHAMPION}")  # MLFLOW_TRACKING_URI as here: {redact(store)}'
-    return first, f'encoder = load("models:/{model}@{CHAMPION}", store={json.dumps(store)})'
+        return first, f'encoder = load("models:/{model}@{alias}")  # MLFLOW_TRACKING_URI as here: {redact(store)}'
+    return first, f'encoder = load("models:/{model}@{alias}", store={json.dumps(store)})'
 
 
 # ---------------------------------------------------------------------- asking

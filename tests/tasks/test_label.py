@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -75,7 +76,8 @@ def test_the_labels_of_the_picked_images_choose(project: Path, capsys: pytest.Ca
     capsys.readouterr()
     label.take(project, FILE)
     said = capsys.readouterr().out
-    assert "60 labels, 10 classes" in said and "The choice: simclr-0. make run names it champion." in said
+    assert "60 labels, 10 classes" in said and "The choice: simclr-0; a regression on its features predicts" in said
+    assert "Do not use this yet" not in said
     assert "Fewer than 100 labels" in said
     results, missing = load_results(project)
     best = champion(results)
@@ -84,6 +86,27 @@ def test_the_labels_of_the_picked_images_choose(project: Path, capsys: pytest.Ca
     texts = documents(project, judge(results), missing)
     assert "60 labelled images choose" in texts["report.html"] and "few labels" in texts["leaderboard.md"]
     assert f",{best.few.explained}," in to_csv(judge(results))
+
+
+def test_a_choice_that_explains_nothing_is_not_to_be_used_and_everything_says_so(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(0)
+    for method in ("jigsaw", "rotation", "simclr"):
+        features = {
+            split: noise.normal(size=(count, 64)).astype(np.float32) for split, count in (("train", 400), ("test", 300))
+        }
+        files.save_tensors(project / f"out/features/{method}-0.safetensors", features)
+    label.pick(project, 60)
+    fill(project / FILE)
+    capsys.readouterr()
+    label.take(project, FILE)
+    said = capsys.readouterr().out
+    assert "predicts nothing of their labels (R2 -" in said and "below 0 is worse than without any features" in said
+    warned = next(line for line in said.splitlines() if line.startswith("Do not use this yet: raw pixels explain more"))
+    texts = documents(project, judge(load_results(project)[0]), [])
+    assert warned in texts["leaderboard.md"] and warned.partition(" against")[0] in texts["report.html"]
+    assert "predicts nothing of their labels" in texts["report.html"]
 
 
 def test_a_file_from_elsewhere_is_put_in_its_place(project: Path, tmp_path: Path) -> None:

@@ -44,6 +44,13 @@ def test_the_tasks_have_a_table_and_the_one_that_chose_is_named() -> None:
     assert "further labelled sets" not in card_of(WORSE) and "\nScores, of `block4`" in card_of(WORSE)
 
 
+def test_what_changes_after_the_card_is_dated_and_what_nothing_chose_is_not_claimed() -> None:
+    assert "description of this version in MLflow's registry is kept up to date" in card_of(WORSE)
+    chosen = "Choices were made on held-out training labels"
+    unlabelled = replace(WORSE.metrics, found={})
+    assert chosen in card_of(WORSE) and chosen not in card_of(replace(WORSE, metrics=unlabelled))
+
+
 def test_an_encoder_below_its_start_says_so_and_a_start_says_what_it_is() -> None:
     card = card_of(WORSE)
     assert "simclr-0 is worse than its start, the row pretrained: use that." in card[: card.index("**Input**")]
