@@ -60,7 +60,7 @@ def main() -> None:
     if not schedule.stale and (linked := audit.unwatched(root / dataset.PREPARED)):
         print(f"note: {linked}")
     scored = any(name.startswith("evaluate") for name in schedule.chosen)
-    if scored and any(Path("out/metrics").glob("*.json")):
+    if scored and schedule.prepared and any(Path("out/metrics").glob("*.json")):
         if failure and "report" in schedule.chosen:
             print("What was scored so far, by this run or an earlier one:")
         try:

@@ -109,7 +109,7 @@ class Runner:
         """
         options, mended, waits = self.options, False, False
         while True:
-            with self._claimed_log(name) as log:
+            with self._claimed_log(name, watch) as log:
                 outcome = self._run_once(name, log, watch, options)
             if outcome is not None and outcome.how is Fate.RESTORED:
                 damaged = discard_damaged(self.root, recorded.of_stage(self.root, name))
@@ -144,12 +144,16 @@ class Runner:
                 continue
 
     @contextlib.contextmanager
-    def _claimed_log(self, name: str) -> Iterator[IO[bytes]]:
+    def _claimed_log(self, name: str, watch: Callable[[list[str]], None]) -> Iterator[IO[bytes]]:
         """The stage's log, emptied. Its lock is inherited by dvc and the stage, so it is free when the last of them is gone."""
+        told = False
         path = self.root / ".ssl" / "logs" / f"{name.replace('/', '_')}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as log:
             while not try_lock(log):
+                if not told:
+                    watch(["another run began this, and still works on it; waiting for it"])
+                told = True
                 self._pause(name, POLL_SECONDS)
             log.truncate(0)
             yield log
@@ -246,10 +250,18 @@ def _outcome(returncode: int, left: Path, text: str) -> Outcome | None:
     exited = re.search(r"exited with (-?\d+)", text)
     if exited:
         code = int(exited[1])
-        return Outcome(code if code > 0 else 128 - code, Fate.FAILED, message)
+        if code < 0:
+            return Outcome(128 - code, Fate.FAILED, _killed(-code))
+        return Outcome(code, Fate.FAILED, message)
     if BUSY in text:
         return None
     return Outcome(Preempted.code if returncode < 0 else EnvironmentFault.code, Fate.FAILED, message)
+
+
+def _killed(number: int) -> str:
+    """What ended a stage that could not say so itself."""
+    why = ", by a person, or by the system for want of memory" if number == signal.SIGKILL else ""
+    return f"ended by signal {number} ({signal.strsignal(number)}){why}"
 
 
 def _errors(lines: Iterable[str]) -> list[str]:

@@ -109,6 +109,11 @@ class Schedule:
             lines.append("The same command goes on from here; a method taken out of run.methods is left out of the report.")
         return "\n".join(lines)
 
+    @property
+    def prepared(self) -> bool:
+        """Whether the images are those that params.yaml names now, so that what was scored is of them."""
+        return "prepare" not in self.chosen or self._good("prepare")
+
     # ------------------------------------------------------------------ rules
 
     def _choose(

@@ -5,6 +5,7 @@ whole directory appears or nothing does.
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -89,9 +90,12 @@ def rejection(source: Source, bad: list[tuple[str, str]], allowed: int) -> DataE
     path = unusable_files()
     files.write_json(path, [{"file": shown(name), "reason": reason} for name, reason in bad])
     named = few((f"{name!r}: {reason}" for name, reason in bad), NAMED, "; ")
+    bands = {found[1] for _, reason in bad if (found := re.match(r"(\d+) bands, but data\.channels", reason))}
+    alike = len(bad) == source.files and len(bands) == 1  # then it is not the files that are wrong
+    to_do = f"Set data.channels to {bands.pop()}" if alike else "Repair or remove them, or raise data.max_bad"
     return DataError(
         f"{len(bad)} of {source.files} files cannot be used and data.max_bad allows {allowed}: {named}."
-        f" Repair or remove them, or raise data.max_bad (all of them: {os.path.relpath(path)})"
+        f" {to_do} (all of them: {os.path.relpath(path)})"
     )
 
 

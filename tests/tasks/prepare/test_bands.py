@@ -261,7 +261,8 @@ def test_a_folder_of_arrays_becomes_a_data_set_of_sixteen_bits(tmp_path: Path) -
     assert data.meta["bits"] == 16 and data.meta["bit_depth"] == 16 and len(data.meta["mean"]) == 13
     flat = data.train_images.transpose(1, 0, 2, 3).reshape(13, -1) / 65535
     assert data.meta["mean"] == pytest.approx(flat.mean(1)) and data.meta["std"] == pytest.approx(flat.std(1))
-    refused(tmp_path, config(folder, image_size=SIDE, channels=4), "13 bands, but data.channels is 4")
+    said = refused(tmp_path, config(folder, image_size=SIDE, channels=4), "13 bands, but data.channels is 4")
+    assert "Set data.channels to 13 (" in said and "Repair" not in said
 
 
 def test_arrays_beside_pictures_are_no_images(tmp_path: Path) -> None:
