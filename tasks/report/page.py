@@ -88,6 +88,7 @@ def render(
         "uri": illustrations.uri,
         "points": worth.points,
         "verdict_text": verdict_text,
+        "unbroken": lambda text: text.replace(" %", "\u00a0%"),
     }
     environment.globals |= {"full_schedule": FULL_SCHEDULE, "baselines": BASELINES, "catalogue": METHODS}
     template = environment.from_string(Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8"))
