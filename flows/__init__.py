@@ -8,6 +8,7 @@
 Flows import ``tasks`` and no science. Nothing imports a flow; prefect.yaml names the flows that are deployed.
 """
 
+import tasks  # isort: skip  # noqa: F401  which says it, in a Python without the packages
 import contextlib
 import importlib
 import os

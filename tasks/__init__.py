@@ -9,7 +9,16 @@
 ``flows`` imports this package. This package imports no flow.
 """
 
+import importlib.util
 import os
+import sys
+
+if sys.argv[:1] == ["-m"] and importlib.util.find_spec("safetensors") is None:  # a command, in a Python of the system
+    print(
+        "error: this Python lacks the project's packages. In its folder: . .venv/bin/activate (make run makes it)",
+        file=sys.stderr,
+    )
+    sys.exit(4)
 
 # Threads that wait for each other sleep instead of spinning; on a shared machine spinning was measured to slow a
 # two-thread training three to eight times. OpenMP reads this once, before torch is imported.

@@ -249,3 +249,10 @@ def test_the_reason_of_dvc_is_its_error_and_not_its_advice(tmp_path: Path) -> No
     assert str(dvc(tmp_path, "status")).startswith("you are not inside of a DVC repository")
     fault = dvc(tmp_path, "sttus")
     assert fault and "invalid choice: 'sttus'" in fault
+
+
+@pytest.mark.parametrize("module", ["tasks.label", "tasks.run", "flows.pipeline", "flows.watch"])
+def test_a_python_without_the_packages_is_told_of_the_one_that_has_them(module: str) -> None:
+    """As when a line of the terminal's advice is pasted into a shell in which nothing is activated."""
+    done = subprocess.run([sys.executable, "-S", "-m", module], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 4 and ". .venv/bin/activate" in done.stderr and done.stderr.count("\n") == 1, done.stderr
