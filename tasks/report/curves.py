@@ -1,11 +1,11 @@
 """The report's charts over the training: losses, kNN and the label-free indicators."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.report.figures import BLUE, GREY, RED, TEXT, WIDTH, color, new_figure, style, to_svg
+from tasks.report.figures import BLUE, CLASS_COLORS, DASHES, GREY, RED, TEXT, WIDTH, color, new_figure, style, to_svg
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,12 +79,12 @@ def health_curves(
 ) -> bytes | None:
     """The label-free indicators over the share of each training, a panel each; None if no history has one.
 
-    Methods are grey, but for the best in blue and the unhealthy in red. The dashed line is the untrained encoder.
+    Methods are grey, but for the best in blue and the unhealthy in red; where none is the best, each has a look of its own. The
+    dashed line is the untrained encoder.
     """
-    tints = {method: RED if verdicts.get(method, "healthy") != "healthy" else GREY for method in histories}
-    tints |= {best: BLUE} if best in histories else {}
+    looks, legend = _looks(list(histories), verdicts, best)
     curves = [
-        (tints[method], history) for method in sorted(histories, key=lambda m: m == best) for history in histories[method]
+        (looks[method], history) for method in sorted(histories, key=lambda m: m == best) for history in histories[method]
     ]
     shown = [name for name in INDICATORS if any(name in history for _, history in curves)]
     if not shown:
@@ -93,24 +93,39 @@ def health_curves(
     with style():
         figure, axes = new_figure(WIDTH, 2.1 * lines + 0.3, lines, 2)
         for panel, name in zip(axes, shown, strict=False):
-            _indicator(panel, name, [(tint, history) for tint, history in curves if name in history])
+            _indicator(panel, name, [(look, history) for look, history in curves if name in history])
         for panel in axes[len(shown) :]:
             panel.set_axis_off()
-        legend = [(best, BLUE, "-")] if best else []
-        legend.append(("others", GREY, "-"))
-        if any(verdict != "healthy" for verdict in verdicts.values()):
-            legend.append(("collapsed in part or whole", RED, "-"))
-        for label, tint, dashes in [*legend, ("untrained", TEXT, "--")]:
-            axes[0].plot([], [], dashes, color=tint, label=label, linewidth=1.2)
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+        for label, look in (legend | {"untrained": {"color": TEXT, "linestyle": "--"}}).items():
+            axes[0].plot([], [], label=label, **look | {"linewidth": 1.2})
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4 if best else 6)
         return to_svg(figure)
 
 
-def _indicator(panel: "Axes", name: str, curves: Sequence[tuple[str, "pd.DataFrame"]]) -> None:
-    """One indicator of every training, each in its color, and the median of what it was before training."""
-    for tint, history in curves:
-        look = {"alpha": 0.55, "linewidth": 1.1} if tint == GREY else {"linewidth": 2}
-        panel.plot(share_of_training(history), history[name], color=tint, **look)
+Look = dict[str, Any]
+"""How matplotlib draws a line."""
+
+
+def _looks(methods: Sequence[str], verdicts: Mapping[str, str], best: str | None) -> tuple[dict[str, Look], dict[str, Look]]:
+    """The line of each method, and those of the legend by its words."""
+    sick = [method for method in methods if verdicts.get(method, "healthy") != "healthy"]
+    if best is None:
+        tints = [tint for tint in CLASS_COLORS if tint != GREY]
+        dashes: tuple[Any, ...] = ("-", *DASHES)
+        looks: dict[str, Look] = {
+            method: {"color": tints[i % len(tints)], "linestyle": dashes[i // len(tints) % len(dashes)], "linewidth": 1.4}
+            for i, method in enumerate(methods)
+        }
+        return looks, {f"{method} (collapsed)" if method in sick else method: look for method, look in looks.items()}
+    first, ill, other = {"color": BLUE, "linewidth": 2}, {"color": RED, "linewidth": 2}, {"color": GREY, "linewidth": 1.1}
+    looks = {method: first if method == best else ill if method in sick else other | {"alpha": 0.55} for method in methods}
+    return looks, {best: first, "others": other} | ({"collapsed in part or whole": ill} if sick else {})
+
+
+def _indicator(panel: "Axes", name: str, curves: Sequence[tuple[Look, "pd.DataFrame"]]) -> None:
+    """One indicator of every training, and the median of what it was before training."""
+    for look, history in curves:
+        panel.plot(share_of_training(history), history[name], **look)
     starts = [history[name].iloc[0] for _, history in curves if history["epoch"].iloc[0] == 0]
     if starts:
         panel.axhline(float(np.median(starts)), color=TEXT, linestyle=(0, (4, 3)), linewidth=1)

@@ -11,11 +11,13 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from ssl_core import catalogue
 from tasks.cautions import verdict_text
 from tasks.choice import champion
-from tasks.report import figures, findings, illustrations, pictures
+from tasks.report import curves, figures, findings, illustrations, pictures
 from tasks.report.page import build, mistakes, publish
 from tasks.results import Result, load_results
 from tasks.runtime import dataset, files
@@ -385,3 +387,13 @@ def test_history_columns_without_numbers_are_left_out(tmp_path):
     assert list(history) == ["epoch", "loss"]
     assert np.isnan(history["loss"][0]) and history["loss"][1] == 2.5
     assert illustrations.read_history(tmp_path, "absent-0") is None
+
+
+def test_where_no_method_is_the_best_each_has_a_line_of_its_own():
+    methods = sorted(catalogue.METHODS)
+    history = pd.DataFrame({"epoch": [0, 1], "step": [0, 9], "effective_rank": [9.0, 12.0]})
+    looks, legend = curves._looks(methods, {methods[3]: "collapsed"}, None)
+    assert len({str(look) for look in looks.values()}) == len(methods) == 20 and f"{methods[3]} (collapsed)" in legend
+    drawn = curves.health_curves({method: [history] for method in methods}, {}, None).decode()
+    with_best = curves.health_curves({method: [history] for method in methods}, {}, "simclr").decode()
+    assert all(f">{method}<" in drawn for method in methods) and ">others<" in with_best and ">moco<" not in with_best
