@@ -10,7 +10,7 @@ export DVC_NO_ANALYTICS := 1
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run flow report ui sync doctor test quick stress check docs bench preset budget clean
+.PHONY: help setup run flow report ui sync doctor test quick stress lint check docs bench preset budget clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,10 +56,12 @@ quick: $(READY) ## the unit tests of science, parameters and images, one to two 
 stress: $(READY) ## minutes of failures and kills
 	@python -m pytest -q -n 2 -m stress
 
-check: $(READY) ## formatting, lint, types and the architecture rules
+lint: $(READY) ## formatting, lint and types
 	@ruff format --check .
 	@ruff check .
 	@mypy
+
+check: lint ## formatting, lint, types and the architecture rules
 	@python -m pytest -q -n 0 tests/whole/test_architecture.py tests/ssl_core/test_catalogue.py
 
 docs: $(READY) ## the documentation as a site, site/index.html; a broken link or a page that nothing leads to fails
