@@ -30,8 +30,11 @@ def body(stage: Stage) -> None:
         print(f"warning: {name} is not registered: {reason}; train it again, with a lower train.lr", file=sys.stderr)
     if done.unnamed:
         print(f"warning: no encoder is named champion; one that an earlier run named stays. {done.unnamed}", file=sys.stderr)
+    for alias, name in done.held.items():
+        print(f"warning: {alias} stays {name} as it was registered before: there is no result of {name} now", file=sys.stderr)
     number = f" (version {done.versions[best]})" if best else ""
-    print(f"registered: {len(done.versions)} versions of {done.wanted.model}; champion: {best or 'none'}{number}")
+    champion = best or done.held.get(CHAMPION) or "none"
+    print(f"registered: {len(done.versions)} versions of {done.wanted.model}; champion: {champion}{number}")
 
 
 if __name__ == "__main__":

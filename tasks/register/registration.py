@@ -3,8 +3,9 @@
 The alias ``champion`` names the method with the best held-out linear score or, where the data have no labels, the best one on
 the few labelled images in ``labels/``, and none without those; or the weights that a training started from where no method is
 above them. ``champion-TASK`` is the same by the labels of a task. The test split has no say. A collapsed encoder gets no alias;
-no other baseline is registered. The stage always looks at the registry, which lies outside the project; when everything is
-there it changes nothing.
+no other baseline is registered. While the encoder that is champion has no result, because its training failed, the alias
+stays: what broke in a night does not replace what is in use. The stage always looks at the registry, which lies outside the
+project; when everything is there it changes nothing.
 """
 
 import json
@@ -111,12 +112,15 @@ class Registered:
     """Why no encoder is champion; None if one is."""
     left_out: Mapping[str, str]
     """Encoders that cannot be exported, with the reason."""
+    held: Mapping[str, str]
+    """By alias: the encoder that it names as before, for that one has no result now."""
 
 
 def register(root: Path, exporter: Exporter | None = None) -> Registered:
     """Mirror the journals, so that every version has its run, and register; the notes are of the state before."""
-    results, _ = load_results(root)
-    by_task = {task: load_scores(root, task)[0] for task in params.run_config(params.load(root / params.PARAMS)).tasks}
+    results, missing = load_results(root)
+    scored = {task: load_scores(root, task) for task in params.run_config(params.load(root / params.PARAMS)).tasks}
+    by_task = {task: found for task, (found, _) in scored.items()}
     meta = files.read_json(root / dataset.PREPARED / "meta.json")
     tracker = Tracker(root.resolve())
     tracker.sync()
@@ -125,9 +129,12 @@ def register(root: Path, exporter: Exporter | None = None) -> Registered:
     entries = [entry(root, r, meta, results, by_task, ranks) for r in candidates(results)]
     named = aliases(results, by_task)
     registry = Registry(tracker, registered_model(root), exporter)
+    absent = {CHAMPION: missing, **{f"{CHAMPION}-{task}": lacking for task, (_, lacking) in scored.items()}}
+    held = {alias: name for alias, name in registry.named().items() if alias in named and name in absent.get(alias, ())}
+    named = {alias: name for alias, name in named.items() if alias not in held}
     notes = registry.other_data(files.sha256(root / dataset.PREPARED / files.MANIFEST), meta["name"])
     unnamed = few_labels.sentence(None) if named else why_none(results)
-    versions = registry.register(entries, named)
+    versions = registry.register(entries, named, held)
     left_out = registry.left_out
     wanted = Registration(
         registry.model,
@@ -137,4 +144,4 @@ def register(root: Path, exporter: Exporter | None = None) -> Registered:
     )
     if named.get(CHAMPION) in left_out:
         unnamed = f"{named[CHAMPION]} would be, and cannot be exported."
-    return Registered(wanted, versions, notes, None if CHAMPION in wanted.aliases else unnamed, left_out)
+    return Registered(wanted, versions, notes, None if CHAMPION in {*wanted.aliases, *held} else unnamed, left_out, held)

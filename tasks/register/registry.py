@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -60,8 +60,20 @@ class Registry:
         self.left_out: dict[str, str] = {}
         """Entries that cannot be exported, with the reason; the others are registered all the same."""
 
-    def register(self, entries: list[Entry], aliases: Mapping[str, str]) -> dict[str, int]:
+    def named(self) -> dict[str, str]:
+        """The encoder, as ``METHOD-SEED``, that each alias names now."""
+        with self.tracker.errors():
+            self._make_model()
+            current = self.client.get_registered_model(self.model).aliases
+            known = {v.number: v.tags for v in registered.versions(self.client, self.model).values()}
+        tags = {alias: known.get(int(number), {}) for alias, number in current.items()}
+        return {alias: f"{found.get('method')}-{found.get('seed')}" for alias, found in tags.items()}
+
+    def register(self, entries: list[Entry], aliases: Mapping[str, str], kept: Collection[str] = ()) -> dict[str, int]:
         """Register ``entries``, then point each alias at the entry it names; returns the version of each that can be exported.
+
+        Args:
+            kept: aliases that stay as they are.
 
         Raises:
             IntegrityError: an encoder is damaged, or what was stored is not what was sent.
@@ -85,7 +97,7 @@ class Registry:
                 if name in numbers and str(current.get(alias)) != str(numbers[name]):
                     self.client.set_registered_model_alias(self.model, alias, str(numbers[name]))
             for alias in current:
-                if alias.startswith(f"{CHAMPION}-") and alias not in aliases:  # of a task that is none any more
+                if alias.startswith(f"{CHAMPION}-") and alias not in {*aliases, *kept}:  # of a task that is none any more
                     self.client.delete_registered_model_alias(self.model, alias)
         return numbers
 

@@ -270,6 +270,21 @@ def test_a_new_evaluation_changes_scores_and_alias_but_makes_no_version(root):
     assert after == named | {"champion": named["byol"]}
 
 
+def test_the_champion_stays_while_it_has_no_result(root):
+    """Its training failed: the second best is no better than it was yesterday, when it was not taken."""
+    before, numbers = versions(root)
+    (root / "out/metrics/simclr-0.json").unlink()
+    done = register(root, made.exporter)
+    assert versions(root) == (before, numbers) and before["champion"] == before["simclr"]
+    assert done.held == {"champion": "simclr-0"} and done.unnamed is None and "champion" not in done.wanted.aliases
+    done.wanted.write(root / stored.REGISTRATION)
+    assert stored.fault(root) is None
+    said = stored.how_to_load(root, "byol-0")
+    assert said.startswith("best encoder of this run, and not champion yet, byol-0:") and "@byol" in said
+    made.write_encoder(root, "simclr", holdout_linear_top1=0.1)
+    assert register(root, made.exporter).held == {} and versions(root)[0]["champion"] == before["byol"]
+
+
 def die_at(point: str) -> None:
     """From now on a registration that comes to ``point`` ends as a crash would end it."""
     import mlflow.artifacts
