@@ -151,7 +151,7 @@ def how_to_load(root: Path, best: str, title: str = "best encoder", alias: str =
     except Stop as error:
         wanted, reason = None, str(error)
     if wanted and not reason and CHAMPION not in wanted.aliases and alias == CHAMPION and best in wanted.packages:
-        title, alias = f"{title} of this run, and not champion yet", best.rpartition("-")[0]
+        title, alias = f"{title} (of this run; another one stays champion)", best.rpartition("-")[0]
     if wanted is not None and best in wanted.left_out:
         return f"{title}: {best}, in out/encoders/{best}; not registered, for its export does not give the same features"
     if wanted is None or reason or wanted.aliases.get(alias) != best:

@@ -280,7 +280,7 @@ def test_the_champion_stays_while_it_has_no_result(root):
     done.wanted.write(root / stored.REGISTRATION)
     assert stored.fault(root) is None
     said = stored.how_to_load(root, "byol-0")
-    assert said.startswith("best encoder of this run, and not champion yet, byol-0:") and "@byol" in said
+    assert said.startswith("best encoder (of this run; another one stays champion), byol-0:") and "@byol" in said
     made.write_encoder(root, "simclr", holdout_linear_top1=0.1)
     assert register(root, made.exporter).held == {} and versions(root)[0]["champion"] == before["byol"]
 
