@@ -59,7 +59,8 @@ class Progress:
         time_text = f"{clock(elapsed)} taken" if done >= self.total else f"{clock(left)} left"
         parts = [f"{100 * done / max(1, self.total):3.0f} %", note]
         if elapsed >= SETTLED_SECONDS or done - self.first >= SETTLED_SHARE * self.total:
-            parts += [f"{rate * self.per_step:,.0f} {self.unit}/s", time_text]
+            units = rate * self.per_step
+            parts += [f"{units:,.0f} {self.unit}/s" if units >= 1 else f"{60 * units:.1f} {self.unit}/min", time_text]
         return "  ".join(p for p in parts if p)
 
     def _show(self, line: str, last: bool) -> None:

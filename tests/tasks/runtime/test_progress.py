@@ -10,7 +10,7 @@ from tasks.runtime.progress import Progress
     [
         (1, 1.0, "  0 %"),  # the first unit waited for what had to start: no estimate of ten minutes
         (60, 1.0, " 10 %  60 images/s  0:09 left"),
-        (2, 4.0, "  0 %  0 images/s  19:56 left"),
+        (2, 4.0, "  0 %  30.0 images/min  19:56 left"),
         (600, 1.0, "100 %  600 images/s  0:01 taken"),
         (600, 0.5, "100 %  1,200 images/s  0:00 taken"),
     ],
