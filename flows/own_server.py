@@ -5,8 +5,10 @@ import importlib.util
 import os
 import re
 import secrets
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,7 +21,7 @@ from tasks.runtime import settings
 from tasks.runtime.errors import EnvironmentFault, UsageError
 
 LOG = Path(".ssl") / "logs" / "prefect-server.log"
-SLOW_SECONDS = 60.0
+SLOW_SECONDS, END_SECONDS = 60.0, 10.0
 
 
 def prepare() -> None:
@@ -67,12 +69,13 @@ def _start(password: dict[str, str]) -> None:
 
     server = SubprocessASGIServer()
     port = server.port = server.find_available_port()
-    application = ["--factory", "prefect.server.api.server:create_app", "--lifespan", "on", "--log-level", "error"]
-    command = [sys.executable, "-m", "uvicorn", *application, "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "flows.own_server", str(port)]
     environment = os.environ | password | {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     LOG.parent.mkdir(parents=True, exist_ok=True)
     with LOG.open("wb") as log:
-        process = server.server_process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        process = server.server_process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log
+        )
     atexit.register(server.stop)
     print(f"Starting Prefect's server for this run on {server.address} ...", flush=True)
     explain_at = time.monotonic() + SLOW_SECONDS
@@ -87,6 +90,21 @@ def _start(password: dict[str, str]) -> None:
     server.running = True
 
 
+def serve(port: int) -> None:
+    """The server itself. It ends with the flow, also one that is killed: its standard input closes then."""
+    import uvicorn
+
+    def end_with_the_flow() -> None:
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(END_SECONDS)
+        os._exit(0)
+
+    threading.Thread(target=end_with_the_flow, daemon=True).start()
+    application = "prefect.server.api.server:create_app"
+    uvicorn.run(application, factory=True, lifespan="on", log_level="error", host="127.0.0.1", port=port)
+
+
 def _answers(client: httpx.Client, url: str) -> bool:
     try:
         return client.get(url).status_code == httpx.codes.OK
@@ -99,3 +117,7 @@ def _reason() -> str:
     text = LOG.read_text(encoding="utf-8", errors="replace")
     lines = [line for line in text.splitlines() if line.strip()] or ["it left no word"]
     return next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception): ", line)), lines[-1])
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))

@@ -233,8 +233,12 @@ def main() -> None:
         prog="python -m flows.pipeline", description="Bring the stages up to date, several at a time."
     )
     parser.add_argument("targets", nargs="*", help="only these stages and what they need (pretrain, evaluate@byol-0)")
-    parser.add_argument("-m", "--methods", nargs="+", metavar="NAME", help="only these methods")
-    parser.add_argument("-s", "--seeds", nargs="+", type=int, metavar="N", help="only these seeds")
+    parser.add_argument(
+        "-m", "--methods", nargs="+", metavar="NAME", help="only these methods; params.yaml gets those it does not list"
+    )
+    parser.add_argument(
+        "-s", "--seeds", nargs="+", type=int, metavar="N", help="only these seeds; params.yaml gets those it does not list"
+    )
     parser.add_argument(
         "-S", "--set", action="append", metavar="KEY=VALUE", dest="overrides", help="change params.yaml, as dvc exp run -S"
     )
@@ -244,7 +248,7 @@ def main() -> None:
     own_server.prepare()
     with runs.marked(Path.cwd()):
         state = pipeline(
-            given.methods,
+            given.methods and [name for word in given.methods for name in word.split(",") if name],
             given.seeds,
             given.overrides,
             given.parallelism,

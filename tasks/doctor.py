@@ -23,6 +23,7 @@ from tasks.tracking.records import journals
 
 NEEDED_BYTES = 2 * 2**30
 WATCHED = ("data", "out", "reports", ".ssl", "mlruns")
+REGISTERS = "make run, which makes again what was removed above, registers it too"
 
 
 class Doctor:
@@ -34,6 +35,7 @@ class Doctor:
         self.problems: list[Stop] = []
         self.plan: list[graph.PlannedStage] = []
         self.compared: set[Path] = set()
+        self.removed: list[str] = []
 
     def examine(self) -> None:
         """Every check, the cheap ones first."""
@@ -121,7 +123,8 @@ class Doctor:
         """
         changing = {out for stage in self.plan if stage.stale for out in stage.outs}
         known = {path: md5 for path, md5 in recorded.outputs(self.root).items() if path not in changing}
-        self.fixed += damage.discard_damaged(self.root, known)
+        self.removed = damage.discard_damaged(self.root, known)
+        self.fixed += self.removed
         self.compared = set(known)
 
     def cache(self) -> None:
@@ -167,6 +170,10 @@ class Doctor:
 
     def registry(self) -> None:
         """The registry in use holds every encoder, the aliases name the right ones, and every byte can be read."""
+        if self.removed:
+            fault = registered.fault(self.root, whole=True)
+            self.fixed += [f"{fault.partition(';')[0]}; {REGISTERS}"] if fault else []
+            return
         problem = registered.ensure(self.root, self.fixed.append, whole=True)
         if problem:
             raise problem

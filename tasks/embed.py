@@ -65,7 +65,7 @@ def check_output(path: Path, kind: str, images: Path) -> None:
         images: what is read.
 
     Raises:
-        UsageError: it is a folder or a device, lies in no folder, is another kind of file or called so, or a picture among the
+        UsageError: it is a folder or a device, lies in no folder, is another kind of file or called so, or is among the
             images.
         OSError: its folder takes no file.
     """
@@ -75,8 +75,8 @@ def check_output(path: Path, kind: str, images: Path) -> None:
                 raise UsageError(f"{path} is there and no {kind} file; name another one, or remove it")
     if path.suffix.lower() not in ENDINGS[kind]:
         raise UsageError(f"{path}: what is written is a {kind} file; name it {path.with_suffix(ENDINGS[kind][0]).name}")
-    if kind == "PNG" and images.resolve() in path.resolve().parents:
-        raise UsageError(f"{path} would be one of the images in {images} the next time; name a file elsewhere")
+    if images.resolve() in path.resolve().parents:
+        raise UsageError(f"{path} would lie among the images in {images} the next time; name a file elsewhere")
     if path.exists() and not path.is_dir() and not path.is_file():
         raise UsageError(f"{path} is no file but a device or a pipe; name a file")
     if path.is_dir() or not path.parent.is_dir():

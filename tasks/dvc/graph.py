@@ -122,7 +122,7 @@ def override(root: Path, overrides: Sequence[str]) -> bool:
         Whether the file changed.
 
     Raises:
-        UsageError: not ``KEY=VALUE``, or an unknown key.
+        UsageError: not ``KEY=VALUE``, an unknown key, or images that are not there.
         ConfigError: a value that the project does not accept.
     """
     path = root / params.PARAMS
@@ -131,6 +131,7 @@ def override(root: Path, overrides: Sequence[str]) -> bool:
         return False
     text = edited_yaml.edit(params.text(path), lambda document: edited_yaml.become(document, values))
     params.check(params.parse(text, path))
+    check_images(root, values)
     params.write(text, path)
     return True
 
@@ -149,8 +150,13 @@ def _overridden(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
             said = _one_line(error.__cause__ or error)
             absent = re.search(r"Could not override '([\w.]+)'", said)
             reason = _absent(absent[1], params.load(path)) if absent else said.partition(" See https:")[0]
+            if not absent and "LexerNoViableAlt" in reason:
+                reason = "it cannot be read; a value with : or # in it wants quotation marks of its own"
             raise UsageError(f"override {' '.join(overrides)}: {reason}") from None
-        return params.load(copy)
+        try:
+            return params.load(copy)
+        except UsageError as error:
+            raise UsageError(str(error).replace(str(copy), path.name)) from None
 
 
 def _absent(key: str, values: Mapping[str, Any]) -> str:
@@ -161,7 +167,7 @@ def _absent(key: str, values: Mapping[str, Any]) -> str:
             near = nearest(part, map(str, level)) if isinstance(level, Mapping) else ""
             return f"params.yaml has no {key}{near} (with a + before it, it is added)"
         level = level[part]
-    return f"params.yaml has no {key}"
+    return f"{key} has no such parts yet; +{key}.NAME=VALUE adds one"
 
 
 def save_experiment(root: Path, name: str, stages: Sequence[PlannedStage]) -> str:

@@ -211,6 +211,8 @@ def run_config(params: Mapping[str, Any]) -> RunConfig:
     if not run.seeds or len(set(run.seeds)) != len(run.seeds) or not all(0 <= s < 2**31 for s in run.seeds):
         raise ConfigError("run.seeds must be different whole numbers from 0 to 2147483647")
     for name in run.finetune:
+        if name == "raw_pixels":
+            raise ConfigError(f"run.finetune: {name} has no weights to train; take it out")
         if name in known and name not in run.methods:
             raise ConfigError(f"run.finetune: {name!r} is not in run.methods, whose encoders are fine-tuned; add it there")
         if name not in known:

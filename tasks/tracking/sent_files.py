@@ -1,9 +1,11 @@
 """Whether the files of runs are still in MLflow's store: they lie elsewhere than its numbers, and may be lost alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tasks.runtime import recorded
+from tasks.runtime.errors import IntegrityError
 from tasks.tracking import artifacts
 from tasks.tracking.records import Record, records, training
 from tasks.tracking.tracker import Tracker
@@ -17,14 +19,30 @@ def send_again(tracker: Tracker) -> list[str]:
     Raises:
         TrackerDown: the store cannot be used now.
     """
-    lines = []
+    lines, known = [], recorded.outputs(tracker.root)
     with tracker.errors():
         for record, run in _runs(tracker):
             if lost := _lost(tracker.client, run, record, tracker.root):
+                if other := _not_as_recorded(record, tracker.root, known):
+                    lines.append(
+                        f"{record.name}: {', '.join(lost)} in MLflow stays, for {other} here is not what dvc.lock records"
+                    )
+                    continue
                 _, unsent = artifacts.send(tracker.client, run, record, tracker.root)
                 became = f"could not be sent again {unsent}" if unsent else "were sent again"
                 lines.append(f"{record.name}: files that were gone from MLflow or cut there {became}: {', '.join(lost)}")
     return lines
+
+
+def _not_as_recorded(record: Record, root: Path, known: Mapping[Path, str]) -> str | None:
+    """A file of a run that was damaged or edited here since it was made; the next run makes it again."""
+    for path, _ in record.files(root)[0]:
+        try:
+            if path in known:
+                recorded.check(path, known[path])
+        except IntegrityError:
+            return str(path.relative_to(root))
+    return None
 
 
 def _runs(tracker: Tracker) -> Iterator[tuple[Record, Any]]:

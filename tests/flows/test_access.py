@@ -3,6 +3,7 @@
 import http.client
 import re
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +88,17 @@ def test_one_command_needs_no_server_and_starts_one_that_answers_it_alone(projec
     assert process.wait(120) == 0
     log = (project / ".ssl" / "flow.log").read_text()
     assert "2 stages: 2 ran" in log and not re.search(r"\b401\b", log) and "Unauthorized" not in log, log
+    tiny.control(project, pretrain_simclr_0={"seconds": 600})
+    process = tiny.start(project, "flows.pipeline", "pretrain@simclr-0", env=env, forked=False)
+    wait_for(lambda: "pretrain@simclr-0" in tiny.computed(project) or process.poll() is not None, 180)
+    ((address, port),) = foreign.listening(process.pid)
+    process.kill()  # without a moment to end its server
+    wait_for(lambda: not answers(port), 60)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.parametrize(

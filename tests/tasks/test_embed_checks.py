@@ -95,8 +95,9 @@ def test_no_other_file_is_written_over(start: Any, monkeypatch: pytest.MonkeyPat
             start(*map(str, options))
     with pytest.raises(UsageError, match=r"x\.csv: what is written is a parquet file; name it x\.parquet"):
         start("--output", str(tmp_path / "x.csv"))
-    with pytest.raises(UsageError, match="would be one of the images in"):
-        start("--sheet", str(tmp_path / "in" / "sheet.png"))
+    for output in (["--sheet", tmp_path / "in" / "sheet.png"], ["--output", tmp_path / "in" / "x.parquet"]):
+        with pytest.raises(UsageError, match="would lie among the images in"):
+            start(*map(str, output))
     assert picture.read_bytes() == before and (tmp_path / "params.yaml").read_text() == "data: mine"
 
 

@@ -97,7 +97,7 @@ class ShardSource(Source):
             self.warnings.append(not_read(self._unread, " in .json"))
         if self._second:
             what = counted(len(self._second), "file", "files")
-            self.warnings.append(f"{what} beside the first picture of a sample not used: {few(map(repr, self._second))}")
+            self.warnings.append(f"{what} beside the picture of a sample not used: {few(map(repr, self._second))}")
 
     def _rows(self, shard: str) -> Iterator[Row]:
         archive = self._shards[shard]

@@ -264,6 +264,10 @@ def test_an_override_changes_params_as_an_experiment_does(bare: Path) -> None:
         ("train.images=ten",): "train.images is 'ten'",
         ("run.methods=[simclr,boyl]",): "'boyl' is unknown; did you mean 'byol'",
         ("run.seeds=[0,-1]",): "run.seeds[1] is -1",
+        ("data.path=/nope",): "data.path: /nope does not exist",
+        ("data.more={y2: /nope}",): "data.more has no such parts yet; +data.more.NAME=VALUE adds one",
+        ("data.name='a: b' # c",): "wants quotation marks of its own",
+        ("data=5",): "params.yaml: section data is missing",
     }.items():
         with pytest.raises((UsageError, ConfigError), match=re.escape(said)):
             graph.override(bare, wrong)
@@ -306,6 +310,7 @@ def test_what_is_chosen_is_what_runs(project: Path) -> None:
 def test_an_override_touches_no_line_but_its_own(tmp_path: Path) -> None:
     """Methods that are switched off by a comment sign, words after a value and values on one line stay as they are."""
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    (tmp_path / "data/sample").mkdir(parents=True)
     before = (tmp_path / "params.yaml").read_text().splitlines()
     assert graph.override(tmp_path, ["train.images=200_000", "run.seeds=[0,1]", "run.methods=" + str(listed(tmp_path, "dino"))])
     after = (tmp_path / "params.yaml").read_text().splitlines()

@@ -458,7 +458,7 @@ def test_of_a_sample_with_several_pictures_the_first_counts_and_the_rest_is_told
     source = open_source(config(tmp_path / "in", "webdataset"))
     assert [item.name for item in source.items] == [f"train-0.tar/{i}.png" for i in range(4)]
     text = " ".join(source.warnings)
-    assert "8 files beside the first picture of a sample not used: 'train-0.tar/0.seg.png'" in text
+    assert "8 files beside the picture of a sample not used: 'train-0.tar/0.seg.png'" in text
     assert "2 folders or packed shards beside the shards not read: 'more', 'train-2.tgz'" in text
     shard(tmp_path / "other/a.tar", {"0.png": picture, "0.json": b'{"class": "cat"}', "1.png": picture, "1.txt": b"dog"})
     text = " ".join(open_source(config(tmp_path / "other", "webdataset")).warnings)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tasks import doctor
 from tasks import encoder as front
 from tasks.register import modeling, registry
 from tasks.register.registration import register
@@ -113,6 +114,19 @@ def test_what_the_registry_lacks_is_named_and_registered_again(root, damage, wor
     assert registry.load().module(torch.zeros(1, 1, 28, 28)).shape == (1, 16)
     if damage in (alias_elsewhere, artifacts_gone, run_and_artifacts_gone, file_cut):  # the same versions stand again
         assert numbers(root) == before
+
+
+def test_the_doctor_who_removed_an_encoder_says_what_makes_it_again(root):
+    """Registering would fail on what is gone, and would send its user back here."""
+    patient = doctor.Doctor(root)
+    version = next(iter(ask(root).versions.values()))
+    next(Path(version.source.removeprefix("file://")).glob("*.safetensors")).unlink()
+    patient.removed = ["out/encoders/simclr-0 was damaged and is removed, so that it is made again"]
+    patient.registry()
+    assert [line.partition("; ")[2] for line in patient.fixed] == [
+        "make run, which makes again what was removed above, registers it too"
+    ]
+    assert registered.fault(root) is not None, "nothing was tried"
 
 
 def test_a_changed_byte_is_found_by_reading_the_whole_and_put_back(root):

@@ -1,11 +1,13 @@
 """The files of a run may not get through: its numbers and its state do, and the files follow later."""
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tasks import sync
+from tasks.runtime import recorded
 from tasks.tracking import artifacts
 from tasks.tracking.journal import Journal
 from tasks.tracking.tracker import Tracker
@@ -116,3 +118,17 @@ def test_files_that_are_gone_from_the_store_or_cut_there_are_sent_again(root: Pa
     assert "were sent again: map.png" in said
     assert (kept / "views/views.png").read_bytes() == (kept / "map.png").read_bytes() == b"picture"
     assert (kept / "params.yaml").exists()
+
+
+def test_a_file_that_is_not_what_was_recorded_replaces_no_good_one(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was edited or damaged here, and the next run makes it again."""
+    with_files(root)
+    sync.once(root)
+    (kept,) = (root / "mlruns/artifacts").glob("*/artifacts")
+    out = {"path": "map.png", "md5": recorded.digest(root / "map.png"), "hash": "md5"}
+    (root / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"evaluate@simclr-0": {"outs": [out]}}}))
+    (root / "map.png").write_bytes(b"another picture")
+    sync.once(root, files_too=True)
+    said = capsys.readouterr().out
+    assert "map.png in MLflow stays, for map.png here is not what dvc.lock records" in said
+    assert (kept / "map.png").read_bytes() == b"picture"
