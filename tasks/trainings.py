@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.files import MEND, read_sealed_json
-from tasks.runtime.words import signed
+from tasks.runtime.words import counted, signed
 from tasks.tracking import journal
 
 ENOUGH_STEPS = 1500
@@ -118,8 +118,8 @@ def advice(method: str, made: Training) -> str:
     if not made.steps or not made.epochs or not asked:
         return f"Train longer: raise train.{number}."
     wanted = float(f"{asked * max(2.0, ENOUGH_STEPS / made.steps):.2g}")
-    epochs = "1 epoch" if made.epochs == 1 else f"{made.epochs:,} epochs"
-    trained = f"{method} trained {epochs}, {made.steps:,} steps"
+    epochs, steps = counted(made.epochs, "epoch", "epochs"), counted(made.steps, "step", "steps")
+    trained = f"{method} trained {epochs}, {steps}"
     if made.steps >= ENOUGH_STEPS and made.epochs >= MANY_EPOCHS:
         return f"{trained}: more of the same will hardly help with so few images; add images, which need no labels."
     longer = f"set train.{number} to about {wanted:,.0f}"

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 from tasks.runtime import files
 from tasks.runtime.errors import EnvironmentFault
 from tasks.runtime.locks import try_lock
+
+NOTE = ".dvc/tmp/repro.dat"
+"""DVC's, of an experiment that it records; it holds a path of this machine."""
 
 
 @contextlib.contextmanager
@@ -84,7 +88,17 @@ def put_in_order(root: Path, planned: Sequence[str]) -> None:
 
 def repair(root: Path) -> list[str]:
     """Undo what a crash left in DVC's own files; a line for each thing that was wrong."""
-    return release_dead_locks(root) + set_aside_cut_lock(root)
+    return release_dead_locks(root) + set_aside_cut_lock(root) + unstage(root)
+
+
+def unstage(root: Path) -> list[str]:
+    """Take ``NOTE`` out of git's index, where recording an experiment puts it for a moment."""
+    git = ("git", "-C", str(root))
+    if not subprocess.run([*git, "ls-files", "--", NOTE], capture_output=True, check=False).stdout:
+        return []
+    with locked(root):  # nobody is recording one now
+        done = subprocess.run([*git, "rm", "-q", "-f", "--cached", "--", NOTE], capture_output=True, check=False)
+    return [] if done.returncode else [f"{NOTE}, which an interrupted experiment left staged, is taken out of git's index"]
 
 
 def set_aside_cut_lock(root: Path) -> list[str]:

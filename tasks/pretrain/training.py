@@ -32,6 +32,7 @@ from tasks.runtime import checkpoint, dataset, files, hang, params, saved_encode
 from tasks.runtime.errors import Diverged
 from tasks.runtime.progress import Progress
 from tasks.runtime.stage import Stage
+from tasks.runtime.words import counted
 from tasks.tracking.journal import Journal
 
 CHECKPOINT_SECONDS = 60.0  # at most this much work is lost by a crash
@@ -183,7 +184,8 @@ class Training:
             train = self.params.train
             budget = "train.images" if train.epochs is None else "train.epochs"
             print(
-                f"warning: {self.name} gets only {self.trainer.steps} optimizer steps of {train.batch_size} images, "
+                f"warning: {self.name} gets only {counted(self.trainer.steps, 'optimizer step', 'optimizer steps')}"
+                f" of {train.batch_size} images, "
                 f"and an encoder that is worth using takes a thousand or more: raise {budget}",
                 file=sys.stderr,
             )

@@ -22,7 +22,9 @@ def open_source(config: DataConfig) -> Source:
     """
     path = images_path(config.path)
     if not path.is_file():
-        raise UsageError(f"data.path: {path} is not a file; use data.source: folder for a folder")
+        raise UsageError(
+            f"data.path: {path} is not a file; use data.source: folder for a folder, or webdataset for one of shards"
+        )
     return ArchiveSource(path, config.class_folder)
 
 

@@ -307,6 +307,16 @@ def test_what_is_chosen_is_what_runs(project: Path) -> None:
     assert sorted(tiny.computed(project)) == ["pretrain@byol-0"]  # its encoder has the same bytes: no evaluation
 
 
+def test_what_an_interrupted_experiment_left_staged_is_not_committed(bare: Path) -> None:
+    note = bare / lock_files.NOTE
+    note.parent.mkdir(exist_ok=True)
+    note.write_text(f"DVC_ROOT {bare}")
+    subprocess.run(["git", "add", "-f", lock_files.NOTE], cwd=bare, check=True)
+    assert "taken out of git's index" in lock_files.repair(bare)[0] and note.exists()
+    assert subprocess.run(["git", "diff", "--cached", "--name-only"], cwd=bare, capture_output=True, check=True).stdout == b""
+    assert lock_files.repair(bare) == []
+
+
 def test_an_override_touches_no_line_but_its_own(tmp_path: Path) -> None:
     """Methods that are switched off by a comment sign, words after a value and values on one line stay as they are."""
     shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
