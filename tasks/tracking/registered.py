@@ -29,7 +29,10 @@ PACKAGE, SEAL = "ssl.package", "ssl.manifest"
 
 @dataclass(frozen=True)
 class Registration:
-    """What a registry must hold. It depends on the results alone, so that it is the same in every clone and for every store."""
+    """What a registry must hold: by the results alone, the same in every clone and for every store.
+
+    A champion that stays because its training failed is not named here.
+    """
 
     model: str
     packages: Mapping[str, str]
