@@ -250,8 +250,9 @@ def _outcome(returncode: int, left: Path, text: str) -> Outcome | None:
     exited = re.search(r"exited with (-?\d+)", text)
     if exited:
         code = int(exited[1])
-        if code < 0:
-            return Outcome(128 - code, Fate.FAILED, _killed(-code))
+        number = -code if code < 0 else code - 128  # the same of a command that a shell started
+        if number > 0:
+            return Outcome(128 + number, Fate.FAILED, _killed(number))
         return Outcome(code, Fate.FAILED, message)
     if BUSY in text:
         return None

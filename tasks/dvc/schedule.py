@@ -112,7 +112,7 @@ class Schedule:
     @property
     def prepared(self) -> bool:
         """Whether the images are those that params.yaml names now, so that what was scored is of them."""
-        return "prepare" not in self.chosen or self._good("prepare")
+        return "prepare" not in self.outcomes or self.outcomes["prepare"].how.good
 
     # ------------------------------------------------------------------ rules
 

@@ -105,7 +105,7 @@ def test_a_choice_that_explains_nothing_is_not_to_be_used_and_everything_says_so
     assert "predicts nothing of their labels (R2 -" in said and "below 0 is worse than without any features" in said
     warned = next(line for line in said.splitlines() if line.startswith("Do not use this yet: raw pixels explain more"))
     texts = documents(project, judge(load_results(project)[0]), [])
-    assert warned in texts["leaderboard.md"] and warned.partition(" against")[0] in texts["report.html"]
+    assert warned in texts["leaderboard.md"] and warned.partition(",")[0] in texts["report.html"]
     assert "predicts nothing of their labels" in texts["report.html"]
 
 
