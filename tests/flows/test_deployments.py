@@ -130,10 +130,9 @@ def test_a_run_of_a_killed_worker_crashes_and_the_next_one_goes_on(project: Path
 def fire_once(deployment_id: str) -> None:
     """Schedule one run for a moment so soon that nobody waits, and late enough that the scheduler comes by before it."""
     for ahead in (3, 15, 60):
-        known = [row["id"] for row in scheduled(deployment_id)]
-        soon = {"interval": 24 * 3600, "anchor_date": server.now(ahead)}
-        server.api(f"deployments/{deployment_id}/schedules", json=[{"schedule": soon, "active": True, "slug": f"in-{ahead}"}])
-        rows = wait_for(lambda: [row for row in scheduled(deployment_id) if row["id"] not in known], 180, POLL)  # noqa: B023
+        soon = {"schedule": {"interval": 24 * 3600, "anchor_date": server.now(ahead)}, "active": True, "slug": f"in-{ahead}"}
+        (made,) = server.api(f"deployments/{deployment_id}/schedules", json=[soon])
+        rows = wait_for(lambda: [row for row in scheduled(deployment_id) if row["created_by"]["id"] == made["id"]], 180, POLL)  # noqa: B023
         if min(row["expected_start_time"] for row in rows) < server.now(120):
             return
     raise AssertionError("each moment had passed when the scheduler came by")
