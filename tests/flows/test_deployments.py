@@ -90,9 +90,9 @@ def test_a_method_on_demand_a_schedule_that_fires_overlapping_runs_and_a_cancell
     stage = tiny.running_pid(project, "pretrain@simclr-0")
     nightly = str(deployment("nightly")["id"])
     server.patch(f"deployments/{nightly}", paused=False)
-    fire_once(nightly)
+    fire_soon(nightly)
     ticks = [start_run("watch") for _ in range(2)]
-    fired = str(wait_for(lambda: waiting(nightly), 180, POLL))
+    fired = str(wait_for(lambda: waiting(nightly), 400, POLL))
     assert sorted(str(ended(tick)["state_type"]) for tick in ticks) == ["CANCELLED", "COMPLETED"]
     tiny.control(project)  # for the run that waits and begins as soon as the other one has ended
     start = time.monotonic()
@@ -127,15 +127,10 @@ def test_a_run_of_a_killed_worker_crashes_and_the_next_one_goes_on(project: Path
     assert tiny.computed(project)[before:].count("prepare") <= 1
 
 
-def fire_once(deployment_id: str) -> None:
-    """Schedule one run for a moment so soon that nobody waits, and late enough that the scheduler comes by before it."""
-    for ahead in (3, 15, 60):
-        soon = {"schedule": {"interval": 24 * 3600, "anchor_date": server.now(ahead)}, "active": True, "slug": f"in-{ahead}"}
-        (made,) = server.api(f"deployments/{deployment_id}/schedules", json=[soon])
-        rows = wait_for(lambda: [row for row in scheduled(deployment_id) if row["created_by"]["id"] == made["id"]], 180, POLL)  # noqa: B023
-        if min(row["expected_start_time"] for row in rows) < server.now(120):
-            return
-    raise AssertionError("each moment had passed when the scheduler came by")
+def fire_soon(deployment_id: str) -> None:
+    """A schedule that fires in a moment or, where the scheduler comes by later than that, within three minutes."""
+    soon = {"schedule": {"interval": 180, "anchor_date": server.now(3)}, "active": True, "slug": "soon"}
+    server.api(f"deployments/{deployment_id}/schedules", json=[soon])
 
 
 def scheduled(deployment_id: str) -> list[dict[str, Any]]:
