@@ -2,12 +2,14 @@
 
 import copy
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from ssl_core.config import ConfigError
+from tasks import preset
 from tasks.runtime import params
 
 
@@ -102,3 +104,22 @@ def test_patches_that_do_not_fill_an_image_are_refused_before_anything_runs(ship
         params.check(shipped_copy)
     shipped_copy["method"]["mae"]["encoder"]["patch_size"] = 5
     params.check(shipped_copy)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "said"),
+    [
+        ("train", {"lr": -1.0}, "train.lr is -1.0"),
+        ("train", {"batchsize": 3}, "train.batchsize is unknown; did you mean 'batch_size'?"),
+        ("augment", {"x": 1}, "augment.x is unknown"),
+        ("finetune", {"train": {"lr": -1.0}}, "finetune.train.lr is -1.0"),
+        ("method", {"simclr": {"train": {"lr": -1.0}}}, "method.simclr.train.lr is -1.0"),
+        ("method", {"simclr": {"encoder": {"width": "x"}}}, "method.simclr.encoder.width is 'x'"),
+        ("run", {"finetune": ["swav"]}, "run.finetune: 'swav' is not in run.methods, whose encoders are fine-tuned"),
+        ("run", {"finetune": ["raw_pixels"]}, "run.finetune: raw_pixels has no weights to train"),
+    ],
+)
+def test_what_is_wrong_is_named_where_it_stands(shipped_copy: dict[str, Any], section: str, values: Any, said: str) -> None:
+    preset.merge(shipped_copy, {section: values})
+    with pytest.raises(ConfigError, match=f"^{re.escape(said)}"):
+        params.check(shipped_copy)
