@@ -15,6 +15,7 @@ import pytest
 import torch
 from xdist.scheduler import LoadFileScheduling
 
+import tasks
 from tasks.runtime.cores import cores
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,8 +57,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """From here on, garbage is looked for among what tests make."""
+    """From here on, garbage is looked for among what tests make, as often as a command does."""
     gc.freeze()
+    gc.set_threshold(*tasks.GARBAGE)
     gc.enable()
 
 

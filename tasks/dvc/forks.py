@@ -23,8 +23,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-LIBRARIES = ("dvc.cli", "dvc.repo.reproduce", "dvc.commands.repro", "torch")
-"""In the order in which a run needs them."""
+LIBRARIES = ("dvc.cli", "dvc.repo.reproduce", "dvc.commands.repro")
+"""In the order in which a run needs them; then torch, if a stage of the graph is this project's."""
 PLAIN = re.compile(r"python -m (?P<module>tasks(\.\w+)+)(?P<arguments>( [\w./@-]+)*)")
 """A command that means the same without a shell."""
 THREADS = Path("/proc/self/task")
@@ -111,7 +111,7 @@ def serve(channel: socket.socket) -> None:
     os.set_blocking(end, False)
     signal.set_wakeup_fd(end)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    left = list(LIBRARIES)
+    left = [*LIBRARIES, *(["torch"] if b"cmd: python -m tasks." in Path("dvc.yaml").read_bytes() else [])]
     while True:
         ready = select.select([channel, ended], [], [], 0 if left else None)[0]
         if ended in ready:

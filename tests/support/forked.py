@@ -31,7 +31,7 @@ class Forked:
 
     def __init__(self, directory: Path, arguments: tuple[str, ...], environment: Mapping[str, str], log: Path | None = None):
         context = get_context("forkserver")
-        context.set_forkserver_preload(LIBRARIES)
+        context.set_forkserver_preload([*LIBRARIES, "tests.support.frozen"])
         self.args = arguments
         self._output = [] if log else [Path(tempfile.mkstemp(prefix="forked-")[1]) for _ in range(2)]
         given = (str(directory), arguments, dict(environment), [str(path) for path in self._output or (log, log)])

@@ -35,6 +35,7 @@ PARTS = (
 )
 """Of Prefect: what its commands and its server import."""
 _server: list[Forked] = []
+_home: list[Path] = []
 
 
 @functools.cache
@@ -57,14 +58,18 @@ def prefect_environment() -> dict[str, str]:
         PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS="3",
         PYTHONPATH=os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p),
     )
+    _home.append(Path(home))
     start_server(settings)
-
-    def end() -> None:
-        end_server()
-        shutil.rmtree(home, ignore_errors=True)
-
-    atexit.register(end)
+    atexit.register(leave)
     return settings
+
+
+def leave() -> None:
+    """End the server, if there is one; who needs one after it gets another."""
+    while _home:
+        end_server()
+        shutil.rmtree(_home.pop(), ignore_errors=True)
+    prefect_environment.cache_clear()
 
 
 def migrated() -> Path:
