@@ -18,8 +18,8 @@ help: ## list the targets
 setup: $(READY) ## make .venv and install the pinned dependencies
 
 $(READY): requirements.lock
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 or newer, or give PYTHON=..."; exit 4; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; make PYTHON=python3.12 ..."; exit 4; }
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; install Python 3.11 to 3.14, or give PYTHON=..."; exit 4; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || { echo "error: Python 3.11 to 3.14 is needed; make PYTHON=python3.12 ..."; exit 4; }
 	@$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) could not make $(VENV), for the reason above"; exit 4; }
 	@echo "Installing the pinned dependencies into $(VENV) (2 to 5 minutes, about 6 GB with the GPU libraries) ..."
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --require-hashes -r requirements.lock
@@ -53,7 +53,7 @@ test: $(READY) ## the tests, 10 to 15 minutes on two cores
 quick: $(READY) ## the unit tests of science, parameters and images, one to two minutes: none of them starts a command
 	@python -m pytest -q -m 'not slow and not stress' tests/ssl_core tests/tasks/evaluate tests/tasks/prepare tests/tasks/runtime
 
-stress: $(READY) ## minutes of failures and kills
+stress: $(READY) ## failures and kills in long series, half an hour and more
 	@python -m pytest -q -n 2 -m stress
 
 lint: $(READY) ## formatting, lint and types

@@ -1,4 +1,4 @@
-"""One file for each method, and three baselines to compare them with.
+"""One file for each method, and for each baseline to compare them with.
 
 A file holds everything about its method and nothing else. Read it from top to bottom:
 

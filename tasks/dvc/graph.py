@@ -1,7 +1,7 @@
 """The stage graph as DVC sees it: what is stale, and parameters changed as its experiments do.
 
-Here and in tasks/dvc/lock_files.py alone DVC's Python API is used, which is undocumented: for planning only, in this process.
-Stages run as ``dvc`` processes (tasks/dvc/runner.py).
+DVC's Python API, which is undocumented, is used for planning only here and in tasks/dvc/lock_files.py, in this process.
+Stages run as ``dvc`` processes (tasks/dvc/runner.py, tasks/dvc/forks.py).
 """
 
 import re

@@ -61,4 +61,4 @@ def test_a_python_without_ensurepip_says_itself_what_to_install(project: Path) -
 
 def test_a_python_that_is_not_there_or_too_old_is_named(project: Path) -> None:
     assert refused(project, "PYTHON=pythonx")[-1].startswith("error: pythonx not found; install Python 3.11")
-    assert refused(project, "PYTHON=false")[-1].startswith("error: Python 3.11 or newer is needed")
+    assert refused(project, "PYTHON=false")[-1].startswith("error: Python 3.11 to 3.14 is needed")
