@@ -34,7 +34,7 @@ from tasks.dvc.outcome import Fate, Outcome
 from tasks.dvc.places import check_places
 from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule, default_parallelism
-from tasks.runtime import audit, dataset, params, start_rows
+from tasks.runtime import audit, dataset, params, settings, start_rows
 from tasks.runtime.errors import Preempted, Stop, UsageError, explain, run
 from tasks.runtime.locks import try_lock
 from tasks.runtime.words import few
@@ -245,10 +245,15 @@ def main() -> None:
     parser.add_argument("-j", "--parallelism", type=int, metavar="N", help="stages at a time")
     parser.add_argument("--machines", action="store_true", help="train and evaluate on the machines of the pool of that name")
     given = parser.parse_args()
+    methods = given.methods and [name for word in given.methods for name in word.split(",") if name]
+    settings.need_project()
+    wanted = [*additions(Path.cwd(), methods, given.seeds), *(given.overrides or [])]
+    if wanted:
+        graph.overridden(Path.cwd(), wanted)  # what is wrong is told at once: a server takes seconds to start
     own_server.prepare()
     with runs.marked(Path.cwd()):
         state = pipeline(
-            given.methods and [name for word in given.methods for name in word.split(",") if name],
+            methods,
             given.seeds,
             given.overrides,
             given.parallelism,

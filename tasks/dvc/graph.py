@@ -125,15 +125,23 @@ def override(root: Path, overrides: Sequence[str]) -> bool:
         UsageError: not ``KEY=VALUE``, an unknown key, or images that are not there.
         ConfigError: a value that the project does not accept.
     """
+    text = overridden(root, overrides)
+    if text is None:
+        return False
+    params.write(text, root / params.PARAMS)
+    return True
+
+
+def overridden(root: Path, overrides: Sequence[str]) -> str | None:
+    """What ``override`` would write, and whether it would refuse; None where nothing changes."""
     path = root / params.PARAMS
     values, now = _overridden(path, overrides), params.load(path)
     if values == now:
-        return False
+        return None
     text = edited_yaml.edit(params.text(path), lambda document: edited_yaml.become(document, values))
     params.check(params.parse(text, path))
     check_images(root, values)
-    params.write(text, path)
-    return True
+    return text
 
 
 def _overridden(path: Path, overrides: Sequence[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from tasks.dvc.outcome import Fate, Outcome
 from tests.support import prefect_server as server
 from tests.support import tiny_graph as tiny
 from tests.support.processes import wait_for
+from tests.support.project import environment
 
 FLOW = "flows.pipeline"
 
@@ -70,6 +71,19 @@ def test_a_mistake_in_params_is_one_line_before_anything_runs(project: Path) -> 
     code, log = tiny.finish(project, FLOW)
     assert code == 4 and said(log)[-1].startswith("error: Is a directory (") and "Traceback" not in log
     assert not tiny.computed(project)
+
+
+def test_a_wrong_choice_is_told_before_a_server_starts(project: Path, tmp_path: Path) -> None:
+    env = environment(PREFECT_HOME=str(tmp_path / "home"), PYTHONPATH=server.prefect_environment()["PYTHONPATH"])
+    before = (project / "params.yaml").read_text()
+    for arguments, message in (
+        (("-m", "simclr,moko"), "params.yaml: run.methods: 'moko' is unknown; did you mean 'moco'?"),
+        (("-S", "train.epochz=2"), "did you mean 'epochs'?"),
+        (("-S", "train.epochs=-2"), "params.yaml: train.epochs must be"),
+    ):
+        code, log = tiny.finish(project, FLOW, *arguments, env=env)
+        assert code == 2 and message in said(log)[-1] and len(said(log)) == 1, log
+    assert (project / "params.yaml").read_text() == before and not (tmp_path / "home/prefect.db").exists()
 
 
 @pytest.mark.fault("F11")

@@ -108,6 +108,7 @@ class TableSource(FolderSource):
             raise DataError(
                 f"{where} holds no table: a .csv, .tsv or .jsonl at its top, {BELOW[0]} below it, or .parquet files"
                 + (f"; none of these is one: {few(map(repr, seen))}" if seen else "")
+                + "; for pictures in folders use data.source: folder"
             )
         found: dict[str, list[Row]] = {}
         of_none: dict[str, NamesNoFile] = {}

@@ -39,7 +39,8 @@ def open_source(config: DataConfig) -> Source:
     roles = roles_of([p.name for p in path.iterdir() if p.is_dir()], str(path)) if path.is_dir() else {}
     shards, beside = _shards(path, roles) if path.is_dir() else ([path], [])
     if not shards:
-        raise DataError(f"{path} holds no shards (.tar)" + (f"; not read: {few(map(repr, beside))}" if beside else ""))
+        unread = f"; not read: {few(map(repr, beside))}" if beside else ""
+        raise DataError(f"{path} holds no shards (.tar){unread}; for pictures in folders use data.source: folder")
     source = ShardSource({p.relative_to(path).as_posix() if p != path else p.name: p for p in shards}, path, roles)
     if beside:
         what = counted(len(beside), "folder or packed shard", "folders or packed shards")

@@ -526,7 +526,7 @@ def test_minus_one_among_named_classes_is_no_label() -> None:
 
 def test_shards_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no shards"):
+    with pytest.raises(DataError, match=r"holds no shards \(\.tar\); for pictures in folders use data\.source: folder"):
         open_source(config(tmp_path / "empty", "webdataset"))
     shard(tmp_path / "a/x.tar", sample(0) | {"0.json": b"[1"})
     with pytest.raises(DataError, match=r"x\.tar/0\.json is no text, or no JSON"):
