@@ -79,7 +79,7 @@ def test_a_wrong_choice_is_told_before_a_server_starts(project: Path, tmp_path: 
     for arguments, message in (
         (("-m", "simclr,moko"), "params.yaml: run.methods: 'moko' is unknown; did you mean 'moco'?"),
         (("-S", "train.epochz=2"), "did you mean 'epochs'?"),
-        (("-S", "train.epochs=-2"), "params.yaml: train.epochs must be"),
+        (("-S", "train.epochs=-2"), "params.yaml: train.epochs is -2; it must be a number of at least 0"),
     ):
         code, log = tiny.finish(project, FLOW, *arguments, env=env)
         assert code == 2 and message in said(log)[-1] and len(said(log)) == 1, log
