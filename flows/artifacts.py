@@ -4,6 +4,7 @@ While a stage runs there is a progress bar for it. A new champion is also an eve
 """
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,7 +23,7 @@ from prefect.runtime import flow_run
 from tasks import transfer, ui
 from tasks.columns import BESIDE_ITS_START, HEADLINES
 from tasks.leaderboard import BEST, title
-from tasks.results import load_results
+from tasks.results import load_results, up_to_date
 from tasks.runtime import files
 from tasks.runtime.errors import Stop
 from tasks.runtime.progress import Follower
@@ -115,12 +116,14 @@ def tasks(transfer: Path) -> list[dict[str, str]]:
     return rows
 
 
-def judged(root: Path) -> Verdict | None:
-    """What may be said of the results; None where there are none, or they cannot be read, which the stages say."""
+def judged(root: Path, out_of_date: Collection[str] = ()) -> Verdict | None:
+    """What may be said of the results of stages that are up to date; None where there are none, or they cannot be read, which
+    the stages say."""
     try:
-        return judge(load_results(root)[0])
+        results = up_to_date(load_results(root)[0], out_of_date)
     except Stop:
         return None
+    return judge(results) if results else None
 
 
 def said(verdict: Verdict | None) -> list[str]:

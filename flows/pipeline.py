@@ -149,7 +149,7 @@ def pipeline(
                 logger.info("%s", graph.save_experiment(root, flow_run.name, schedule.done()))
             if not schedule.stale and (linked := audit.unwatched(root / dataset.PREPARED)):
                 logger.info("%s", linked)
-            summary, verdict = schedule.summary(), artifacts.judged(root)
+            summary, verdict = schedule.summary(), artifacts.judged(root, schedule.out_of_date) if schedule.prepared else None
             artifacts.publish(root, summary, verdict, before)
     except Exception as error:  # a mistake or the environment: a line, where Prefect would log a traceback
         code, message = explain(error)
@@ -246,6 +246,8 @@ def main() -> None:
     parser.add_argument("--machines", action="store_true", help="train and evaluate on the machines of the pool of that name")
     given = parser.parse_args()
     methods = given.methods and [name for word in given.methods for name in word.split(",") if name]
+    if methods == []:
+        raise UsageError("-m names no method")
     settings.need_project()
     wanted = [*additions(Path.cwd(), methods, given.seeds), *(given.overrides or [])]
     if wanted:

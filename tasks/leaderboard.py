@@ -4,7 +4,7 @@
 """
 
 import html
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,9 @@ from ssl_core.evaluation.scores import Score
 from tasks import starts, transfer, tuned
 from tasks.cautions import verdict_text
 from tasks.columns import BESIDE_ITS_START, COLUMNS, FEW_LABELS, HEALTH, PRETEXT, VERDICT, safe_cell, table_scores
-from tasks.results import Result, Row, known, load_results
+from tasks.results import Result, Row, known, load_results, up_to_date
 from tasks.runtime import errors
-from tasks.runtime.words import markdown
+from tasks.runtime.words import few, markdown
 from tasks.tracking import registered
 from tasks.verdict import SEED_IMAGES, SEED_NOISE, SEED_SPREAD, Standing, Verdict, judge, sentences, worth_it
 
@@ -187,21 +187,33 @@ def supervised_note(results: Sequence[Result]) -> str:
     )
 
 
-def show(root: Path) -> None:
+def show(root: Path, out_of_date: Collection[str] = ()) -> None:
     """Print the table, what it says, what is missing, where the report is, how to load the best encoder, and last whether
-    training was worth it."""
+    training was worth it.
+
+    Args:
+        out_of_date: stages whose outputs are of other parameters or images than those of now: no row is made of them.
+    """
     results, missing = load_results(root)
+    current = up_to_date(results, out_of_date)
+    old = sorted({r.name for r in results if r.kept} - {r.name for r in current})
+    if old:
+        print(f"Not in this table, for they are out of date: {few(old)}; make run brings them up to date.")
+    if not current:
+        return
+    results = current
     verdict = judge(results)
     print("\n".join([to_text(verdict), "", *sentences(verdict)]).rstrip())
     if missing:
         print(f"not evaluated yet: {', '.join(missing)}")
     if (root / "reports/report.html").exists():
         print(f"report: {root / 'reports/report.html'}")
+    stands = "register" not in out_of_date
     if verdict.champion:
-        print(registered.how_to_load(root, verdict.champion.name, title(verdict)))
+        print(registered.how_to_load(root, verdict.champion.name, title(verdict), current=stands))
     elif example := example_encoder(verdict):
         by_method = "each encoder by the name of its method, for instance"
-        print(registered.how_to_load(root, example.name, by_method, example.method))
+        print(registered.how_to_load(root, example.name, by_method, example.method, current=stands))
     if verdict.instead:
         print(registered.how_to_load_folder(root, verdict.instead.name, instead_title(verdict)))
     several = transfer.load(root)
@@ -237,5 +249,16 @@ def title(verdict: Verdict) -> str:
     return "what training started from" + (", not to be used" if verdict.instead else "")
 
 
+def main() -> None:
+    """The command: what the results say that are up to date."""
+    from tasks.dvc import graph  # DVC, which the report does not need
+    from tasks.dvc.schedule import Schedule
+
+    out_of_date: Collection[str] = ()
+    if Path(".dvc").is_dir():
+        out_of_date = Schedule(graph.plan(Path.cwd())).out_of_date
+    show(Path(), out_of_date)
+
+
 if __name__ == "__main__":
-    errors.run(lambda: show(Path()))
+    errors.run(main)

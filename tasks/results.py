@@ -4,7 +4,7 @@ import csv
 import hashlib
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,12 @@ def load_results(root: Path) -> tuple[list[Result], list[str]]:
     tasks = params.run_config(params.load(root / params.PARAMS)).tasks
     first = load_scores(root, tasks[0]) if tasks and not known(found[0], "holdout_linear_top1") else found
     return first if first[0] else found
+
+
+def up_to_date(results: Sequence[Result], out_of_date: Collection[str]) -> list[Result]:
+    """Those whose stage is not among ``out_of_date``; further untrained encoders go with the row that they stand behind."""
+    gone = {r.method for r in results if r.kept and f"evaluate@{r.name}" in out_of_date}
+    return [r for r in results if f"evaluate@{r.name}" not in out_of_date and (r.kept or r.method not in gone)]
 
 
 def load_scores(root: Path, task: str | None = None) -> tuple[list[Result], list[str]]:

@@ -64,7 +64,7 @@ def main() -> None:
         if failure and "report" in schedule.chosen:
             print("What was scored so far, by this run or an earlier one:")
         try:
-            leaderboard.show(Path())
+            leaderboard.show(Path(), schedule.out_of_date)
         except Stop:
             if not failure:  # which is what to say
                 raise

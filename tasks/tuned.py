@@ -227,7 +227,7 @@ def sentences(tuning: Tuning) -> list[str]:
     ]
     if SCRATCH in tuning.rows:
         found.append("+ and -: clearly above or below the same network from scratch (paired, on the same labels and images).")
-    else:
+    elif all(not name.startswith(f"{SCRATCH}-") for name in tuning.missing):
         found.append(f"Without {SCRATCH} in run.finetune there is no start from scratch to compare with.")
     if tuning.edges:
         found.append(f"A rate at the edge of finetune.lr was chosen for {', '.join(tuning.edges)}.")

@@ -1,6 +1,7 @@
 """Which stage may start now, which never will, and what became of each; for ``make run`` and the Prefect flow alike."""
 
 import math
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -38,6 +39,7 @@ class Schedule:
         self.expected: Mapping[str, float] = {}
         """Seconds that trainings will take, where that is known."""
         self._started: set[str] = set()
+        self._ended: dict[str, float] = {}
         self._depth: dict[str, int] = {}
         for s in stages:
             self._depth[s.name] = 1 + max((self._depth[name] for name in s.after), default=0)
@@ -51,7 +53,7 @@ class Schedule:
         for name in self.chosen:  # in the plan's order: a stage after those it depends on
             reason = self._obstacle(self.stages[name]) if self._waits(name) else None
             if reason:
-                self.outcomes[name] = Outcome(0, Fate.NOT_RUN, reason)
+                self.finished(name, Outcome(0, Fate.NOT_RUN, reason))
         waiting = [name for name in self.chosen if self._waits(name)]
         waiting.sort(key=lambda n: (not self._prepares(n), -self._depth[n], -self.expected.get(n, math.inf)))
         chosen = waiting[: max(0, limit)]
@@ -65,8 +67,8 @@ class Schedule:
         return all(name in self.outcomes for name in self.chosen)
 
     def finished(self, name: str, outcome: Outcome) -> None:
-        """Note how a started stage ended."""
-        self.outcomes[name] = outcome
+        """Note how a started stage ended, or why one will not start."""
+        self.outcomes[name], self._ended[name] = outcome, time.time()
 
     def done(self) -> list[PlannedStage]:
         """The chosen stages that are up to date now."""
@@ -76,6 +78,11 @@ class Schedule:
     def stale(self) -> bool:
         """Whether anything in the whole plan is out of date."""
         return any(stage.stale for stage in self.stages.values())
+
+    @property
+    def out_of_date(self) -> set[str]:
+        """The stages of the whole plan whose outputs, if there are any, are not those of what is there now."""
+        return {name for name in self.stages if not self._good(name)}
 
     @property
     def to_run(self) -> int:
@@ -178,11 +185,15 @@ class Schedule:
         return None
 
     def _remove_old_rows(self, stage: PlannedStage) -> None:
-        """A method that failed now must not appear in a report with the outputs of an earlier run."""
+        """A method that failed now must not appear in a report with the outputs of an earlier run.
+
+        What has come since is of another run in this workspace, which goes on with it.
+        """
         for name in stage.after:
             if name in self.outcomes and not self.outcomes[name].how.good:
                 for out in self.stages[name].outs:
-                    files.remove(out)
+                    if out.exists() and out.stat().st_ctime <= self._ended[name]:
+                        files.remove(out)
 
 
 def default_parallelism(root: Path) -> int:

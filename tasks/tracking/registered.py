@@ -146,11 +146,11 @@ def ensure(root: Path, tell: Callable[[str], None], whole: bool = False) -> Stop
         return failure
 
 
-def how_to_load(root: Path, best: str, title: str = "best encoder", alias: str = CHAMPION) -> str:
+def how_to_load(root: Path, best: str, title: str = "best encoder", alias: str = CHAMPION, current: bool = True) -> str:
     """What a terminal says of the encoder ``best``: the lines that load it by ``alias`` from any directory, if they would work
-    now."""
+    now; not ``current``, what is registered is of an earlier run."""
     try:
-        wanted, reason = load(root), fault(root)
+        wanted, reason = (load(root), fault(root)) if current else (None, None)
     except Stop as error:
         wanted, reason = None, str(error)
     if wanted and not reason and CHAMPION not in wanted.aliases and alias == CHAMPION and best in wanted.packages:

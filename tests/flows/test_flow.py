@@ -78,6 +78,7 @@ def test_a_wrong_choice_is_told_before_a_server_starts(project: Path, tmp_path: 
     before = (project / "params.yaml").read_text()
     for arguments, message in (
         (("-m", "simclr,moko"), "params.yaml: run.methods: 'moko' is unknown; did you mean 'moco'?"),
+        (("-m", ","), "-m names no method"),
         (("-S", "train.epochz=2"), "did you mean 'epochs'?"),
         (("-S", "train.epochs=-2"), "params.yaml: train.epochs is -2; it must be a number of at least 0"),
     ):

@@ -187,6 +187,21 @@ def test_the_terminal_shows_table_report_and_how_to_load(project, capsys):
     assert max(len(line) for line in shown.splitlines()[:8]) <= 120
 
 
+def test_what_is_out_of_date_is_in_no_table_and_what_is_registered_of_it_is_not_loaded(project, capsys):
+    results = load_results(project)[0]
+    best = champion(results).name
+    others = {f"evaluate@{r.name}" for r in results if r.kept and r.name != best and not r.is_baseline}
+    leaderboard.show(project, {*others, "report", "register"})
+    first, *shown = capsys.readouterr().out.splitlines()
+    assert first.startswith("Not in this table, for they are out of date: ") and best not in first
+    assert [
+        method for line in shown for method in ("simclr", "byol", "rotation", "jigsaw") if line.startswith(f"{method}   ")
+    ] == [best.partition("-")[0]]
+    assert f"{best}, in out/encoders/{best}; not registered yet, make run does" in "\n".join(shown)
+    leaderboard.show(project, {f"evaluate@{r.name}" for r in results})
+    assert capsys.readouterr().out.count("\n") == 1
+
+
 def test_a_damaged_metrics_file_is_an_integrity_error(tmp_path):
     write_project(tmp_path, methods=("simclr",), num_test=20)
     (tmp_path / "out/metrics/simclr-0.json").write_text(json.dumps({"a": 1})[:-1])

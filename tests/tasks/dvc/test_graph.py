@@ -1,5 +1,6 @@
 """Plan, run, fail, kill and stop: real git and DVC, stages of no work."""
 
+import dataclasses
 import difflib
 import os
 import re
@@ -17,6 +18,7 @@ import yaml
 
 from ssl_core.config import ConfigError, MissingKey
 from tasks.dvc import graph, lock_files
+from tasks.dvc.outcome import Fate, Outcome
 from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule
 from tasks.runtime import params
@@ -167,6 +169,26 @@ def test_one_method_fails_and_the_others_go_on(project: Path) -> None:
     assert bring_up(project).failed == []
     assert (project / "reports/leaderboard.csv").read_text() == "method,seed\nbyol-0.json,0\nsimclr-0.json,0\n"
     assert tiny.computed(project).count("pretrain@simclr-0") == 1 and tiny.is_clean(project)
+
+
+def test_what_another_run_made_since_a_stage_failed_is_not_removed(project: Path) -> None:
+    old = project / "out/encoders/simclr-0"
+    for made_since in (False, True):
+        schedule = Schedule([dataclasses.replace(stage, stale=True) for stage in graph.plan(project)])
+        while not schedule.outcomes.get("evaluate@simclr-0"):
+            for stage in schedule.ready(1):
+                how = Fate.FAILED if stage.name == "pretrain@simclr-0" else Fate.RAN
+                schedule.finished(stage.name, Outcome(0, how, ""))
+        if made_since:
+            time.sleep(0.1)
+            old.rename(project / "made")
+            (project / "made").rename(old)
+        assert {"pretrain@simclr-0", "evaluate@simclr-0", "report"} <= schedule.out_of_date and old.exists()
+        while not schedule.over():
+            for stage in schedule.ready(1):
+                schedule.finished(stage.name, Outcome(0, Fate.RAN, ""))
+        assert old.exists() == made_since
+        old.mkdir(exist_ok=True)
 
 
 @pytest.mark.parametrize("victim", ["stage", "dvc"])
