@@ -82,7 +82,8 @@ class Schedule:
     @property
     def out_of_date(self) -> set[str]:
         """The stages of the whole plan whose outputs, if there are any, are not those of what is there now."""
-        return {name for name in self.stages if not self._good(name)}
+        outcomes = self.outcomes
+        return {name for name, s in self.stages.items() if (not outcomes[name].how.good if name in outcomes else s.stale)}
 
     @property
     def to_run(self) -> int:
