@@ -1,6 +1,7 @@
 """Which stage may start now, which never will, and what became of each; for ``make run`` and the Prefect flow alike."""
 
 import math
+import os
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -193,7 +194,7 @@ class Schedule:
         for name in stage.after:
             if name in self.outcomes and not self.outcomes[name].how.good:
                 for out in self.stages[name].outs:
-                    if out.exists() and out.stat().st_ctime <= self._ended[name]:
+                    if os.path.lexists(out) and out.lstat().st_ctime <= self._ended[name]:
                         files.remove(out)
 
 
