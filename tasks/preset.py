@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ssl_core.config import unknown_name
 from tasks.runtime import params, settings
 from tasks.runtime.edited_yaml import edit, written_like
 from tasks.runtime.errors import UsageError, run
@@ -112,9 +113,11 @@ def main() -> None:
     """Take back, merge, check, write."""
     settings.need_project()
     names = [NONE, *sorted(p.stem for p in PRESETS.glob("*.yaml"))]
-    if len(sys.argv) != 2 or sys.argv[1] not in names:
+    if len(sys.argv) != 2:
         raise UsageError(f"usage: make preset P=NAME, with NAME one of {', '.join(names)}")
     name = sys.argv[1]
+    if name not in names:
+        raise UsageError(unknown_name(f"preset {name!r}", name, names))
     values = {} if name == NONE else params.read(PRESETS / f"{name}.yaml")
     present = params.text()
     params.parse(present, params.PARAMS)

@@ -41,11 +41,12 @@ def test_a_method_is_switched_on_by_removing_its_comment_sign_also_after_a_prese
     assert set(params.load(file)["run"]["methods"]) == {*METHODS, *BASELINES}
 
 
-def test_an_unknown_preset_lists_those_there_are(tmp_path: Path) -> None:
+def test_an_unknown_preset_names_the_nearest_or_all_there_are(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "p")
     before = (project / "params.yaml").read_bytes()
-    result = command(project, "tasks.preset", "tinny")
-    assert result.returncode == 2 and "tiny" in result.stderr and "Traceback" not in result.stderr
+    for name, said in (("tinny", "did you mean 'tiny'?"), ("zzz", "known: none, cifar10,")):
+        result = command(project, "tasks.preset", name)
+        assert result.returncode == 2 and f"error: preset '{name}' is unknown; {said}" in result.stderr
     assert (project / "params.yaml").read_bytes() == before
 
 
