@@ -20,14 +20,15 @@ GARBAGE = (50_000, 20, 20)
 """How seldom a command looks for garbage. The libraries make half a million objects that stay; Python by itself looks through
 them several times while it imports them, which takes a tenth of that time."""
 
-if sys.argv[:1] == ["-m"]:  # a command
+is_command = sys.argv[:1] == ["-m"]
+if importlib.util.find_spec("safetensors") is None:  # in a Python of the system
+    lacking = "this Python lacks the project's packages. In its folder: . .venv/bin/activate (make run makes it)"
+    if not is_command:
+        raise ImportError(lacking)
+    print(f"error: {lacking}", file=sys.stderr)
+    sys.exit(4)
+if is_command:
     gc.set_threshold(*GARBAGE)
-    if importlib.util.find_spec("safetensors") is None:  # in a Python of the system
-        print(
-            "error: this Python lacks the project's packages. In its folder: . .venv/bin/activate (make run makes it)",
-            file=sys.stderr,
-        )
-        sys.exit(4)
 
 # Threads that wait for each other sleep instead of spinning; on a shared machine spinning was measured to slow a
 # two-thread training three to eight times. OpenMP reads this once, before torch is imported.

@@ -256,3 +256,9 @@ def test_a_python_without_the_packages_is_told_of_the_one_that_has_them(module: 
     """As when a line of the terminal's advice is pasted into a shell in which nothing is activated."""
     done = subprocess.run([sys.executable, "-S", "-m", module], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 4 and ". .venv/bin/activate" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_the_lines_that_load_an_encoder_name_the_python_that_has_the_packages(tmp_path: Path) -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tasks.encoder import load"
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1].endswith(". .venv/bin/activate (make run makes it)"), done.stderr
