@@ -23,7 +23,7 @@ $(READY): requirements.lock
 	@$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) could not make $(VENV), for the reason above"; exit 4; }
 	@echo "Installing the pinned dependencies into $(VENV) (2 to 5 minutes, about 6 GB with the GPU libraries) ..."
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --require-hashes -r requirements.lock
-	@$(VENV)/bin/python -m compileall -q -j 0 -x '/tests/|/transformers/models/' $(VENV)/lib >/dev/null || true # on all cores; pip would do it on one
+	@$(VENV)/bin/python -m compileall -q -j 0 -x '/tests/|/transformers/models/' $(VENV)/lib >/dev/null || true # what is used, on all cores; pip would do it on one
 	@touch $@
 
 run: $(READY) ## the whole pipeline (dvc repro, as many stages at a time as the cores carry); again: only what changed

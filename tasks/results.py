@@ -55,6 +55,11 @@ class Result:
         return f"{self.method}-{self.seed}"
 
     @property
+    def stage(self) -> str:
+        """The stage that scored it, as dvc.yaml calls it."""
+        return f"evaluate_task@{self.task}-{self.name}" if self.task else f"evaluate@{self.name}"
+
+    @property
     def file(self) -> str:
         """Where its scores, predictions and features are, in the folder of each: ``simclr-0`` or ``TASK/simclr-0``."""
         return _file(self.name, self.task)
@@ -141,8 +146,8 @@ def load_results(root: Path) -> tuple[list[Result], list[str]]:
 
 def up_to_date(results: Sequence[Result], out_of_date: Collection[str]) -> list[Result]:
     """Those whose stage is not among ``out_of_date``; further untrained encoders go with the row that they stand behind."""
-    gone = {r.method for r in results if r.kept and f"evaluate@{r.name}" in out_of_date}
-    return [r for r in results if f"evaluate@{r.name}" not in out_of_date and (r.kept or r.method not in gone)]
+    gone = {r.method for r in results if r.kept and r.stage in out_of_date}
+    return [r for r in results if r.stage not in out_of_date and (r.kept or r.method not in gone)]
 
 
 def load_scores(root: Path, task: str | None = None) -> tuple[list[Result], list[str]]:

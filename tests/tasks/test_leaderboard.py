@@ -11,7 +11,7 @@ from tasks import leaderboard
 from tasks.choice import champion
 from tasks.columns import BESIDE_ITS_START, COLUMNS, HEALTH, VERDICT
 from tasks.leaderboard import duration, percent, safe_cell
-from tasks.results import Result, load_results, ranked
+from tasks.results import Result, load_results, ranked, up_to_date
 from tasks.runtime.errors import IntegrityError
 from tasks.trainings import read_cost
 from tasks.verdict import Standing, judge
@@ -200,6 +200,14 @@ def test_what_is_out_of_date_is_in_no_table_and_what_is_registered_of_it_is_not_
     assert f"{best}, in out/encoders/{best}; not registered yet, make run does" in "\n".join(shown)
     leaderboard.show(project, {f"evaluate@{r.name}" for r in results})
     assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_a_row_of_a_task_is_as_old_as_the_stage_of_that_task(project):
+    here = load_results(project)[0]
+    there = [dataclasses.replace(r, task="tiles") for r in here]
+    stale = {f"evaluate_task@tiles-{r.name}" for r in here if r.method == "simclr"}
+    assert stale and up_to_date(here, stale) == here
+    assert {r.method for r in there} - {r.method for r in up_to_date(there, stale)} == {"simclr"}
 
 
 def test_a_damaged_metrics_file_is_an_integrity_error(tmp_path):

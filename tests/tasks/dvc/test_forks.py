@@ -241,7 +241,7 @@ def test_a_stage_that_is_interrupted_as_it_starts_does_not_run(project: Path, ru
 
 
 def interrupted(runner: Runner) -> bool:
-    """Interrupt what the runner has started; False between two tries, while DVC's lock is that of the stage before."""
+    """Interrupt what the runner has started; False where nothing of it runs at the moment."""
     for process in tuple(runner._live):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGINT)
