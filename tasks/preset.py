@@ -90,6 +90,14 @@ def items(text: str, key: str) -> str:
     return found[1] if found else ""
 
 
+def where_they_are(values: Mapping[str, Any], present: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``values`` with the present ``data.path`` where the images come from the source of ``values`` already: it is the user's."""
+    new, now = values.get("data", {}), present.get("data")
+    if "path" not in new or not isinstance(now, dict) or any(new[k] != now.get(k) for k in ("source", "name") if k in new):
+        return values
+    return {**values, "data": {**new, "path": now.get("path")}}
+
+
 def apply(text: str, name: str, values: Mapping[str, Any]) -> tuple[str, Changes, list[str]]:
     """params.yaml with the preset ``name`` instead of an earlier one; what it replaced, and what of the earlier one stays."""
     content, earlier = split(text)
@@ -120,7 +128,7 @@ def main() -> None:
         raise UsageError(unknown_name(f"preset {name!r}", name, names))
     values = {} if name == NONE else params.read(PRESETS / f"{name}.yaml")
     present = params.text()
-    params.parse(present, params.PARAMS)
+    values = where_they_are(values, params.parse(present, params.PARAMS))
     text, changes, kept = apply(present, name, values)
     params.check(params.parse(text, params.PARAMS))
     params.write(text)

@@ -99,6 +99,21 @@ def test_what_the_user_changed_stays_and_is_named(tmp_path: Path) -> None:
     assert values(project) == mine
 
 
+def test_a_preset_for_folders_keeps_the_folder_of_the_user(tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "p")
+    file = project / "params.yaml"
+    shipped = file.read_text()
+    for mine in (shipped, shipped.replace("path: data/sample", "path: mine").replace("source: sample", "source: folder")):
+        file.write_text(mine)
+        assert command(project, "tasks.preset", "folder-64px").returncode == 0
+        file.write_text(file.read_text().replace("path: images", "path: mine"))
+        said = command(project, "tasks.preset", "folder-64px").stdout
+        data = values(project)["data"]
+        assert (data["source"], data["path"], data["image_size"]) == ("folder", "mine", 64) and "data.path is" not in said
+    assert command(project, "tasks.preset", "none").returncode == 0
+    assert values(project) == params.parse(mine, params.PARAMS)
+
+
 def test_a_damaged_mark_is_one_line_and_changes_nothing(tmp_path: Path) -> None:
     text = (ROOT / "params.yaml").read_text() + preset.MARK + "tiny {oh"
     with pytest.raises(UsageError, match="remove it to keep all values"):
