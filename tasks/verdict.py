@@ -76,6 +76,11 @@ class Verdict:
         """The baselines that need neither training nor labels."""
         return [row for row in self.rows if row.is_free]
 
+    @property
+    def shelf(self) -> list[Row]:
+        """Those that are encoders off the shelf."""
+        return [row for row in self.free if "start_sha256" in row.best.metrics.protocol]
+
     @cached_property
     def budgets(self) -> list[Budget]:
         """Whether training was worth it, for each budget of labels."""
@@ -95,8 +100,7 @@ class Verdict:
     def instead(self) -> Result | None:
         """An encoder off the shelf that the champion is not above by the score that chooses, and that costs no training."""
         own = next((row for row in self.rows if self.champion and row.method == self.champion.method), None)
-        shelf = [row for row in self.free if row is not own and "start_sha256" in row.best.metrics.protocol]
-        first = max(shelf, key=lambda row: row.place, default=None)
+        first = max((row for row in self.shelf if row is not own), key=lambda row: row.place, default=None)
         return first.best if first and own and first.place >= own.place else None
 
     @property
@@ -171,7 +175,8 @@ def worth_it(verdict: Verdict) -> list[str]:
     if verdict.best is None or verdict.row is None:
         return []
     if verdict.budgets:
-        return [text for text in (worth.answer(verdict.budgets), worth.check(verdict.budgets)) if text]
+        said = worth.answer(verdict.budgets), worth.check(verdict.budgets), "" if verdict.shelf else worth.NOTHING_OFF_THE_SHELF
+        return [text for text in said if text]
     known = verdict.row.mean("holdout_linear_top1") is not None
     few = verdict.best.few
     return [] if known else [few_labels.sentence(few), worth.without_labels(few.labels if few else 0)]

@@ -231,6 +231,9 @@ def check(found: Sequence[Budget]) -> str:
     return f"Decided on held-out training labels, then checked on the test images, once: {_listed(numbers)}." if tested else ""
 
 
+NOTHING_OFF_THE_SHELF = "Features off the shelf were not compared: pretrained in run.methods adds those of an ImageNet encoder."
+
+
 def without_labels(labels: int = 0) -> str:
     """What can be said where there is no label, or a few that chose."""
     begins = f"{labels} labels do not tell" if labels else "Without labels nothing tells"

@@ -46,7 +46,8 @@ def row(
     metrics = metrics_of(
         method, seed, **numbers, linear_top1=tested[2] / IMAGES, knn_top1=0.5, holdout_linear_top1=right[2] / IMAGES
     )
-    metrics = dataclasses.replace(metrics, protocol={"train_labels": 10_000})
+    start = {"start_sha256": "0" * 64} if method == "pretrained" else {}
+    metrics = dataclasses.replace(metrics, protocol={"train_labels": 10_000} | start)
     return Result(metrics, right={"linear": images(tested[2]), "knn": images(500)}, judged=Judged(held_out, few))
 
 
@@ -94,13 +95,14 @@ def test_an_open_question_names_the_labels_that_would_settle_it() -> None:
 
 
 def test_equals_are_told_by_no_number_of_labels() -> None:
-    said, checked = worth_it(judge([row("simclr", (500, 600, 700)), row("raw_pixels", (500, 600, 700))]))
+    said, checked, other = worth_it(judge([row("simclr", (500, 600, 700)), row("raw_pixels", (500, 600, 700))]))
     assert said.startswith(
         "Whether training on your images is worth it cannot be told by 1,000 held-out labels: 0.0 points (0.0 to 0.0)"
     )
     assert "with all labels, all against raw pixels; " in said
     assert said.endswith("as far as any reasonable number of labels could tell, they are equally good.")
     assert checked.count("the same: cannot be told") == 3
+    assert other == "Features off the shelf were not compared: pretrained in run.methods adds those of an ImageNet encoder."
 
 
 @pytest.mark.parametrize(
@@ -117,14 +119,14 @@ def test_very_few_held_out_images_promise_nothing(right: tuple[int, int]) -> Non
     for result, count in zip((first, second), right, strict=True):
         result.judged.held_out.clear()  # type: ignore[attr-defined]
         result.judged.held_out["linear"] = np.arange(3) < count  # type: ignore[index]
-    said, _ = worth_it(judge([first, second]))
+    said, *_ = worth_it(judge([first, second]))
     assert "cannot be told by 3 held-out labels: " in said
     assert said.endswith("; so few do not say how many would; about 310 tell a difference of 5 points.")
 
 
 def test_the_answer_may_differ_from_budget_to_budget_and_on_the_test() -> None:
     results = [row("simclr", (600, 600, 700), test=(500, 650, 800)), row("raw_pixels", (500, 600, 800), test=(510, 600, 790))]
-    said, checked = worth_it(judge(results))
+    said, checked, *_ = worth_it(judge(results))
     assert said.startswith("Training on your images is worth it with 1 % of the labels: +10.1 points (")
     assert "; it is not worth it with all labels, use raw pixels: −10.0 points (" in said
     assert "; it cannot be told with 10 % of the labels by 1,000 held-out labels: " in said
@@ -132,7 +134,7 @@ def test_the_answer_may_differ_from_budget_to_budget_and_on_the_test() -> None:
 
 
 def test_budgets_with_one_answer_are_named_together() -> None:
-    said, _ = worth_it(judge([row("simclr", (600, 700, 700)), row("raw_pixels", (500, 600, 800))]))
+    said, *_ = worth_it(judge([row("simclr", (600, 700, 700)), row("raw_pixels", (500, 600, 800))]))
     assert said.startswith("Training on your images is worth it with 1 % and 10 % of the labels: +10.1 points (")
     assert " over raw pixels; it is not worth it with all labels, use raw pixels: −10.0 points (" in said
     assert said.endswith(" against raw pixels.")
@@ -177,8 +179,9 @@ def test_the_stored_predictions_are_read_back_and_damage_is_named(tmp_path) -> N
 def test_the_terminal_ends_with_the_answer(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     project = write_project(tmp_path / "p", methods=("simclr", "raw_pixels", "random_init"), num_test=300)
     leaderboard.show(project)
-    *_, said, checked = capsys.readouterr().out.splitlines()
+    *_, said, checked, other = capsys.readouterr().out.splitlines()
     assert said.startswith("Training on your images is worth it") and checked.startswith("Decided on held-out")
+    assert other.startswith("Features off the shelf were not compared")
 
 
 def test_of_few_images_a_budget_whose_choices_leave_none_to_ask_is_no_budget() -> None:
