@@ -14,10 +14,13 @@ def edit(text: str, change: Callable[[Any], None]) -> str:
     Raises:
         UsageError: it is none.
     """
-    from ruamel.yaml import YAML
+    from ruamel.yaml import YAML, RoundTripRepresenter
     from ruamel.yaml.error import YAMLError
 
     yaml = YAML()
+    yaml.Representer = type(
+        "Plain", (RoundTripRepresenter,), {}
+    )  # else all of this process would write so, DVC its dvc.lock too
     yaml.preserve_quotes = True
     yaml.width = 200
     yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils.serialize import dumps_yaml
 
 from ssl_core.config import ConfigError, MissingKey
 from tasks.dvc import graph, lock_files
@@ -351,6 +352,7 @@ def test_an_override_touches_no_line_but_its_own(tmp_path: Path) -> None:
     assert sum(line.startswith("-") for line in changed) == 2, changed  # the values of images and seeds
     assert sorted(line.split("#")[0].split()[1] for line in changed if line.startswith("+")) == ["-", "images:", "seeds:"]
     assert params.load(tmp_path / "params.yaml")["run"]["methods"][-1] == "dino"
+    assert dumps_yaml({"name": None, "lr": 1e-6}) == "name:\nlr: 1e-06\n", "dvc.lock, by this process too, is as DVC writes it"
 
 
 def listed(project: Path, *more: str) -> list[str]:
