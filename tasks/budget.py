@@ -77,20 +77,18 @@ def measure(
             torch.cuda.synchronize()
         return clock()
 
-    step = statistics.median(_step_seconds(trainer, now, enough))
-    started = now()
+    look, steps = _seconds(trainer, now, enough)
+    step, started = statistics.median(steps), now()
     trainer.method.before_epoch(trainer.epochs, trainer.embed)
     between = now() - started
-    trainer.health(trainer.method.exported)
-    look = now() - started - between
     images, turns = trainer.steps * chosen.train.batch_size, sum(map(trainer.epoch_work_is_due, range(trainer.steps)))
     per_image = step / chosen.train.batch_size + between * turns / images + look / trainer.row_epochs / len(trainer.images)
     return Cost(per_image / chosen.train.processes, images, peak_memory(device))
 
 
-def _step_seconds(trainer: Trainer, now: Callable[[], float], enough: float) -> list[float]:
-    """Seconds of each timed step; of a training that is over sooner, those of its last step."""
-    times = [now()]
+def _seconds(trainer: Trainer, now: Callable[[], float], enough: float) -> tuple[float, list[float]]:
+    """Seconds of a look at the health, and of each timed step; of a training that is over sooner, those of its last step."""
+    times, looks = [now()], []
 
     def on_step(position: Position) -> None:
         times.append(now())
@@ -99,9 +97,9 @@ def _step_seconds(trainer: Trainer, now: Callable[[], float], enough: float) -> 
             raise _Enough
 
     with contextlib.suppress(_Enough):
-        trainer.run(on_step)
+        trainer.run(on_step, lambda row: looks.append(now()))
     gaps = [after - before for before, after in pairwise(times)]
-    return gaps[WARM:] or gaps[-1:]
+    return looks[0] - times[0], gaps[WARM:] or gaps[-1:]
 
 
 def three_digits(value: float) -> float:

@@ -2,13 +2,13 @@
 
 import json
 import statistics
-import subprocess
-import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.dvc.outcome import Fate
+from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule
 from tasks.pretrain.fitting import fit
 from tasks.runtime import dataset, files, params
@@ -79,15 +79,19 @@ class Forecast:
         )
 
 
-def make(root: Path, schedule: Schedule, jobs: int, say: Callable[[list[str]], None]) -> Forecast | None:
+def make(
+    runner: Runner, schedule: Schedule, jobs: int, pool: ThreadPoolExecutor, say: Callable[[list[str]], None]
+) -> Forecast | None:
     """Measure some steps of each method that is to be trained, as many at a time as there will be trainings.
 
     Args:
+        pool: waits for what measures.
         say: shows lines; a minute can pass before there are more.
 
     Returns:
         None where the trainings are short, or nothing could be measured: a training says itself what is wrong with it.
     """
+    root = runner.root
     values = params.load(root / params.PARAMS)
     stale = [s.parts for name in schedule.chosen if (s := schedule.stages[name]).parts.group == "pretrain" and s.stale]
     meta = root / dataset.PREPARED / "meta.json"
@@ -102,7 +106,7 @@ def make(root: Path, schedule: Schedule, jobs: int, say: Callable[[list[str]], N
     methods = [m for m in dict.fromkeys(training.method for training in stale) if m]
     trained = [m for m in methods if params.method_params(values, m).train.trains]
     say([f"measuring some steps of {counted(len(trained), 'method', 'methods')}, to say how long this will take ..."])
-    costs = _measured(root, trained, jobs)
+    costs = _measured(runner, trained, jobs, pool)
     if not costs:
         return None
     seconds = {name: cost["per_image"] * cost["images"] for name, cost in costs.items()}
@@ -111,22 +115,13 @@ def make(root: Path, schedule: Schedule, jobs: int, say: Callable[[list[str]], N
     return Forecast(tuple(t for t in stale if t.method in seconds), seconds, memory, jobs, published)
 
 
-def _measured(root: Path, methods: Sequence[str], jobs: int) -> dict[str, dict[str, float]]:
+def _measured(runner: Runner, methods: Sequence[str], jobs: int, pool: ThreadPoolExecutor) -> dict[str, dict[str, float]]:
     """What ``python -m tasks.budget --measure`` finds, in the order of ``methods``; those that fail are left out."""
-    groups: list[Collection[str]] = [methods[start::jobs] for start in range(jobs)]
-    command = [sys.executable, "-m", "tasks.budget", "--measure"]
-    started = [
-        subprocess.Popen([*command, *group], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        for group in groups
-        if group
-    ]
+    groups = [methods[start::jobs] for start in range(min(jobs, len(methods)))]
     found = {}
-    try:
-        for process in started:
-            for line in process.communicate()[0].splitlines():
+    for lines in pool.map(lambda group: runner.ask("tasks.budget", "--measure", *group), groups):
+        for line in lines:
+            if line.startswith("{"):  # the others say what was not measured
                 cost = json.loads(line)
                 found[cost.pop("method")] = cost
-    finally:  # stopped while they measure
-        for process in started:
-            process.kill()
     return {name: found[name] for name in methods if name in found}

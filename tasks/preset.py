@@ -91,7 +91,7 @@ def items(text: str, key: str) -> str:
 
 
 def where_they_are(values: Mapping[str, Any], present: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``values`` with the present ``data.path`` where the images come from the source of ``values`` already: it is the user's."""
+    """``values`` with the present ``data.path``, the user's, where the images come from the source of ``values`` already."""
     new, now = values.get("data", {}), present.get("data")
     if "path" not in new or not isinstance(now, dict) or any(new[k] != now.get(k) for k in ("source", "name") if k in new):
         return values

@@ -127,7 +127,7 @@ def _work(schedule: Schedule, runner: Runner, jobs: int, pool: ThreadPoolExecuto
     with Screen(runner.root, len(schedule.chosen)) as screen:
         while not schedule.over():
             if not asked and "prepare" in schedule.outcomes and schedule.outcomes["prepare"].how.good:
-                expected, asked = forecast.make(runner.root, schedule, jobs, screen.say), True
+                expected, asked = forecast.make(runner, schedule, jobs, pool, screen.say), True
                 if expected:
                     schedule.expected = expected.by_stage()
                     screen.say(expected.lines())

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -79,17 +80,18 @@ class Forks:
                 start_new_session=True,  # a Ctrl-C is the run's
             )
 
-    def dvc(self, arguments: Sequence[str], log: IO[bytes]) -> Fork | None:
-        """``dvc ARGUMENTS`` in a session of its own, which writes into ``log``; None when the server does not answer."""
+    def start(self, module: str, arguments: Sequence[str], log: IO[bytes]) -> Fork | None:
+        """``python -m MODULE ARGUMENTS`` in a session of its own, which writes into ``log``; None when the server does not
+        answer. The module is ``dvc`` or one of this project."""
         status, theirs = os.pipe()
         with contextlib.suppress(OSError), self._lock:
             try:
-                socket.send_fds(self._channel, [json.dumps(arguments).encode()], [log.fileno(), theirs])
+                socket.send_fds(self._channel, [json.dumps([module, *arguments]).encode()], [log.fileno(), theirs])
             finally:
                 os.close(theirs)
             if select.select([status], [], [], ANSWER_SECONDS)[0] and (pid := os.read(status, 4)):
                 return Fork(int.from_bytes(pid), status)
-        os.close(status)  # which ends a dvc that is forked after all
+        os.close(status)  # which ends what is forked after all
         return None
 
     def close(self) -> None:
@@ -103,7 +105,7 @@ class Forks:
 
 
 def serve(channel: socket.socket) -> None:
-    """Fork a ``dvc`` for each request; between them import what is left to import. Returns when the run is gone."""
+    """Fork a process for each request; between them import what is left to import. Returns when the run is gone."""
     _show("-m", "tasks.dvc.forks")  # where that is impossible, this ends, and the run starts a new Python for each
     signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPT)  # until a fork can answer
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background of a script ignores it
@@ -126,7 +128,7 @@ def serve(channel: socket.socket) -> None:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 for number in (channel.detach(), ended, end):
                     os.close(number)
-                _become_dvc(json.loads(request), *numbers)
+                _become(*json.loads(request), log=numbers[0], status=numbers[1])
             for number in numbers:
                 os.close(number)
         elif left and not ready:
@@ -143,9 +145,9 @@ def _reap() -> None:
             continue
 
 
-def _become_dvc(arguments: list[str], log: int, status: int) -> NoReturn:
+def _become(module: str, *arguments: str, log: int, status: int) -> NoReturn:
     os.setsid()
-    _show("-m", "dvc", *arguments)
+    _show("-m", module, *arguments)
     try:
         os.write(status, os.getpid().to_bytes(4))
     except OSError:  # the run has not waited
@@ -153,11 +155,12 @@ def _become_dvc(arguments: list[str], log: int, status: int) -> NoReturn:
     for stream in (1, 2):
         os.dup2(log, stream)
     os.close(log)
-    sys.argv = ["dvc", *arguments]
-    _run_to_the_end(lambda: _dvc(arguments, status), lambda code: os.write(status, bytes([code])))
+    sys.argv = [module, *arguments]
+    main = partial(_dvc, arguments, status) if module == "dvc" else partial(_run_module, module)
+    _run_to_the_end(main, lambda code: os.write(status, bytes([code])))
 
 
-def _dvc(arguments: list[str], status: int) -> int:
+def _dvc(arguments: Sequence[str], status: int) -> int:
     import tqdm
     from dvc import cli
     from dvc.stage import run
@@ -187,7 +190,7 @@ def _dvc(arguments: list[str], status: int) -> int:
             raise run.StageCmdFailedError(command, code)
 
     run._run = in_a_fork
-    return int(cli.main(arguments))
+    return int(cli.main(list(arguments)))
 
 
 def _become_stage(module: str, arguments: list[str], environment: Mapping[str, str]) -> NoReturn:
@@ -195,10 +198,15 @@ def _become_stage(module: str, arguments: list[str], environment: Mapping[str, s
     _show("-m", module, *arguments)
     os.environ.clear()
     os.environ.update(environment)
+    sys.argv = ["-m", *arguments]  # as it is while Python looks for the module
+    _run_to_the_end(partial(_run_module, module))
+
+
+def _run_module(module: str) -> int:
     for name in [name for name in sys.modules if name.partition(".")[0] == "tasks"]:
         del sys.modules[name]
-    sys.argv = ["-m", *arguments]  # as it is while Python looks for the module
-    _run_to_the_end(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True) and 0)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    return 0
 
 
 def _show(*arguments: str) -> None:

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -30,7 +31,6 @@ GRACE_SECONDS = 7.0  # from SIGINT to SIGKILL: a stage saves its checkpoint
 POLL_SECONDS = 0.1
 BUSY_SECONDS = 2.0
 ORPHAN_SECONDS = 6.0
-DVC = (sys.executable, "-m", "dvc")
 PATIENT = "--wait-for-lock"
 FULL = 1 << 20  # a disk with fewer bytes left
 HINTS = (
@@ -48,7 +48,9 @@ BUSY = "is busy, it is being blocked by"
 
 def dvc(root: Path, *arguments: str) -> str | None:
     """Run a ``dvc`` command that is none of a stage's; None when it went well, else its last error."""
-    done = subprocess.run([*DVC, PATIENT, *arguments], cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", PATIENT, *arguments], cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
     if not done.returncode:
         return None
     said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("Having any troubles?")]
@@ -130,6 +132,25 @@ class Runner:
             release_dead_locks(self.root)
             self._pause(name, BUSY_SECONDS)
 
+    def ask(self, module: str, *arguments: str) -> list[str]:
+        """The lines that ``python -m MODULE ARGUMENTS`` prints, its errors among them; several threads may call it.
+
+        Raises:
+            Preempted: ``stop`` was called, and nothing was started.
+        """
+        with tempfile.TemporaryFile() as log:
+            with self._lock:
+                if self._stopping.is_set():
+                    raise Preempted(f"{module} was not started")
+                process = self._start(module, arguments, log)
+                self._live.add(process)
+            while process.poll() is None:
+                time.sleep(POLL_SECONDS)
+            with self._lock:
+                self._live.discard(process)
+            log.seek(0)
+            return log.read().decode(errors="replace").splitlines()
+
     def stop(self) -> None:
         """Start nothing more; interrupt all that runs, then kill what is left. Returns when they are gone."""
         self._stopping.set()
@@ -158,16 +179,16 @@ class Runner:
             log.truncate(0)
             yield log
 
-    def _start(self, arguments: Sequence[str], log: IO[bytes]) -> Started:
-        """``dvc ARGUMENTS`` in a session of its own.
+    def _start(self, module: str, arguments: Sequence[str], log: IO[bytes]) -> Started:
+        """``python -m MODULE ARGUMENTS`` in a session of its own.
 
         Args:
             log: takes what it says. A file: when a pipe's reader dies, dvc loses the finished result.
         """
-        if self._forks and (fork := self._forks.dvc(arguments, log)):
+        if self._forks and (fork := self._forks.start(module, arguments, log)):
             return fork
         return subprocess.Popen(
-            [*DVC, *arguments],
+            [sys.executable, "-m", module, *arguments],
             cwd=self.root,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -190,7 +211,7 @@ class Runner:
         with self._lock:
             if self._stopping.is_set():
                 raise Preempted(f"{name} was not started")
-            process = self._start(arguments, log)
+            process = self._start("dvc", arguments, log)
             self._live.add(process)
         try:
             with Path(log.name).open(encoding="utf-8", errors="replace") as reader:

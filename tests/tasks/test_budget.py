@@ -1,6 +1,7 @@
 """Equal time: the shares that the command writes, what it measures, and what a run says it will take."""
 
 import statistics
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import yaml
 from tasks import budget, forecast
 from tasks.dvc.graph import PlannedStage
 from tasks.dvc.outcome import Fate, Outcome
+from tasks.dvc.runner import Runner
 from tasks.dvc.schedule import Schedule
 from tasks.runtime import dataset, files, params
 from tasks.runtime.stage_name import StageName
@@ -98,7 +100,8 @@ def test_a_run_says_what_it_will_take_and_at_the_end_how_wrong_that_was(tmp_path
     monkeypatch.setattr(forecast, "WORTH_IMAGES", 1)
     schedule = Schedule(plan("simclr", "byol", "raw_pixels"))
     said: list[str] = []
-    expected = forecast.make(project, schedule, 2, said.extend)
+    with ThreadPoolExecutor(2) as pool:
+        expected = forecast.make(Runner(project), schedule, 2, pool, said.extend)
     assert expected is not None and list(expected.seconds) == ["simclr", "byol"]
     assert said == ["measuring some steps of 2 methods, to say how long this will take ..."]
     first, each, *unequal = expected.lines()
@@ -165,7 +168,8 @@ def test_one_command_prepares_the_images_and_writes_their_shares_and_names_what_
 
 def test_a_run_that_is_over_soon_is_not_measured(tmp_path: Path):
     project = training_project(tmp_path / "p")
-    assert forecast.make(project, Schedule(plan("simclr", "byol")), 2, print) is None
+    with ThreadPoolExecutor(2) as pool:
+        assert forecast.make(Runner(project), Schedule(plan("simclr", "byol")), 2, pool, print) is None
 
 
 def test_a_file_that_cannot_be_written_is_told_before_the_measuring(monkeypatch: pytest.MonkeyPatch):
