@@ -61,6 +61,12 @@ class Fork:
                 self._status, self.returncode = None, said[0] if said else -signal.SIGKILL
             return self.returncode
 
+    def wait(self, timeout: float) -> None:
+        """Until it ends, ``timeout`` seconds at most."""
+        if (status := self._status) is not None:
+            with contextlib.suppress(OSError, ValueError):  # another thread has found its end
+                select.select([status], [], [], timeout)
+
 
 class Forks:
     """The server, seen from the run, with which it ends. What it forked goes on."""

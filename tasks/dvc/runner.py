@@ -28,7 +28,7 @@ from tasks.runtime.errors import EnvironmentFault, IntegrityError, Preempted, no
 from tasks.runtime.locks import try_lock
 
 GRACE_SECONDS = 7.0  # from SIGINT to SIGKILL: a stage saves its checkpoint
-POLL_SECONDS = 0.1
+POLL_SECONDS, WATCH_SECONDS = 0.1, 0.3
 BUSY_SECONDS = 2.0
 ORPHAN_SECONDS = 6.0
 PATIENT = "--wait-for-lock"
@@ -145,7 +145,7 @@ class Runner:
                 process = self._start(module, arguments, log)
                 self._live.add(process)
             while process.poll() is None:
-                time.sleep(POLL_SECONDS)
+                _await_end(process, WATCH_SECONDS)
             with self._lock:
                 self._live.discard(process)
             log.seek(0)
@@ -218,7 +218,7 @@ class Runner:
                 tail = _Tail(reader)
                 while process.poll() is None:
                     watch(tail.new_lines())
-                    time.sleep(POLL_SECONDS)
+                    _await_end(process, WATCH_SECONDS)
                 if process.returncode < 0:  # dvc was killed: let its stage save and leave
                     _wait(lambda: not _group_lives(process), ORPHAN_SECONDS)
                     _signal_group(process, signal.SIGKILL)
@@ -289,6 +289,11 @@ def _killed(number: int) -> str:
 def _errors(lines: Iterable[str]) -> list[str]:
     """DVC's own words for what went wrong."""
     return [re.sub("^ERROR: (unexpected error - )?", "", line) for line in lines if line.startswith("ERROR: ")]
+
+
+def _await_end(process: Started, seconds: float) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
 
 
 def _group_lives(process: Started) -> bool:
