@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,8 +31,9 @@ PLAIN = re.compile(r"python -m (?P<module>tasks(\.\w+)+)(?P<arguments>( [\w./@-]
 """A command that means the same without a shell."""
 THREADS = Path("/proc/self/task")
 INTERRUPT = {signal.SIGINT}
-ANSWER_SECONDS, END_SECONDS = 3.0, 0.5
-"""How long a run waits for the server, which may be importing: for an answer, before it does without, and for its end."""
+ANSWER_SECONDS, REAP_SECONDS, END_SECONDS = 3.0, 0.1, 0.5
+"""How long a run waits for the server, which may be importing: for an answer, before it does without; until it has reaped what
+has just said how it ends; and for its own end."""
 ROOM = 1000
 """Bytes for a command in the place where ``ps`` and other runs read what a process is."""
 
@@ -102,6 +104,7 @@ class Forks:
 
     def close(self) -> None:
         """End the server, which has the processor time of what it forked."""
+        time.sleep(REAP_SECONDS)
         self._channel.close()
         try:
             self._server.wait(END_SECONDS)
