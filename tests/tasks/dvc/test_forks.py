@@ -19,6 +19,7 @@ import pytest
 from tasks.dvc import forks, lock_files
 from tasks.dvc.outcome import Outcome
 from tasks.dvc.runner import Runner
+from tasks.runtime.errors import Preempted
 from tests.conftest import ROOT
 from tests.support.processes import alive, cmdline, wait_for
 from tests.support.project import commit, environment
@@ -192,6 +193,27 @@ def test_without_the_server_stages_start_as_new_processes(project: Path, runner:
     os.kill(server, signal.SIGKILL)
     wait_for(lambda: not alive(server))
     assert runner.run("second").code == 0
+
+
+def test_what_a_module_prints_is_the_same_of_a_fork_and_of_a_new_python(project: Path, runner: Runner) -> None:
+    (project / "tasks/say.py").write_text(
+        "import sys\nprint(*sys.argv[1:], __name__, __spec__.name, 'dvc' in sys.modules, flush=True)\nsys.exit('and why')\n"
+    )
+    assert Runner(project).ask("tasks.say", "a b", "c") == ["a b c __main__ tasks.say False", "and why"]
+    assert runner.run("first").code == 0  # the server has imported what it imports
+    assert runner.ask("tasks.say", "a b", "c") == ["a b c __main__ tasks.say True", "and why"]
+
+
+def test_a_question_ends_when_the_run_is_stopped(project: Path, runner: Runner) -> None:
+    answers: list[list[str]] = []
+    thread = threading.Thread(target=lambda: answers.append(runner.ask("tasks.look", "x", "wait")))
+    thread.start()
+    asked = waiting(project)
+    runner.stop()
+    thread.join(60)
+    assert not alive(asked) and "KeyboardInterrupt" in answers[0][-1]
+    with pytest.raises(Preempted):
+        runner.ask("tasks.look", "x", "wait")
 
 
 def test_a_server_that_does_not_answer_is_not_waited_for(project: Path, runner: Runner) -> None:
