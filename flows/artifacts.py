@@ -127,8 +127,8 @@ def judged(root: Path, out_of_date: Collection[str] = ()) -> Verdict | None:
 
 
 def said(verdict: Verdict | None) -> list[str]:
-    """What to know before an encoder is taken: whether its training was worth it, and what comes first in the report."""
-    return [*worth_it(verdict), *sentences(verdict)[:1]] if verdict else []
+    """What to know before an encoder is taken: whether its training was worth it, what is against it, and which comes first."""
+    return [*worth_it(verdict), *sentences(verdict)[: 2 if verdict.not_beaten else 1]] if verdict else []
 
 
 def champion(root: Path) -> Champion | None:

@@ -159,6 +159,8 @@ def pipeline(
     logger.info("%s", summary)
     for line in artifacts.said(verdict):
         logger.info("%s", line)
+    if verdict:
+        logger.info("report: reports/report.html; python -m tasks.leaderboard shows the table and how to load an encoder")
     if failure:
         return Failed(message=summary if schedule.failed else str(failure), data=failure)
     return Completed(message=summary)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ssl_core.networks import network
-from tasks.results import Result, merit, place, ranked
+from tasks.results import Result, merit, place, precedence, ranked
 
 
 def is_start(start: Result, trained: Result) -> bool:
@@ -69,8 +69,6 @@ def best_of(results: Iterable[Result]) -> Result | None:
     sound = [r for r in results if not r.is_collapsed]
 
     def order(result: Result) -> tuple[Any, ...]:
-        row = rows[result.method]
-        near = row.mean("holdout_knn_top1") or 0.0
-        return -row.place, not row.is_baseline, -near, row.method, -place(result), result.seed
+        return *precedence(rows[result.method]), -place(result), result.seed
 
     return min(sound, key=order, default=None)

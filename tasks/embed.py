@@ -15,6 +15,7 @@ import torch
 
 from tasks.alike import MOST_PAIRS, NEIGHBORS, Duplicates, duplicates, likeness, outliers, suspects
 from tasks.embedding import Outputs, embed, open_images, tiles_of
+from tasks.encoder import read
 from tasks.picture_sheet import ACROSS, Section, pictures, png
 from tasks.prepare.auditing import printable
 from tasks.prepare.decoding import DEPTH
@@ -27,6 +28,8 @@ from tasks.runtime.errors import UsageError, run
 from tasks.runtime.words import counted
 
 SHOWN = 5
+MANY_ALIKE = 0.25
+"""Share of the images in one group of near-duplicates from which on that says more of the encoder than of them."""
 """Images whose neighbors are printed without ``--query``; also the most pairs of near-duplicates."""
 
 
@@ -138,6 +141,9 @@ def show_duplicates(names: list[str], found: Duplicates, arguments: Any) -> None
     """Print pairs, or the groups they form when they are too many to read."""
     what = f"{counted(found.count, 'pair', 'pairs')}, {counted(len(found.groups), 'group', 'groups')} of images"
     print(f"near-duplicates (centered cosine of at least {arguments.threshold}): {what}")
+    largest = max(map(len, found.groups), default=0)
+    if largest > max(MANY_ALIKE * len(names), 2 * NEIGHBORS):
+        print(f"note: {largest:,} of {len(names):,} images are one group: this encoder tells little apart; raise --threshold")
     most = None if arguments.all else SHOWN
     if found.count <= MOST_PAIRS:
         for value, i, j in found.pairs[:most]:
@@ -145,6 +151,16 @@ def show_duplicates(names: list[str], found: Duplicates, arguments: Any) -> None
         return
     for group in found.groups[:most]:
         print(f"    {len(group)} images:  {'  '.join(names[i] for i in group[:most])}")
+
+
+def loaded(model: str | None) -> registry.Loaded:
+    """The encoder at an address of the registry, or in a folder that ``tasks.encoder.load`` takes."""
+    if model is None or not Path(model).expanduser().is_dir():
+        return registry.load(model)
+    module, config = read(Path(model).expanduser())
+    if not list(module.parameters()):
+        raise UsageError(f"{model} has no network: its features are the pixels")
+    return registry.Loaded(module, config, model)
 
 
 def chosen_layer(encoder: registry.Loaded, layer: str | None) -> str:
@@ -220,7 +236,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tasks.embed", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("path", type=Path, help="folder, tar or zip of images")
-    parser.add_argument("--model", help="models:/NAME@ALIAS or models:/NAME/VERSION (default: the champion)")
+    parser.add_argument("--model", help="models:/NAME@ALIAS, models:/NAME/VERSION or a folder (default: the champion)")
     parser.add_argument("--output", type=Path, default=Path("embeddings.parquet"), help="parquet file to write")
     parser.add_argument("--neighbors", type=int, default=5, help="how many neighbors to show (0: none)")
     parser.add_argument("--query", metavar="FILE", help="show the neighbors of this image, named as below PATH")
@@ -248,7 +264,7 @@ def main() -> None:
         raise UsageError(f"--output and --sheet are both {arguments.output}; give each its own file")
     arguments.query = below(arguments.path, arguments.query)
     images = open_images(arguments.path, arguments.query, arguments.follow_links)
-    encoder = registry.load(arguments.model)
+    encoder = loaded(arguments.model)
     check_query(arguments.query, images, encoder)
     source = tiles_of(images, encoder)
     layer = chosen_layer(encoder, arguments.layer)

@@ -9,7 +9,9 @@ has: a baseline, or one of many seeds.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tasks import metrics
 from tasks.register import modeling
@@ -41,11 +43,16 @@ def load(model: str | Path, store: str | None = None) -> ImageEncoder:
     folder = Path(model).expanduser()
     if not str(model).strip() or not folder.is_dir():
         raise UsageError(f"{model} is neither a folder nor an address models:/NAME@ALIAS")
+    return read(folder)[0]
+
+
+def read(folder: Path) -> tuple[ImageEncoder, Mapping[str, Any]]:
+    """The encoder in a folder of either kind, and its ``config.json``."""
     if (folder / saved_encoder.FACTS).exists():
         return _trained(folder)
     if (folder / files.MANIFEST).exists():
         files.verify(folder)
-    return modeling.load(folder)[0]
+    return modeling.load(folder)
 
 
 def package(source: Path, target: Path) -> None:
@@ -81,12 +88,13 @@ def main() -> None:
     print(f"written: {options.folder}")
 
 
-def _trained(folder: Path) -> ImageEncoder:
+def _trained(folder: Path) -> tuple[ImageEncoder, Mapping[str, Any]]:
     """What a training wrote, at the layer that its evaluation chose; not evaluated, at its last one."""
     from tasks.register.export import describe
 
     encoder, facts = saved_encoder.load(folder)
-    return ImageEncoder(encoder, describe(encoder, facts, _layer(folder.resolve()))).eval()
+    config = describe(encoder, facts, _layer(folder.resolve()))
+    return ImageEncoder(encoder, config).eval(), config
 
 
 def _layer(folder: Path) -> str:

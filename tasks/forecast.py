@@ -18,7 +18,8 @@ from tasks.runtime.words import counted
 from tasks.trainings import read_cost
 
 WORTH_IMAGES = 300_000
-"""Trainings that see fewer images all together are over before it is worth measuring them."""
+"""Trainings that see fewer images of ``SIDE`` pixels all together are over before it is worth measuring them."""
+SIDE = 28
 EQUAL = 0.15
 """Times that differ by less from the middle one are about the same."""
 
@@ -101,7 +102,7 @@ def make(
     for training in stale:
         train = fit(params.method_params(values, str(training.method)), num_images).train
         images += train.steps(num_images) * train.batch_size
-    if images < WORTH_IMAGES:
+    if images * (values["data"]["image_size"] / SIDE) ** 2 < WORTH_IMAGES:
         return None
     methods = [m for m in dict.fromkeys(training.method for training in stale) if m]
     trained = [m for m in methods if params.method_params(values, m).train.trains]

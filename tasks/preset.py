@@ -136,6 +136,8 @@ def main() -> None:
         if key.startswith("data."):
             is_now, was = ("null" if v is None else v for v in (value, before[0]))
             print(f"{key} is {is_now}, was {was}")
+    if others := [key for key in changes if not key.startswith("data.")]:
+        print(f"also set: {', '.join(others)}")
     if kept:
         print(f"changed since the last preset, and kept: {'; '.join(kept)}")
     print(f"params.yaml now holds {'no preset' if name == NONE else f'the preset {name}; make preset P=none takes it back'}")

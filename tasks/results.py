@@ -219,10 +219,18 @@ def read_predictions(root: Path, name: str) -> dict[str, np.ndarray]:
 
 
 def ranked(results: Sequence[Result]) -> list[Row]:
-    """Rows by method, best mean held-out score first; baselines stand among the methods they are to be compared with."""
+    """Rows by method, best mean held-out score first; baselines stand among the methods they are to be compared with.
+
+    Of rows with the same score a baseline comes first, then the one with the better held-out kNN, then the first by name.
+    """
     seeds = sorted(results, key=lambda r: r.seed)
     rows = [Row(name, tuple(r for r in seeds if r.method == name)) for name in dict.fromkeys(r.method for r in results)]
-    return sorted(rows, key=lambda row: -row.place)
+    return sorted(rows, key=precedence if any(merit(r) is not None for r in results) else lambda row: -row.place)
+
+
+def precedence(row: Row) -> tuple[Any, ...]:
+    """What rows that have labels are sorted by, and chosen by."""
+    return -row.place, not row.is_baseline, -(row.mean("holdout_knn_top1") or 0.0), row.method
 
 
 def known(results: Sequence[Result], column: str) -> bool:

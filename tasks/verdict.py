@@ -279,7 +279,7 @@ def _warning(verdict: Verdict, best: Result) -> str:
     ahead = verdict.standings[name].ahead["linear"]
     what, how = worth.noun(name), "better" if ahead.is_clear else "not clearly worse"
     verb = "are" if what.endswith("s") else "is"
-    return f"Do not use this yet: {what} {verb} {how} than {best.method}, {worth.counted(ahead)}. {to_do}"
+    return f"Do not use this yet: {what} {verb} {how} than {best.method}; {worth.counted(ahead, best.method, what)}. {to_do}"
 
 
 def _against(verdict: Verdict, row: Row) -> str:

@@ -19,7 +19,7 @@ from tasks.prepare.layout import shown
 from tasks.runtime.audit import Audit, Conflicts, Examples, Ignored, Labelled, Leaks, NearDuplicates, NearPair, Repeats, Sizes
 from tasks.runtime.cores import cores
 from tasks.runtime.dataset import BLOCK, Array, blocks, hashes
-from tasks.runtime.words import counted, few
+from tasks.runtime.words import apart, counted, few
 
 EXAMPLES = 10
 NAMED = 10
@@ -292,7 +292,7 @@ def in_three_lines(meta: Mapping[str, Any], audit: Audit) -> list[str]:
     Args:
         meta: ``meta.json``.
     """
-    names = few(meta["classes"], NAMED)
+    names = few(map(apart, meta["classes"]), NAMED)
     classes = f"{counted(len(meta['classes']), 'class', 'classes')} ({names})" if meta["classes"] else "no labels"
     aside = sum(audit.classes["holdout"].values())
     kept = [f"{aside:,} of them held out for choices"] if aside else []
@@ -309,7 +309,7 @@ def in_three_lines(meta: Mapping[str, Any], audit: Audit) -> list[str]:
 
 def _others(ignored: Ignored) -> list[str]:
     """What lies among the images and is not read."""
-    names = few(ignored.files, count=ignored.count)
+    names = few(map(apart, ignored.files), count=ignored.count)
     return [f"{counted(ignored.count, 'other file is', 'other files are')} not read ({names})"] if ignored.count else []
 
 

@@ -29,7 +29,7 @@ def body(stage: Stage) -> None:
     for name, reason in done.left_out.items():
         print(f"warning: {name} is not registered: {reason}; train it again, with a lower train.lr", file=sys.stderr)
     if done.unnamed:
-        print(f"warning: no encoder is named champion; one that an earlier run named stays. {done.unnamed}", file=sys.stderr)
+        print(f"warning: no encoder is named champion. {done.unnamed}", file=sys.stderr)
     for alias, name in done.held.items():
         print(f"warning: {alias} stays {name} as it was registered before: there is no result of {name} now", file=sys.stderr)
     number = f" (version {done.versions[best]})" if best else ""

@@ -109,7 +109,7 @@ class Registered:
     notes: list[str]
     """What its user should know of other data in the registry, a sentence each."""
     unnamed: str | None
-    """Why no encoder is champion; None if one is."""
+    """Why no encoder is champion, and which stays that from an earlier run; None if one is."""
     left_out: Mapping[str, str]
     """Encoders that cannot be exported, with the reason."""
     held: Mapping[str, str]
@@ -130,9 +130,11 @@ def register(root: Path, exporter: Exporter | None = None) -> Registered:
     named = aliases(results, by_task)
     registry = Registry(tracker, registered_model(root), exporter)
     absent = {CHAMPION: missing, **{f"{CHAMPION}-{task}": lacking for task, (_, lacking) in scored.items()}}
-    held = {alias: name for alias, name in registry.named().items() if alias in named and name in absent.get(alias, ())}
+    before = registry.named()
+    held = {alias: name for alias, name in before.items() if alias in named and name in absent.get(alias, ())}
     named = {alias: name for alias, name in named.items() if alias not in held}
     notes = registry.other_data(files.sha256(root / dataset.PREPARED / files.MANIFEST), meta["name"])
+    stays = f" {before[CHAMPION]}, which an earlier run named, stays." if CHAMPION in before else ""
     unnamed = few_labels.sentence(None) if named else why_none(results)
     versions = registry.register(entries, named, held)
     left_out = registry.left_out
@@ -144,4 +146,6 @@ def register(root: Path, exporter: Exporter | None = None) -> Registered:
     )
     if named.get(CHAMPION) in left_out:
         unnamed = f"{named[CHAMPION]} would be, and cannot be exported."
-    return Registered(wanted, versions, notes, None if CHAMPION in {*wanted.aliases, *held} else unnamed, left_out, held)
+    return Registered(
+        wanted, versions, notes, None if CHAMPION in {*wanted.aliases, *held} else unnamed + stays, left_out, held
+    )

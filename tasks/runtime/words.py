@@ -18,6 +18,11 @@ def few(names: Iterable[str], most: int = 3, between: str = ", ", count: int = 0
     return between.join(listed[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def apart(name: str) -> str:
+    """A name that stands in a list: in quotes where it would look like two."""
+    return repr(name) if "," in name else name
+
+
 def signed(share: float) -> str:
     """A difference of shares in points, ``+3.1``; what rounds to zero has no sign."""
     number = f"{100 * share:+z.1f}"

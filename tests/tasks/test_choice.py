@@ -84,5 +84,6 @@ def test_among_methods_with_the_same_held_out_score_the_held_out_knn_chooses_and
     best = best_method(equal)
     assert best is not None and best.method == "simclr"
     said = " ".join(sentences(judge(equal)))
-    assert "not by the test. So have byol, moco; among equals the held-out kNN chose, then the alphabet." in said
+    assert "not by the test. So have moco, byol; among equals the held-out kNN chose, then the alphabet." in said
+    assert [line.method for line in judge(equal).rows] == ["simclr", "moco", "byol"], "the table has the same order"
     assert "among equals" not in " ".join(sentences(judge([BETTER, WORSE])))

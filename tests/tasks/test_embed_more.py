@@ -1,5 +1,6 @@
 """Outliers, labels that look wrong, a sheet of pictures, other layers and whole maps."""
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from tasks import embed, picture_sheet
-from tasks.alike import outliers, suspects
+from tasks.alike import Duplicates, outliers, suspects
 from tasks.register import registry
 from tasks.register.modeling import ImageEncoder
 from tasks.register.registry import Loaded
@@ -26,6 +27,13 @@ def test_outliers_are_least_like_their_neighbors() -> None:
     usual[7], usual[13], usual[2] = 0.2, 0.1, 0.87
     assert outliers(usual) == [13, 7]
     assert outliers(torch.ones(20, 5)) == []
+
+
+@pytest.mark.parametrize(("alike", "said"), [(30, True), (24, False)])
+def test_an_encoder_to_which_many_images_are_one_is_told(alike: int, said: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    found = Duplicates(alike - 1, [(1.0, 0, row) for row in range(1, alike)], [list(range(alike))])
+    embed.show_duplicates([str(row) for row in range(100)], found, argparse.Namespace(threshold=0.99, all=False))
+    assert ("images are one group: this encoder tells little apart" in capsys.readouterr().out) == said
 
 
 def test_a_label_is_suspected_where_nearly_all_neighbors_have_one_other() -> None:

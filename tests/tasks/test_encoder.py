@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tasks import embed
 from tasks.encoder import load, package
 from tasks.runtime import files
 from tasks.runtime.errors import UsageError
@@ -56,6 +57,8 @@ def test_a_package_for_other_tools_is_written_of_an_encoder_that_no_registry_has
     images = torch.randint(0, 256, (3, 1, 16, 16), dtype=torch.uint8)
     whole, taken = load(source), load(target)
     assert taken.layer == whole.layer == "block3" and torch.equal(taken(images), whole(images))
+    assert torch.equal(embed.loaded(str(source)).module(images), embed.loaded(str(target)).module(images))
+    assert embed.loaded(str(source)).config["layer"] == "block3"
     for wrong, to, said in ((source, target, "is there already"), (tmp_path, tmp_path / "x", "is no encoder of a training")):
         with pytest.raises(UsageError, match=said):
             package(wrong, to)

@@ -26,6 +26,7 @@ def test_a_preset_keeps_the_comments_and_changes_only_what_it_names(tmp_path: Pa
     before = (project / "params.yaml").read_text()
     result = command(project, "tasks.preset", "tiny")
     assert result.returncode == 0, result.stderr
+    assert "also set: run.methods, encoder.width, train.epochs, train.health_images" in result.stdout
     after = (project / "params.yaml").read_text()
     assert "# regularization strengths" in after and "max_train: 1000" in after
     assert params.load(project / "params.yaml")["evaluate"]["knn_k"] == params.load(ROOT / "params.yaml")["evaluate"]["knn_k"]

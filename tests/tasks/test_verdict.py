@@ -37,9 +37,9 @@ def test_a_baseline_that_is_better_is_said_first_with_what_to_do():
     assert verdict.standings["raw_pixels"].ahead["linear"].alone == (37, 65)
     first, second, *_ = sentences(verdict)
     assert first == (
-        "Do not use this yet: raw pixels are better than context, whose linear probe alone is right on 37 test images against"
-        " 65, p = .007. context trained 4 epochs, 50 steps: set train.epochs to about 420, if its curve in the report"
-        " still rises."
+        "Do not use this yet: raw pixels are better than context; by linear probe 37 test images are right with context alone"
+        " and 65 with raw pixels alone, p = .007. context trained 4 epochs, 50 steps: set train.epochs to about 420, if its"
+        " curve in the report still rises."
     )
     assert second.startswith("context is the only method: on its") and "the best encoder" not in " ".join(sentences(verdict))
     assert "Below the raw pixels: 1 of 1 methods by linear probe, 1 by kNN." in sentences(verdict)
@@ -60,7 +60,7 @@ def test_a_baseline_that_cannot_be_told_apart_is_a_warning_too():
     assert first.endswith("Train longer: raise train.images.")  # the steps are not known
     assert verdict.standings["random_init"].ties
     equal = sentences(judge([row("simclr", 300), row("random_init", 300)]))[0]
-    assert "is not clearly worse than simclr, whose linear probe is right on the same test images. Train" in equal
+    assert "is not clearly worse than simclr; by linear probe they are right on the same test images. Train" in equal
 
 
 @pytest.mark.parametrize(("majority", "said"), [(0.709, True), (0.35, False)])

@@ -121,7 +121,7 @@ def test_very_few_held_out_images_promise_nothing(right: tuple[int, int]) -> Non
         result.judged.held_out["linear"] = np.arange(3) < count  # type: ignore[index]
     said, *_ = worth_it(judge([first, second]))
     assert "cannot be told by 3 held-out labels: " in said
-    assert said.endswith("; so few do not say how many would; about 310 tell a difference of 5 points.")
+    assert said.endswith("; so few do not say how many would; about 310 held-out ones tell a difference of 5 points.")
 
 
 def test_the_answer_may_differ_from_budget_to_budget_and_on_the_test() -> None:
@@ -153,8 +153,8 @@ def test_without_labels_or_rows_to_compare_with_nothing_is_claimed() -> None:
     assert worth_it(judge([Result(metrics_of("simclr")), Result(metrics_of("raw_pixels"))])) == [
         "Without labels nothing tells which encoder is best, so none is named champion: python -m tasks.label picks 100 images"
         " (all, if there are fewer), and their labels choose (docs/label-free.md).",
-        "Without labels nothing tells whether training on your images is worth it: with class folders for about 310 images"
-        " (all, if there are fewer) make run tells a difference of 5 points.",
+        "Without labels nothing tells whether training on your images is worth it; class folders do: about 310 held-out labels"
+        " tell a difference of 5 points, and data.holdout_fraction of the training images are held out (a tenth as shipped).",
     ]
     assert worth_it(judge([row("simclr", (600, 700, 800))])) == []
     assert worth_it(judge([row("raw_pixels", (600, 700, 800))])) == []

@@ -426,7 +426,7 @@ def test_sets_and_shares_in_the_names_of_splits(folders: tuple[str, ...], both: 
 def test_the_terminal_says_classes_split_and_findings_in_three_lines(tmp_path: Path) -> None:
     home = project.copy_project(tmp_path / "p")
     pictures = class_folders(8, "train/") | {f"test/{i}.png": corpus.encoded(corpus.picture(900 + i)) for i in range(5)}
-    others = {f"cat/{name}": b"text" for name in ("notes.txt", ".hidden.jpg", "a.xmp", "b.xmp", "c.xmp")}
+    others = {f"cat/{name}": b"text" for name in ("notes.txt", ".hidden.jpg", "a,1.xmp", "b.xmp", "c.xmp")}
     write(home / "mine", pictures | {"masks/0.png": corpus.encoded(corpus.picture(990))} | others)
     project.set_params(home, {"data": {"source": "folder", "path": "mine", "image_size": 16}})
     done = project.command(home, "tasks.prepare")
@@ -436,4 +436,4 @@ def test_the_terminal_says_classes_split_and_findings_in_three_lines(tmp_path: P
     assert split == "split: 23 training images (3 of them held out for choices, 5 without a label), 6 test images"
     assert audit.startswith("audit: 5 images in test have no labels: trained on without them; scores use data.test_fraction")
     assert "1 image outside the folders test and train is not used: 'masks' (1)" in audit
-    assert audit.endswith("; 5 other files are not read (cat/.hidden.jpg, cat/a.xmp, cat/b.xmp and 2 more)")
+    assert audit.endswith("; 5 other files are not read (cat/.hidden.jpg, 'cat/a,1.xmp', cat/b.xmp and 2 more)")
