@@ -6,7 +6,6 @@ from MLflow's registry: the champion, unless ``--model`` says another.
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from tasks.prepare.decoding import DEPTH
 from tasks.prepare.layout import shown
 from tasks.prepare.source import Source
 from tasks.prepare.split_names import role_of
+from tasks.query import at_home, below, check_query, elsewhere, features_of
 from tasks.register import registry
 from tasks.runtime import files, settings
 from tasks.runtime.errors import UsageError, run
@@ -89,20 +89,25 @@ def check_output(path: Path, kind: str, images: Path) -> None:
     temp.unlink()
 
 
-def show(names: list[str], features: torch.Tensor, arguments: Any) -> list[Section]:
-    """Print neighbors, near-duplicates, outliers and suspected labels; the same as pictures to show, by row."""
+def show(names: list[str], features: torch.Tensor, arguments: Any, asked: torch.Tensor | None = None) -> list[Section]:
+    """Print neighbors, near-duplicates, outliers and suspected labels; the same as pictures to show, by row.
+
+    Args:
+        asked: features (n, D) of a query that is none of the images: of its tiles, or of it alone.
+    """
     count = min(max(arguments.neighbors, NEIGHBORS), len(names) - 1)
     if count < 1:
         return []
     similarity, index = likeness(features, count)
-    chosen: Sequence[int] = range(min(SHOWN, len(names)))
-    if arguments.query is not None:
+    chosen: Sequence[int] = range(min(SHOWN, len(names))) if asked is None else []
+    if arguments.query is not None and asked is None:
         query = shown(arguments.query)
         tiles = [row for row, name in enumerate(names) if name.rpartition("#")[0] == query]
         chosen = [names.index(query)] if query in names else tiles[:SHOWN]
         if not chosen:
             raise UsageError(f"--query {query} cannot be read; see above")
-    names, sections = list(map(printable, names)), []
+    names = list(map(printable, names))
+    sections = [] if asked is None else show_asked(names, features, asked, printable(arguments.query), arguments.neighbors)
     for row in chosen if arguments.neighbors else []:
         print(f"most like {names[row]}:")
         near = list(zip(similarity[row].tolist(), index[row].tolist(), strict=True))[: arguments.neighbors]
@@ -113,6 +118,19 @@ def show(names: list[str], features: torch.Tensor, arguments: Any) -> list[Secti
     show_duplicates(names, found, arguments)
     sections += [Section(f"{len(group)} near-duplicates", group[:ACROSS]) for group in found.groups[:SHOWN]]
     return sections + show_odd(names, similarity[:, :NEIGHBORS], index[:, :NEIGHBORS], None if arguments.all else SHOWN)
+
+
+def show_asked(names: list[str], features: torch.Tensor, asked: torch.Tensor, query: str, count: int) -> list[Section]:
+    """Print the images that are most like a query from elsewhere."""
+    sections = []
+    for own in asked[: SHOWN if count else 0]:
+        similarity, index = likeness(torch.cat([own[None], features]), min(count, len(names)))
+        print(f"most like {query}:")
+        rows = (index[0] - 1).tolist()
+        for value, row in zip(similarity[0].tolist(), rows, strict=True):
+            print(f"    {value:6.3f}  {names[row]}")
+        sections.append(Section(f"most like {query}", rows))
+    return sections
 
 
 def show_odd(names: list[str], similarity: torch.Tensor, index: torch.Tensor, most: int | None) -> list[Section]:
@@ -194,44 +212,6 @@ def write_sheet(path: Path, sections: Sequence[Section], names: list[str], sourc
     print(f"sheet of pictures -> {path}")
 
 
-def below(path: Path, query: str | None) -> str | None:
-    """The name of an image below ``path``: of ``./NAME``, and of its path from here or from the root, too."""
-    if query is None or not path.is_dir():
-        return query
-    folders = [os.path.abspath(path), os.path.realpath(path)]  # noqa: PTH100  what a link is called counts too
-    for whole in (f"{folders[0]}/{query}", os.path.abspath(Path(query).expanduser())):  # noqa: PTH100
-        image = os.path.normpath(whole)
-        inside = [image.removeprefix(f"{folder}/") for folder in folders if image.startswith(f"{folder}/")]
-        if inside and Path(image.rpartition("#")[0] or image).is_file():  # or a tile of it
-            return inside[0]
-    return query
-
-
-def check_query(query: str | None, images: Source, encoder: registry.Loaded) -> None:
-    """Refuse a query that cannot be decoded, before all others are.
-
-    Raises:
-        UsageError: it is so.
-    """
-    if query is not None:
-        wanted = {shown(query), shown(query).rpartition("#")[0]}  # or a tile of an image
-        rows = [row for row, item in enumerate(images.items) if shown(item.name) in wanted]
-        if not pictures(images, rows, encoder.config["encoder"]["channels"], encoder.config.get("bit_depth", DEPTH)):
-            raise UsageError(f"--query {shown(query)} cannot be read: it is damaged, or no image")
-
-
-def at_home(path: Path) -> Path:
-    """``path`` with a ``~`` replaced.
-
-    Raises:
-        UsageError: it names a user that this machine does not know.
-    """
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        raise UsageError(f"{path}: no such user is known here") from None
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tasks.embed", description=(__doc__ or "").partition("\n\n")[0])
@@ -239,7 +219,7 @@ def main() -> None:
     parser.add_argument("--model", help="models:/NAME@ALIAS, models:/NAME/VERSION or a folder (default: the champion)")
     parser.add_argument("--output", type=Path, default=Path("embeddings.parquet"), help="parquet file to write")
     parser.add_argument("--neighbors", type=int, default=5, help="how many neighbors to show (0: none)")
-    parser.add_argument("--query", metavar="FILE", help="show the neighbors of this image, named as below PATH")
+    parser.add_argument("--query", metavar="FILE", help="show the neighbors of this image, of PATH or from anywhere")
     parser.add_argument("--threshold", type=float, default=0.99, help="similarity from which two images are near-duplicates")
     parser.add_argument(
         "--all", action="store_true", help="list every pair of near-duplicates; every group of them, when there are many"
@@ -263,18 +243,21 @@ def main() -> None:
     if arguments.sheet and arguments.sheet.resolve() == arguments.output:
         raise UsageError(f"--output and --sheet are both {arguments.output}; give each its own file")
     arguments.query = below(arguments.path, arguments.query)
-    images = open_images(arguments.path, arguments.query, arguments.follow_links)
+    other = elsewhere(arguments.path, arguments.query)
+    images = open_images(arguments.path, None if other else arguments.query, arguments.follow_links)
     encoder = loaded(arguments.model)
-    check_query(arguments.query, images, encoder)
+    check_query(None if other else arguments.query, images, encoder)
     source = tiles_of(images, encoder)
     layer = chosen_layer(encoder, arguments.layer)
     dense: Outputs | None = (lambda images: encoder.module.maps(images)[layer].float()) if arguments.dense else None
     files.check_space(arguments.output, len(source.items) * (4 * width(encoder, dense) + 200), "name a file on another disk")
+    asked = features_of(other, encoder, dense) if other else None
     names, features = embed(arguments.path, encoder, source, dense)
     write(arguments.output, names, features, encoder.uri)
     size = " x ".join(map(str, features.shape[1:]))
     print(f"{counted(len(names), 'image', 'images')} -> {arguments.output} ({size} features each, {encoder.uri})")
-    sections = show(names, features.flatten(2).mean(2) if arguments.dense else features, arguments)
+    flat = [None if each is None else each.flatten(2).mean(2) if arguments.dense else each for each in (features, asked)]
+    sections = show(names, flat[0], arguments, flat[1])
     if arguments.sheet and sections:
         write_sheet(arguments.sheet, sections, names, source, encoder)
 

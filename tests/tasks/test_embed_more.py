@@ -89,6 +89,27 @@ def test_the_sheet_shows_what_is_printed(
     assert (second == query).all()  # the copy is the most alike
 
 
+def test_a_query_may_come_from_anywhere(
+    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = {f"a/{i}.png": corpus.encoded(corpus.picture(i)) for i in range(12)}
+    folder = write(tmp_path / "in", pictures)
+    new = write(tmp_path / "new", {"like 7.png": pictures["a/7.png"], "no.png": b"no"})
+    command(
+        monkeypatch, folder, "--output", tmp_path / "x.parquet", "--sheet", tmp_path / "x.png", "--query", new / "like 7.png"
+    )
+    said = capsys.readouterr().out.splitlines()
+    at = said.index(f"most like {new / 'like 7.png'}:")
+    assert said[at + 1].split() == ["1.000", "a/7.png"] and sum(line.startswith("most like") for line in said) == 1
+    assert parquet.read_table(tmp_path / "x.parquet")["id"].to_pylist() == sorted(pictures), "it is none of them"
+    assert (tmp_path / "x.png").exists()
+    with pytest.raises(UsageError, match=r"--query no\.png cannot be read: it is damaged, or no image"):
+        command(monkeypatch, folder, "--output", tmp_path / "y.parquet", "--query", new / "no.png")
+    monkeypatch.chdir(new)
+    command(monkeypatch, folder, "--output", tmp_path / "z.parquet", "--query", "like 7.png", "--dense")
+    assert "most like like 7.png:" in capsys.readouterr().out
+
+
 def test_another_layer_and_whole_maps_are_written(loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(tmp_path / "in", {f"{i}.png": corpus.encoded(corpus.picture(i)) for i in range(3)})
     command(monkeypatch, folder, "--output", tmp_path / "b.parquet", "--layer", "block1")

@@ -1,0 +1,73 @@
+"""The image to search with: one of those that ``tasks.embed`` reads, or any other."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+
+from tasks.embedding import Outputs, embed, open_images, tiles_of
+from tasks.picture_sheet import pictures
+from tasks.prepare.decoding import DEPTH
+from tasks.prepare.layout import shown
+from tasks.prepare.source import Source
+from tasks.register import registry
+from tasks.runtime.errors import UsageError
+
+
+def below(path: Path, query: str | None) -> str | None:
+    """The name of an image below ``path``: of ``./NAME``, and of its path from here or from the root, too."""
+    if query is None or not path.is_dir():
+        return query
+    folders = [os.path.abspath(path), os.path.realpath(path)]  # noqa: PTH100  what a link is called counts too
+    for whole in (f"{folders[0]}/{query}", os.path.abspath(Path(query).expanduser())):  # noqa: PTH100
+        image = os.path.normpath(whole)
+        inside = [image.removeprefix(f"{folder}/") for folder in folders if image.startswith(f"{folder}/")]
+        if inside and Path(image.rpartition("#")[0] or image).is_file():  # or a tile of it
+            return inside[0]
+    return query
+
+
+def elsewhere(path: Path, query: str | None) -> Path | None:
+    """The file that ``query`` names, as ``below`` gives it, where it is none of the images at ``path``."""
+    if query is None or not path.is_dir():
+        return None
+    if not Path(query).is_absolute() and (path / (query.rpartition("#")[0] or query)).exists():
+        return None
+    image = at_home(Path(query))
+    return image if image.is_file() else None
+
+
+def check_query(query: str | None, images: Source, encoder: registry.Loaded) -> None:
+    """Refuse a query that cannot be decoded, before all others are.
+
+    Raises:
+        UsageError: it is so.
+    """
+    if query is not None:
+        wanted = {shown(query), shown(query).rpartition("#")[0]}  # or a tile of an image
+        rows = [row for row, item in enumerate(images.items) if shown(item.name) in wanted]
+        if not pictures(images, rows, encoder.config["encoder"]["channels"], encoder.config.get("bit_depth", DEPTH)):
+            raise UsageError(f"--query {shown(query)} cannot be read: it is damaged, or no image")
+
+
+def features_of(image: Path, encoder: registry.Loaded, outputs: Outputs | None) -> torch.Tensor:
+    """(n, ...) of one image: of its tiles, or of it alone."""
+    with tempfile.TemporaryDirectory(prefix="ssl-query-") as place:  # what lies beside it may be a whole disk
+        shutil.copyfile(image, Path(place, image.name))
+        source = open_images(Path(place))
+        check_query(image.name, source, encoder)
+        return embed(Path(place), encoder, tiles_of(source, encoder), outputs)[1]
+
+
+def at_home(path: Path) -> Path:
+    """``path`` with a ``~`` replaced.
+
+    Raises:
+        UsageError: it names a user that this machine does not know.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UsageError(f"{path}: no such user is known here") from None
