@@ -31,11 +31,11 @@ def below(path: Path, query: str | None) -> str | None:
 
 def elsewhere(path: Path, query: str | None) -> Path | None:
     """The file that ``query`` names, as ``below`` gives it, where it is none of the images at ``path``."""
-    if query is None or not path.is_dir():
-        return None
-    if not Path(query).is_absolute() and (path / (query.rpartition("#")[0] or query)).exists():
+    if query is None:
         return None
     image = at_home(Path(query))
+    if not image.is_absolute() and (not path.is_dir() or (path / (query.rpartition("#")[0] or query)).exists()):
+        return None  # a name of an image in the archive, or below the folder
     return image if image.is_file() else None
 
 

@@ -279,6 +279,8 @@ def _warning(verdict: Verdict, best: Result) -> str:
     ahead = verdict.standings[name].ahead["linear"]
     what, how = worth.noun(name), "better" if ahead.is_clear else "not clearly worse"
     verb = "are" if what.endswith("s") else "is"
+    if ahead.is_clear and not best.is_baseline:
+        to_do = f"Use {what} for now. {to_do}"
     return f"Do not use this yet: {what} {verb} {how} than {best.method}; {worth.counted(ahead, best.method, what)}. {to_do}"
 
 

@@ -18,9 +18,8 @@ def edit(text: str, change: Callable[[Any], None]) -> str:
     from ruamel.yaml.error import YAMLError
 
     yaml = YAML()
-    yaml.Representer = type(
-        "Plain", (RoundTripRepresenter,), {}
-    )  # else all of this process would write so, DVC its dvc.lock too
+    # A class of its own: else all of this process would write so, DVC its dvc.lock too.
+    yaml.Representer = type("Plain", (RoundTripRepresenter,), {})
     yaml.preserve_quotes = True
     yaml.width = 200
     yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))

@@ -55,7 +55,8 @@ def test_many_pairs_are_listed_as_groups(capsys: pytest.CaptureFixture[str]) -> 
     features = torch.cat([torch.eye(4)[:1].expand(200, 4), torch.eye(4)[1:2].expand(100, 4)])
     embed.show(names, features, ALL)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-3].endswith(f"{200 * 199 // 2 + 100 * 99 // 2:,} pairs, 2 groups of images")
+    assert lines[-4].endswith(f"{200 * 199 // 2 + 100 * 99 // 2:,} pairs, 2 groups of images")
+    assert lines[-3].startswith("note: 200 of 300 images are one group")
     assert lines[-2].split() == ["200", "images:", *names[:200]] and lines[-1].split() == ["100", "images:", *names[200:]]
 
 

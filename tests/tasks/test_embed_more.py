@@ -1,6 +1,7 @@
 """Outliers, labels that look wrong, a sheet of pictures, other layers and whole maps."""
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,9 @@ def test_a_query_may_come_from_anywhere(
     assert (tmp_path / "x.png").exists()
     with pytest.raises(UsageError, match=r"--query no\.png cannot be read: it is damaged, or no image"):
         command(monkeypatch, folder, "--output", tmp_path / "y.parquet", "--query", new / "no.png")
+    shutil.make_archive(str(tmp_path / "in"), "zip", folder)
+    command(monkeypatch, tmp_path / "in.zip", "--output", tmp_path / "z.parquet", "--query", new / "like 7.png")
+    assert capsys.readouterr().out.splitlines()[2].split() == ["1.000", "7.png"]
     monkeypatch.chdir(new)
     command(monkeypatch, folder, "--output", tmp_path / "z.parquet", "--query", "like 7.png", "--dense")
     assert "most like like 7.png:" in capsys.readouterr().out

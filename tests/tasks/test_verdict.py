@@ -38,8 +38,8 @@ def test_a_baseline_that_is_better_is_said_first_with_what_to_do():
     first, second, *_ = sentences(verdict)
     assert first == (
         "Do not use this yet: raw pixels are better than context; by linear probe 37 test images are right with context alone"
-        " and 65 with raw pixels alone, p = .007. context trained 4 epochs, 50 steps: set train.epochs to about 420, if its"
-        " curve in the report still rises."
+        " and 65 with raw pixels alone, p = .007. Use raw pixels for now. context trained 4 epochs, 50 steps: set"
+        " train.epochs to about 420, if its curve in the report still rises."
     )
     assert second.startswith("context is the only method: on its") and "the best encoder" not in " ".join(sentences(verdict))
     assert "Below the raw pixels: 1 of 1 methods by linear probe, 1 by kNN." in sentences(verdict)
