@@ -114,6 +114,7 @@ def test_the_page_begins_with_whether_training_was_worth_it_and_every_row_says_i
     text = text_of(page)
     assert text.index("Training on your images is worth it") < text.index("simclr gives the best encoder")
     assert text.index("Decided on held-out training labels") < text.index("simclr gives the best encoder")
+    assert text.index("Features off the shelf were not compared") < text.index("simclr gives the best encoder")
     rows = dict(re.findall(r'<tr class="(?:base)?(?:best)?">\s*<th scope="row">(\w+)(.*?)</tr>', page, re.S)[:8])
     verdict = judge(load_results(project)[0])
     said = {row.method: verdict_text(row, verdict.standings[row.method]) for row in verdict.rows}
