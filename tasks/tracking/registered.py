@@ -163,10 +163,11 @@ def how_to_load(root: Path, best: str, title: str = "best encoder", alias: str =
 
 
 def how_to_load_folder(root: Path, name: str, title: str) -> str:
-    """The lines that load an encoder which is in no registry from its folder, and how to have it in other tools."""
+    """The lines that load an encoder which is in no registry from its folder, search with it, and have it in other tools."""
     folder = json.dumps(str(root.resolve() / "out" / "encoders" / name))
     others = f"# for other tools: python -m tasks.encoder out/encoders/{name} FOLDER"
-    return "\n    ".join([f"{title}, {name}:", _importing(root), f"encoder = load({folder})", others])
+    search = f"# to search images: python -m tasks.embed IMAGES --model out/encoders/{name}"
+    return "\n    ".join([f"{title}, {name}:", _importing(root), f"encoder = load({folder})", search, others])
 
 
 def _importing(root: Path) -> str:
