@@ -14,7 +14,7 @@ import torch
 
 from tasks.alike import MOST_PAIRS, NEIGHBORS, Duplicates, duplicates, likeness, outliers, suspects
 from tasks.embedding import Outputs, embed, open_images, tiles_of
-from tasks.encoder import read
+from tasks.encoder import need_network, read
 from tasks.picture_sheet import ACROSS, Section, pictures, png
 from tasks.prepare.auditing import printable
 from tasks.prepare.decoding import DEPTH
@@ -173,11 +173,11 @@ def show_duplicates(names: list[str], found: Duplicates, arguments: Any) -> None
 
 def loaded(model: str | None) -> registry.Loaded:
     """The encoder at an address of the registry, or in a folder that ``tasks.encoder.load`` takes."""
-    if model is None or not Path(model).expanduser().is_dir():
+    folder = at_home(Path(model)) if model else None
+    if folder is None or not folder.is_dir():
         return registry.load(model)
-    module, config = read(Path(model).expanduser())
-    if not list(module.parameters()):
-        raise UsageError(f"{model} has no network: its features are the pixels")
+    module, config = read(folder)
+    need_network(module, folder)
     return registry.Loaded(module, config, model)
 
 

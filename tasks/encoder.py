@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from tasks import metrics
 from tasks.register import modeling
 from tasks.register.modeling import ImageEncoder
@@ -68,14 +70,23 @@ def package(source: Path, target: Path) -> None:
         raise UsageError(f"{source} is no encoder of a training; give out/encoders/METHOD-SEED")
     if target.exists():
         raise UsageError(f"{target} is there already; give a new folder")
-    if not list(saved_encoder.load(source)[0].parameters()):
-        raise UsageError(f"{source} has no network: its features are the pixels")
+    need_network(saved_encoder.load(source)[0], source)
     start = files.read_json(source / saved_encoder.FACTS).get("start", {})
     card = f"# The image encoder {source.resolve().name}\n\nInput and features: `config.json`. How to load it: `modeling.py`.\n"
     card += "".join(
         f"\nThe {name} of the weights that it has, or started from: {value}.\n" for name, value in sorted(start.items())
     )
     files.write_directory(target, lambda folder: Exporter().write(source, _layer(source.resolve()), card, folder))
+
+
+def need_network(encoder: nn.Module, folder: Path) -> None:
+    """Refuse the raw pixels.
+
+    Raises:
+        UsageError: it is them.
+    """
+    if not list(encoder.parameters()):
+        raise UsageError(f"{folder} has no network: its features are the pixels")
 
 
 def main() -> None:

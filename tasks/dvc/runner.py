@@ -138,18 +138,10 @@ class Runner:
         Raises:
             Preempted: ``stop`` was called, and nothing was started.
         """
-        with tempfile.TemporaryFile() as log:
-            with self._lock:
-                if self._stopping.is_set():
-                    raise Preempted(f"{module} was not started")
-                process = self._start(module, arguments, log)
-                self._live.add(process)
-            while process.poll() is None:
-                _await_end(process, WATCH_SECONDS)
-            with self._lock:
-                self._live.discard(process)
-            log.seek(0)
-            return log.read().decode(errors="replace").splitlines()
+        said: list[str] = []
+        with tempfile.NamedTemporaryFile() as log, self._process(module, module, arguments, log) as process:
+            self._attend(process, Path(log.name), said.extend)
+        return said
 
     def stop(self) -> None:
         """Start nothing more; interrupt all that runs, then kill what is left. Returns when they are gone."""
@@ -178,6 +170,20 @@ class Runner:
                 self._pause(name, POLL_SECONDS)
             log.truncate(0)
             yield log
+
+    @contextlib.contextmanager
+    def _process(self, name: str, module: str, arguments: Sequence[str], log: IO[bytes]) -> Iterator[Started]:
+        """One that ``stop`` ends while the block works; ``name`` is for the message."""
+        with self._lock:
+            if self._stopping.is_set():
+                raise Preempted(f"{name} was not started")
+            process = self._start(module, arguments, log)
+            self._live.add(process)
+        try:
+            yield process
+        finally:
+            with self._lock:
+                self._live.discard(process)
 
     def _start(self, module: str, arguments: Sequence[str], log: IO[bytes]) -> Started:
         """``python -m MODULE ARGUMENTS`` in a session of its own.
@@ -208,29 +214,28 @@ class Runner:
         left = self.root / ".ssl" / "exit" / name
         left.unlink(missing_ok=True)
         arguments = [PATIENT, "repro", "-s", *options, *(["--force"] if name in self.again else []), name]
-        with self._lock:
-            if self._stopping.is_set():
-                raise Preempted(f"{name} was not started")
-            process = self._start("dvc", arguments, log)
-            self._live.add(process)
-        try:
-            with Path(log.name).open(encoding="utf-8", errors="replace") as reader:
-                tail = _Tail(reader)
-                while process.poll() is None:
-                    watch(tail.new_lines())
-                    _await_end(process, WATCH_SECONDS)
-                if process.returncode < 0:  # dvc was killed: let its stage save and leave
-                    _wait(lambda: not _group_lives(process), ORPHAN_SECONDS)
-                    _signal_group(process, signal.SIGKILL)
-                    _wait(lambda: not _group_lives(process), 1.0)
-                watch(tail.new_lines(last=True))
-            return _outcome(process.returncode, left, Path(log.name).read_text(encoding="utf-8", errors="replace"))
-        except BaseException:  # of ``watch``: nobody would look after the process any more
-            _signal_group(process, signal.SIGINT)
-            raise
-        finally:
-            with self._lock:
-                self._live.discard(process)
+        with self._process(name, "dvc", arguments, log) as process:
+            try:
+                self._attend(process, Path(log.name), watch)
+            except BaseException:  # of ``watch``: nobody would look after the process any more
+                _signal_group(process, signal.SIGINT)
+                raise
+        return _outcome(process.returncode, left, Path(log.name).read_text(encoding="utf-8", errors="replace"))
+
+    @staticmethod
+    def _attend(process: Started, log: Path, watch: Callable[[list[str]], None]) -> None:
+        """Hand on what a process and its stage say, until both have ended."""
+        with log.open(encoding="utf-8", errors="replace") as reader:
+            tail = _Tail(reader)
+            while process.poll() is None:
+                watch(tail.new_lines())
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(WATCH_SECONDS)
+            if process.returncode < 0:  # dvc was killed: let its stage save and leave
+                _wait(lambda: not _group_lives(process), ORPHAN_SECONDS)
+                _signal_group(process, signal.SIGKILL)
+                _wait(lambda: not _group_lives(process), 1.0)
+            watch(tail.new_lines(last=True))
 
 
 class _Tail:
@@ -289,11 +294,6 @@ def _killed(number: int) -> str:
 def _errors(lines: Iterable[str]) -> list[str]:
     """DVC's own words for what went wrong."""
     return [re.sub("^ERROR: (unexpected error - )?", "", line) for line in lines if line.startswith("ERROR: ")]
-
-
-def _await_end(process: Started, seconds: float) -> None:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(seconds)
 
 
 def _group_lives(process: Started) -> bool:

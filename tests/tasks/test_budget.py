@@ -97,7 +97,8 @@ def plan(*methods: str) -> list[PlannedStage]:
 
 def test_a_run_says_what_it_will_take_and_at_the_end_how_wrong_that_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     project = training_project(tmp_path / "p", train={"epochs": None, "images": 16 * 40})
-    monkeypatch.setattr(forecast, "WORTH_IMAGES", 1)
+    monkeypatch.setattr(forecast, "WORTH_IMAGES", 2 * 16 * 40 + 1)  # more than they see, were the images as small as SIDE
+    monkeypatch.setattr(forecast, "SIDE", 4)
     schedule = Schedule(plan("simclr", "byol", "raw_pixels"))
     said: list[str] = []
     with ThreadPoolExecutor(2) as pool:
