@@ -28,9 +28,9 @@ from tasks.runtime.errors import UsageError, run
 from tasks.runtime.words import counted
 
 SHOWN = 5
-MANY_ALIKE = 0.25
-"""Share of the images in one group of near-duplicates from which on that says more of the encoder than of them."""
 """Images whose neighbors are printed without ``--query``; also the most pairs of near-duplicates."""
+MANY_ALIKE = 0.25
+"""Share of the images in one group of near-duplicates from which on it is said that this may be the encoder's doing."""
 
 
 def write(path: Path, names: list[str], features: torch.Tensor, uri: str) -> None:
@@ -161,7 +161,7 @@ def show_duplicates(names: list[str], found: Duplicates, arguments: Any) -> None
     print(f"near-duplicates (centered cosine of at least {arguments.threshold}): {what}")
     largest = max(map(len, found.groups), default=0)
     if largest > max(MANY_ALIKE * len(names), 2 * NEIGHBORS):
-        print(f"note: {largest:,} of {len(names):,} images are one group: this encoder tells little apart; raise --threshold")
+        print(f"note: {largest:,} of {len(names):,} images are one group: copies, or an encoder that tells little apart")
     most = None if arguments.all else SHOWN
     if found.count <= MOST_PAIRS:
         for value, i, j in found.pairs[:most]:

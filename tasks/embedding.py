@@ -67,7 +67,7 @@ def open_images(path: Path, query: str | None = None, follow_links: bool = False
     names = {shown(item.name) for item in source.items}
     if query is not None and not {shown(query), shown(query).rpartition("#")[0]} & names:  # or a tile of an image
         known = [name for name in sorted(names) if name.rpartition("/")[2] == shown(query).rpartition("/")[2]]
-        to_do = f"is it {known[0]}?" if known else "give its path, there or anywhere else"
+        to_do = f"is it {known[0]}?" if known else "give its path there, or anywhere else from the root"
         raise UsageError(f"--query {shown(query)} is not an image below {path}; {to_do}")
     return source
 

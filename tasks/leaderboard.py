@@ -216,6 +216,8 @@ def show(root: Path, out_of_date: Collection[str] = ()) -> None:
         print(registered.how_to_load(root, example.name, by_method, example.method, current=stands))
     if verdict.instead:
         print(registered.how_to_load_folder(root, verdict.instead.name, instead_title(verdict)))
+    if any(name.startswith(("evaluate_task", "finetune")) for name in out_of_date):
+        print("Tables of tasks and of fine-tuning may be of earlier parameters; make run brings them up to date.")
     several = transfer.load(root)
     if several:
         print(f"\n{transfer.to_text(several)}\n")

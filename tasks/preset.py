@@ -104,6 +104,8 @@ def apply(text: str, name: str, values: Mapping[str, Any]) -> tuple[str, Changes
     kept: list[str] = []
     changes: Changes = {}
     content = edit(content, lambda document: kept.extend(take_back(document, earlier)))
+    for present in (text, content):
+        values = where_they_are(values, params.parse(present, params.PARAMS))
     for key, (_, *before) in earlier.items():
         now = items(content, key)
         if len(before) == 2 and now and not any(line.startswith(key) for line in kept):
@@ -128,7 +130,7 @@ def main() -> None:
         raise UsageError(unknown_name(f"preset {name!r}", name, names))
     values = {} if name == NONE else params.read(PRESETS / f"{name}.yaml")
     present = params.text()
-    values = where_they_are(values, params.parse(present, params.PARAMS))
+    params.parse(present, params.PARAMS)
     text, changes, kept = apply(present, name, values)
     params.check(params.parse(text, params.PARAMS))
     params.write(text)

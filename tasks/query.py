@@ -55,9 +55,10 @@ def check_query(query: str | None, images: Source, encoder: registry.Loaded) -> 
 def features_of(image: Path, encoder: registry.Loaded, outputs: Outputs | None) -> torch.Tensor:
     """(n, ...) of one image: of its tiles, or of it alone."""
     with tempfile.TemporaryDirectory(prefix="ssl-query-") as place:  # what lies beside it may be a whole disk
-        shutil.copyfile(image, Path(place, image.name))
+        name = image.name.lstrip(".")  # a hidden file would not be read
+        shutil.copyfile(image, Path(place, name))
         source = open_images(Path(place))
-        check_query(image.name, source, encoder)
+        check_query(name, source, encoder)
         return embed(Path(place), encoder, tiles_of(source, encoder), outputs)[1]
 
 

@@ -232,7 +232,7 @@ def check(found: Sequence[Budget]) -> str:
     return f"Decided on held-out training labels, then checked on the test images, once: {_listed(numbers)}." if tested else ""
 
 
-NOTHING_OFF_THE_SHELF = "Features off the shelf were not compared: pretrained in run.methods adds those of an ImageNet encoder."
+NOTHING_OFF_THE_SHELF = "Features off the shelf were not compared; the row pretrained has those of an ImageNet encoder."
 
 
 def without_labels(labels: int = 0) -> str:

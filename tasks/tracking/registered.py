@@ -149,8 +149,10 @@ def ensure(root: Path, tell: Callable[[str], None], whole: bool = False) -> Stop
 def how_to_load(root: Path, best: str, title: str = "best encoder", alias: str = CHAMPION, current: bool = True) -> str:
     """What a terminal says of the encoder ``best``: the lines that load it by ``alias`` from any directory, if they would work
     now; not ``current``, what is registered is of an earlier run."""
+    if not current:
+        return f"{title}: {best}, in out/encoders/{best}; what is registered may be older, make run brings it up to date"
     try:
-        wanted, reason = (load(root), fault(root)) if current else (None, None)
+        wanted, reason = load(root), fault(root)
     except Stop as error:
         wanted, reason = None, str(error)
     if wanted and not reason and CHAMPION not in wanted.aliases and alias == CHAMPION and best in wanted.packages:

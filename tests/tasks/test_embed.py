@@ -115,7 +115,7 @@ def test_a_query_that_is_not_there_is_a_usage_error(encoder, folder, tmp_path, m
     known = next(path for path in sorted(folder.rglob("*.png")) if path.parent != folder)
     with pytest.raises(UsageError, match=f"below .*; is it {known.relative_to(folder)}"):
         embed.open_images(folder, known.name)
-    with pytest.raises(UsageError, match="give its path, there or anywhere else"):
+    with pytest.raises(UsageError, match="give its path there, or anywhere else from the root"):
         embed.open_images(folder, "/elsewhere/new.png")
 
 

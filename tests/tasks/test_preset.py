@@ -111,6 +111,9 @@ def test_a_preset_for_folders_keeps_the_folder_of_the_user(tmp_path: Path) -> No
         said = command(project, "tasks.preset", "folder-64px").stdout
         data = values(project)["data"]
         assert (data["source"], data["path"], data["image_size"]) == ("folder", "mine", 64) and "data.path is" not in said
+    for name in ("cifar10", "folder-64px"):
+        assert command(project, "tasks.preset", name).returncode == 0
+    assert values(project)["data"]["path"] == "mine", "though another preset came between"
     assert command(project, "tasks.preset", "none").returncode == 0
     assert values(project) == params.parse(mine, params.PARAMS)
 

@@ -102,7 +102,7 @@ def test_equals_are_told_by_no_number_of_labels() -> None:
     assert "with all labels, all against raw pixels; " in said
     assert said.endswith("as far as any reasonable number of labels could tell, they are equally good.")
     assert checked.count("the same: cannot be told") == 3
-    assert other == "Features off the shelf were not compared: pretrained in run.methods adds those of an ImageNet encoder."
+    assert other == "Features off the shelf were not compared; the row pretrained has those of an ImageNet encoder."
 
 
 @pytest.mark.parametrize(
