@@ -216,12 +216,13 @@ def show(root: Path, out_of_date: Collection[str] = ()) -> None:
         print(registered.how_to_load(root, example.name, by_method, example.method, current=stands))
     if verdict.instead:
         print(registered.how_to_load_folder(root, verdict.instead.name, instead_title(verdict)))
-    if any(name.startswith(("evaluate_task", "finetune")) for name in out_of_date):
-        print("Tables of tasks and of fine-tuning may be of earlier parameters; make run brings them up to date.")
-    several = transfer.load(root)
-    if several:
+    others = sorted(name for name in out_of_date if name.startswith(("evaluate_task", "finetune")))
+    if others:
+        print(f"In no table below, for they are out of date: {few(others)}; make run brings them up to date.")
+    several = transfer.load(root, out_of_date)
+    if several and several.tasks:
         print(f"\n{transfer.to_text(several)}\n")
-    for tuning in tuned.load_all(root):
+    for tuning in tuned.load_all(root, out_of_date):
         print(f"{tuned.to_text(tuning)}\n")
     for line in worth_it(verdict):
         print(line)

@@ -5,14 +5,14 @@ scores beside those on the images that encoders are trained on.
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from tasks.choice import champion
-from tasks.results import Result, Row, known, load_scores, ranked
+from tasks.results import Result, Row, known, load_scores, ranked, up_to_date
 from tasks.runtime import params
 from tasks.runtime.words import aligned, markdown
 from tasks.verdict import Verdict, caution, judge
@@ -102,8 +102,11 @@ class Transfer:
         return [(method, rank, [task.scores[method] for task in self.tasks]) for method, rank in self.ranks]
 
 
-def load(root: Path) -> Transfer | None:
+def load(root: Path, out_of_date: Collection[str] = ()) -> Transfer | None:
     """Read the scores on the pool and on every task; None where ``run.tasks`` is empty.
+
+    Args:
+        out_of_date: stages whose scores are left out.
 
     Raises:
         IntegrityError: nothing is evaluated yet on the pool, or a file is damaged.
@@ -111,15 +114,12 @@ def load(root: Path) -> Transfer | None:
     names = params.run_config(params.load(root / params.PARAMS)).tasks
     if not names:
         return None
-    tasks = [_task(POOL, *load_scores(root)), *(_task(name, *load_scores(root, name)) for name in names)]
+    scored = {POOL: load_scores(root), **{name: load_scores(root, name) for name in names}}
+    tasks = [Task(name, tuple(ranked(up_to_date(found, out_of_date))), tuple(lacks)) for name, (found, lacks) in scored.items()]
     pool_chooses = known([r for row in tasks[0].rows for r in row.results], "holdout_linear_top1")
-    unscored = tuple(task.name for task in tasks if not task.rows)
+    unscored = tuple(name for name, (found, _) in scored.items() if not found)
     chose = POOL if pool_chooses else None if names[0] in unscored else names[0]
     return Transfer(tuple(task for task in tasks if task.scores), chose, unscored)
-
-
-def _task(name: str, results: Sequence[Result], missing: Sequence[str]) -> Task:
-    return Task(name, tuple(ranked(results)), tuple(missing))
 
 
 # ---------------------------------------------------------------------- words

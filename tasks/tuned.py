@@ -3,7 +3,7 @@
 The labels are those of the pool that encoders are trained on, or of a task.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,27 +97,35 @@ class _File:
         return self.metrics["recipe"], self.metrics.get("data_sha256"), shapes
 
 
-def load_all(root: Path) -> list[Tuning]:
+def load_all(root: Path, out_of_date: Collection[str] = ()) -> list[Tuning]:
     """``load`` of the pool and of each task, as far as there is something.
+
+    Args:
+        out_of_date: stages whose results are left out.
 
     Raises:
         IntegrityError: a file is damaged.
     """
     tasks = params.run_config(params.load(root / params.PARAMS)).tasks
-    return [tuning for task in (None, *tasks) if (tuning := load(root, task))]
+    return [tuning for task in (None, *tasks) if (tuning := load(root, task, out_of_date))]
 
 
-def load(root: Path, task: str | None = None) -> Tuning | None:
+def load(root: Path, task: str | None = None, out_of_date: Collection[str] = ()) -> Tuning | None:
     """Read the results of ``run.finetune``; None where it is empty, nothing is there yet or the images have no labels.
 
     Args:
         task: with whose labels; None: those of the images that encoders are trained on.
+        out_of_date: stages whose results are left out.
 
     Raises:
         IntegrityError: a file is damaged.
     """
+    stage = f"finetune_task@{task}-" if task else "finetune@"
     run = params.run_config(params.load(root / params.PARAMS))
-    names = {method: [f"{method}-{seed}" for seed in run.seeds] for method in run.finetune}
+    names = {
+        method: [name for seed in run.seeds if stage + (name := f"{method}-{seed}") not in out_of_date]
+        for method in run.finetune
+    }
     every = [name for group in names.values() for name in group]
     recorded.check_all((path for name in every for path in _paths(root, name, task)), root)
     read = _of_the_latest({m: [f for name in group if (f := _read(root, name, task))] for m, group in names.items()})

@@ -66,6 +66,18 @@ def test_the_report_shows_the_tasks_and_names_the_leak(tmp_path: Path) -> None:
     assert len({len(row) for row in (head, *rows[:4])}) == 1 and "alias champion-tiles" in rows[-2] + rows[-3]
 
 
+def test_a_score_of_earlier_parameters_is_in_no_table_of_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = project_of(tmp_path / "p", labelled=True)
+    leaderboard.show(root, {"evaluate_task@tiles-simclr-0"})
+    said = capsys.readouterr().out
+    assert "out of date: evaluate_task@tiles-simclr-0" in said and "Not scored" not in said
+    tasks = said[said.index(transfer.TITLE) :]
+    assert "rotation" in tasks and "simclr" not in tasks.split("tiles: 300")[0]
+    old = {f"evaluate_task@tiles-{method}-0" for method in METHODS}
+    found = transfer.load(root, old)
+    assert found is not None and [task.name for task in found.tasks] == ["data"] and not found.unscored
+
+
 def test_a_pool_without_labels_is_chosen_for_by_the_first_task(tmp_path: Path) -> None:
     root = project_of(tmp_path / "p", labelled=False)
     results, missing = load_results(root)

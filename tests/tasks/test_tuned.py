@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks import tuned
+from tasks import leaderboard, tuned
 from tasks.report import small
 from tasks.report.page import documents
 from tasks.results import load_results
@@ -60,6 +60,13 @@ def test_rows_stand_beside_a_start_from_scratch_on_the_same_labels(project: Path
     head, lines = tuned.table(found)
     assert head == ["method", "1 % (4)", "100 % (400)"] and lines[0][1].endswith(" +")
     assert {line[0]: line[1][-1] for line in lines} == {"simclr": "+", "byol": ")", "from scratch *": ")"}
+
+
+def test_what_is_of_earlier_parameters_can_be_left_out(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    leaderboard.show(project, {"finetune@byol-0"})
+    said = capsys.readouterr().out
+    assert "out of date: finetune@byol-0" in said and "byol" not in said[said.index("Fine-tuning") :]
+    assert tuned.load_all(project, {f"finetune@{method}-0" for method in METHODS}) == []
 
 
 def test_the_report_the_csv_and_the_small_numbers_have_it(project: Path) -> None:
