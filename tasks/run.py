@@ -45,7 +45,7 @@ def main() -> None:
     if schedule.stale:
         if journals(root):  # nothing to send otherwise, and MLflow takes seconds to start
             subprocess.run([sys.executable, "-m", "tasks.sync"])
-        print(schedule.summary())
+        print("\n".join(line for line in schedule.summary().splitlines() if line != str(schedule.failure)))  # which comes last
     failure, told = schedule.failure, bool(schedule.stale)
 
     def tell(line: str) -> None:

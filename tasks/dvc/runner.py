@@ -44,6 +44,7 @@ HINTS = (
 )
 Started = subprocess.Popen[bytes] | Fork
 BUSY = "is busy, it is being blocked by"
+TOLD = re.compile("ERROR: failed to reproduce '.*': failed to run: python -m tasks")
 
 
 def dvc(root: Path, *arguments: str) -> str | None:
@@ -239,7 +240,7 @@ class Runner:
 
 
 class _Tail:
-    """The complete lines added to a stage's log since the last call, without DVC's advice."""
+    """The complete lines added to a stage's log since the last call, without DVC's advice and what a stage has said itself."""
 
     def __init__(self, reader: IO[str]):
         self.reader, self.rest = reader, ""
@@ -248,7 +249,9 @@ class _Tail:
         *lines, self.rest = re.split(r"[\r\n]", self.rest + self.reader.read())
         if last:
             lines.append(self.rest)
-        return [line for line in lines if line.strip() and not line.startswith(HINTS) and BUSY not in line]
+        return [
+            line for line in lines if line.strip() and not line.startswith(HINTS) and BUSY not in line and not TOLD.match(line)
+        ]
 
 
 def _outcome(returncode: int, left: Path, text: str) -> Outcome | None:
