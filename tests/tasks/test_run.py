@@ -36,7 +36,7 @@ def test_a_failed_stage_gives_its_exit_code_and_its_message(tmp_path: Path) -> N
     result = command(project, "tasks.run")
     assert result.returncode == 3, result.stdout + result.stderr
     assert "Traceback" not in result.stdout + result.stderr and "failed to reproduce" not in result.stdout
-    assert [said.count("images.tar is not a tar") for said in (result.stdout, result.stderr)] == [1, 1]  # when it ends, and last
+    assert [said.count("images.tar is not a tar") for said in (result.stdout, result.stderr)] == [1, 1]  # first and last
     assert not (project / "out").exists() and not (project / "data/prepared").exists()
 
 
