@@ -21,7 +21,7 @@ from tasks.prepare.decoding import DEPTH
 from tasks.prepare.layout import shown
 from tasks.prepare.source import Source
 from tasks.prepare.split_names import role_of
-from tasks.query import at_home, below, check_query, elsewhere, features_of
+from tasks.query import at_home, below, check_query, features_of, find
 from tasks.register import registry
 from tasks.runtime import files, settings
 from tasks.runtime.errors import UsageError, run
@@ -242,16 +242,17 @@ def main() -> None:
         check_output(arguments.sheet, "PNG", arguments.path)
     if arguments.sheet and arguments.sheet.resolve() == arguments.output:
         raise UsageError(f"--output and --sheet are both {arguments.output}; give each its own file")
+    images = open_images(arguments.path, arguments.follow_links)
     arguments.query = below(arguments.path, arguments.query)
-    other = elsewhere(arguments.path, arguments.query)
-    images = open_images(arguments.path, None if other else arguments.query, arguments.follow_links)
+    query = None if arguments.query is None else find(arguments.path, images, arguments.query)
     encoder = loaded(arguments.model)
-    check_query(None if other else arguments.query, images, encoder)
+    if isinstance(query, str):
+        check_query(query, images, encoder)
     source = tiles_of(images, encoder)
     layer = chosen_layer(encoder, arguments.layer)
     dense: Outputs | None = (lambda images: encoder.module.maps(images)[layer].float()) if arguments.dense else None
     files.check_space(arguments.output, len(source.items) * (4 * width(encoder, dense) + 200), "name a file on another disk")
-    asked = features_of(other, encoder, dense) if other else None
+    asked = features_of(query, encoder, dense) if isinstance(query, Path) else None
     names, features = embed(arguments.path, encoder, source, dense)
     write(arguments.output, names, features, encoder.uri)
     size = " x ".join(map(str, features.shape[1:]))

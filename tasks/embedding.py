@@ -51,11 +51,11 @@ class _Archive(_Flat, ArchiveSource):
     pass
 
 
-def open_images(path: Path, query: str | None = None, follow_links: bool = False) -> FileSource:
+def open_images(path: Path, follow_links: bool = False) -> FileSource:
     """The images below ``path``, by name, before any is read.
 
     Raises:
-        UsageError: no such path, or ``query`` is none of them.
+        UsageError: no such path.
         DataError: an archive that is no archive.
     """
     if not path.exists():
@@ -64,11 +64,6 @@ def open_images(path: Path, query: str | None = None, follow_links: bool = False
         raise UsageError(f"{path} is one image; give its folder, and --query {path.name} for the neighbors of this one")
     source = _Folder(path, follow_links) if path.is_dir() else _Archive(path)
     source.bad = [(name, reason.replace("data.follow_links: true", "--follow-links")) for name, reason in source.bad]
-    names = {shown(item.name) for item in source.items}
-    if query is not None and not {shown(query), shown(query).rpartition("#")[0]} & names:  # or a tile of an image
-        known = [name for name in sorted(names) if name.rpartition("/")[2] == shown(query).rpartition("/")[2]]
-        to_do = f"is it {known[0]}?" if known else "give its path there, or anywhere else from the root"
-        raise UsageError(f"--query {shown(query)} is not an image below {path}; {to_do}")
     return source
 
 

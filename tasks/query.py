@@ -29,27 +29,37 @@ def below(path: Path, query: str | None) -> str | None:
     return query
 
 
-def elsewhere(path: Path, query: str | None) -> Path | None:
-    """The file that ``query`` names, as ``below`` gives it, where it is none of the images at ``path``."""
-    if query is None:
-        return None
-    image = at_home(Path(query))
-    if not image.is_absolute() and (not path.is_dir() or (path / (query.rpartition("#")[0] or query)).exists()):
-        return None  # a name of an image in the archive, or below the folder
-    return image if image.is_file() else None
+def find(path: Path, images: Source, query: str) -> str | Path:
+    """The name of the image at ``path`` that ``query`` is, as ``below`` gives it, or else the file that it names.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    names = {shown(item.name) for item in images.items}
+    if _names(query) & names:
+        return query
+    for image in (path / query, at_home(Path(query))):  # below the folder, but hidden, or a link that is not followed
+        if image.is_file():
+            return image
+    known = [name for name in sorted(names) if name.rpartition("/")[2] == shown(query).rpartition("/")[2]]
+    to_do = f"is it {known[0]}?" if known else "give its path there, or that of any other file"
+    raise UsageError(f"--query {shown(query)} is not an image below {path}; {to_do}")
 
 
-def check_query(query: str | None, images: Source, encoder: registry.Loaded) -> None:
-    """Refuse a query that cannot be decoded, before all others are.
+def _names(query: str) -> set[str]:
+    """What the image may be called that ``query`` is, or is a tile of."""
+    return {shown(query), shown(query).rpartition("#")[0]}
+
+
+def check_query(query: str, images: Source, encoder: registry.Loaded) -> None:
+    """Refuse a query among ``images`` that cannot be decoded, before all others are.
 
     Raises:
         UsageError: it is so.
     """
-    if query is not None:
-        wanted = {shown(query), shown(query).rpartition("#")[0]}  # or a tile of an image
-        rows = [row for row, item in enumerate(images.items) if shown(item.name) in wanted]
-        if not pictures(images, rows, encoder.config["encoder"]["channels"], encoder.config.get("bit_depth", DEPTH)):
-            raise UsageError(f"--query {shown(query)} cannot be read: it is damaged, or no image")
+    rows = [row for row, item in enumerate(images.items) if shown(item.name) in _names(query)]
+    if not pictures(images, rows, encoder.config["encoder"]["channels"], encoder.config.get("bit_depth", DEPTH)):
+        raise UsageError(f"--query {shown(query)} cannot be read: it is damaged, or no image")
 
 
 def features_of(image: Path, encoder: registry.Loaded, outputs: Outputs | None) -> torch.Tensor:

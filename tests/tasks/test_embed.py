@@ -114,9 +114,9 @@ def test_a_query_that_is_not_there_is_a_usage_error(encoder, folder, tmp_path, m
         command(monkeypatch, folder, "--output", tmp_path / "out.parquet", "--query", "no.png")
     known = next(path for path in sorted(folder.rglob("*.png")) if path.parent != folder)
     with pytest.raises(UsageError, match=f"below .*; is it {known.relative_to(folder)}"):
-        embed.open_images(folder, known.name)
-    with pytest.raises(UsageError, match="give its path there, or anywhere else from the root"):
-        embed.open_images(folder, "/elsewhere/new.png")
+        embed.find(folder, embed.open_images(folder), known.name)
+    with pytest.raises(UsageError, match="give its path there, or that of any other file"):
+        embed.find(folder, embed.open_images(folder), "/elsewhere/new.png")
 
 
 def test_a_query_that_is_damaged_is_refused_before_the_others_are_read(encoder, folder, tmp_path, monkeypatch, capsys):

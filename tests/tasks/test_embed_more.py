@@ -114,6 +114,10 @@ def test_a_query_may_come_from_anywhere(
     monkeypatch.chdir(new)
     command(monkeypatch, folder, "--output", tmp_path / "z.parquet", "--query", "like 7.png", "--dense")
     assert "most like like 7.png:" in capsys.readouterr().out
+    (folder / "a/link.png").symlink_to(new / "like 7.png")
+    for place, query in ((tmp_path / "in.zip", "like 7.png"), (folder, "a/link.png")):  # by its path from here; not read
+        command(monkeypatch, place, "--output", tmp_path / "z.parquet", "--query", query)
+        assert f"most like {query}:\n     1.000" in capsys.readouterr().out
 
 
 def test_another_layer_and_whole_maps_are_written(loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
