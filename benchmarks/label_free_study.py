@@ -21,9 +21,11 @@ from benchmarks.measure import machine
 from ssl_core.clustering import kmeans
 from ssl_core.engine.augment import AugmentConfig, view
 from ssl_core.engine.features import frozen
-from ssl_core.labelling import judged_by_few, spread
+from ssl_core.evaluation.comparison import of_means
+from ssl_core.labelling import explained_by_few, spread
 from ssl_core.rng import Rng, permutation
 from tasks.runtime import dataset, files, saved_encoder
+from tasks.worth import RESAMPLES
 
 COUNT = 1000
 """Training images that the criteria look at."""
@@ -58,6 +60,16 @@ class Outcome(NamedTuple):
     """Accuracy lost against the best encoder."""
 
 
+class Told(NamedTuple):
+    """What a few labels tell of the encoder that they choose."""
+
+    others: int
+    clear: int
+    """Those that are clearly worse by these labels."""
+    wrong: int
+    """Those of them that are better in truth."""
+
+
 @dataclass(frozen=True)
 class Found:
     """One set of images."""
@@ -67,8 +79,8 @@ class Found:
     methods: Sequence[str]
     truth: Sequence[float]
     columns: Columns
-    few: Mapping[tuple[str, int], Sequence[Outcome]]
-    """By how the images were picked and how many: an outcome for each draw."""
+    few: Mapping[tuple[str, int], Sequence[tuple[Outcome, Told]]]
+    """By how the images were picked and how many: what came out for each draw."""
 
 
 # ---------------------------------------------------------------------- without labels
@@ -134,6 +146,18 @@ def outcome(values: Sequence[float], truth: Sequence[float]) -> Outcome:
     return Outcome(rho, max(truth) - chosen)
 
 
+def told(each: Tensor, truth: Sequence[float]) -> Told:
+    """What is said beside the chosen encoder, and how much of it is false.
+
+    Args:
+        each: (E, n) how much of each label each of E encoders explains.
+    """
+    best = int(each.mean(1).argmax())
+    others = [other for other in range(len(each)) if other != best]
+    clear = [other for other in others if of_means(each[best, None], each[other, None], RESAMPLES, 0).is_clear]
+    return Told(len(others), len(clear), sum(truth[other] > truth[best] for other in clear))
+
+
 # ---------------------------------------------------------------------- one set
 
 
@@ -180,9 +204,9 @@ def study(about: str, directory: Path, kept_aside: bool) -> Found:
     return Found(about, kept_aside, methods, truth, columns, _few(stored, labels, truth))
 
 
-def _few(stored: Sequence[Tensor], labels: Tensor, truth: Sequence[float]) -> dict[tuple[str, int], list[Outcome]]:
+def _few(stored: Sequence[Tensor], labels: Tensor, truth: Sequence[float]) -> dict[tuple[str, int], list[tuple[Outcome, Told]]]:
     """Choices by labels of images that stand for all, and of random ones."""
-    found: dict[tuple[str, int], list[Outcome]] = {}
+    found: dict[tuple[str, int], list[tuple[Outcome, Told]]] = {}
     pickers: dict[str, Callable[[int, int], Tensor]] = {
         "picked": lambda count, draw: spread(stored, count, draw),
         "random": lambda count, draw: permutation(len(labels), draw)[:count],
@@ -192,7 +216,8 @@ def _few(stored: Sequence[Tensor], labels: Tensor, truth: Sequence[float]) -> di
             outcomes = []
             for draw in range(DRAWS):
                 rows = pick(count, draw)
-                outcomes.append(outcome([judged_by_few(x[rows], labels[rows]) for x in stored], truth))
+                each = torch.stack([explained_by_few(x[rows], labels[rows]) for x in stored])
+                outcomes.append((outcome(each.mean(1).tolist(), truth), told(each, truth)))
             found[how, count] = outcomes
     return found
 
@@ -220,8 +245,16 @@ def _line(name: str, outcomes: Sequence[Outcome], order: float = SPEARMAN) -> st
     return f"| {' | '.join([name, *cells, f'{mean:.1f}', 'yes' if reached(outcomes, order) else 'no'])} |"
 
 
-def _mean(outcomes: Sequence[Outcome]) -> Outcome:
+def _mean(found: Sequence[tuple[Outcome, Told]]) -> Outcome:
+    outcomes = [each for each, _ in found]
     return Outcome(statistics.fmean(o.spearman for o in outcomes), statistics.fmean(o.regret for o in outcomes))
+
+
+def _told_line(name: str, of_sets: Sequence[Sequence[tuple[Outcome, Told]]]) -> str:
+    sums = [Told(*map(sum, zip(*(each for _, each in found), strict=True))) for found in of_sets]
+    sums.append(Told(*map(sum, zip(*sums, strict=True))))
+    cells = [f"{100 * s.clear / s.others:.0f} / {100 * s.wrong / s.clear if s.clear else 0:.1f}" for s in sums]
+    return f"| {' | '.join([name, *cells])} |"
 
 
 def page(found: Mapping[str, tuple[str, Path, bool]], options: str) -> str:
@@ -232,7 +265,9 @@ def page(found: Mapping[str, tuple[str, Path, bool]], options: str) -> str:
     chosen = best_combination(sets)
     lines = [_line(key, [outcome(s.columns[key], s.truth) for s in sets]) for key in sets[0].columns]
     lines.append(_line(f"together: {', '.join(chosen)}", [outcome(combination(s.columns, chosen), s.truth) for s in sets]))
-    few = [_line(f"{count} labels, {how}", [_mean(s.few[how, count]) for s in sets], NO_ORDER) for how, count in sets[0].few]
+    picks = {f"{count} labels, {how}": (how, count) for how, count in sets[0].few}
+    few = [_line(name, [_mean(s.few[pick]) for s in sets], NO_ORDER) for name, pick in picks.items()]
+    clear = [_told_line(name, [s.few[pick] for s in sets]) for name, pick in picks.items()]
     of = next(directory for _, directory, _ in found.values())
     asked = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(asked, cwd=of, capture_output=True, text=True, check=True).stdout.strip()
@@ -250,5 +285,9 @@ def page(found: Mapping[str, tuple[str, Path, bool]], options: str) -> str:
     return "\n".join(
         [notes, "", f"Made by `python -m benchmarks.label_free {options}` at commit {commit}:", "", *machine(), "", *about, "",
          "## Without labels", "", head, *lines, "", "## With a few labels", "",
-         f"Means over {DRAWS} choices of the images.", "", head, *few, "", f"Reached: {verdict}.", ""]
+         f"Means over {DRAWS} choices of the images.", "", head, *few, "",
+         "### What these labels tell", "",
+         "Of the other encoders: the share that is clearly worse than the chosen one by the labels, in percent; and the share"
+         " of these that is better in truth.", "",
+         f"| | {' | '.join(names)} | all |", f"|---|{'---|' * (len(names) + 1)}", *clear, "", f"Reached: {verdict}.", ""]
     )  # fmt: skip

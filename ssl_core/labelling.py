@@ -51,16 +51,19 @@ def _sketch(features: Tensor, seed: int, number: int) -> Tensor:
     return sketch / sketch.square().mean().sqrt().clamp(min=torch.finfo(sketch.dtype).tiny)
 
 
-def judged_by_few(features: Tensor, labels: Tensor) -> float:
-    """How much of the labels of a few images a kernel ridge regression on the other ones predicts: a leave-one-out R2.
+def explained_by_few(features: Tensor, labels: Tensor) -> Tensor:
+    """How much of the label of each of a few images a kernel ridge regression on the other ones predicts.
 
-    It is 1 - (sum of squared errors) / (the same of a regression that knows the frequency of the classes alone), 1 at the
-    most. The kernel is Gaussian on unit features; its width is the median distance. The errors of image i without image i
-    follow from one fit, e_i = (G y)_i / G_ii with G = (K + lambda I)^-1 (Allen, "The relationship between variable selection
-    and data augmentation and a method for prediction", Technometrics 1974).
+    The mean is a leave-one-out R2: 1 - (sum of squared errors) / (the same of a regression that knows the frequency of the
+    classes alone), 1 at the most. The kernel is Gaussian on unit features; its width is the median distance. The errors of
+    image i without image i follow from one fit, e_i = (G y)_i / G_ii with G = (K + lambda I)^-1 (Allen, "The relationship
+    between variable selection and data augmentation and a method for prediction", Technometrics 1974).
 
     Args:
         features: (n, D); ``labels`` (n,) int64 >= 0, of at least two classes.
+
+    Returns:
+        (n,) float64: 1 for a label that is predicted without error.
 
     Raises:
         ValueError: all images are of one class.
@@ -72,8 +75,9 @@ def judged_by_few(features: Tensor, labels: Tensor) -> float:
     y = y - y.mean(0)
     regularized = torch.stack([_kernel(features) + strength * torch.eye(len(y), dtype=y.dtype) for strength in STRENGTHS])
     inverse = torch.linalg.inv(regularized)
-    errors = (inverse @ y / inverse.diagonal(dim1=1, dim2=2)[..., None]).square().sum((1, 2))
-    return float(1 - errors.min() / y.square().sum())
+    errors = (inverse @ y / inverse.diagonal(dim1=1, dim2=2)[..., None]).square().sum(2)
+    least: Tensor = errors[errors.sum(1).argmin()]
+    return 1 - least / y.square().sum(1).mean()
 
 
 def _kernel(features: Tensor) -> Tensor:

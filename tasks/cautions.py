@@ -1,15 +1,22 @@
-"""What to know of numbers that stand on few images, or on classes of unequal size; and a row's verdict in a word."""
+"""What to know of numbers of few images, of one seed, or of classes of unequal size; and a row's verdict in a word."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tasks import starts
-from tasks.results import Result, Row
+from tasks.results import Result, Row, known
 from tasks.worth import FEW_IMAGES, LEAST_CLEAR
 
 if TYPE_CHECKING:
     from tasks.verdict import Standing
 
+SEED_SPREAD = 0.007
+"""Standard deviation of a method's linear accuracy over training seeds: root mean square over the methods of
+docs/evidence.md (three seeds each, CIFAR-10). It says what one seed cannot: how far another one might lie."""
+SEED_NOISE = 1.96 * 2**0.5 * SEED_SPREAD
+"""A difference of two trainings that seeds alone exceed in 1 of 20 cases."""
+SEED_IMAGES = 1000
+"""Test images below which their number says more than the spread of seeds, which was measured on 5,000."""
 UNEQUAL = 1.5
 """Times its even share of the images from which on the most frequent class is worth a word."""
 
@@ -29,6 +36,19 @@ def how_few(best: Result) -> list[str]:
     count, what = few[-1]
     least = f" below {100 * LEAST_CLEAR / count:.0f} points" if count >= LEAST_CLEAR else ""
     return [f"Few images tell little: {weights}; no difference{least} is clear on {count} {what} images."]
+
+
+def seed_note(rows: Sequence[Row]) -> str:
+    """What one training of each method cannot tell; empty with several."""
+    trained = [row for row in rows if not row.is_baseline]
+    if not trained or any(len(row.results) > 1 for row in trained) or not known([r.best for r in trained], "linear_top1"):
+        return ""
+    if any((row.best.metrics.protocol.get("test_labels") or SEED_IMAGES) < SEED_IMAGES for row in trained):
+        return ""  # of so few, other things are said
+    return (
+        f"One seed: trainings of one method differ by {100 * SEED_SPREAD:.1f} points (standard deviation, docs/evidence.md),"
+        f" so below about {100 * SEED_NOISE:.0f} points the order of two methods may be the seed's."
+    )
 
 
 def unequal_classes(row: Row, rows: Sequence[Row]) -> list[str]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tasks.columns import safe_cell
 from tasks.runtime import dataset, files
 from tasks.runtime.errors import DataError
@@ -27,6 +29,8 @@ NAMED = 5
 """Faults that a message names."""
 ENOUGH = 100
 """Labels that are asked for; docs/label-free.md says how well so many choose."""
+TELLING = 50
+"""Labels from which on the interval of a difference holds; docs/label-free.md says how often."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +50,26 @@ class Labelled:
 class Few:
     """What a few labelled images say of an encoder."""
 
-    explained: float
-    """How much of their labels a regression on the others predicts: a leave-one-out R2 (``ssl_core.labelling``)."""
-    labels: int
+    each: np.ndarray
+    """(n,) how much of the label of each a regression on the others predicts (``ssl_core.labelling``)."""
+
+    @property
+    def explained(self) -> float:
+        """Of all labels: a leave-one-out R2."""
+        return float(self.each.mean())
+
+    @property
+    def labels(self) -> int:
+        """How many there are."""
+        return len(self.each)
 
 
-def read(path: Path, names: Sequence[str]) -> Labelled | None:
-    """The labels in a CSV file with the columns of ``COLUMNS``; None where no line has one yet.
-
-    Args:
-        names: of all training images.
+def labels(path: Path, names: Sequence[str]) -> dict[int, str]:
+    """What a CSV file with the columns of ``COLUMNS`` says of images, by their numbers among ``names``, in its order; nothing
+    where no line has a label yet.
 
     Raises:
-        DataError: the file cannot be read, names images that are not there or twice, or its labels tell nothing.
+        DataError: the file cannot be read, or names images that are not there or twice.
     """
     lines = _lines(path)
     number = {name: row for row, name in enumerate(names)}
@@ -72,7 +83,20 @@ def read(path: Path, names: Sequence[str]) -> Labelled | None:
     twice = [name for name, count in Counter(files_named).items() if count > 1]
     if twice:
         raise DataError(f"{path} names {few(twice, NAMED)} more than once; leave one line of each")
-    given = [(number[line["file"]], label) for line in lines if (label := line["label"])]
+    return {number[line["file"]]: line["label"] for line in lines} if any(line["label"] for line in lines) else {}
+
+
+def read(path: Path, names: Sequence[str]) -> Labelled | None:
+    """The labels in such a file; None where no line has one yet.
+
+    Args:
+        names: of all training images.
+
+    Raises:
+        DataError: as of ``labels``, or its labels tell nothing.
+    """
+    found = labels(path, names)
+    given = [(row, label) for row, label in found.items() if label]
     if not given:
         return None
     counts = Counter(label for _, label in given)
@@ -83,8 +107,8 @@ def read(path: Path, names: Sequence[str]) -> Labelled | None:
         what = f"only {most!r} has more than one image" if counts[most] > 1 else f"the {len(given)} labels are all different"
         raise DataError(f"{path}: {what}; a choice needs two images at least of two classes")
     classes = tuple(sorted(counts))
-    rows, labels = zip(*((row, classes.index(label)) for row, label in given), strict=True)
-    return Labelled(rows, labels, classes, len(lines) - len(given))
+    rows, chosen = zip(*((row, classes.index(label)) for row, label in given), strict=True)
+    return Labelled(rows, chosen, classes, len(found) - len(given))
 
 
 def _lines(path: Path) -> list[dict[str, str]]:
@@ -135,14 +159,13 @@ def beside(root: Path, results: Sequence["Result"]) -> list["Result"]:
         return list(results)
     import torch
 
-    from ssl_core.labelling import judged_by_few
+    from ssl_core.labelling import explained_by_few
 
-    rows, labels = list(found.rows), torch.tensor(found.labels)
+    rows, classes = list(found.rows), torch.tensor(found.labels)
 
     def judged(result: "Result") -> "Result":
         features = files.load_tensors(root / f"out/features/{result.file}.safetensors")["train"][rows]
-        explained = judged_by_few(torch.from_numpy(features), labels)
-        return replace(result, few=Few(explained, len(rows)))
+        return replace(result, few=Few(explained_by_few(torch.from_numpy(features), classes).numpy()))
 
     return [judged(result) if result.kept else result for result in results]
 

@@ -1,15 +1,16 @@
 """``python -m tasks.label``: pick the images whose labels choose among the encoders, where the data have no labels.
 
-It writes ``labels/label-these.csv``, to be filled in, and ``labels/label-these.png``, the same images as a sheet. With the
-name of a filled file it checks the labels, puts them in their place and shows what they choose; then ``make run`` brings
-report and registry up to date.
+It writes ``labels/label-these.csv``, to be filled in, and ``labels/label-these.png``, the same images as a sheet. A higher
+``--count`` adds images to a file with labels. With the name of a filled file it checks the labels, puts them in their place
+and shows what they choose; then ``make run`` brings report and registry up to date.
 """
 
 import argparse
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -18,11 +19,12 @@ from tasks.choice import champion, why_none
 from tasks.columns import FEW_LABELS
 from tasks.few_labels import COLUMNS, ENOUGH, FILE
 from tasks.leaderboard import percent
-from tasks.results import Result, load_scores, ranked
+from tasks.results import Result, load_scores
 from tasks.runtime import dataset, files, params, settings
 from tasks.runtime.errors import DataError, UsageError, run
 from tasks.runtime.words import counted
-from tasks.verdict import caution, judge
+from tasks.verdict import judge, sentences, worth_it
+from tasks.worth import points
 
 SHEET = FILE.with_suffix(".png")
 LEAST = 10
@@ -67,12 +69,16 @@ def picked(root: Path, results: Sequence[Result], count: int) -> list[int]:
     return [int(rows[i]) for i in spread([torch.from_numpy(x[rows]) for x in stored], count, SEED)]
 
 
-def to_csv(rows: Sequence[int], names: Sequence[str]) -> str:
-    """The file to fill in."""
+def to_csv(rows: Sequence[int], names: Sequence[str], labels: Mapping[int, str] = MappingProxyType({})) -> str:
+    """The file to fill in.
+
+    Args:
+        labels: those that are known, by row.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows((number, names[row], "") for number, row in enumerate(rows, 1))
+    writer.writerows((number, names[row], labels.get(row, "")) for number, row in enumerate(rows, 1))
     return out.getvalue()
 
 
@@ -90,30 +96,28 @@ def sheet(rows: Sequence[int], images: dataset.Array) -> bytes:
 
 
 def pick(root: Path, count: int) -> None:
-    """Write the file to fill in and its sheet.
+    """Write the file to fill in and its sheet; where it has labels, with further images after these.
 
     Raises:
-        UsageError: there is one with labels, or ``count`` is too low, or larger than usual and than the number of images.
+        UsageError: there is one with as many images, or ``count`` is too low, or larger than usual and than their number.
+        DataError: there is one that cannot be added to.
     """
     if count < LEAST:
         raise UsageError(f"--count must be {LEAST} or more")
     refuse_labels(root)
     names = few_labels.names(root)
-    if (root / FILE).exists() and _has_labels(root / FILE, names):
-        raise UsageError(f"{FILE} has labels; python -m tasks.label {FILE} takes them, or move it away for new images")
-    rows = picked(root, load_scores(root)[0], count)
+    labels = few_labels.labels(root / FILE, names) if (root / FILE).exists() else {}
+    if len(labels) >= count:
+        to_do = f"python -m tasks.label {FILE} takes them, --count {2 * len(labels)} adds images, or move it away for new ones"
+        raise UsageError(f"{FILE} has labels; {to_do}")
+    more = [row for row in picked(root, load_scores(root)[0], count) if row not in labels]
+    rows = [*labels, *more[: count - len(labels)]]
     (root / FILE).parent.mkdir(exist_ok=True)
     files.write_bytes(root / SHEET, sheet(rows, dataset.load(root / dataset.PREPARED).train_images))
-    files.write_text(root / FILE, to_csv(rows, names))
-    print(f"{FILE}: {len(rows)} images to label, shown in {SHEET}.")
+    files.write_text(root / FILE, to_csv(rows, names, labels))
+    added = f", {len(rows) - len(labels)} of them new" if labels else ""
+    print(f"{FILE}: {len(rows)} images to label{added}, shown in {SHEET}.")
     print(f"Write a class into the column label of each, then: python -m tasks.label {FILE}")
-
-
-def _has_labels(path: Path, names: Sequence[str]) -> bool:
-    try:
-        return few_labels.read(path, names) is not None
-    except DataError:  # of other images, or half edited: somebody's work all the same
-        return True
 
 
 def take(root: Path, path: Path) -> None:
@@ -130,9 +134,11 @@ def take(root: Path, path: Path) -> None:
         (root / FILE).parent.mkdir(exist_ok=True)
         files.write_bytes(root / FILE, path.read_bytes())
     results, _ = load_scores(root)
-    best = champion(results)
-    for row in ranked(results):
-        print(f"{row.method:14} {percent(row.mean(FEW_LABELS.name), row.std(FEW_LABELS.name)):>12} %")
+    best, verdict = champion(results), judge(results)
+    for row in verdict.rows:
+        behind = verdict.standings[row.method].behind
+        beside = f"{'=' if not behind.is_clear else ' '} {points(behind)} behind" if behind else ""
+        print(f"{row.method:14} {percent(row.mean(FEW_LABELS.name), row.std(FEW_LABELS.name)):>12} % {beside}".rstrip())
     empty = f"; {counted(found.empty, 'image has', 'images have')} no label yet" if found.empty else ""
     print(f"{len(found.rows)} labels, {len(found.classes)} classes: {', '.join(found.classes)}{empty}.")
     print(few_labels.sentence(results[0].few))
@@ -141,8 +147,8 @@ def take(root: Path, path: Path) -> None:
         print("make run names it champion.")
     else:
         print(f"None is chosen. {why_none(results)}")
-    if warned := caution(judge(results)):
-        print(warned)
+    for line in sentences(verdict) + worth_it(verdict)[:1]:
+        print(line)
 
 
 def main() -> None:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_core.evaluation.scores import Score
 from tasks import starts, transfer, tuned
-from tasks.cautions import verdict_text
+from tasks.cautions import seed_note, verdict_text
 from tasks.columns import BESIDE_ITS_START, COLUMNS, FEW_LABELS, HEALTH, PRETEXT, VERDICT, safe_cell, table_scores
 from tasks.results import Result, Row, known, load_results, up_to_date
 from tasks.runtime import errors
 from tasks.runtime.words import few, markdown
 from tasks.tracking import registered
-from tasks.verdict import SEED_IMAGES, SEED_NOISE, SEED_SPREAD, Standing, Verdict, judge, sentences, worth_it
+from tasks.verdict import Standing, Verdict, judge, sentences, worth_it
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,13 +42,13 @@ def to_csv(verdict: Verdict, several: transfer.Transfer | None = None) -> str:
 
 
 BESIDE_THE_BEST = ("tied_with_best", "behind_best", "behind_best_low", "behind_best_high", "behind_best_p")
-"""Of all seeds of a method together: whether its linear probe cannot be told from the best method's, and by how much the
-best is ahead, with the 95 % interval and the p of the paired comparison. Empty for the best itself."""
+"""Of all seeds of a method together: whether it cannot be told from the best method, by linear probe or by a few labels, and
+by how much the best is ahead, with the 95 % interval and the p of the paired comparison. Empty for the best itself."""
 
 
 def beside_the_best(standing: Standing) -> list[Any]:
     """The values of ``BESIDE_THE_BEST``."""
-    ahead = standing.ahead.get("linear")
+    ahead = standing.behind
     return ["yes" if standing.ties else "", ahead.mean, ahead.low, ahead.high, ahead.p] if ahead else [""] + [None] * 4
 
 
@@ -91,7 +91,7 @@ def cells(row: Row, standing: Standing) -> dict[str, str]:
         if score.name == "verdict":
             line["verdict"] = verdict_text(row, standing)
             continue
-        tie = " =" if score.name == "linear_top1" and standing.ties else ""
+        tie = " =" if score.name in ("linear_top1", FEW_LABELS.name) and standing.ties else ""
         line[f"{score.short or score.title}{' %' if score.form == 'share' else ''}"] = text(score, row) + tie
         if score.name == "linear_top1":
             interval = standing.intervals.get("linear")
@@ -128,40 +128,30 @@ def to_text(verdict: Verdict) -> str:
 def footnote(verdict: Verdict) -> str:
     """How to read the table."""
     results = [result for row in verdict.rows for result in row.results]
+    by_few = known(results, FEW_LABELS.name)
     first, notes = "Without labels to choose by: not sorted, for no indicator tells which encoder is best", ["* baseline"]
-    if known(results, FEW_LABELS.name):
+    if by_few:
         first = "Sorted by how much of the few labels a regression on the other ones predicts (leave-one-out R2), which chooses"
     if known(results, "holdout_linear_top1"):
         tested = "; kNN and linear are test scores" if known(results, "linear_top1") else ""
         first = f"Sorted by the held-out linear score, which chooses{tested}"
     if any(standing.ties for standing in verdict.standings.values()):
-        notes.append("= not told from the best method by linear probe (paired test on the same images)")
+        how = "by these labels" if by_few else "by linear probe (paired test on the same images)"
+        notes.append(f"= not told from the best method {how}")
     seeds, several = len({r.seed for r in results if r.kept}), [r.method for r in verdict.rows if len(r.results) > 1]
     if several:
         notes.append(f"mean ± standard deviation of {f'{seeds} seeds' if seeds > 1 else f'the seeds of {several[0]}'}")
     if any(standing.intervals for standing in verdict.standings.values()):
         notes.append("95 % interval over seeds and test images")
     if any(standing.answer for standing in verdict.standings.values()):
-        notes.append("verdict: against the best baseline that needs no training, by held-out labels")
+        which = "these" if by_few else "held-out"
+        notes.append(f"verdict: against the best baseline that needs no training, by {which} labels")
     if known(results, PRETEXT.name):
         chances = {r.method: r.get("pretext_chance") for r in results if r.get("pretext_chance") is not None}
         guessing = f" (guessing: {', '.join(f'{m} {percent(chance)} %' for m, chance in chances.items())})" if chances else ""
         notes.append(f"pretext: share right in the method's own task in the last epoch{guessing}")
-    lines = (f"{first}.", "; ".join(notes), seed_note(verdict), edge_note(results), supervised_note(results))
+    lines = (f"{first}.", "; ".join(notes), seed_note(verdict.rows), edge_note(results), supervised_note(results))
     return "\n".join(line for line in (*lines, *warnings(results)) if line)
-
-
-def seed_note(verdict: Verdict) -> str:
-    """What one training of each method cannot tell; empty with several."""
-    trained = [row for row in verdict.rows if not row.is_baseline]
-    if not trained or any(len(row.results) > 1 for row in trained) or not known([r.best for r in trained], "linear_top1"):
-        return ""
-    if any((row.best.metrics.protocol.get("test_labels") or SEED_IMAGES) < SEED_IMAGES for row in trained):
-        return ""  # of so few, other things are said
-    return (
-        f"One seed: trainings of one method differ by {100 * SEED_SPREAD:.1f} points (standard deviation, docs/evidence.md),"
-        f" so below about {100 * SEED_NOISE:.0f} points the order of two methods may be the seed's."
-    )
 
 
 def edge_note(results: Sequence[Result]) -> str:
@@ -235,7 +225,7 @@ def example_encoder(verdict: Verdict) -> Result | None:
 
 def instead_title(verdict: Verdict) -> str:
     """What the encoder off the shelf is called that is to be used instead of the best method's."""
-    ahead = verdict.standings[verdict.instead.method].ahead.get("linear") if verdict.instead else None
+    ahead = verdict.standings[verdict.instead.method].behind if verdict.instead else None
     return f"off the shelf, and {'better' if ahead and ahead.is_clear and ahead.mean < 0 else 'no worse'}"
 
 

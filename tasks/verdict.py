@@ -23,14 +23,6 @@ if TYPE_CHECKING:
 
     from ssl_core.evaluation.comparison import Difference
 
-SEED_SPREAD = 0.007
-"""Standard deviation of a method's linear accuracy over training seeds: root mean square over the methods of
-docs/evidence.md (three seeds each, CIFAR-10). It says what one seed cannot: how far another one might lie."""
-SEED_NOISE = 1.96 * 2**0.5 * SEED_SPREAD
-"""A difference of two trainings that seeds alone exceed in 1 of 20 cases."""
-SEED_IMAGES = 1000
-"""Test images below which their number says more than the spread of seeds, which was measured on 5,000."""
-
 
 @dataclass(frozen=True)
 class Standing:
@@ -39,18 +31,23 @@ class Standing:
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Of ``linear`` and ``knn``: 95 %, over seeds and test images."""
     ahead: Mapping[str, "Difference"] = field(default_factory=dict)
-    """Of both: the best method minus this row."""
+    """Of both, and of the ``few`` labels where the data have none: the best method minus this row."""
     answer: Answer | None = None
-    """Of a method: whether its training is worth it, by a probe on all labels."""
+    """Of a method: whether its training is worth it, by a probe on all labels or by the few."""
     below_start: tuple[str, ...] = ()
     """Names of its trainings that are clearly worse than the weights they started from."""
     gains: Mapping[str, float] = field(default_factory=dict)
     """What the linear probe gained on the test images over those weights, by the name of the training."""
 
     @property
+    def behind(self) -> "Difference | None":
+        """The best method minus this row by linear probe or, where the data have no labels, by the few."""
+        return self.ahead.get("linear") or self.ahead.get(worth.FEW)
+
+    @property
     def ties(self) -> bool:
-        """Whether its linear probe cannot be told from the best method's."""
-        return "linear" in self.ahead and not self.ahead["linear"].is_clear
+        """Whether it cannot be told from the best method."""
+        return self.behind is not None and not self.behind.is_clear
 
 
 @dataclass(frozen=True)
@@ -86,13 +83,18 @@ class Verdict:
         """Whether training was worth it, for each budget of labels."""
         return worth.budgets(self.row, self.free) if self.row else []
 
+    @cached_property
+    def by_few(self) -> Budget | None:
+        """The same by a few labels."""
+        return worth.budget_of_few(self.row, self.free) if self.row else None
+
     @property
     def not_beaten(self) -> list[str]:
-        """The baselines that cost nothing and that the best method's linear probe is not clearly above, the best one first."""
-        if self.best and self.best.few:
+        """The baselines that cost nothing and that the best method is not clearly above, the best one first."""
+        if self.best and self.best.few and self.by_few is None:
             few = {row.method: row.best.few.explained for row in self.free if row.best.few}
             return sorted((m for m, share in few.items() if share >= self.best.few.explained), key=lambda m: -few[m])
-        known = {row.method: self.standings[row.method].ahead.get("linear") for row in self.free}
+        known = {row.method: self.standings[row.method].behind for row in self.free}
         found = {m: ahead.mean for m, ahead in known.items() if ahead and not (ahead.is_clear and ahead.mean > 0)}
         return sorted(found, key=lambda method: found[method])
 
@@ -135,7 +137,9 @@ def _standing(row: Row, first: Row | None, free: Sequence[Row], results: Sequenc
         intervals[kind] = known or comparison.interval(own, resamples, 0)
         if other is not None and other.shape[1] == own.shape[1]:
             ahead[kind] = comparison.difference(other, own, resamples, 0)
-    own_budget = None if row.is_baseline else worth.budget(row, free, worth.ALL)
+    if first and (by_few := worth.ahead_by_few(first, row)):
+        ahead[worth.FEW] = by_few
+    own_budget = None if row.is_baseline else worth.budget(row, free, worth.ALL) or worth.budget_of_few(row, free)
     worse = tuple(r.name for r in row.results if starts.standing(r, results))
     gains = {r.name: gain for r in row.results if (gain := starts.gain(r, results)) is not None}
     return Standing(intervals, ahead, own_budget.answer if own_budget else None, worse, gains)
@@ -177,16 +181,19 @@ def worth_it(verdict: Verdict) -> list[str]:
     if verdict.budgets:
         said = worth.answer(verdict.budgets), worth.check(verdict.budgets), "" if verdict.shelf else worth.NOTHING_OFF_THE_SHELF
         return [text for text in said if text]
-    known = verdict.row.mean("holdout_linear_top1") is not None
+    if verdict.row.mean("holdout_linear_top1") is not None:
+        return []
     few = verdict.best.few
-    return [] if known else [few_labels.sentence(few), worth.without_labels(few.labels if few else 0)]
+    if verdict.by_few:
+        return [worth.answer_by_few(verdict.by_few, verdict.best.method), few_labels.sentence(few)]
+    return [few_labels.sentence(few), worth.without_labels(few.labels if few else 0)]
 
 
 def sentences(verdict: Verdict) -> list[str]:
     """What else is said in words, what matters most first; empty without test labels."""
     best, row = verdict.best, verdict.row
-    if best and best.few and verdict.not_beaten:
-        return [_warning(verdict, best)]
+    if best and best.few:
+        return [*([_warning(verdict, best)] if verdict.not_beaten else []), *_not_told(verdict, "by these labels")]
     if best is None or row is None or row.mean("linear_top1") is None:
         return []
     count, interval = sum(not r.is_baseline for r in verdict.rows), verdict.standings[row.method].intervals.get("linear")
@@ -208,9 +215,13 @@ def sentences(verdict: Verdict) -> list[str]:
     linear, knn = verdict.below_pixels("linear_top1"), verdict.below_pixels("knn_top1")
     if linear is not None:
         found.append(f"Below the raw pixels: {linear} of {count} methods by linear probe, {knn} by kNN.")
-    if ties := verdict.ties:
-        found.append(f"Not clearly different from {best.method} by linear probe: {', '.join(ties)}.")
-    return found
+    return found + _not_told(verdict, "by linear probe")
+
+
+def _not_told(verdict: Verdict, how: str) -> list[str]:
+    """The methods that might be as good as the best one; nothing where there are none."""
+    best, names = verdict.best, ", ".join(verdict.ties)
+    return [f"Not clearly different from {best.method} {how}: {names}."] if best and names else []
 
 
 def caution(verdict: Verdict) -> str:
@@ -271,16 +282,20 @@ def _warning(verdict: Verdict, best: Result) -> str:
     """That the best method is no better than what needs no training, and what to do."""
     name = verdict.not_beaten[0]
     to_do = f"Take {worth.noun(name)}." if best.is_baseline else advice(best.method, best.training)
+    ahead, what = verdict.standings[name].behind, worth.noun(name)
+    verb = "are" if what.endswith("s") else "is"
+    if ahead and ahead.is_clear and not best.is_baseline:
+        to_do = f"Use {what} for now. {to_do}"
     if best.few:
         theirs = next(row.best.few for row in verdict.free if row.method == name)
         shares = f"{share_in_words(theirs.explained if theirs else None)} against {share_in_words(best.few.explained)}"
-        what = f"{worth.noun(name)} explain more of the few labels than {best.method}, {shares}"
-        return f"Do not use this yet: {what}. {to_do}"
-    ahead = verdict.standings[name].ahead["linear"]
-    what, how = worth.noun(name), "better" if ahead.is_clear else "not clearly worse"
-    verb = "are" if what.endswith("s") else "is"
-    if ahead.is_clear and not best.is_baseline:
-        to_do = f"Use {what} for now. {to_do}"
+        if ahead and not ahead.is_clear:
+            said = f"by the few labels {what} {verb} not clearly worse than {best.method}, {shares} of them explained"
+        else:
+            said = f"{what} explain{'' if verb == 'are' else 's'} more of the few labels than {best.method}, {shares}"
+        return f"Do not use this yet: {said}. {to_do}"
+    assert ahead is not None
+    how = "better" if ahead.is_clear else "not clearly worse"
     return f"Do not use this yet: {what} {verb} {how} than {best.method}; {worth.counted(ahead, best.method, what)}. {to_do}"
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ssl_core.catalogue import BASELINES, NOUNS
+from tasks.few_labels import TELLING
 from tasks.results import Row
 from tasks.runtime.words import signed
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 ALL = "linear"
 """The budget of all labels: the probe that every table shows."""
+FEW = "few"
+"""The budget of a few labels where the data have none, by how much of them is explained (``tasks.few_labels``)."""
 RESAMPLES = 1000
 """Of rows whose protocol does not say."""
 OF_THE_LABELS = " of the labels"
@@ -102,6 +105,31 @@ def budgets(first: Row, free: Sequence[Row]) -> list[Budget]:
     return [*found, every] if every else found
 
 
+def budget_of_few(first: Row, free: Sequence[Row]) -> Budget | None:
+    """The same by how much of a few labels each explains; None where there is nothing to compare, or too few tell nothing."""
+    over = max((row for row in free if explained(row) is not None), key=lambda row: row.place, default=None)
+    found = ahead_by_few(first, over) if over else None
+    return Budget(FEW, over.method, found, first.best.few.labels, None) if over and found and first.best.few else None
+
+
+def ahead_by_few(first: Row, second: Row) -> "Difference | None":
+    """How much more of the few labels the first row explains than the second; None where too few tell nothing."""
+    own, other = explained(first), explained(second)
+    if own is None or other is None or first is second or own.shape[1] != other.shape[1]:
+        return None
+    import torch
+
+    from ssl_core.evaluation import comparison
+
+    return comparison.of_means(torch.from_numpy(own), torch.from_numpy(other), RESAMPLES, 0)
+
+
+def explained(row: Row) -> np.ndarray | None:
+    """(S, n) how much of each of the few labels is explained; None where there are none, or too few to tell anything."""
+    found = [r.few.each for r in row.results if r.few]
+    return np.stack(found) if found and len(found[0]) >= TELLING else None
+
+
 def _real_share(first: Row, share: str) -> float | None:
     """Which share of the labels that was; None where it is not known."""
     return next((few.seen for few in first.best.metrics.few_labels() if few.share == float(share)), None)
@@ -169,6 +197,9 @@ LABELS_FOR_5_POINTS = _rounded(0.2 * (1.96 / 0.05) ** 2)
 """Images on which a difference of 5 points is clear, where two encoders disagree on every fifth image."""
 
 
+EQUAL = "as far as any reasonable number of labels could tell, they are equally good"
+
+
 def counted(ahead: "Difference", first: str, second: str) -> str:
     """A paired difference of two rows: ``by linear probe 37 test images are right with simclr alone and 65 with raw pixels
     alone, p = .007``."""
@@ -221,7 +252,7 @@ def _more(group: Sequence[Budget]) -> str:
         return f"so few do not say how many would; about {LABELS_FOR_5_POINTS} held-out ones tell a difference of 5 points"
     known = [b.more for b in group if b.more is not None]
     if not known:
-        return "as far as any reasonable number of labels could tell, they are equally good"
+        return EQUAL
     return f"about {max(known):,} more labelled images, held out, would settle it"
 
 
@@ -233,6 +264,18 @@ def check(found: Sequence[Budget]) -> str:
 
 
 NOTHING_OFF_THE_SHELF = "Features off the shelf were not compared; the row pretrained has those of an ImageNet encoder."
+
+
+def answer_by_few(found: Budget, method: str) -> str:
+    """The same by a few labels."""
+    over, share = noun(found.over), f"what {method} explains of them is {points(found.held_out)}"
+    if found.answer is Answer.UNKNOWN:
+        wanted = None if found.more is None else found.images + found.more
+        more = f"about {wanted:,} would (python -m tasks.label --count {wanted} adds to them)" if wanted else EQUAL
+        begins = f"{found.images:,} labels do not tell whether training on your images is worth it"
+        return f"{begins}: {share} against {over}; {more}."
+    begins = f"Training on your images is {found.answer} by {found.images:,} labels"
+    return f"{begins}, use {over}: {share} against {over}." if found.answer is Answer.NO else f"{begins}: {share} over {over}."
 
 
 def without_labels(labels: int = 0) -> str:

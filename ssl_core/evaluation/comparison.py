@@ -66,16 +66,27 @@ def difference(first: Tensor, second: Tensor, resamples: int, seed: int) -> Diff
     Returns:
         With one seed each, p is that of McNemar's exact test. Otherwise it is read off the bootstrap.
     """
-    mean = float(first.double().mean() - second.double().mean())
-    draws = _resampled(first, resamples, seed, 0) - _resampled(second, resamples, seed, 1)
-    drawn = Difference(mean, *_percentiles(draws), _tail(draws))
+    drawn = of_means(first, second, resamples, seed)
     if len(first) > 1 or len(second) > 1:
         return drawn
     alone = int((first & ~second).sum()), int((second & ~first).sum())
     low, high = (edge * sum(alone) / first.shape[1] for edge in exact_interval(*alone))
-    exact = Difference(mean, low, high, mcnemar(*alone), alone)
+    exact = Difference(drawn.mean, low, high, mcnemar(*alone), alone)
     both = replace(exact, low=min(low, drawn.low), high=max(high, drawn.high))
     return both if both.is_clear == exact.is_clear else exact  # about zero the test decides
+
+
+def of_means(first: Tensor, second: Tensor, resamples: int, seed: int) -> Difference:
+    """The same of numbers for each image of which more is better, read off the bootstrap.
+
+    Args:
+        first: (S, M) of seed s and image m; ``second`` (T, M) on the same images. The seeds are not paired.
+        resamples: draws of the bootstrap.
+        seed: names the stream of random numbers.
+    """
+    mean = float(first.double().mean() - second.double().mean())
+    draws = _resampled(first, resamples, seed, 0) - _resampled(second, resamples, seed, 1)
+    return Difference(mean, *_percentiles(draws), _tail(draws))
 
 
 def paired(first: Tensor, second: Tensor, resamples: int, seed: int) -> Difference:
@@ -138,7 +149,7 @@ def _resampled(correct: Tensor, resamples: int, seed: int, row: int) -> Tensor:
     """(resamples,) float64 means of ``correct`` (S, M) over resampled images, the same for every row, and resampled seeds.
 
     Args:
-        correct: whole numbers; NaN where an image does not count.
+        correct: numbers; NaN where an image does not count.
     """
     seeds, images = correct.shape
     values, means = correct.to(torch.float64).T, []

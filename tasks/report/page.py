@@ -14,7 +14,7 @@ from typing import Any
 from ssl_core.catalogue import ABOUT_LOSS, BASELINES, METHODS
 from ssl_core.evaluation.scores import SCORES, Score
 from tasks import few_labels, leaderboard, transfer, tuned, worth
-from tasks.cautions import verdict_text
+from tasks.cautions import seed_note, verdict_text
 from tasks.columns import FEW_LABELS, HEADLINES, PRETEXT
 from tasks.leaderboard import percent
 from tasks.metrics import Health
@@ -112,8 +112,9 @@ def render(
         loss_notes=" ".join(f"{m}: {ABOUT_LOSS[m]}." for m in (row.method for row in rows) if m in ABOUT_LOSS),
         methods=sum(not row.is_baseline for row in rows),
         few=known(results, FEW_LABELS.name),
+        few_score=FEW_LABELS.name,
         unhealthy=[(row.method, row.verdict) for row in rows if not row.is_baseline and row.verdict != "healthy"],
-        notes=[note for note in (leaderboard.seed_note(verdict), leaderboard.edge_note(results)) if note],
+        notes=[note for note in (seed_note(rows), leaderboard.edge_note(results)) if note],
         charts=illustrations.charts(root, rows, best),
         sheets=illustrations.sheets(root, rows),
         maps=illustrations.maps(root, rows, best, view, data.meta["classes"]),

@@ -131,11 +131,22 @@ def test_labels_are_not_overwritten_and_images_without_labels_are(project: Path)
     label.pick(project, 20)
     label.pick(project, 30)
     fill(project / FILE, classes=2)
-    with pytest.raises(UsageError, match="has labels"):
-        label.pick(project, 20)
+    with pytest.raises(UsageError, match=r"has labels; .* --count 60 adds images"):
+        label.pick(project, 30)
     (project / FILE).write_text("number,file,label\n1,gone.png,cat\n")
-    with pytest.raises(UsageError, match="has labels"):
+    with pytest.raises(DataError, match=r"gone\.png, which is not among"):
         label.pick(project, 20)
+
+
+def test_more_images_are_added_to_those_that_have_labels(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    label.pick(project, 20)
+    fill(project / FILE, keep=15)
+    before = (project / FILE).read_text().splitlines()
+    label.pick(project, 50)
+    assert "50 images to label, 30 of them new" in capsys.readouterr().out
+    after = (project / FILE).read_text().splitlines()
+    assert after[:21] == before and len(after) == 51 and len({line.split(",")[1] for line in after[1:]}) == 50
+    assert after[-1].startswith("50,") and after[-1].endswith(",")
 
 
 @pytest.mark.parametrize(

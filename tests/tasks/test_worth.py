@@ -1,6 +1,9 @@
 """Whether training was worth it: decided on held-out labels, checked on the test, said in plain words."""
 
+import csv
 import dataclasses
+import io
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,10 +14,11 @@ from ssl_core.evaluation.comparison import Difference
 from tasks import leaderboard
 from tasks.few_labels import Few
 from tasks.judged import Judged
+from tasks.leaderboard import to_csv, to_text
 from tasks.results import Result, load_results
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.files import load_tensors, save_tensors
-from tasks.verdict import judge, judge_one, remarks, sentences, worth_it
+from tasks.verdict import Verdict, judge, judge_one, remarks, sentences, worth_it
 from tasks.worth import Answer, points
 from tests.support.example_results import HELD_OUT, metrics_of, write_project
 
@@ -217,7 +221,7 @@ def test_a_budget_is_called_by_the_labels_that_it_had(labels: tuple[int, int], s
 @pytest.mark.usefixtures("pretrained")
 def test_where_a_few_labels_chose_the_row_that_explains_more_of_them_is_named_first() -> None:
     shares = {"simclr": 0.08, "rotation": 0.05, "pretrained": 0.41}
-    results = [Result(metrics_of(method), few=Few(share, 40)) for method, share in shares.items()]
+    results = [Result(metrics_of(method), few=Few(np.full(40, share))) for method, share in shares.items()]
     verdict = judge(results)
     assert verdict.best is results[0] and verdict.not_beaten == ["pretrained"]
     (warning,) = sentences(verdict)
@@ -227,5 +231,41 @@ def test_where_a_few_labels_chose_the_row_that_explains_more_of_them_is_named_fi
     chose, open_question = worth_it(verdict)
     assert chose.startswith("40 labelled images choose") and open_question.startswith("40 labels do not tell whether training")
     assert warning in remarks(judge_one(results[0], results))
-    better = judge([results[0], Result(metrics_of("pretrained"), few=Few(0.01, 40))])
+    better = judge([results[0], Result(metrics_of("pretrained"), few=Few(np.full(40, 0.01)))])
     assert not better.not_beaten and not sentences(better)
+
+
+@pytest.mark.usefixtures("pretrained")
+def test_enough_of_a_few_labels_answer_and_say_what_they_cannot_tell() -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, (4, 100))
+    shares = {"simclr": 0.50, "rotation": 0.49, "jigsaw": 0.30}
+
+    def judged(baseline: float, labels: int = 100) -> Verdict:
+        of = {**shares, "pretrained": baseline}
+        each = {method: share + own[:labels] for (method, share), own in zip(of.items(), noise, strict=True)}
+        return judge([Result(metrics_of(method), few=Few(explained)) for method, explained in each.items()])
+
+    better = judged(0.30)
+    assert not better.not_beaten and better.ties == ["rotation"]
+    assert sentences(better) == ["Not clearly different from simclr by these labels: rotation."]
+    yes, chose = worth_it(better)
+    assert yes.startswith("Training on your images is worth it by 100 labels: what simclr explains of them is +")
+    assert yes.endswith("over ImageNet features.") and chose.startswith("100 labelled images choose")
+    assert {row.method: better.standings[row.method].answer for row in better.rows} == {
+        "simclr": Answer.YES, "rotation": Answer.YES, "jigsaw": Answer.UNKNOWN, "pretrained": None
+    }  # fmt: skip
+    table = to_text(better)
+    assert re.search(r"^rotation .* =  ", table, re.M) and not re.search(r"^jigsaw .*=", table, re.M)
+    assert "= not told from the best method by these labels" in table and "training, by these labels" in table
+    board = {line["method"]: line for line in csv.DictReader(io.StringIO(to_csv(better)))}
+    assert board["rotation"]["tied_with_best"] == "yes" and float(board["jigsaw"]["behind_best_low"]) > 0.1
+
+    warning, _ = sentences(judged(0.5))
+    assert warning.startswith("Do not use this yet: by the few labels ImageNet features are not clearly worse than simclr, ")
+    assert re.search(r"100 labels do not tell whether .*; about [\d,]+ would \(python -m", worth_it(judged(0.5))[0])
+    worse = judged(0.7)
+    assert "is not worth it by 100 labels, use ImageNet features: " in worth_it(worse)[0]
+    assert sentences(worse)[0].startswith("Do not use this yet: ImageNet features explain more of the few labels than simclr, ")
+    assert "Use ImageNet features for now." in sentences(worse)[0]
+    few = judged(0.30, labels=49)
+    assert not few.ties and few.by_few is None and "49 labels do not tell" in worth_it(few)[1]
