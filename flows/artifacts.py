@@ -22,6 +22,7 @@ from prefect.runtime import flow_run
 
 from tasks import transfer, ui
 from tasks.columns import BESIDE_ITS_START, HEADLINES
+from tasks.conclusions import sentences, worth_it
 from tasks.leaderboard import BEST, title
 from tasks.results import load_results, up_to_date
 from tasks.runtime import files
@@ -29,7 +30,7 @@ from tasks.runtime.errors import Stop
 from tasks.runtime.progress import Follower
 from tasks.sync import SENT
 from tasks.tracking import registered
-from tasks.verdict import Verdict, judge, sentences, worth_it
+from tasks.verdict import Verdict, judge
 
 Champion = tuple[str, str]
 """(registered model, encoder)"""

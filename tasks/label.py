@@ -17,13 +17,14 @@ import numpy as np
 from tasks import few_labels
 from tasks.choice import champion, why_none
 from tasks.columns import FEW_LABELS
+from tasks.conclusions import sentences, worth_it
 from tasks.few_labels import COLUMNS, ENOUGH, FILE
 from tasks.leaderboard import percent
 from tasks.results import Result, load_scores
 from tasks.runtime import dataset, files, params, settings
 from tasks.runtime.errors import DataError, UsageError, run
 from tasks.runtime.words import counted
-from tasks.verdict import judge, sentences, worth_it
+from tasks.verdict import judge
 from tasks.worth import points
 
 SHEET = FILE.with_suffix(".png")

@@ -12,11 +12,12 @@ from ssl_core.evaluation.scores import Score
 from tasks import starts, transfer, tuned
 from tasks.cautions import seed_note, verdict_text
 from tasks.columns import BESIDE_ITS_START, COLUMNS, FEW_LABELS, HEALTH, PRETEXT, VERDICT, safe_cell, table_scores
+from tasks.conclusions import sentences, worth_it
 from tasks.results import Result, Row, known, load_results, up_to_date
 from tasks.runtime import errors
 from tasks.runtime.words import few, markdown
 from tasks.tracking import registered
-from tasks.verdict import Standing, Verdict, judge, sentences, worth_it
+from tasks.verdict import Standing, Verdict, judge
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.choice import champion
+from tasks.conclusions import caution
 from tasks.results import Result, Row, known, load_scores, ranked, up_to_date
 from tasks.runtime import params
 from tasks.runtime.words import aligned, markdown
-from tasks.verdict import Verdict, caution, judge
+from tasks.verdict import Verdict, judge
 
 POOL = "data"
 """What the images are called that encoders are trained on."""

@@ -19,6 +19,7 @@ from tasks import few_labels, starts, transfer
 from tasks.cautions import verdict_text
 from tasks.choice import best_of, candidates, champion, why_none
 from tasks.columns import FEW_LABELS, HEALTH, VERDICT
+from tasks.conclusions import caution, remarks
 from tasks.register.card import model_card
 from tasks.register.export import Exporter
 from tasks.register.registry import Entry, Registry, package_key
@@ -28,7 +29,7 @@ from tasks.runtime.errors import IntegrityError
 from tasks.tracking import journal
 from tasks.tracking.registered import CHAMPION, Registration
 from tasks.tracking.tracker import Tracker
-from tasks.verdict import caution, judge_one, remarks
+from tasks.verdict import judge_one
 
 
 def entry(

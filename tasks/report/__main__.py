@@ -5,13 +5,14 @@ from pathlib import Path
 
 from tasks import starts, transfer, tuned
 from tasks.columns import FEW_LABELS, HEADLINES
+from tasks.conclusions import sentences, worth_it
 from tasks.report import page, small
 from tasks.results import load_results
 from tasks.runtime import dataset, files
 from tasks.runtime.stage import Stage, main
 from tasks.runtime.stage_name import StageName
 from tasks.tracking.journal import Journal
-from tasks.verdict import judge, sentences, worth_it
+from tasks.verdict import judge
 
 
 def body(run: Stage) -> None:

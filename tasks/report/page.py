@@ -16,6 +16,7 @@ from ssl_core.evaluation.scores import SCORES, Score
 from tasks import few_labels, leaderboard, transfer, tuned, worth
 from tasks.cautions import seed_note, verdict_text
 from tasks.columns import FEW_LABELS, HEADLINES, PRETEXT
+from tasks.conclusions import sentences, worth_it
 from tasks.leaderboard import percent
 from tasks.metrics import Health
 from tasks.report import figures, findings, illustrations
@@ -25,7 +26,7 @@ from tasks.tracking import journal
 from tasks.trainings import FULL_SCHEDULE
 from tasks.transfer import Transfer
 from tasks.tuned import Tuning
-from tasks.verdict import Verdict, judge, sentences, worth_it
+from tasks.verdict import Verdict, judge
 
 PACKAGES = ("torch", "torchvision", "numpy", "dvc", "mlflow", "prefect", "matplotlib")
 MATRIX_CLASSES = 20

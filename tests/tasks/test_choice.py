@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 from tasks.choice import best_method, candidates, champion, is_start
+from tasks.conclusions import sentences
 from tasks.register.registration import aliases
 from tasks.results import Result
 from tasks.trainings import Training
-from tasks.verdict import judge, sentences
+from tasks.verdict import judge
 from tests.tasks.test_starts import START, result
 
 BETTER, WORSE = result("simclr", 0.9, 4), result("byol", 0.7, 4)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from tasks import few_labels, label
 from tasks.choice import champion
+from tasks.conclusions import worth_it
 from tasks.few_labels import FILE
 from tasks.leaderboard import to_csv, to_text
 from tasks.prepare.layout import one_per_line
@@ -17,7 +18,7 @@ from tasks.report.page import documents
 from tasks.results import load_results, ranked
 from tasks.runtime import files
 from tasks.runtime.errors import DataError, UsageError
-from tasks.verdict import judge, worth_it
+from tasks.verdict import judge
 from tests.support.example_results import write_project
 
 METHODS = ("jigsaw", "rotation", "simclr", "raw_pixels")

@@ -10,10 +10,11 @@ import pytest
 from tasks import leaderboard, starts
 from tasks.cautions import verdict_text
 from tasks.choice import start_of
+from tasks.conclusions import remarks, sentences
 from tasks.metrics import Health, Metrics
 from tasks.results import Result
 from tasks.trainings import Training
-from tasks.verdict import judge, judge_one, remarks, sentences
+from tasks.verdict import judge, judge_one
 
 HEALTH = Health(0.1, 9.0, 0.3, -2.0)
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from tasks import leaderboard
+from tasks.conclusions import caution, remarks, sentences
 from tasks.register.card import model_card
 from tasks.report.page import build
 from tasks.results import Result, load_results
 from tasks.trainings import Training
-from tasks.verdict import caution, judge, judge_one, remarks, sentences
+from tasks.verdict import judge, judge_one
 from tests.support.example_results import metrics_of, write_project
 
 IMAGES = 411

@@ -12,13 +12,14 @@ import pytest
 from ssl_core import catalogue
 from ssl_core.evaluation.comparison import Difference
 from tasks import leaderboard
+from tasks.conclusions import remarks, sentences, worth_it
 from tasks.few_labels import Few
 from tasks.judged import Judged
 from tasks.leaderboard import to_csv, to_text
 from tasks.results import Result, load_results
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.files import load_tensors, save_tensors
-from tasks.verdict import Verdict, judge, judge_one, remarks, sentences, worth_it
+from tasks.verdict import Verdict, judge, judge_one
 from tasks.worth import Answer, points
 from tests.support.example_results import HELD_OUT, metrics_of, write_project
 

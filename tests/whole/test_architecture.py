@@ -85,6 +85,7 @@ SHARED = {
     "tasks.leaderboard",
     "tasks.columns",
     "tasks.metrics",
+    "tasks.conclusions",
     "tasks.verdict",
     "tasks.cautions",
     "tasks.judged",

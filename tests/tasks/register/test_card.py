@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from ssl_core.engine.encoders import EncoderConfig, build, description, open_residuals
+from tasks.conclusions import remarks
 from tasks.judged import Judged
 from tasks.metrics import Metrics
 from tasks.register import modeling
 from tasks.register.card import model_card
 from tasks.results import Result
 from tasks.runtime import files
-from tasks.verdict import judge_one, remarks
+from tasks.verdict import judge_one
 from tests.support.example_results import metrics_of
 from tests.tasks.test_starts import START, result
 

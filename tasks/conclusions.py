@@ -1,0 +1,170 @@
+"""The conclusions in words: whether training was worth it, which encoder is best, and what the numbers cannot tell."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ssl_core.networks import network
+from tasks import few_labels, starts, worth
+from tasks.cautions import how_few, share_in_words, unequal_classes
+from tasks.results import Result, Row
+from tasks.trainings import advice
+from tasks.verdict import Verdict, judge
+
+if TYPE_CHECKING:
+    from ssl_core.evaluation.comparison import Difference
+
+GIVES = {
+    "raw_pixels": "The raw pixels give",
+    "random_init": "An untrained encoder gives",
+    "pretrained": "An ImageNet encoder off the shelf gives",
+    "dinov2": "DINOv2 off the shelf gives",
+    "start": "What training started from gives",
+    "supervised": "Training it with all the labels gives",
+}
+
+
+def worth_it(verdict: Verdict) -> list[str]:
+    """Whether training on these images was worth it: the answer, and what the test says to it; without labels, what chose.
+
+    Returns:
+        Nothing without a method, or where all have collapsed.
+    """
+    if verdict.best is None and any(not r.is_baseline and not r.is_collapsed for row in verdict.rows for r in row.results):
+        return [few_labels.sentence(None), worth.without_labels()]
+    if verdict.best is None or verdict.row is None:
+        return []
+    if verdict.budgets:
+        said = worth.answer(verdict.budgets), worth.check(verdict.budgets), "" if verdict.shelf else worth.NOTHING_OFF_THE_SHELF
+        return [text for text in said if text]
+    if verdict.row.mean("holdout_linear_top1") is not None:
+        return []
+    few = verdict.best.few
+    if verdict.by_few:
+        return [worth.answer_by_few(verdict.by_few, verdict.best.method), few_labels.sentence(few)]
+    return [few_labels.sentence(few), worth.without_labels(few.labels if few else 0)]
+
+
+def sentences(verdict: Verdict) -> list[str]:
+    """What else is said in words, what matters most first; empty without test labels."""
+    best, row = verdict.best, verdict.row
+    if best and best.few:
+        return [*([_warning(verdict, best)] if verdict.not_beaten else []), *_not_told(verdict, "by these labels")]
+    if best is None or row is None or row.mean("linear_top1") is None:
+        return []
+    count, interval = sum(not r.is_baseline for r in verdict.rows), verdict.standings[row.method].intervals.get("linear")
+    what = "comes first" if verdict.not_beaten else "gives the best encoder"
+    what = f"{what} of {count} methods" if count > 1 else "is the only method"
+    sure = f" (95 % interval {share_in_words(interval[0])} to {share_in_words(interval[1])})" if interval else ""
+    held_out = share_in_words(row.mean("holdout_linear_top1")) + (" on average" if len(row.results) > 1 else "")
+    found = [_warning(verdict, best)] if verdict.not_beaten else []
+    found += [
+        f"{best.method} {what}: on its frozen features a linear probe gets"
+        f" {share_in_words(row.mean('linear_top1'))}{sure} of the test images right, kNN"
+        f" {share_in_words(row.mean('knn_top1'))}.",
+        f"It was chosen by its score on held-out training labels, {held_out}, not by the test.{_tied(verdict, row)}",
+        *how_few(best),
+        *unequal_classes(row, verdict.rows),
+        *(_against(verdict, row) for row in verdict.rows if row.is_baseline),
+    ]
+    found += _about_starts(verdict)
+    linear, knn = verdict.below_pixels("linear_top1"), verdict.below_pixels("knn_top1")
+    if linear is not None:
+        found.append(f"Below the raw pixels: {linear} of {count} methods by linear probe, {knn} by kNN.")
+    return found + _not_told(verdict, "by linear probe")
+
+
+def _not_told(verdict: Verdict, how: str) -> list[str]:
+    """The methods that might be as good as the best one."""
+    names = ", ".join(verdict.ties)
+    return [f"Not clearly different from {verdict.best.method} {how}: {names}."] if verdict.best and names else []
+
+
+def caution(verdict: Verdict) -> str:
+    """That the champion is not to be used yet, and why; empty where there is nothing to say against it."""
+    return _warning(verdict, verdict.best) if verdict.best and verdict.not_beaten else ""
+
+
+def remarks(verdict: Verdict, results: Sequence[Result] = ()) -> list[str]:
+    """What a card says of the encoder that ``judge_one`` compared: first whether it was worth its training.
+
+    Args:
+        results: all there are; what trainings started from says by them whether these were worth it.
+    """
+    best = verdict.best
+    if best is None:
+        return []
+    if best.is_baseline:
+        whole = judge(results)
+        said = worth_it(whole) + _start_wins(whole)
+    else:
+        said = worth_it(verdict) + ([_warning(verdict, best)] if verdict.not_beaten else [])
+    said += _about_starts(verdict, [best])
+    return said + [_against(verdict, row) for row in verdict.rows if row.is_baseline and row.mean("linear_top1")]
+
+
+def _about_starts(verdict: Verdict, results: Sequence[Result] | None = None) -> list[str]:
+    """Of these results, by default of all: those that lost what they had started with, and whether a start is the champion."""
+    every = [r for row in verdict.rows for r in row.results]
+    found = _start_wins(verdict) if results is None else []
+    chosen = every if results is None else results
+    worse = [r for r in chosen if r.name in verdict.standings[r.method].below_start]
+    found += [starts.remark(result, every) for result in worse]
+    return [*found, *filter(None, [starts.unguarded(chosen, every)])]
+
+
+def _start_wins(verdict: Verdict) -> list[str]:
+    """That the champion is what a training started from; nothing where it is not."""
+    taken = verdict.champion
+    if taken is None or not taken.is_baseline:
+        return []
+    found = [f"Take {taken.name}, which training started from: by the score that chooses no training is better."]
+    return [*found, *([f"{verdict.instead.name}, off the shelf, is no worse than that: use it."] if verdict.instead else [])]
+
+
+def _tied(verdict: Verdict, row: Row) -> str:
+    """Which methods have the same score as the one that was chosen, and what chose among them; empty without such."""
+    names = [r.method for r in verdict.rows if not r.is_baseline and r is not row and r.place == row.place]
+    return f" So have {', '.join(names)}; among equals the held-out kNN chose, then the alphabet." if names else ""
+
+
+def _warning(verdict: Verdict, best: Result) -> str:
+    """That the best method is no better than what needs no training, and what to do."""
+    name = verdict.not_beaten[0]
+    to_do = f"Take {worth.noun(name)}." if best.is_baseline else advice(best.method, best.training)
+    ahead, what = verdict.standings[name].behind, worth.noun(name)
+    verb = "are" if what.endswith("s") else "is"
+    if ahead and ahead.is_clear and not best.is_baseline:
+        to_do = f"Use {what} for now. {to_do}"
+    if best.few:
+        theirs = next(row.best.few for row in verdict.free if row.method == name)
+        shares = f"{share_in_words(theirs.explained if theirs else None)} against {share_in_words(best.few.explained)}"
+        if ahead and not ahead.is_clear:
+            said = f"by the few labels {what} {verb} not clearly worse than {best.method}, {shares} of them explained"
+        else:
+            said = f"{what} explain{'' if verb == 'are' else 's'} more of the few labels than {best.method}, {shares}"
+        return f"Do not use this yet: {said}. {to_do}"
+    assert ahead is not None
+    how = "better" if ahead.is_clear else "not clearly worse"
+    return f"Do not use this yet: {what} {verb} {how} than {best.method}; {worth.counted(ahead, best.method, what)}. {to_do}"
+
+
+def _against(verdict: Verdict, row: Row) -> str:
+    """A baseline's scores, and whether they differ from the best method's."""
+    ahead, gives = verdict.standings[row.method].ahead, GIVES.get(row.method, f"The baseline {row.method} gives")
+    if row.method == "random_init" and verdict.best and _are_one_network(row.best, verdict.best):
+        gives = "The same network untrained gives"
+    parts = [
+        f"{share_in_words(row.mean(f'{key}_top1'))} by {kind}{f' ({_relation(ahead[key])})' if key in ahead else ''}"
+        for key, kind in (("linear", "linear probe"), ("knn", "kNN"))
+    ]
+    return f"{gives} {' and '.join(parts)}."
+
+
+def _are_one_network(one: Result, other: Result) -> bool:
+    return network(one.training.network) == network(other.training.network)
+
+
+def _relation(ahead: "Difference") -> str:
+    if not ahead.is_clear:
+        return "no clear difference"
+    return "clearly less" if ahead.mean > 0 else "clearly more"
