@@ -17,6 +17,10 @@ SEED_NOISE = 1.96 * 2**0.5 * SEED_SPREAD
 """A difference of two trainings that seeds alone exceed in 1 of 20 cases."""
 SEED_IMAGES = 1000
 """Test images below which their number says more than the spread of seeds, which was measured on 5,000."""
+CAUTION = "Do not use this yet"
+"""How a sentence begins that says why the best encoder is not to be used."""
+GUESSING = 1.1
+"""Times the accuracy of guessing below which a training has learned nothing in its own task."""
 UNEQUAL = 1.5
 """Times its even share of the images from which on the most frequent class is worth a word."""
 
@@ -49,6 +53,22 @@ def seed_note(rows: Sequence[Row]) -> str:
         f"One seed: trainings of one method differ by {100 * SEED_SPREAD:.1f} points (standard deviation, docs/evidence.md),"
         f" so below about {100 * SEED_NOISE:.0f} points the order of two methods may be the seed's."
     )
+
+
+def guesses(result: Result) -> bool:
+    """Whether a training hardly did better in its own task than guessing, which needs no label to see."""
+    found, chance = result.training.pretext_accuracy, result.training.pretext_chance
+    return found is not None and chance is not None and found < GUESSING * chance
+
+
+def learned_nothing(results: Sequence[Result]) -> list[str]:
+    """The trainings of which that is so, a sentence each."""
+    return [
+        f"{r.name} has learned nothing yet: {share_in_words(r.training.pretext_accuracy)} right in its own task, where guessing"
+        f" gets {share_in_words(r.training.pretext_chance)}; train it longer."
+        for r in results
+        if not r.is_baseline and guesses(r)
+    ]
 
 
 def unequal_classes(row: Row, rows: Sequence[Row]) -> list[str]:

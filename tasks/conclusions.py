@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from ssl_core.networks import network
 from tasks import few_labels, starts, worth
-from tasks.cautions import how_few, share_in_words, unequal_classes
+from tasks.cautions import CAUTION, how_few, share_in_words, unequal_classes
 from tasks.results import Result, Row
 from tasks.trainings import advice
 from tasks.verdict import Verdict, judge
@@ -21,6 +21,12 @@ GIVES = {
     "start": "What training started from gives",
     "supervised": "Training it with all the labels gives",
 }
+
+
+FROM_WEIGHTS = (
+    "Or let training start from such weights (docs/weights.md): on all three sets of docs/worth.md that went further in the"
+    " same time than a random start."
+)
 
 
 def worth_it(verdict: Verdict) -> list[str]:
@@ -135,6 +141,8 @@ def _warning(verdict: Verdict, best: Result) -> str:
     verb = "are" if what.endswith("s") else "is"
     if ahead and ahead.is_clear and not best.is_baseline:
         to_do = f"Use {what} for now. {to_do}"
+    if any(row.method == name for row in verdict.shelf) and not best.is_baseline and not _weights(best):
+        to_do += f" {FROM_WEIGHTS}"
     if best.few:
         theirs = next(row.best.few for row in verdict.free if row.method == name)
         shares = f"{share_in_words(theirs.explained if theirs else None)} against {share_in_words(best.few.explained)}"
@@ -142,17 +150,22 @@ def _warning(verdict: Verdict, best: Result) -> str:
             said = f"by the few labels {what} {verb} not clearly worse than {best.method}, {shares} of them explained"
         else:
             said = f"{what} explain{'' if verb == 'are' else 's'} more of the few labels than {best.method}, {shares}"
-        return f"Do not use this yet: {said}. {to_do}"
+        return f"{CAUTION}: {said}. {to_do}"
     assert ahead is not None
     how = "better" if ahead.is_clear else "not clearly worse"
-    return f"Do not use this yet: {what} {verb} {how} than {best.method}; {worth.counted(ahead, best.method, what)}. {to_do}"
+    return f"{CAUTION}: {what} {verb} {how} than {best.method}; {worth.counted(ahead, best.method, what)}. {to_do}"
 
 
 def _against(verdict: Verdict, row: Row) -> str:
     """A baseline's scores, and whether they differ from the best method's."""
     ahead, gives = verdict.standings[row.method].ahead, GIVES.get(row.method, f"The baseline {row.method} gives")
-    if row.method == "random_init" and verdict.best and _are_one_network(row.best, verdict.best):
+    best = verdict.best
+    same = best is not None and network(row.best.training.network) == network(best.training.network)
+    if row.method == "random_init" and same:
         gives = "The same network untrained gives"
+    if row.method == "supervised" and best and not (same and _weights(row.best) == _weights(best)):
+        which = "The same network" if same else f"Another network ({row.best.training.network.get('name')})"
+        gives = f"{which}, trained with all the labels from {_weights(row.best) or 'a random start'}, gives"
     parts = [
         f"{share_in_words(row.mean(f'{key}_top1'))} by {kind}{f' ({_relation(ahead[key])})' if key in ahead else ''}"
         for key, kind in (("linear", "linear probe"), ("knn", "kNN"))
@@ -160,8 +173,9 @@ def _against(verdict: Verdict, row: Row) -> str:
     return f"{gives} {' and '.join(parts)}."
 
 
-def _are_one_network(one: Result, other: Result) -> bool:
-    return network(one.training.network) == network(other.training.network)
+def _weights(result: Result) -> str | None:
+    """What its training started from; None: at random."""
+    return result.training.network.get("weights")
 
 
 def _relation(ahead: "Difference") -> str:

@@ -6,6 +6,7 @@ from MLflow's registry: the champion, unless ``--model`` says another.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -140,11 +141,13 @@ def show_odd(names: list[str], similarity: torch.Tensor, index: torch.Tensor, mo
         print(f"much less like any other than is usual: {counted(len(odd), 'image', 'images')}")
     for row in odd[:most]:
         print(f"    {float(similarity[row].mean()):6.3f}  {names[row]}")
+    say_rest(len(odd), most)
     wrong = suspects([class_folder(name) for name in names], index)
     if wrong:
         print(f"in another class than their neighbors: {counted(len(wrong), 'image', 'images')}")
     for suspect in wrong[:most]:
         print(f"    {names[suspect.row]}: {suspect.share:.0%} of its neighbors are {suspect.other}")
+    say_rest(len(wrong), most)
     sections = [Section("much less like any other than is usual", odd[:ACROSS])] if odd else []
     return sections + ([Section("in another class than their neighbors", [s.row for s in wrong[:ACROSS]])] if wrong else [])
 
@@ -166,9 +169,17 @@ def show_duplicates(names: list[str], found: Duplicates, arguments: Any) -> None
     if found.count <= MOST_PAIRS:
         for value, i, j in found.pairs[:most]:
             print(f"    {value:6.3f}  {names[i]}  {names[j]}")
+        say_rest(found.count, most)
         return
     for group in found.groups[:most]:
         print(f"    {len(group)} images:  {'  '.join(names[i] for i in group[:most])}")
+    say_rest(len(found.groups), most)
+
+
+def say_rest(count: int, most: int | None) -> None:
+    """That a list goes on, where it does."""
+    if most is not None and count > most:
+        print(f"    and {count - most:,} more: --all shows them")
 
 
 def loaded(model: str | None) -> registry.Loaded:
@@ -222,7 +233,7 @@ def main() -> None:
     parser.add_argument("--query", metavar="FILE", help="show the neighbors of this image, of PATH or from anywhere")
     parser.add_argument("--threshold", type=float, default=0.99, help="similarity from which two images are near-duplicates")
     parser.add_argument(
-        "--all", action="store_true", help="list every pair of near-duplicates; every group of them, when there are many"
+        "--all", action="store_true", help="show whole lists: near-duplicates (by groups, when there are many) and odd images"
     )
     parser.add_argument("--follow-links", action="store_true", help="read what links out of the folder point to")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="write a sheet of pictures of all that is printed")
@@ -246,6 +257,8 @@ def main() -> None:
     arguments.query = below(arguments.path, arguments.query)
     query = None if arguments.query is None else find(arguments.path, images, arguments.query)
     encoder = loaded(arguments.model)
+    if encoder.caution:
+        print(f"warning: {encoder.uri}: {encoder.caution} (--model takes another encoder, or a folder)", file=sys.stderr)
     if isinstance(query, str):
         check_query(query, images, encoder)
     source = tiles_of(images, encoder)

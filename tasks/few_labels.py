@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ import numpy as np
 from tasks.columns import safe_cell
 from tasks.runtime import dataset, files
 from tasks.runtime.errors import DataError
-from tasks.runtime.words import few
+from tasks.runtime.words import few, folded
 
 if TYPE_CHECKING:
     from tasks.results import Result
@@ -100,6 +101,8 @@ def read(path: Path, names: Sequence[str]) -> Labelled | None:
     if not given:
         return None
     counts = Counter(label for _, label in given)
+    if alike := [(a, b) for a, b in combinations(sorted(counts), 2) if folded(a) == folded(b)]:
+        raise DataError(f"{path}: {alike[0][0]!r} and {alike[0][1]!r} are one class spelled in two ways; spell it in one")
     if len(counts) < 2:
         raise DataError(f"{path}: all {len(given)} labels are {given[0][1]!r}; a choice needs two classes at least")
     if sorted(counts.values())[-2] < 2:

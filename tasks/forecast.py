@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tasks.dvc.outcome import Fate
 from tasks.dvc.runner import Runner
@@ -18,8 +19,10 @@ from tasks.runtime.words import counted
 from tasks.trainings import read_cost
 
 WORTH_IMAGES = 300_000
-"""Trainings that see fewer images of ``SIDE`` pixels all together are over before it is worth measuring them."""
+"""Trainings with less work than so many images of ``SIDE`` pixels for the small network are over before measuring them pays."""
 SIDE = 28
+LARGER = 10
+"""Times the work of the small network that another one makes of the same pixels, at least."""
 EQUAL = 0.15
 """Times that differ by less from the middle one are about the same."""
 
@@ -45,7 +48,7 @@ class Forecast:
         wall = max(sum(each) / self.jobs, *each)
         return [
             f"{len(each)} trainings will take about {clock(wall)}, {self.jobs} at a time, and up to "
-            f"{self.memory / 1e9:.1f} GB of memory each; evaluation and report come on top:",
+            f"{self.memory / 1e9:.1f} GB of memory each; evaluation, fine-tuning and report come on top:",
             "  " + ", ".join(f"{name} {clock(seconds)}" for name, seconds in self.seconds.items()),
             *self._unequal(),
         ]
@@ -98,11 +101,8 @@ def make(
     meta = root / dataset.PREPARED / "meta.json"
     if not stale or not meta.exists():
         return None
-    num_images, images = files.read_json(meta)["num_train"], 0
-    for training in stale:
-        train = fit(params.method_params(values, str(training.method)), num_images).train
-        images += train.steps(num_images) * train.batch_size
-    if images * (values["data"]["image_size"] / SIDE) ** 2 < WORTH_IMAGES:
+    num_images = files.read_json(meta)["num_train"]
+    if sum(_work(values, str(training.method), num_images) for training in stale) < WORTH_IMAGES:
         return None
     methods = [m for m in dict.fromkeys(training.method for training in stale) if m]
     trained = [m for m in methods if params.method_params(values, m).train.trains]
@@ -114,6 +114,14 @@ def make(
     memory = int(max(cost["memory"] for cost in costs.values()))
     published = any(params.method_params(values, name).train.epochs is not None for name in trained)
     return Forecast(tuple(t for t in stale if t.method in seconds), seconds, memory, jobs, published)
+
+
+def _work(values: Mapping[str, Any], method: str, num_images: int) -> float:
+    """Images of ``SIDE`` pixels that the small network would learn from in about the same time."""
+    chosen = fit(params.method_params(values, method), num_images)
+    side = chosen.encoder.input_size or values["data"]["image_size"]
+    images = chosen.train.steps(num_images) * chosen.train.batch_size
+    return images * (side / SIDE) ** 2 * (1 if chosen.encoder.name == "small" else LARGER)
 
 
 def _measured(runner: Runner, methods: Sequence[str], jobs: int, pool: ThreadPoolExecutor) -> dict[str, dict[str, float]]:

@@ -8,6 +8,7 @@ and shows what they choose; then ``make run`` brings report and registry up to d
 import argparse
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -25,7 +26,7 @@ from tasks.runtime import dataset, files, params, settings
 from tasks.runtime.errors import DataError, UsageError, run
 from tasks.runtime.words import counted
 from tasks.verdict import judge
-from tasks.worth import points
+from tasks.worth import points, reverse
 
 SHEET = FILE.with_suffix(".png")
 LEAST = 10
@@ -138,10 +139,14 @@ def take(root: Path, path: Path) -> None:
     best, verdict = champion(results), judge(results)
     for row in verdict.rows:
         behind = verdict.standings[row.method].behind
-        beside = f"{'=' if not behind.is_clear else ' '} {points(behind)} behind" if behind else ""
+        beside = f"{'=' if not behind.is_clear else ' '} {points(reverse(behind))}" if behind else ""
         print(f"{row.method:14} {percent(row.mean(FEW_LABELS.name), row.std(FEW_LABELS.name)):>12} % {beside}".rstrip())
+    if verdict.best and any(standing.behind for standing in verdict.standings.values()):
+        print(f"Points beside {verdict.best.method}, with 95 % intervals; = cannot be told from it by these labels.")
+    counts = Counter(found.labels)
+    each = ", ".join(f"{name} {counts[number]}" for number, name in enumerate(found.classes))
     empty = f"; {counted(found.empty, 'image has', 'images have')} no label yet" if found.empty else ""
-    print(f"{len(found.rows)} labels, {len(found.classes)} classes: {', '.join(found.classes)}{empty}.")
+    print(f"{len(found.rows)} labels, {len(found.classes)} classes: {each}{empty}.")
     print(few_labels.sentence(results[0].few))
     if best and best.few:
         print(f"The choice: {best.name}; a regression on its features {few_labels.in_words(best.few)}.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_core.evaluation.scores import Score
 from tasks import starts, transfer, tuned
-from tasks.cautions import seed_note, verdict_text
+from tasks.cautions import guesses, learned_nothing, seed_note, verdict_text
 from tasks.columns import BESIDE_ITS_START, COLUMNS, FEW_LABELS, HEALTH, PRETEXT, VERDICT, safe_cell, table_scores
 from tasks.conclusions import sentences, worth_it
 from tasks.results import Result, Row, known, load_results, up_to_date
@@ -141,7 +141,9 @@ def footnote(verdict: Verdict) -> str:
         notes.append(f"= not told from the best method {how}")
     seeds, several = len({r.seed for r in results if r.kept}), [r.method for r in verdict.rows if len(r.results) > 1]
     if several:
-        notes.append(f"mean ± standard deviation of {f'{seeds} seeds' if seeds > 1 else f'the seeds of {several[0]}'}")
+        more = {r.method: len(r.results) for r in verdict.rows if seeds > 1 and len(r.results) > seeds}
+        of = f"{seeds} seeds" if seeds > 1 else f"the seeds of {several[0]}"
+        notes.append(f"mean ± standard deviation of {of}{''.join(f' ({m}: {n})' for m, n in more.items())}")
     if any(standing.intervals for standing in verdict.standings.values()):
         notes.append("95 % interval over seeds and test images")
     if any(standing.answer for standing in verdict.standings.values()):
@@ -162,8 +164,8 @@ def edge_note(results: Sequence[Result]) -> str:
 
 
 def warnings(results: Sequence[Result]) -> list[str]:
-    """The alarms that methods raised in their last epoch, a sentence each."""
-    return [f"{r.name}: {text}." for r in results for text in r.training.warnings]
+    """The alarms that methods raised in their last epoch, and those that learned nothing, a sentence each."""
+    return [f"{r.name}: {text}." for r in results for text in r.training.warnings] + learned_nothing(results)
 
 
 def supervised_note(results: Sequence[Result]) -> str:
@@ -207,6 +209,9 @@ def show(root: Path, out_of_date: Collection[str] = ()) -> None:
         print(registered.how_to_load(root, example.name, by_method, example.method, current=stands))
     if verdict.instead:
         print(registered.how_to_load_folder(root, verdict.instead.name, instead_title(verdict)))
+    elif not verdict.champion:
+        for row in verdict.shelf:
+            print(registered.how_to_load_folder(root, row.best.name, "off the shelf"))
     others = sorted(name for name in out_of_date if name.startswith(("evaluate_task", "finetune")))
     if others:
         print(f"In no table below, for they are out of date: {few(others)}; make run brings them up to date.")
@@ -220,8 +225,10 @@ def show(root: Path, out_of_date: Collection[str] = ()) -> None:
 
 
 def example_encoder(verdict: Verdict) -> Result | None:
-    """An encoder to show how one loads where none is champion; None where every method has collapsed."""
-    return next((row.best for row in verdict.rows if not row.is_baseline and not row.best.is_collapsed), None)
+    """An encoder to show how one loads where none is champion, one that learned if there is any; None where all have
+    collapsed."""
+    sound = [row.best for row in verdict.rows if not row.is_baseline and not row.best.is_collapsed]
+    return min(sound, key=guesses, default=None)
 
 
 def instead_title(verdict: Verdict) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.files import MEND, read_sealed_json
+from tasks.runtime.progress import clock
 from tasks.runtime.words import counted, signed
 from tasks.tracking import journal
 
@@ -123,6 +124,8 @@ def advice(method: str, made: Training) -> str:
     if made.steps >= ENOUGH_STEPS and made.epochs >= MANY_EPOCHS:
         return f"{trained}: more of the same will hardly help with so few images; add images, which need no labels."
     longer = f"set train.{number} to about {wanted:,.0f}"
+    if made.seconds:
+        longer += f", which takes it about {clock(made.seconds * wanted / asked)} here"
     if made.knn_rise is None:
         return f"{trained}: {longer}, if its curve in the report still rises."
     if made.knn_rise > made.chance:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssl_core.catalogue import BASELINES
+from ssl_core.networks import network
 from tasks.runtime import files, params, recorded
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.files import MEND
 from tasks.runtime.words import aligned, markdown
+from tasks.trainings import read_training
 from tasks.worth import RESAMPLES
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ class Tuning:
     """``METHOD-SEED`` whose chosen rate is the first or last of the candidates."""
     task: str | None = None
     """Whose labels; None: those of the images that encoders are trained on."""
+    others: tuple[str, ...] = ()
+    """Methods whose network is not that of the start from scratch."""
 
     @property
     def title(self) -> str:
@@ -140,7 +144,13 @@ def load(root: Path, task: str | None = None, out_of_date: Collection[str] = ())
     rows = dict(sorted(rows.items(), key=lambda row: [-row[1][share].mean for share in shares]))
     there = {f.name for found in read.values() for f in found}
     edges = [f.name for found in read.values() for f in found if _at_edge(f.metrics)]
-    return Tuning(tuple(shares), rows, tuple(name for name in every if name not in there), tuple(edges), task)
+    missing = tuple(name for name in every if name not in there)
+    return Tuning(tuple(shares), rows, missing, tuple(edges), task, _other_networks(root, read))
+
+
+def _other_networks(root: Path, read: Mapping[str, Sequence[_File]]) -> tuple[str, ...]:
+    made = {method: network(read_training(root, found[0].name).network) for method, found in read.items()}
+    return tuple(method for method, own in made.items() if SCRATCH in made and own != made[SCRATCH])
 
 
 def _of_the_latest(read: Mapping[str, Sequence[_File]]) -> dict[str, list[_File]]:
@@ -234,11 +244,13 @@ def sentences(tuning: Tuning) -> list[str]:
         " by training labels that the choice did not train on. In brackets the 95 % interval."
     ]
     if SCRATCH in tuning.rows:
-        found.append("+ and -: clearly above or below the same network from scratch (paired, on the same labels and images).")
+        apart = f", which is another network than that of {', '.join(tuning.others)}" if tuning.others else ""
+        found.append(f"+ and -: clearly above or below the start from scratch (paired, on the same labels and images){apart}.")
     elif all(not name.startswith(f"{SCRATCH}-") for name in tuning.missing):
         found.append(f"Without {SCRATCH} in run.finetune there is no start from scratch to compare with.")
     if tuning.edges:
-        found.append(f"A rate at the edge of finetune.lr was chosen for {', '.join(tuning.edges)}.")
+        edge = f"A rate at the edge of finetune.lr was chosen for {', '.join(tuning.edges)}"
+        found.append(f"{edge}: a rate beyond it may be better; add one.")
     return found + [f"Not fine-tuned yet: {', '.join(tuning.missing)}."] * bool(tuning.missing)
 
 

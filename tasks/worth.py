@@ -55,7 +55,10 @@ class Budget:
     test: "Difference | None"
     """The same two on the test images; None without test labels."""
     part: float | None = None
-    """The share that it is, where few images of many classes make it another one."""
+    """The share that it is, where few images of many classes make it another one, for a probe sees some of every class."""
+
+    count: int | None = None
+    """The labels that these are, then."""
 
     @property
     def answer(self) -> Answer:
@@ -65,7 +68,10 @@ class Budget:
     @property
     def labels(self) -> str:
         """The budget in words."""
-        return "all labels" if self.share == ALL else f"{100 * (self.part or float(self.share)):.3g} %{OF_THE_LABELS}"
+        if self.share == ALL:
+            return "all labels"
+        share = f"{100 * (self.part or float(self.share)):.3g} %"
+        return f"{self.count:,} labels ({share})" if self.count else f"{share}{OF_THE_LABELS}"
 
     @property
     def more(self) -> int | None:
@@ -100,7 +106,8 @@ def budgets(first: Row, free: Sequence[Row]) -> list[Budget]:
         if each and parts[share] not in seen:  # the classes may need the same images for several shares, or all
             seen |= {parts[share]} - {None}
             is_other = parts[share] is not None and abs(parts[share] / float(share) - 1) >= OTHER
-            found.append(replace(each, part=parts[share] if is_other else None))
+            known = first.best.metrics.found["few_label"][share]["labels"] if is_other else None
+            found.append(replace(each, part=parts[share] if is_other else None, count=known))
     every = budget(first, free, ALL)
     return [*found, every] if every else found
 
@@ -242,9 +249,10 @@ def _part(answer: Answer, group: Sequence[Budget], is_one_of_several: bool) -> s
 
 def _budgets(group: Sequence[Budget]) -> str:
     """``1 % and 10 % of the labels and all labels``."""
-    few = [b.labels.removesuffix(OF_THE_LABELS) for b in group if b.share != ALL]
-    every = [b.labels for b in group if b.share == ALL]
-    return _listed([_listed(few) + OF_THE_LABELS, *every] if few else every)
+    shares = [b.labels.removesuffix(OF_THE_LABELS) for b in group if b.labels.endswith(OF_THE_LABELS)]
+    others = [b.labels for b in group if not b.labels.endswith(OF_THE_LABELS)]
+    fewer, every = [labels for labels in others if labels != "all labels"], others[-1:] if group[-1].share == ALL else []
+    return _listed([*fewer, *([_listed(shares) + OF_THE_LABELS] if shares else []), *every])
 
 
 def _more(group: Sequence[Budget]) -> str:
@@ -270,8 +278,8 @@ def answer_by_few(found: Budget, method: str) -> str:
     """The same by a few labels."""
     over, share = noun(found.over), f"what {method} explains of them is {points(found.held_out)}"
     if found.answer is Answer.UNKNOWN:
-        wanted = None if found.more is None else found.images + found.more
-        more = f"about {wanted:,} would (python -m tasks.label --count {wanted} adds to them)" if wanted else EQUAL
+        wanted = None if found.more is None else found.images + max(found.more, math.ceil(0.1 * found.images))
+        more = f"about {wanted:,} would (python -m tasks.label --count adds images to those with labels)" if wanted else EQUAL
         begins = f"{found.images:,} labels do not tell whether training on your images is worth it"
         return f"{begins}: {share} against {over}; {more}."
     begins = f"Training on your images is {found.answer} by {found.images:,} labels"
@@ -290,6 +298,11 @@ def without_labels(labels: int = 0) -> str:
 def points(found: "Difference") -> str:
     """``+3.1 points (2.0 to 4.2)``."""
     return f"{signed(found.mean)} points ({100 * found.low:z.1f} to {100 * found.high:z.1f})".replace("-", "−")
+
+
+def reverse(found: "Difference") -> "Difference":
+    """The same, the other way round."""
+    return replace(found, mean=-found.mean, low=-found.high, high=-found.low, alone=None)
 
 
 def _listed(texts: Iterable[str]) -> str:

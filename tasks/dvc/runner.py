@@ -33,18 +33,13 @@ BUSY_SECONDS = 2.0
 ORPHAN_SECONDS = 6.0
 PATIENT = "--wait-for-lock"
 FULL = 1 << 20  # a disk with fewer bytes left
-HINTS = (
-    "To track the changes with git",
-    "\tgit add ",
-    "To enable auto staging",
-    "\tdvc config core.autostage",
-    "Use `dvc push`",
-    "  (PID ",
-    "If there are no processes with such PIDs",
+NEEDLESS = re.compile(
+    "Generating lock file|To track the changes with git|\tgit add |To enable auto staging|\tdvc config core.autostage|"
+    "Use `dvc push`|  \\(PID |If there are no processes with such PIDs|"
+    "ERROR: failed to reproduce .*: failed to run: python -m tasks"
 )
 Started = subprocess.Popen[bytes] | Fork
 BUSY = "is busy, it is being blocked by"
-TOLD = re.compile("ERROR: failed to reproduce '.*': failed to run: python -m tasks")
 
 
 def dvc(root: Path, *arguments: str) -> str | None:
@@ -249,9 +244,7 @@ class _Tail:
         *lines, self.rest = re.split(r"[\r\n]", self.rest + self.reader.read())
         if last:
             lines.append(self.rest)
-        return [
-            line for line in lines if line.strip() and not line.startswith(HINTS) and BUSY not in line and not TOLD.match(line)
-        ]
+        return [line for line in lines if line.strip() and not NEEDLESS.match(line) and BUSY not in line]
 
 
 def _outcome(returncode: int, left: Path, text: str) -> Outcome | None:

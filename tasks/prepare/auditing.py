@@ -282,7 +282,8 @@ def _copies_in_words(audit: Audit) -> list[str]:
             sentences.append(counted(audit.constant[split].count, f"image {of} is a", f"images {of} are a") + " single color")
     if audit.conflicts.count:
         pairs = counted(audit.conflicts.count, "pair of equal images has", "pairs of equal images have")
-        sentences.append(f"{pairs} different labels")
+        first = " and ".join(f"{printable(name)} ({label})" for name, label in audit.conflicts.examples[0])
+        sentences.append(f"{pairs} different labels: {first}{', ...' if audit.conflicts.count > 1 else ''}")
     return sentences
 
 

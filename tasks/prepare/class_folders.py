@@ -1,13 +1,12 @@
 """Which folder of an image's path names its class, ``data.class_folder``, and what to say where another one may."""
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from tasks.prepare.split_names import role_of
 from tasks.runtime.errors import DataError
-from tasks.runtime.words import counted, few
+from tasks.runtime.words import counted, few, folded
 
 ClassFolder = Literal["top", "deepest", "none"]
 """The first folder inside the split, the one that the image lies in, or no folder at all."""
@@ -143,11 +142,6 @@ def alike(classes: Sequence[str]) -> list[str]:
             warnings.append(f"the classes {seen[folded(name)]!r} and {name!r} differ only in case, blanks or Unicode form")
         seen.setdefault(folded(name), name)
     return warnings
-
-
-def folded(name: str) -> str:
-    """What names that look the same have in common."""
-    return " ".join(unicodedata.normalize("NFC", name).casefold().split())
 
 
 def listed(names: Iterable[str]) -> str:

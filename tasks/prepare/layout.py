@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from tasks.prepare import class_folders
-from tasks.prepare.class_folders import ClassFolder, Parts, Placed, folded, listed
+from tasks.prepare.class_folders import ClassFolder, Parts, Placed, listed
 from tasks.prepare.names import by_count, is_image
 from tasks.prepare.split_names import role_of, roles_of
 from tasks.runtime.errors import DataError
-from tasks.runtime.words import counted, few
+from tasks.runtime.words import counted, few, folded
 
 
 @dataclass(frozen=True, slots=True)

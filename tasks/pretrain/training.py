@@ -180,13 +180,13 @@ class Training:
 
     def _warn_if_short(self) -> None:
         """Say so before a training that is too short to teach an encoder much."""
-        if 0 < self.trainer.steps < FEW_STEPS:
+        if 0 < self.trainer.steps < FEW_STEPS and not self.params.encoder.weights:
             train = self.params.train
             budget = "train.images" if train.epochs is None else "train.epochs"
             print(
                 f"warning: {self.name} gets only {counted(self.trainer.steps, 'optimizer step', 'optimizer steps')}"
                 f" of {train.batch_size} images, "
-                f"and an encoder that is worth using takes a thousand or more: raise {budget}",
+                f"and from a random start an encoder that is worth using takes 1,500 or more: raise {budget}",
                 file=sys.stderr,
             )
 

@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tasks.cautions import CAUTION
 from tasks.register import modeling
 from tasks.register.export import ONNX, VERSION, Exporter, Unfaithful
 from tasks.register.modeling import ImageEncoder
@@ -216,6 +217,8 @@ class Loaded:
     """``config.json``."""
     uri: str
     """With the version number, so that results can name what made them."""
+    caution: str = ""
+    """What its card in the registry says against using it."""
 
 
 def load(uri: str | None = None, store: str | None = None) -> Loaded:
@@ -236,7 +239,9 @@ def load(uri: str | None = None, store: str | None = None) -> Loaded:
                 f"{version.name} version {version.version} has the layout of an older release; make run registers it again"
             )
         module, config = modeling.load(package)
-    return Loaded(module, config, f"models:/{version.name}/{version.version}")
+    card = (version.description or "").splitlines()
+    caution = next((line for line in card if line.startswith(CAUTION)), "")
+    return Loaded(module, config, f"models:/{version.name}/{version.version}", caution)
 
 
 def _write_mlmodel(package: Path, config: Mapping[str, Any], run_id: str) -> None:

@@ -1,5 +1,6 @@
-"""Numbers in sentences, and tables of words."""
+"""Numbers in sentences, tables of words, and what words have in common."""
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 Lines = Sequence[Sequence[str]]
@@ -39,3 +40,8 @@ def aligned(lines: Lines) -> str:
     """A table for a terminal: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]) for first, *rest in lines)
+
+
+def folded(name: str) -> str:
+    """What names that look the same have in common."""
+    return " ".join(unicodedata.normalize("NFC", name).casefold().split())

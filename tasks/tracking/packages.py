@@ -80,7 +80,7 @@ def _resolve(client: Any, uri: str | None, root: Path) -> Any:
         uri = f"models:/{wanted.model}@{CHAMPION}"
     match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
     if match is None:
-        raise UsageError(f"{uri!r} is not a model; write models:/NAME@ALIAS or models:/NAME/VERSION")
+        raise UsageError(f"{uri!r} is not a model; write models:/NAME@ALIAS, models:/NAME/VERSION or an encoder's folder")
     name, alias, number = match.groups()
     try:
         return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)

@@ -161,14 +161,16 @@ def how_to_load(root: Path, best: str, title: str = "best encoder", alias: str =
         return f"{title}: {best}, in out/encoders/{best}; not registered, for its export does not give the same features"
     if wanted is None or reason or wanted.aliases.get(alias) != best:
         return f"{title}: {best}, in out/encoders/{best}; not registered{f' ({reason})' if reason else ' yet'}, make run does"
-    return "\n    ".join([f"{title}, {best}:", *load_lines(root, wanted.model, alias)])
+    model = "" if alias == CHAMPION else f" --model models:/{wanted.model}@{alias}"
+    search = f"# to search images, in the project's folder: python -m tasks.embed IMAGES{model}"
+    return "\n    ".join([f"{title}, {best}:", *load_lines(root, wanted.model, alias), search])
 
 
 def how_to_load_folder(root: Path, name: str, title: str) -> str:
     """The lines that load an encoder which is in no registry from its folder, search with it, and have it in other tools."""
     folder = json.dumps(str(root.resolve() / "out" / "encoders" / name))
-    others = f"# for other tools: python -m tasks.encoder out/encoders/{name} FOLDER"
-    search = f"# to search images: python -m tasks.embed IMAGES --model out/encoders/{name}"
+    search = f"# to search images, in the project's folder: python -m tasks.embed IMAGES --model out/encoders/{name}"
+    others = f"# for other tools, in the project's folder: python -m tasks.encoder out/encoders/{name} FOLDER"
     return "\n    ".join([f"{title}, {name}:", _importing(root), f"encoder = load({folder})", search, others])
 
 

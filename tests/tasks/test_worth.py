@@ -208,8 +208,8 @@ def test_of_few_images_a_budget_whose_choices_leave_none_to_ask_is_no_budget() -
     ("labels", "said"),
     [
         ((100, 1000), ["1 % of the labels", "10 % of the labels", "all labels"]),
-        ((1250, 1250), ["12.5 % of the labels", "all labels"]),  # the classes need more than either share
-        ((240, 10_000), ["2.4 % of the labels", "all labels"]),
+        ((1250, 1250), ["1,250 labels (12.5 %)", "all labels"]),  # the classes need more than either share
+        ((240, 10_000), ["240 labels (2.4 %)", "all labels"]),
         ((10_000, 10_000), ["all labels"]),
     ],
 )

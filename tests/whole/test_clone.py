@@ -71,7 +71,7 @@ def test_a_clone_has_all_that_was_committed_and_registers_without_training(origi
     assert "lacks simclr-0; registering again, without training" in done.stdout and "Nothing has changed." not in done.stdout
     assert " stages: " not in done.stdout  # none of which ran
     lines = [line.strip() for line in done.stdout.splitlines() if line.startswith("    ")]
-    assert len(lines) == 2
+    assert len(lines) == 3 and lines[2].startswith("#")
     subprocess.run([sys.executable, "-c", "\n".join([*lines, LOAD])], cwd=tmp_path, env=environment(), check=True)
     assert shell(clone, "git status --short") == ""
 

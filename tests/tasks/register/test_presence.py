@@ -201,7 +201,7 @@ def test_a_store_that_follows_and_is_killed_is_as_before(moved, monkeypatch):
 
 def test_the_lines_of_the_terminal_work_in_any_directory_and_leave_nothing_there(original, tmp_path):
     first, *lines = registered.how_to_load(original, "simclr-0").splitlines()
-    assert first == "best encoder, simclr-0:" and len(lines) == 2
+    assert first == "best encoder, simclr-0:" and len(lines) == 3 and lines[2].endswith("python -m tasks.embed IMAGES")
     code = "\n".join(line.strip() for line in lines).replace(str(original), str(Path(__file__).parents[3]), 1)
     program = f"{code}\nimport torch\nassert encoder(torch.zeros(2, 1, 28, 28)).shape == (2, 16)"
     env = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "PYTHONPATH"))}
