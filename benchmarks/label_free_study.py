@@ -21,9 +21,10 @@ from benchmarks.measure import machine
 from ssl_core.clustering import kmeans
 from ssl_core.engine.augment import AugmentConfig, view
 from ssl_core.engine.features import frozen
-from ssl_core.evaluation.comparison import of_means
+from ssl_core.evaluation.comparison import difference, of_means
 from ssl_core.labelling import explained_by_few, spread
 from ssl_core.rng import Rng, permutation
+from tasks.results import load_results
 from tasks.runtime import dataset, files, saved_encoder
 from tasks.worth import RESAMPLES
 
@@ -66,8 +67,10 @@ class Told(NamedTuple):
     others: int
     clear: int
     """Those that are clearly worse by these labels."""
-    wrong: int
+    better: int
     """Those of them that are better in truth."""
+    clearly: int
+    """Those of them that are so by a paired test on the same test images."""
 
 
 @dataclass(frozen=True)
@@ -146,16 +149,19 @@ def outcome(values: Sequence[float], truth: Sequence[float]) -> Outcome:
     return Outcome(rho, max(truth) - chosen)
 
 
-def told(each: Tensor, truth: Sequence[float]) -> Told:
-    """What is said beside the chosen encoder, and how much of it is false.
+def told(each: Tensor, right: Tensor) -> Told:
+    """What is said beside the chosen encoder, and how much of it the test contradicts.
 
     Args:
         each: (E, n) how much of each label each of E encoders explains.
+        right: (E, M) bool, which test images a linear probe with all labels gets right.
     """
     best = int(each.mean(1).argmax())
     others = [other for other in range(len(each)) if other != best]
     clear = [other for other in others if of_means(each[best, None], each[other, None], RESAMPLES, 0).is_clear]
-    return Told(len(others), len(clear), sum(truth[other] > truth[best] for other in clear))
+    better = [other for other in clear if right[other].sum() > right[best].sum()]
+    clearly = [other for other in better if difference(right[other, None], right[best, None], RESAMPLES, 0).is_clear]
+    return Told(len(others), len(clear), len(better), len(clearly))
 
 
 # ---------------------------------------------------------------------- one set
@@ -201,10 +207,14 @@ def study(about: str, directory: Path, kept_aside: bool) -> Found:
         torch.from_numpy(files.load_tensors(directory / f"out/features/{n}-0.safetensors")["train"]).float() for n in methods
     ]
     labels = torch.from_numpy(np.array(data.train_labels))
-    return Found(about, kept_aside, methods, truth, columns, _few(stored, labels, truth))
+    read = {r.method: torch.from_numpy(r.right["linear"]) for r in load_results(directory)[0] if r.kept}
+    right = torch.stack([read[name] for name in methods])
+    return Found(about, kept_aside, methods, truth, columns, _few(stored, labels, truth, right))
 
 
-def _few(stored: Sequence[Tensor], labels: Tensor, truth: Sequence[float]) -> dict[tuple[str, int], list[tuple[Outcome, Told]]]:
+def _few(
+    stored: Sequence[Tensor], labels: Tensor, truth: Sequence[float], right: Tensor
+) -> dict[tuple[str, int], list[tuple[Outcome, Told]]]:
     """Choices by labels of images that stand for all, and of random ones."""
     found: dict[tuple[str, int], list[tuple[Outcome, Told]]] = {}
     pickers: dict[str, Callable[[int, int], Tensor]] = {
@@ -217,7 +227,7 @@ def _few(stored: Sequence[Tensor], labels: Tensor, truth: Sequence[float]) -> di
             for draw in range(DRAWS):
                 rows = pick(count, draw)
                 each = torch.stack([explained_by_few(x[rows], labels[rows]) for x in stored])
-                outcomes.append((outcome(each.mean(1).tolist(), truth), told(each, truth)))
+                outcomes.append((outcome(each.mean(1).tolist(), truth), told(each, right)))
             found[how, count] = outcomes
     return found
 
@@ -253,7 +263,10 @@ def _mean(found: Sequence[tuple[Outcome, Told]]) -> Outcome:
 def _told_line(name: str, of_sets: Sequence[Sequence[tuple[Outcome, Told]]]) -> str:
     sums = [Told(*map(sum, zip(*(each for _, each in found), strict=True))) for found in of_sets]
     sums.append(Told(*map(sum, zip(*sums, strict=True))))
-    cells = [f"{100 * s.clear / s.others:.0f} / {100 * s.wrong / s.clear if s.clear else 0:.1f}" for s in sums]
+    cells = [
+        " / ".join([f"{100 * s.clear / s.others:.0f}", *(f"{100 * n / max(1, s.clear):.1f}" for n in (s.better, s.clearly))])
+        for s in sums
+    ]
     return f"| {' | '.join([name, *cells])} |"
 
 
@@ -287,7 +300,7 @@ def page(found: Mapping[str, tuple[str, Path, bool]], options: str) -> str:
          "## Without labels", "", head, *lines, "", "## With a few labels", "",
          f"Means over {DRAWS} choices of the images.", "", head, *few, "",
          "### What these labels tell", "",
-         "Of the other encoders: the share that is clearly worse than the chosen one by the labels, in percent; and the share"
-         " of these that is better in truth.", "",
+         "Of the other encoders, in percent: those that are clearly worse than the chosen one by the labels; of these, those"
+         " that are better on the test images, and those that are clearly better there, by a paired test.", "",
          f"| | {' | '.join(names)} | all |", f"|---|{'---|' * (len(names) + 1)}", *clear, "", f"Reached: {verdict}.", ""]
     )  # fmt: skip

@@ -15,7 +15,7 @@ from tasks.columns import BESIDE_ITS_START, COLUMNS, FEW_LABELS, HEALTH, PRETEXT
 from tasks.conclusions import sentences, worth_it
 from tasks.results import Result, Row, known, load_results, up_to_date
 from tasks.runtime import errors
-from tasks.runtime.words import few, markdown
+from tasks.runtime.words import duration, few, markdown
 from tasks.tracking import registered
 from tasks.verdict import Standing, Verdict, judge
 
@@ -65,16 +65,6 @@ def percent(value: float | None, spread: float | None = None) -> str:
     return f"{100 * value:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds in the unit a person would use."""
-    if seconds is None:
-        return "–"
-    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / size:.{0 if seconds / size >= 10 else 1}f} {unit}"
-    return f"{seconds / 86400:.1f} d"
-
-
 def text(score: Score, row: Row) -> str:
     """A score of one method for people: the mean over its seeds; of verdicts the worst, of other words the best seed's."""
     if score.form == "text":
@@ -92,7 +82,8 @@ def cells(row: Row, standing: Standing) -> dict[str, str]:
         if score.name == "verdict":
             line["verdict"] = verdict_text(row, standing)
             continue
-        tie = " =" if score.name in ("linear_top1", FEW_LABELS.name) and standing.ties else ""
+        judged = score.name in ("linear_top1", FEW_LABELS.name) and row.mean(score.name) is not None
+        tie = " =" if judged and standing.ties else ""
         line[f"{score.short or score.title}{' %' if score.form == 'share' else ''}"] = text(score, row) + tie
         if score.name == "linear_top1":
             interval = standing.intervals.get("linear")

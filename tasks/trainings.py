@@ -7,8 +7,7 @@ from typing import Any
 
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.files import MEND, read_sealed_json
-from tasks.runtime.progress import clock
-from tasks.runtime.words import counted, signed
+from tasks.runtime.words import counted, duration, signed
 from tasks.tracking import journal
 
 ENOUGH_STEPS = 1500
@@ -125,7 +124,7 @@ def advice(method: str, made: Training) -> str:
         return f"{trained}: more of the same will hardly help with so few images; add images, which need no labels."
     longer = f"set train.{number} to about {wanted:,.0f}"
     if made.seconds:
-        longer += f", which takes it about {clock(made.seconds * wanted / asked)} here"
+        longer += f", which takes it about {duration(made.seconds * wanted / asked)} here"
     if made.knn_rise is None:
         return f"{trained}: {longer}, if its curve in the report still rises."
     if made.knn_rise > made.chance:

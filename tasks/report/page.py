@@ -22,6 +22,7 @@ from tasks.metrics import Health
 from tasks.report import figures, findings, illustrations
 from tasks.results import Result, Row, known, load_results, registered_model
 from tasks.runtime import audit, dataset, files
+from tasks.runtime.words import duration
 from tasks.tracking import journal
 from tasks.trainings import FULL_SCHEDULE
 from tasks.transfer import Transfer
@@ -81,7 +82,7 @@ def render(
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, lstrip_blocks=True)
     environment.filters |= {
         "percent": percent,
-        "duration": leaderboard.duration,
+        "duration": duration,
         "bytes": _bytes,
         "number": _number,
         "listing": listing,

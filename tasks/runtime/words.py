@@ -42,6 +42,16 @@ def aligned(lines: Lines) -> str:
     return "\n".join("  ".join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])]) for first, *rest in lines)
 
 
+def duration(seconds: float | None) -> str:
+    """Seconds in the unit a person would use."""
+    if seconds is None:
+        return "–"
+    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.{0 if seconds / size >= 10 else 1}f} {unit}"
+    return f"{seconds / 86400:.1f} d"
+
+
 def folded(name: str) -> str:
     """What names that look the same have in common."""
     return " ".join(unicodedata.normalize("NFC", name).casefold().split())

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import channels, evidence, large, shares
+from benchmarks.label_free_study import told
 from tasks.tracking.journal import Journal
 from tests.conftest import ROOT
 from tests.support import example_results
@@ -113,3 +115,15 @@ def test_the_evidence_says_what_each_method_adds_to_the_untrained_network(tmp_pa
     for kind, (points, clear) in {"linear": rows["simclr"][:2], "knn": rows["simclr"][2:]}.items():
         more, low, high = (float(number) for number in re.findall(r"[+−]?[\d.]+", points.replace("−", "-")))
         assert 0 < low < more < high and clear.startswith("yes"), kind
+
+
+def test_what_a_few_labels_tell_is_held_against_the_test() -> None:
+    explained = torch.tensor([0.5, 0.4, 0.1, 0.49]).double()[:, None] + 0.1 * torch.randn(4, 100, generator=_seeded()).double()
+    right = torch.rand(4, 1000, generator=_seeded()) < torch.tensor([0.5, 0.4, 0.7, 0.5])[:, None]
+    found = told(explained, right)
+    assert found.others == 3 and found.clear == 2  # not the last one, which is as good
+    assert found.better == found.clearly == 1  # the third one, by the test
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(1)

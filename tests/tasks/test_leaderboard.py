@@ -10,9 +10,10 @@ import pytest
 from tasks import leaderboard
 from tasks.choice import champion
 from tasks.columns import BESIDE_ITS_START, COLUMNS, HEALTH, VERDICT
-from tasks.leaderboard import duration, percent, safe_cell
+from tasks.leaderboard import percent, safe_cell
 from tasks.results import Result, load_results, ranked, up_to_date
 from tasks.runtime.errors import IntegrityError
+from tasks.runtime.words import duration
 from tasks.trainings import read_cost
 from tasks.verdict import Standing, judge
 from tests.support.example_results import metrics_of, write_project
