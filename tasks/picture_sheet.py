@@ -4,9 +4,11 @@ import io
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from tasks.prepare.source import Source
 from tasks.prepare.workers import Job, decode_all
@@ -44,10 +46,10 @@ def png(sections: Sequence[Section], found: dict[int, Image.Image]) -> bytes:
     """The sections one below the other; a section with more pictures than ``ACROSS`` has several rows."""
     heights = [LINE + GAP + -(-len(section.rows) // ACROSS) * (SIDE + GAP) for section in sections]
     sheet = Image.new("RGB", (GAP + ACROSS * (SIDE + GAP), sum(heights) + GAP), "white")
-    draw = ImageDraw.Draw(sheet)
+    draw, font = ImageDraw.Draw(sheet), _font()
     top = GAP
     for section, height in zip(sections, heights, strict=True):
-        draw.text((GAP, top), section.title, "black", font_size=12)
+        draw.text((GAP, top), section.title, "black", font)
         for number, row in enumerate(section.rows):
             place = (GAP + number % ACROSS * (SIDE + GAP), top + LINE + number // ACROSS * (SIDE + GAP))
             if row in found:
@@ -56,3 +58,10 @@ def png(sections: Sequence[Section], found: dict[int, Image.Image]) -> bytes:
     out = io.BytesIO()
     sheet.save(out, format="PNG")
     return out.getvalue()
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    """Of names in many scripts: that of matplotlib, which is not imported; Pillow's own has little but ASCII."""
+    plots = find_spec("matplotlib")
+    assert plots is not None and plots.origin is not None
+    return ImageFont.truetype(Path(plots.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf", 12)
