@@ -210,7 +210,8 @@ EQUAL = "as far as any reasonable number of labels could tell, they are equally 
 def counted(ahead: "Difference", first: str, second: str) -> str:
     """A paired difference of two rows: ``by linear probe 37 test images are right with simclr alone and 65 with raw pixels
     alone, p = .007``."""
-    p = "p < .001" if ahead.p < 0.001 else f"p = {ahead.p:.3f}".replace("0.", ".", 1)
+    sign = "≤" if ahead.p <= ahead.least_p else "="
+    p = "p < .001" if ahead.p < 0.001 else f"p {sign} {ahead.p:.3f}".replace("0.", ".", 1)
     if ahead.alone == (0, 0):
         return "by linear probe they are right on the same test images"
     if ahead.alone:

@@ -37,6 +37,8 @@ class Difference:
     """Two-sided: how often a difference at least this large would come up between equals."""
     alone: tuple[int, int] | None = None
     """Images that the first method alone gets right, and the second alone; None with several seeds."""
+    least_p: float = 0.0
+    """The smallest p that could have come up: of a bootstrap it depends on the number of draws."""
 
     @property
     def is_clear(self) -> bool:
@@ -86,7 +88,7 @@ def of_means(first: Tensor, second: Tensor, resamples: int, seed: int) -> Differ
     """
     mean = float(first.double().mean() - second.double().mean())
     draws = _resampled(first, resamples, seed, 0) - _resampled(second, resamples, seed, 1)
-    return Difference(mean, *_percentiles(draws), _tail(draws))
+    return Difference(mean, *_percentiles(draws), _tail(draws), least_p=_least_p(draws))
 
 
 def paired(first: Tensor, second: Tensor, resamples: int, seed: int) -> Difference:
@@ -102,7 +104,7 @@ def paired(first: Tensor, second: Tensor, resamples: int, seed: int) -> Differen
     draws = _resampled(each, resamples, seed, 0)
     draws = draws[~draws.isnan()]  # of few images a draw may hold none that is asked
     low, high = _percentiles(draws)
-    return Difference(float(each.nanmean(1).mean()), low, high, _tail(draws))
+    return Difference(float(each.nanmean(1).mean()), low, high, _tail(draws), least_p=_least_p(draws))
 
 
 def images_to_settle(found: Difference, images: int) -> float:
@@ -174,7 +176,11 @@ def _times(first: int, end: int, images: int, seed: int) -> Tensor:
 def _tail(draws: Tensor) -> float:
     """Two-sided p of resampled differences: how often they are on the other side of zero."""
     tail = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
-    return min(1.0, 2 * (tail + 1) / (len(draws) + 1))
+    return min(1.0, (tail + 1) * _least_p(draws))
+
+
+def _least_p(draws: Tensor) -> float:
+    return 2 / (len(draws) + 1)
 
 
 def _percentiles(draws: Tensor) -> tuple[float, float]:

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
+import torch
 
 from ssl_core import catalogue
+from ssl_core.evaluation import comparison
 from ssl_core.evaluation.comparison import Difference
 from tasks import leaderboard
 from tasks.conclusions import remarks, sentences, worth_it
@@ -20,7 +22,7 @@ from tasks.results import Result, load_results
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.files import load_tensors, save_tensors
 from tasks.verdict import Verdict, judge, judge_one
-from tasks.worth import Answer, points
+from tasks.worth import Answer, counted, points
 from tests.support.example_results import HELD_OUT, metrics_of, write_project
 
 IMAGES = 1000
@@ -270,3 +272,9 @@ def test_enough_of_a_few_labels_answer_and_say_what_they_cannot_tell() -> None:
     assert "Use ImageNet features for now." in sentences(worse)[0]
     few = judged(0.30, labels=49)
     assert not few.ties and few.by_few is None and "49 labels do not tell" in worth_it(few)[1]
+
+
+def test_the_smallest_p_of_a_bootstrap_is_a_bound() -> None:
+    first, second = torch.ones(2, 50, dtype=torch.bool), torch.zeros(2, 50, dtype=torch.bool)
+    assert counted(comparison.difference(first, second, 1000, 0), "a", "b").endswith("p ≤ .002")
+    assert counted(comparison.difference(first[:1], second[:1], 1000, 0), "a", "b").endswith("p < .001")
