@@ -115,6 +115,8 @@ def show(names: list[str], features: torch.Tensor, arguments: Any, asked: torch.
         for value, other in near:
             print(f"    {value:6.3f}  {names[other]}")
         sections.append(Section(f"{names[row]} and those most like it", [row, *(other for _, other in near)]))
+    if arguments.query is not None and not arguments.all:
+        return sections
     found = duplicates(features, arguments.threshold)
     show_duplicates(names, found, arguments)
     sections += [Section(f"{len(group)} near-duplicates", group[:ACROSS]) for group in found.groups[:SHOWN]]
@@ -230,7 +232,7 @@ def main() -> None:
     parser.add_argument("--model", help="models:/NAME@ALIAS, models:/NAME/VERSION or a folder (default: the champion)")
     parser.add_argument("--output", type=Path, default=Path("embeddings.parquet"), help="parquet file to write")
     parser.add_argument("--neighbors", type=int, default=5, help="how many neighbors to show (0: none)")
-    parser.add_argument("--query", metavar="FILE", help="show the neighbors of this image, of PATH or from anywhere")
+    parser.add_argument("--query", metavar="FILE", help="show the neighbors of this image alone, of PATH or from anywhere")
     parser.add_argument("--threshold", type=float, default=0.99, help="similarity from which two images are near-duplicates")
     parser.add_argument(
         "--all", action="store_true", help="show whole lists: near-duplicates (by groups, when there are many) and odd images"

@@ -77,6 +77,9 @@ def test_the_command_writes_parquet_and_prints_neighbors_and_near_duplicates(enc
     printed = capsys.readouterr().out.splitlines()
     start = printed.index("most like image 2.png:")
     assert "copy of 2 é.png" in printed[start + 1] and "1.000" in printed[start + 1]
+    assert len(printed) == start + 4, "a search shows nothing else"
+    command(monkeypatch, folder, "--output", output, "--neighbors", 3, "--query", "image 2.png", "--all")
+    printed = capsys.readouterr().out.splitlines()
     pairs = printed[printed.index(next(line for line in printed if line.startswith("near-duplicates"))) :]
     assert any("copy of 2" in line and "image 2.png" in line for line in pairs)
 
