@@ -23,14 +23,18 @@ GIVES = {
 }
 
 
+NOTHING_OFF_THE_SHELF = "Features off the shelf were not compared; the row pretrained has those of an ImageNet encoder."
 FROM_WEIGHTS = (
     "Or let training start from such weights (docs/weights.md): on all three sets of docs/worth.md that went further in the"
     " same time than a random start."
 )
 
 
-def worth_it(verdict: Verdict) -> list[str]:
+def worth_it(verdict: Verdict, brief: bool = False) -> list[str]:
     """Whether training on these images was worth it: the answer, and what the test says to it; without labels, what chose.
+
+    Args:
+        brief: without the intervals that the report's table of budgets has.
 
     Returns:
         Nothing without a method, or where all have collapsed.
@@ -40,8 +44,8 @@ def worth_it(verdict: Verdict) -> list[str]:
     if verdict.best is None or verdict.row is None:
         return []
     if verdict.budgets:
-        said = worth.answer(verdict.budgets), worth.check(verdict.budgets), "" if verdict.shelf else worth.NOTHING_OFF_THE_SHELF
-        return [text for text in said if text]
+        said = worth.answer(verdict.budgets, brief), worth.check(verdict.budgets, brief)
+        return [text for text in (*said, "" if verdict.shelf else NOTHING_OFF_THE_SHELF) if text]
     if verdict.row.mean("holdout_linear_top1") is not None:
         return []
     few = verdict.best.few

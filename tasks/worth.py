@@ -5,7 +5,7 @@ image (``ssl_core/evaluation/comparison.py``).
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -225,23 +225,28 @@ def noun(row: str) -> str:
     return NOUNS.get(row, BASELINES.get(row, row))
 
 
-def answer(found: Sequence[Budget]) -> str:
-    """The answer in one sentence of plain words."""
+def answer(found: Sequence[Budget], brief: bool = False) -> str:
+    """The answer in one sentence of plain words.
+
+    Args:
+        brief: without intervals, which a table has.
+    """
     groups = {answer: [b for b in found if b.answer is answer] for answer in Answer}
-    parts = [_part(answer, group, len(group) < len(found)) for answer, group in groups.items() if group]
+    show = briefly if brief else points
+    parts = [_part(answer, group, len(group) < len(found), show) for answer, group in groups.items() if group]
     begins = "Training on your images" if parts[0].startswith("is") else "Whether training on your images is worth it"
     return f"{begins} {'; it '.join(parts)}."
 
 
-def _part(answer: Answer, group: Sequence[Budget], is_one_of_several: bool) -> str:
+def _part(answer: Answer, group: Sequence[Budget], is_one_of_several: bool, show: Callable[["Difference"], str]) -> str:
     where = f" with {_budgets(group)}" if is_one_of_several else ""
     rivals, over = list(dict.fromkeys(noun(b.over) for b in group)), "over" if answer is Answer.YES else "against"
     if where and len(rivals) == 1:  # the budgets are named already, in this order
-        numbers = f"{_listed(points(b.held_out) for b in group)} {over} {rivals[0]}"
+        numbers = f"{_listed(show(b.held_out) for b in group)} {over} {rivals[0]}"
     elif len(group) > len(rivals) == 1:
-        numbers = f"{_listed(f'{points(b.held_out)} with {b.labels}' for b in group)}, all {over} {rivals[0]}"
+        numbers = f"{_listed(f'{show(b.held_out)} with {b.labels}' for b in group)}, all {over} {rivals[0]}"
     else:
-        numbers = _listed(f"{points(b.held_out)} {over} {noun(b.over)} with {b.labels}" for b in group)
+        numbers = _listed(f"{show(b.held_out)} {over} {noun(b.over)} with {b.labels}" for b in group)
     if answer is Answer.UNKNOWN:
         return f"cannot be told{where} by {group[0].images:,} held-out labels: {numbers}; {_more(group)}"
     instead = "" if answer is Answer.YES else f", use {_listed(rivals)}"
@@ -265,14 +270,12 @@ def _more(group: Sequence[Budget]) -> str:
     return f"about {max(known):,} more labelled images, held out, would settle it"
 
 
-def check(found: Sequence[Budget]) -> str:
+def check(found: Sequence[Budget], brief: bool = False) -> str:
     """What the test images say to the answer; empty without test labels."""
+    show = briefly if brief else points
     tested = [(b, b.test) for b in found if b.test]
-    numbers = [f"{points(test)} with {b.labels} ({b.check})" for b, test in tested]
+    numbers = [f"{show(test)} with {b.labels} ({b.check})" for b, test in tested]
     return f"Decided on held-out training labels, then checked on the test images, once: {_listed(numbers)}." if tested else ""
-
-
-NOTHING_OFF_THE_SHELF = "Features off the shelf were not compared; the row pretrained has those of an ImageNet encoder."
 
 
 def answer_by_few(found: Budget, method: str) -> str:
@@ -299,6 +302,11 @@ def without_labels(labels: int = 0) -> str:
 def points(found: "Difference") -> str:
     """``+3.1 points (2.0 to 4.2)``."""
     return f"{signed(found.mean)} points ({100 * found.low:z.1f} to {100 * found.high:z.1f})".replace("-", "−")
+
+
+def briefly(found: "Difference") -> str:
+    """``+3.1 points``."""
+    return f"{signed(found.mean)} points".replace("-", "−")
 
 
 def reverse(found: "Difference") -> "Difference":

@@ -109,7 +109,7 @@ def render(
         seeds=sorted({r.seed for r in results}),
         judged=verdict,
         sentences=sentences(verdict),
-        worth_it=worth_it(verdict),
+        worth_it=worth_it(verdict, brief=True),
         **recipes(rows),
         loss_notes=" ".join(f"{m}: {ABOUT_LOSS[m]}." for m in (row.method for row in rows) if m in ABOUT_LOSS),
         methods=sum(not row.is_baseline for row in rows),

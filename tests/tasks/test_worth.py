@@ -76,6 +76,9 @@ def test_a_clear_lead_over_the_best_free_row_at_every_budget_is_worth_it() -> No
     assert said.endswith("over ImageNet features with all labels.")
     assert checked.startswith("Decided on held-out training labels, then checked on the test images, once: +5.1 points (")
     assert checked.count("(the same: worth it)") == 3
+    said, checked = worth_it(verdict, brief=True)
+    assert said.startswith("Training on your images is worth it: +5.1 points over ImageNet features with 1 % of the labels, +")
+    assert " to " not in said + checked and checked.count("(the same: worth it)") == 3
     assert verdict.standings["simclr"].answer is Answer.YES and verdict.standings["pretrained"].answer is None
 
 
