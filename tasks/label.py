@@ -112,8 +112,11 @@ def pick(root: Path, count: int) -> None:
     if len(labels) >= count:
         to_do = f"python -m tasks.label {FILE} takes them, --count {2 * len(labels)} adds images, or move it away for new ones"
         raise UsageError(f"{FILE} has labels; {to_do}")
-    more = [row for row in picked(root, load_scores(root)[0], count) if row not in labels]
-    rows = [*labels, *more[: count - len(labels)]]
+    fresh = [row for row in picked(root, load_scores(root)[0], count) if row not in labels]
+    if not fresh:
+        raise UsageError(f"{FILE} has every image already that is looked at")
+    wanted = min(count - len(labels), len(fresh))
+    rows = [*labels, *(fresh[i * len(fresh) // wanted] for i in range(wanted))]  # evenly: rows lie by class in many a folder
     (root / FILE).parent.mkdir(exist_ok=True)
     files.write_bytes(root / SHEET, sheet(rows, dataset.load(root / dataset.PREPARED).train_images))
     files.write_text(root / FILE, to_csv(rows, names, labels))

@@ -151,6 +151,8 @@ def test_more_images_are_added_to_those_that_have_labels(project: Path, capsys: 
     after = (project / FILE).read_text().splitlines()
     assert after[:21] == before and len(after) == 51 and len({line.split(",")[1] for line in after[1:]}) == 50
     assert after[-1].startswith("50,") and after[-1].endswith(",")
+    new = [NAMES.index(line.split(",")[1]) for line in after[21:]]
+    assert min(new) < 50 and max(new) > 350, "from everywhere"
 
 
 @pytest.mark.parametrize(
@@ -230,3 +232,6 @@ def test_of_fewer_images_than_are_usually_asked_for_all_are_picked(project: Path
     monkeypatch.setattr(label, "POOL", 60)
     label.pick(project, label.ENOUGH)
     assert len((project / label.FILE).read_text().splitlines()) == 61
+    fill(project / FILE)
+    with pytest.raises(UsageError, match="has every image already"):
+        label.pick(project, label.ENOUGH)
