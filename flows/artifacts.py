@@ -129,7 +129,7 @@ def judged(root: Path, out_of_date: Collection[str] = ()) -> Verdict | None:
 
 def said(verdict: Verdict | None) -> list[str]:
     """What to know before an encoder is taken: whether its training was worth it, what is against it, and which comes first."""
-    return [*worth_it(verdict), *sentences(verdict)[: 2 if verdict.not_beaten else 1]] if verdict else []
+    return [*worth_it(verdict), *sentences(verdict)[: 2 if verdict.in_doubt else 1]] if verdict else []
 
 
 def champion(root: Path) -> Champion | None:

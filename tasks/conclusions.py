@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ssl_core.networks import network
-from tasks import few_labels, starts, worth
+from tasks import by_few, few_labels, starts, worth
 from tasks.cautions import CAUTION, how_few, share_in_words, unequal_classes
 from tasks.results import Result, Row
 from tasks.trainings import advice
@@ -48,25 +48,28 @@ def worth_it(verdict: Verdict, brief: bool = False) -> list[str]:
         return [text for text in (*said, "" if verdict.shelf else NOTHING_OFF_THE_SHELF) if text]
     if verdict.row.mean("holdout_linear_top1") is not None:
         return []
-    few = verdict.best.few
-    if verdict.by_few:
-        return [worth.answer_by_few(verdict.by_few, verdict.best.method), few_labels.sentence(few)]
-    return [few_labels.sentence(few), worth.without_labels(few.labels if few else 0)]
+    if verdict.budget_of_few:
+        told = by_few.answer(verdict.budget_of_few, verdict.best.method)
+    else:
+        why = verdict.unproven or "no row that needs no training is among run.methods"
+        told = f"Nothing tells yet whether training on your images is worth it: {why}."
+    return [told, few_labels.sentence(verdict.best.few)]
 
 
 def sentences(verdict: Verdict) -> list[str]:
     """What else is said in words, what matters most first; empty without test labels."""
     best, row = verdict.best, verdict.row
     if best and best.few:
-        return [*([_warning(verdict, best)] if verdict.not_beaten else []), *_not_told(verdict, "by these labels")]
+        warned = [_warning(verdict, best)] if verdict.in_doubt else []
+        return [*warned, *_about_starts(verdict), *_not_told(verdict, "by these labels")]
     if best is None or row is None or row.mean("linear_top1") is None:
         return []
     count, interval = sum(not r.is_baseline for r in verdict.rows), verdict.standings[row.method].intervals.get("linear")
-    what = "comes first" if verdict.not_beaten else "gives the best encoder"
+    what = "comes first" if verdict.in_doubt else "gives the best encoder"
     what = f"{what} of {count} methods" if count > 1 else "is the only method"
     sure = f" (95 % interval {share_in_words(interval[0])} to {share_in_words(interval[1])})" if interval else ""
     held_out = share_in_words(row.mean("holdout_linear_top1")) + (" on average" if len(row.results) > 1 else "")
-    found = [_warning(verdict, best)] if verdict.not_beaten else []
+    found = [_warning(verdict, best)] if verdict.in_doubt else []
     found += [
         f"{best.method} {what}: on its frozen features a linear probe gets"
         f" {share_in_words(row.mean('linear_top1'))}{sure} of the test images right, kNN"
@@ -91,7 +94,7 @@ def _not_told(verdict: Verdict, how: str) -> list[str]:
 
 def caution(verdict: Verdict) -> str:
     """That the champion is not to be used yet, and why; empty where there is nothing to say against it."""
-    return _warning(verdict, verdict.best) if verdict.best and verdict.not_beaten else ""
+    return _warning(verdict, verdict.best) if verdict.best and verdict.in_doubt else ""
 
 
 def remarks(verdict: Verdict, results: Sequence[Result] = ()) -> list[str]:
@@ -107,7 +110,7 @@ def remarks(verdict: Verdict, results: Sequence[Result] = ()) -> list[str]:
         whole = judge(results)
         said = worth_it(whole) + _start_wins(whole)
     else:
-        said = worth_it(verdict) + ([_warning(verdict, best)] if verdict.not_beaten else [])
+        said = worth_it(verdict) + ([_warning(verdict, best)] if verdict.in_doubt else [])
     said += _about_starts(verdict, [best])
     return said + [_against(verdict, row) for row in verdict.rows if row.is_baseline and row.mean("linear_top1")]
 
@@ -138,25 +141,25 @@ def _tied(verdict: Verdict, row: Row) -> str:
 
 
 def _warning(verdict: Verdict, best: Result) -> str:
-    """That the best method is no better than what needs no training, and what to do."""
+    """That the best method is no better than what needs no training, or not shown to be any good, and what to do."""
+    longer = "" if best.is_baseline else advice(best.method, best.training)
+    if not verdict.not_beaten:
+        more = "Label more: python -m tasks.label with a higher --count adds images."
+        return f"{CAUTION}: {verdict.unproven}. {longer if ' predict ' in verdict.unproven else more}"
     name = verdict.not_beaten[0]
-    to_do = f"Take {worth.noun(name)}." if best.is_baseline else advice(best.method, best.training)
+    to_do = longer or f"Take {worth.noun(name)}."
     ahead, what = verdict.standings[name].behind, worth.noun(name)
+    assert ahead is not None
     verb = "are" if what.endswith("s") else "is"
-    if ahead and ahead.is_clear and not best.is_baseline:
+    if ahead.is_clear and not best.is_baseline:
         to_do = f"Use {what} for now. {to_do}"
     if any(row.method == name for row in verdict.shelf) and not best.is_baseline and not _weights(best):
         to_do += f" {FROM_WEIGHTS}"
-    if best.few:
-        theirs = next(row.best.few for row in verdict.free if row.method == name)
-        shares = f"{share_in_words(theirs.explained if theirs else None)} against {share_in_words(best.few.explained)}"
-        if ahead and not ahead.is_clear:
-            said = f"by the few labels {what} {verb} not clearly worse than {best.method}, {shares} of them explained"
-        else:
-            said = f"{what} explain{'' if verb == 'are' else 's'} more of the few labels than {best.method}, {shares}"
-        return f"{CAUTION}: {said}. {to_do}"
-    assert ahead is not None
     how = "better" if ahead.is_clear else "not clearly worse"
+    if best.few:
+        rows = {row.method: by_few.share(row) or 0.0 for row in verdict.rows}
+        shares = f"R2 {by_few.percent(rows[name])} against {by_few.percent(rows[best.method])}"
+        return f"{CAUTION}: by {best.few.labels:,} labels {what} {verb} {how} than {best.method}, {shares}. {to_do}"
     return f"{CAUTION}: {what} {verb} {how} than {best.method}; {worth.counted(ahead, best.method, what)}. {to_do}"
 
 

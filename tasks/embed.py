@@ -22,7 +22,7 @@ from tasks.prepare.decoding import DEPTH
 from tasks.prepare.layout import shown
 from tasks.prepare.source import Source
 from tasks.prepare.split_names import role_of
-from tasks.query import at_home, below, check_query, features_of, find
+from tasks.query import at_home, below, check_query, check_tile, features_of, find
 from tasks.register import registry
 from tasks.runtime import files, settings
 from tasks.runtime.errors import UsageError, run
@@ -264,6 +264,8 @@ def main() -> None:
     if isinstance(query, str):
         check_query(query, images, encoder)
     source = tiles_of(images, encoder)
+    if isinstance(query, str):
+        check_tile(query, source)
     layer = chosen_layer(encoder, arguments.layer)
     dense: Outputs | None = (lambda images: encoder.module.maps(images)[layer].float()) if arguments.dense else None
     files.check_space(arguments.output, len(source.items) * (4 * width(encoder, dense) + 200), "name a file on another disk")

@@ -5,6 +5,7 @@ and registration follow from it as from everything else.
 """
 
 import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -30,8 +31,6 @@ NAMED = 5
 """Faults that a message names."""
 ENOUGH = 100
 """Labels that are asked for; docs/label-free.md says how well so many choose."""
-TELLING = 50
-"""Labels from which on the interval of a difference holds; docs/label-free.md says how often."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,8 @@ class Few:
 
     each: np.ndarray
     """(n,) how much of the label of each a regression on the others predicts (``ssl_core.labelling``)."""
+    others: int
+    """How many labels are not of the most frequent class."""
 
     @property
     def explained(self) -> float:
@@ -123,15 +124,20 @@ def _lines(path: Path) -> list[dict[str, str]]:
     except (UnicodeDecodeError, IsADirectoryError):
         raise DataError(f"{path} is not UTF-8 text; save it as CSV in UTF-8") from None
     head = text.partition("\n")[0]
+    if head.lower().startswith("sep="):  # what a spreadsheet is told
+        text = text.partition("\n")[2]
+        head = text.partition("\n")[0]
     delimiter = max(",;\t", key=head.count)
     try:
-        rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter, strict=True) if any(row)]
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if any(row)]
     except csv.Error as error:
         raise DataError(f"{path}: {error}; save it as CSV") from None
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     missing = [name for name in COLUMNS[1:] if name not in header]
     if missing:
         raise DataError(f"{path} has no column {' and no column '.join(missing)}; its first line must be {','.join(COLUMNS)}")
+    if twice := [name for name in COLUMNS[1:] if header.count(name) > 1]:
+        raise DataError(f"{path} has two columns {twice[0]}; leave one")
     short = [str(number) for number, row in enumerate(rows, 1) if len(row) <= header.index("file")]
     if short:
         raise DataError(f"{path}: line {few(short, NAMED)} has no file; make it as it was, or leave it out")
@@ -165,10 +171,11 @@ def beside(root: Path, results: Sequence["Result"]) -> list["Result"]:
     from ssl_core.labelling import explained_by_few
 
     rows, classes = list(found.rows), torch.tensor(found.labels)
+    others = len(rows) - max(Counter(found.labels).values())
 
     def judged(result: "Result") -> "Result":
         features = files.load_tensors(root / f"out/features/{result.file}.safetensors")["train"][rows]
-        return replace(result, few=Few(explained_by_few(torch.from_numpy(features), classes).numpy()))
+        return replace(result, few=Few(explained_by_few(torch.from_numpy(features), classes).numpy(), others))
 
     return [judged(result) if result.kept else result for result in results]
 

@@ -21,16 +21,19 @@ from tasks.columns import FEW_LABELS
 from tasks.conclusions import sentences, worth_it
 from tasks.few_labels import COLUMNS, ENOUGH, FILE
 from tasks.leaderboard import percent
+from tasks.prepare.auditing import printable
 from tasks.results import Result, load_scores
 from tasks.runtime import dataset, files, params, settings
 from tasks.runtime.errors import DataError, UsageError, run
-from tasks.runtime.words import counted
+from tasks.runtime.words import counted, few
 from tasks.verdict import judge
 from tasks.worth import points, reverse
 
 SHEET = FILE.with_suffix(".png")
 LEAST = 10
 SEED = 0
+CLASSES = 20
+"""Of them, how many are printed."""
 POOL = 20_000
 """Images, evenly spaced, among which the ones to label are picked."""
 
@@ -110,8 +113,11 @@ def pick(root: Path, count: int) -> None:
     names = few_labels.names(root)
     labels = few_labels.labels(root / FILE, names) if (root / FILE).exists() else {}
     if len(labels) >= count:
-        to_do = f"python -m tasks.label {FILE} takes them, --count {2 * len(labels)} adds images, or move it away for new ones"
-        raise UsageError(f"{FILE} has labels; {to_do}")
+        empty = sum(not label for label in labels.values())
+        wait = f" and {counted(empty, 'line', 'lines')} without one" if empty else ""
+        more = f"--count {min(2 * len(labels), len(names))} adds images, " if len(labels) < len(names) else ""
+        to_do = f"python -m tasks.label {FILE} takes them, {more}or move it away for new ones"
+        raise UsageError(f"{FILE} has labels{wait}; {to_do}")
     fresh = [row for row in picked(root, load_scores(root)[0], count) if row not in labels]
     if not fresh:
         raise UsageError(f"{FILE} has every image already that is looked at")
@@ -143,20 +149,23 @@ def take(root: Path, path: Path) -> None:
     for row in verdict.rows:
         behind = verdict.standings[row.method].behind
         beside = f"{'=' if not behind.is_clear else ' '} {points(reverse(behind))}" if behind else ""
-        print(f"{row.method:14} {percent(row.mean(FEW_LABELS.name), row.std(FEW_LABELS.name)):>12} % {beside}".rstrip())
+        found_share = percent(row.mean(FEW_LABELS.name), row.std(FEW_LABELS.name)).replace("-", "−")
+        print(f"{row.method:14} {found_share:>12} % {beside}".rstrip())
     if verdict.best and any(standing.behind for standing in verdict.standings.values()):
         print(f"Points beside {verdict.best.method}, with 95 % intervals; = cannot be told from it by these labels.")
     counts = Counter(found.labels)
-    each = ", ".join(f"{name} {counts[number]}" for number, name in enumerate(found.classes))
+    each = few((f"{printable(name)} {counts[number]}" for number, name in enumerate(found.classes)), CLASSES)
+    alone = [printable(name) for number, name in enumerate(found.classes) if counts[number] == 1]
     empty = f"; {counted(found.empty, 'image has', 'images have')} no label yet" if found.empty else ""
     print(f"{len(found.rows)} labels, {len(found.classes)} classes: {each}{empty}.")
-    print(few_labels.sentence(results[0].few))
+    if alone:
+        print(f"note: with one image each, which tells nothing, and may be misspelled: {few(alone, CLASSES)}")
     if best and best.few:
         print(f"The choice: {best.name}; a regression on its features {few_labels.in_words(best.few)}.")
         print("make run names it champion.")
     else:
         print(f"None is chosen. {why_none(results)}")
-    for line in sentences(verdict) + worth_it(verdict)[:1]:
+    for line in sentences(verdict) + worth_it(verdict):
         print(line)
 
 

@@ -234,7 +234,7 @@ BEST = "best encoder"
 
 def title(verdict: Verdict) -> str:
     """What the champion is called above the lines that load it."""
-    if not verdict.not_beaten or verdict.champion is None:
+    if not verdict.in_doubt or verdict.champion is None:
         return BEST
     if not verdict.champion.is_baseline:
         return "best of the methods, not to be used yet"

@@ -21,7 +21,7 @@ def below(path: Path, query: str | None) -> str | None:
     if query is None or not path.is_dir():
         return query
     folders = [os.path.abspath(path), os.path.realpath(path)]  # noqa: PTH100  what a link is called counts too
-    for whole in (f"{folders[0]}/{query}", os.path.abspath(Path(query).expanduser())):  # noqa: PTH100
+    for whole in (f"{folders[0]}/{query}", os.path.abspath(at_home(Path(query)))):  # noqa: PTH100
         image = os.path.normpath(whole)
         inside = [image.removeprefix(f"{folder}/") for folder in folders if image.startswith(f"{folder}/")]
         if inside and Path(image.rpartition("#")[0] or image).is_file():  # or a tile of it
@@ -62,13 +62,27 @@ def check_query(query: str, images: Source, encoder: registry.Loaded) -> None:
         raise UsageError(f"--query {shown(query)} cannot be read: it is damaged, or no image")
 
 
+def check_tile(query: str, tiles: Source) -> None:
+    """Refuse a query that names a tile which there is not.
+
+    Raises:
+        UsageError: it is so.
+    """
+    wanted = shown(query)
+    if not any((name := shown(item.name)) == wanted or name.startswith(f"{wanted}#") for item in tiles.items):
+        raise UsageError(f"--query {wanted}: {wanted.rpartition('#')[0]} has no such tile")
+
+
 def features_of(image: Path, encoder: registry.Loaded, outputs: Outputs | None) -> torch.Tensor:
     """(n, ...) of one image: of its tiles, or of it alone."""
     with tempfile.TemporaryDirectory(prefix="ssl-query-") as place:  # what lies beside it may be a whole disk
         name = image.name.lstrip(".")  # a hidden file would not be read
         shutil.copyfile(image, Path(place, name))
         source = open_images(Path(place))
-        check_query(name, source, encoder)
+        try:
+            check_query(name, source, encoder)
+        except UsageError:
+            raise UsageError(f"--query {image} cannot be read: it is damaged, or no image") from None
         return embed(Path(place), encoder, tiles_of(source, encoder), outputs)[1]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks import starts, worth
+from tasks import by_few, starts, worth
 from tasks.choice import best_method, champion
 from tasks.results import Result, Row, ranked
 from tasks.worth import RESAMPLES, Answer, Budget
@@ -39,7 +39,7 @@ class Standing:
     @property
     def behind(self) -> "Difference | None":
         """The best method minus this row by linear probe or, where the data have no labels, by the few."""
-        return self.ahead.get("linear") or self.ahead.get(worth.FEW)
+        return self.ahead.get("linear") or self.ahead.get(by_few.FEW)
 
     @property
     def ties(self) -> bool:
@@ -81,16 +81,23 @@ class Verdict:
         return worth.budgets(self.row, self.free) if self.row else []
 
     @cached_property
-    def by_few(self) -> Budget | None:
+    def budget_of_few(self) -> Budget | None:
         """The same by a few labels."""
-        return worth.budget_of_few(self.row, self.free) if self.row else None
+        return by_few.budget(self.row, self.free) if self.row else None
+
+    @cached_property
+    def unproven(self) -> str:
+        """Why the few labels that chose the best method do not say that it is any good; empty where they do."""
+        return by_few.silent(self.row) if self.row and self.best and self.best.few else ""
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether there is something to say against using the best method."""
+        return bool(self.not_beaten or self.unproven)
 
     @property
     def not_beaten(self) -> list[str]:
         """The baselines that cost nothing and that the best method is not clearly above, the best one first."""
-        if self.best and self.best.few and self.by_few is None:
-            few = {row.method: row.best.few.explained for row in self.free if row.best.few}
-            return sorted((m for m, share in few.items() if share >= self.best.few.explained), key=lambda m: -few[m])
         known = {row.method: self.standings[row.method].behind for row in self.free}
         found = {m: ahead.mean for m, ahead in known.items() if ahead and not (ahead.is_clear and ahead.mean > 0)}
         return sorted(found, key=lambda method: found[method])
@@ -140,9 +147,9 @@ def _standing(row: Row, first: Row | None, free: Sequence[Row], results: Sequenc
         intervals[kind] = known or comparison.interval(own, resamples, 0)
         if other is not None and other.shape[1] == own.shape[1]:
             ahead[kind] = comparison.difference(other, own, resamples, 0)
-    if first and (by_few := worth.ahead_by_few(first, row)):
-        ahead[worth.FEW] = by_few
-    own_budget = None if row.is_baseline else worth.budget(row, free, worth.ALL) or worth.budget_of_few(row, free)
+    if first and (beside := by_few.ahead(first, row)):
+        ahead[by_few.FEW] = beside
+    own_budget = None if row.is_baseline else worth.budget(row, free, worth.ALL) or by_few.budget(row, free)
     worse = tuple(r.name for r in row.results if starts.standing(r, results))
     gains = {r.name: gain for r in row.results if (gain := starts.gain(r, results)) is not None}
     return Standing(intervals, ahead, own_budget.answer if own_budget else None, worse, gains)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ssl_core.catalogue import BASELINES, NOUNS
-from tasks.few_labels import TELLING
 from tasks.results import Row
 from tasks.runtime.words import signed
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 ALL = "linear"
 """The budget of all labels: the probe that every table shows."""
-FEW = "few"
-"""The budget of a few labels where the data have none, by how much of them is explained (``tasks.few_labels``)."""
 RESAMPLES = 1000
 """Of rows whose protocol does not say."""
 OF_THE_LABELS = " of the labels"
@@ -110,31 +107,6 @@ def budgets(first: Row, free: Sequence[Row]) -> list[Budget]:
             found.append(replace(each, part=parts[share] if is_other else None, count=known))
     every = budget(first, free, ALL)
     return [*found, every] if every else found
-
-
-def budget_of_few(first: Row, free: Sequence[Row]) -> Budget | None:
-    """The same by how much of a few labels each explains; None where there is nothing to compare, or too few tell nothing."""
-    over = max((row for row in free if explained(row) is not None), key=lambda row: row.place, default=None)
-    found = ahead_by_few(first, over) if over else None
-    return Budget(FEW, over.method, found, first.best.few.labels, None) if over and found and first.best.few else None
-
-
-def ahead_by_few(first: Row, second: Row) -> "Difference | None":
-    """How much more of the few labels the first row explains than the second; None where too few tell nothing."""
-    own, other = explained(first), explained(second)
-    if own is None or other is None or first is second or own.shape[1] != other.shape[1]:
-        return None
-    import torch
-
-    from ssl_core.evaluation import comparison
-
-    return comparison.of_means(torch.from_numpy(own), torch.from_numpy(other), RESAMPLES, 0)
-
-
-def explained(row: Row) -> np.ndarray | None:
-    """(S, n) how much of each of the few labels is explained; None where there are none, or too few to tell anything."""
-    found = [r.few.each for r in row.results if r.few]
-    return np.stack(found) if found and len(found[0]) >= TELLING else None
 
 
 def _real_share(first: Row, share: str) -> float | None:
@@ -278,24 +250,12 @@ def check(found: Sequence[Budget], brief: bool = False) -> str:
     return f"Decided on held-out training labels, then checked on the test images, once: {_listed(numbers)}." if tested else ""
 
 
-def answer_by_few(found: Budget, method: str) -> str:
-    """The same by a few labels."""
-    over, share = noun(found.over), f"what {method} explains of them is {points(found.held_out)}"
-    if found.answer is Answer.UNKNOWN:
-        wanted = None if found.more is None else found.images + max(found.more, math.ceil(0.1 * found.images))
-        more = f"about {wanted:,} would (python -m tasks.label --count adds images to those with labels)" if wanted else EQUAL
-        begins = f"{found.images:,} labels do not tell whether training on your images is worth it"
-        return f"{begins}: {share} against {over}; {more}."
-    begins = f"Training on your images is {found.answer} by {found.images:,} labels"
-    return f"{begins}, use {over}: {share} against {over}." if found.answer is Answer.NO else f"{begins}: {share} over {over}."
-
-
-def without_labels(labels: int = 0) -> str:
-    """What can be said where there is no label, or a few that chose."""
-    begins = f"{labels} labels do not tell" if labels else "Without labels nothing tells"
+def without_labels() -> str:
+    """What can be said where there is no label."""
     return (
-        f"{begins} whether training on your images is worth it; class folders do: about {LABELS_FOR_5_POINTS} held-out labels"
-        " tell a difference of 5 points, and data.holdout_fraction of the training images are held out (a tenth as shipped)."
+        "Without labels nothing tells whether training on your images is worth it; class folders do: about"
+        f" {LABELS_FOR_5_POINTS} held-out labels tell a difference of 5 points, and data.holdout_fraction of the training"
+        " images are held out (a tenth as shipped)."
     )
 
 

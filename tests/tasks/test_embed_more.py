@@ -104,8 +104,12 @@ def test_a_query_may_come_from_anywhere(
     assert said[at + 1].split() == ["1.000", "a/7.png"] and sum(line.startswith("most like") for line in said) == 1
     assert parquet.read_table(tmp_path / "x.parquet")["id"].to_pylist() == sorted(pictures), "it is none of them"
     assert (tmp_path / "x.png").exists()
-    with pytest.raises(UsageError, match=r"--query no\.png cannot be read: it is damaged, or no image"):
+    with pytest.raises(UsageError, match=r"--query .*/new/no\.png cannot be read: it is damaged, or no image"):
         command(monkeypatch, folder, "--output", tmp_path / "y.parquet", "--query", new / "no.png")
+    with pytest.raises(UsageError, match=r"--query a/7\.png#3: a/7\.png has no such tile"):
+        command(monkeypatch, folder, "--output", tmp_path / "y.parquet", "--query", "a/7.png#3")
+    with pytest.raises(UsageError, match="no such user is known here"):
+        command(monkeypatch, folder, "--output", tmp_path / "y.parquet", "--query", "~nobody-here/7.png")
     shutil.make_archive(str(tmp_path / "in"), "zip", folder)
     command(monkeypatch, tmp_path / "in.zip", "--output", tmp_path / "z.parquet", "--query", new / "like 7.png")
     assert capsys.readouterr().out.splitlines()[2].split() == ["1.000", "7.png"]

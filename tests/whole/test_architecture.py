@@ -86,6 +86,7 @@ SHARED = {
     "tasks.columns",
     "tasks.metrics",
     "tasks.conclusions",
+    "tasks.by_few",
     "tasks.verdict",
     "tasks.cautions",
     "tasks.judged",
