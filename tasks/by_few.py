@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tasks.columns import FEW_LABELS
+from tasks.few_labels import Few
 from tasks.results import Row
 from tasks.worth import EQUAL, RESAMPLES, Answer, Budget, noun, points
 
@@ -27,12 +28,15 @@ REACHABLE = 4
 """Times as many labels as there are: a difference that needs more is called none."""
 
 
+def enough(few: Few) -> bool:
+    """Whether encoders can be compared by so many labels."""
+    return few.labels >= TELLING and few.others >= RARE
+
+
 def explained(row: Row) -> np.ndarray | None:
     """(S, n) how much of each of the few labels is explained; None where there are none, or they are too few to compare by."""
     found = [r.few for r in row.results if r.few]
-    if not found or found[0].labels < TELLING or found[0].others < RARE:
-        return None
-    return np.stack([few.each for few in found])
+    return np.stack([few.each for few in found]) if found and enough(found[0]) else None
 
 
 def share(row: Row) -> float | None:

@@ -145,7 +145,7 @@ def _warning(verdict: Verdict, best: Result) -> str:
     longer = "" if best.is_baseline else advice(best.method, best.training)
     if not verdict.not_beaten:
         more = "Label more: python -m tasks.label with a higher --count adds images."
-        return f"{CAUTION}: {verdict.unproven}. {longer if ' predict ' in verdict.unproven else more}"
+        return f"{CAUTION}: {verdict.unproven}. {longer if best.few and by_few.enough(best.few) else more}"
     name = verdict.not_beaten[0]
     to_do = longer or f"Take {worth.noun(name)}."
     ahead, what = verdict.standings[name].behind, worth.noun(name)
