@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--model", help="models:/NAME@ALIAS, models:/NAME/VERSION or a folder (default: the champion)")
     parser.add_argument("--output", type=Path, default=Path("embeddings.parquet"), help="parquet file to write")
     parser.add_argument("--neighbors", type=int, default=5, help="how many neighbors to show (0: none)")
-    parser.add_argument("--query", metavar="FILE", help="show the neighbors of this image alone, of PATH or from anywhere")
+    parser.add_argument("--query", metavar="FILE", help="show only what is most like this image, which may lie anywhere")
     parser.add_argument("--threshold", type=float, default=0.99, help="similarity from which two images are near-duplicates")
     parser.add_argument(
         "--all", action="store_true", help="show whole lists: near-duplicates (by groups, when there are many) and odd images"

@@ -124,7 +124,7 @@ def advice(method: str, made: Training) -> str:
         return f"{trained}: more of the same will hardly help with so few images; add images, which need no labels."
     longer = f"set train.{number} to about {wanted:,.0f}"
     if made.seconds:
-        longer += f", which takes it about {duration(made.seconds * wanted / asked)} here"
+        longer += f", about {duration(made.seconds * wanted / asked)} at the pace it had"
     if made.knn_rise is None:
         return f"{trained}: {longer}, if its curve in the report still rises."
     if made.knn_rise > made.chance:

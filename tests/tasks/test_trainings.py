@@ -1,5 +1,7 @@
 """Whether a longer training would help, and what is said of it."""
 
+from dataclasses import replace
+
 import pytest
 
 from tasks.pretrain.training import knn_rise
@@ -41,6 +43,10 @@ def test_a_training_that_still_gets_better_is_named_with_its_rise() -> None:
             " labels, or try other methods.",
         ),
         (trained(0.01, steps=100), "8 epochs, 100 steps, which is short: set train.images to about 240,000."),
+        (
+            replace(trained(0.1), seconds=30.0),
+            "set train.images to about 32,000, about 60 s at the pace it had.",
+        ),
         (trained(None), "2,000 steps: set train.images to about 32,000, if its curve in the report still rises."),
     ],
 )
