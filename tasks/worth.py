@@ -253,9 +253,9 @@ def check(found: Sequence[Budget], brief: bool = False) -> str:
 def without_labels() -> str:
     """What can be said where there is no label."""
     return (
-        "Without labels nothing tells whether training on your images is worth it; class folders do: about"
-        f" {LABELS_FOR_5_POINTS} held-out labels tell a difference of 5 points, and data.holdout_fraction of the training"
-        " images are held out (a tenth as shipped)."
+        "Without labels nothing tells whether training on your images is worth it. A hundred do where the difference is large"
+        f" (python -m tasks.label), class folders where it is small: about {LABELS_FOR_5_POINTS} held-out labels tell one of 5"
+        " points, and data.holdout_fraction of the training images are held out (a tenth as shipped)."
     )
 
 

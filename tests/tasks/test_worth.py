@@ -163,8 +163,9 @@ def test_without_labels_or_rows_to_compare_with_nothing_is_claimed() -> None:
     assert worth_it(judge([Result(metrics_of("simclr")), Result(metrics_of("raw_pixels"))])) == [
         "Without labels nothing tells which encoder is best, so none is named champion: python -m tasks.label picks 100 images"
         " (all, if there are fewer), and their labels choose (docs/label-free.md).",
-        "Without labels nothing tells whether training on your images is worth it; class folders do: about 310 held-out labels"
-        " tell a difference of 5 points, and data.holdout_fraction of the training images are held out (a tenth as shipped).",
+        "Without labels nothing tells whether training on your images is worth it. A hundred do where the difference is large"
+        " (python -m tasks.label), class folders where it is small: about 310 held-out labels tell one of 5 points, and"
+        " data.holdout_fraction of the training images are held out (a tenth as shipped).",
     ]
     assert worth_it(judge([row("simclr", (600, 700, 800))])) == []
     assert worth_it(judge([row("raw_pixels", (600, 700, 800))])) == []
