@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tasks.cautions import share_in_words
 from tasks.columns import FEW_LABELS
 from tasks.few_labels import Few
 from tasks.results import Row
@@ -72,12 +73,7 @@ def silent(row: Row) -> str:
         return f"{few.labels} labels are too few to tell {row.method} from what needs no training, {TELLING} or more tell"
     if few.others < RARE:
         return f"only {few.others} of {few.labels:,} labels are not of the most frequent class, too few to compare by"
-    return f"the features of {row.method} predict nothing of the labels (R2 {percent(found)})" if found <= 0 else ""
-
-
-def percent(value: float) -> str:
-    """``−3.4 %``."""
-    return f"{100 * value:z.1f} %".replace("-", "−")
+    return f"the features of {row.method} predict nothing of the labels (R2 {share_in_words(found)})" if found <= 0 else ""
 
 
 def answer(found: Budget, method: str) -> str:

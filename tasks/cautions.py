@@ -26,8 +26,8 @@ UNEQUAL = 1.5
 
 
 def share_in_words(share: float | None) -> str:
-    """``72.2 %``; a dash for None."""
-    return "–" if share is None else f"{100 * share:.1f} %"
+    """``72.2 %``, ``−3.4 %``; a dash for None."""
+    return "–" if share is None else f"{100 * share:z.1f} %".replace("-", "−")
 
 
 def how_few(best: Result) -> list[str]:

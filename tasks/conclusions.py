@@ -157,8 +157,8 @@ def _warning(verdict: Verdict, best: Result) -> str:
         to_do += f" {FROM_WEIGHTS}"
     how = "better" if ahead.is_clear else "not clearly worse"
     if best.few:
-        rows = {row.method: by_few.share(row) or 0.0 for row in verdict.rows}
-        shares = f"R2 {by_few.percent(rows[name])} against {by_few.percent(rows[best.method])}"
+        share = {row.method: share_in_words(by_few.share(row)) for row in verdict.rows}
+        shares = f"R2 {share[name]} against {share[best.method]}"
         return f"{CAUTION}: by {best.few.labels:,} labels {what} {verb} {how} than {best.method}, {shares}. {to_do}"
     return f"{CAUTION}: {what} {verb} {how} than {best.method}; {worth.counted(ahead, best.method, what)}. {to_do}"
 

@@ -10,7 +10,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,8 +101,9 @@ def read(path: Path, names: Sequence[str]) -> Labelled | None:
     if not given:
         return None
     counts = Counter(label for _, label in given)
-    if alike := [(a, b) for a, b in combinations(sorted(counts), 2) if folded(a) == folded(b)]:
-        raise DataError(f"{path}: {alike[0][0]!r} and {alike[0][1]!r} are one class spelled in two ways; spell it in one")
+    first = {folded(name): name for name in sorted(counts, reverse=True)}
+    if other := next((name for name in sorted(counts) if first[folded(name)] != name), None):
+        raise DataError(f"{path}: {first[folded(other)]!r} and {other!r} are one class spelled in two ways; spell it in one")
     if len(counts) < 2:
         raise DataError(f"{path}: all {len(given)} labels are {given[0][1]!r}; a choice needs two classes at least")
     if sorted(counts.values())[-2] < 2:

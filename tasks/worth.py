@@ -228,8 +228,7 @@ def _part(answer: Answer, group: Sequence[Budget], is_one_of_several: bool, show
 def _budgets(group: Sequence[Budget]) -> str:
     """``1 % and 10 % of the labels and all labels``."""
     shares = [b.labels.removesuffix(OF_THE_LABELS) for b in group if b.labels.endswith(OF_THE_LABELS)]
-    others = [b.labels for b in group if not b.labels.endswith(OF_THE_LABELS)]
-    fewer, every = [labels for labels in others if labels != "all labels"], others[-1:] if group[-1].share == ALL else []
+    fewer, every = [b.labels for b in group if b.count], [b.labels for b in group if b.share == ALL]
     return _listed([*fewer, *([_listed(shares) + OF_THE_LABELS] if shares else []), *every])
 
 
@@ -261,7 +260,7 @@ def without_labels() -> str:
 
 def points(found: "Difference") -> str:
     """``+3.1 points (2.0 to 4.2)``."""
-    return f"{signed(found.mean)} points ({100 * found.low:z.1f} to {100 * found.high:z.1f})".replace("-", "−")
+    return f"{briefly(found)} ({100 * found.low:z.1f} to {100 * found.high:z.1f})".replace("-", "−")
 
 
 def briefly(found: "Difference") -> str:
