@@ -26,7 +26,7 @@ TELLING = 50
 RARE = 10
 """Labels that must not be of the most frequent class: a bootstrap of fewer says nothing about them."""
 REACHABLE = 4
-"""Times as many labels as there are: a difference that needs more is called none."""
+"""Times as many labels as there are: where more would be needed, nobody is sent to label them."""
 
 
 def enough(few: Few) -> bool:
@@ -80,10 +80,16 @@ def answer(found: Budget, method: str) -> str:
     """Whether training was worth it by these labels, in one sentence."""
     over, gain = noun(found.over), f"what {method} explains of them is {points(found.held_out)}"
     if found.answer is Answer.UNKNOWN:
-        wanted = None if found.more is None else found.images + max(found.more, math.ceil(0.1 * found.images))
-        reachable = wanted is not None and wanted <= REACHABLE * found.images
-        more = f"about {wanted:,} would (python -m tasks.label --count adds images to those with labels)"
         begins = f"{found.images:,} labels do not tell whether training on your images is worth it"
-        return f"{begins}: {gain} against {over}; {more if reachable else EQUAL}."
+        return f"{begins}: {gain} against {over}; {_more(found)}."
     begins = f"Training on your images is {found.answer} by {found.images:,} labels"
     return f"{begins}, use {over}: {gain} against {over}." if found.answer is Answer.NO else f"{begins}: {gain} over {over}."
+
+
+def _more(found: Budget) -> str:
+    """How many labels would tell, as far as a reasonable number would."""
+    if found.more is None:
+        return EQUAL
+    wanted = found.images + max(found.more, math.ceil(0.1 * found.images))
+    how = " (python -m tasks.label --count adds images to those with labels)" if wanted <= REACHABLE * found.images else ""
+    return f"about {wanted:,} would{how}"

@@ -96,9 +96,12 @@ def show(names: list[str], features: torch.Tensor, arguments: Any, asked: torch.
     Args:
         asked: features (n, D) of a query that is none of the images: of its tiles, or of it alone.
     """
+    sections, told = [], list(map(printable, names))
+    if asked is not None:
+        sections = show_asked(told, features, asked, printable(arguments.query), arguments.neighbors)
     count = min(max(arguments.neighbors, NEIGHBORS), len(names) - 1)
-    if count < 1:
-        return []
+    if count < 1 or (asked is not None and not arguments.all):
+        return sections
     similarity, index = likeness(features, count)
     chosen: Sequence[int] = range(min(SHOWN, len(names))) if asked is None else []
     if arguments.query is not None and asked is None:
@@ -107,8 +110,7 @@ def show(names: list[str], features: torch.Tensor, arguments: Any, asked: torch.
         chosen = [names.index(query)] if query in names else tiles[:SHOWN]
         if not chosen:
             raise UsageError(f"--query {query} cannot be read; see above")
-    names = list(map(printable, names))
-    sections = [] if asked is None else show_asked(names, features, asked, printable(arguments.query), arguments.neighbors)
+    names = told
     for row in chosen if arguments.neighbors else []:
         print(f"most like {names[row]}:")
         near = list(zip(similarity[row].tolist(), index[row].tolist(), strict=True))[: arguments.neighbors]
@@ -238,7 +240,7 @@ def main() -> None:
         "--all", action="store_true", help="show whole lists: near-duplicates (by groups, when there are many) and odd images"
     )
     parser.add_argument("--follow-links", action="store_true", help="read what links out of the folder point to")
-    parser.add_argument("--sheet", type=Path, metavar="PNG", help="write a sheet of pictures of all that is printed")
+    parser.add_argument("--sheet", type=Path, metavar="PNG", help="write a sheet of pictures of the first of what is found")
     parser.add_argument("--layer", help="another layer than the evaluation chose: block1, block2, ...")
     parser.add_argument("--dense", action="store_true", help="write the layer's maps (C, h, w) instead of their mean")
     arguments = parser.parse_args()
@@ -278,6 +280,8 @@ def main() -> None:
     sections = show(names, flat[0], arguments, flat[1])
     if arguments.sheet and sections:
         write_sheet(arguments.sheet, sections, names, source, encoder)
+    elif arguments.sheet:
+        print("no sheet of pictures: there is nothing to show")
 
 
 if __name__ == "__main__":

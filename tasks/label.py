@@ -126,8 +126,8 @@ def pick(root: Path, count: int) -> None:
     (root / FILE).parent.mkdir(exist_ok=True)
     files.write_bytes(root / SHEET, sheet(rows, dataset.load(root / dataset.PREPARED).train_images))
     files.write_text(root / FILE, to_csv(rows, names, labels))
-    added = f", {len(rows) - len(labels)} of them new" if labels else ""
-    print(f"{FILE}: {len(rows)} images to label{added}, shown in {SHEET}.")
+    waiting, of_all = sum(not labels.get(row) for row in rows), f" of {len(rows)}" if labels else ""
+    print(f"{FILE}: {waiting} images to label{of_all}, shown in {SHEET}.")
     print(f"Write a class into the column label of each, then: python -m tasks.label {FILE}")
 
 

@@ -118,6 +118,22 @@ def test_a_query_may_come_from_anywhere(
     monkeypatch.chdir(new)
     command(monkeypatch, folder, "--output", tmp_path / "z.parquet", "--query", "like 7.png", "--dense")
     assert "most like like 7.png:" in capsys.readouterr().out
+    single = write(tmp_path / "one", {"1.png": pictures["a/1.png"]})
+    command(monkeypatch, single, "--output", tmp_path / "z.parquet", "--query", new / "like 7.png")
+    assert capsys.readouterr().out.endswith("  1.png\n"), "one image is compared with too"
+    command(
+        monkeypatch,
+        folder,
+        "--output",
+        tmp_path / "z.parquet",
+        "--query",
+        "a/7.png",
+        "--neighbors",
+        0,
+        "--sheet",
+        new / "x.png",
+    )
+    assert "no sheet of pictures: there is nothing to show" in capsys.readouterr().out and not (new / "x.png").exists()
     (folder / "a/link.png").symlink_to(new / "like 7.png")
     for place, query in ((tmp_path / "in.zip", "like 7.png"), (folder, "a/link.png")):  # by its path from here; not read
         command(monkeypatch, place, "--output", tmp_path / "z.parquet", "--query", query)

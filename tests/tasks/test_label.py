@@ -149,7 +149,7 @@ def test_more_images_are_added_to_those_that_have_labels(project: Path, capsys: 
     fill(project / FILE, keep=15)
     before = (project / FILE).read_text().splitlines()
     label.pick(project, 50)
-    assert "50 images to label, 30 of them new" in capsys.readouterr().out
+    assert "35 images to label of 50, shown in" in capsys.readouterr().out
     after = (project / FILE).read_text().splitlines()
     assert after[:21] == before and len(after) == 51 and len({line.split(",")[1] for line in after[1:]}) == 50
     assert after[-1].startswith("50,") and after[-1].endswith(",")

@@ -13,7 +13,7 @@ import torch
 from ssl_core import catalogue
 from ssl_core.evaluation import comparison
 from ssl_core.evaluation.comparison import Difference
-from tasks import leaderboard
+from tasks import by_few, leaderboard
 from tasks.conclusions import remarks, sentences, worth_it
 from tasks.few_labels import Few
 from tasks.judged import Judged
@@ -22,7 +22,7 @@ from tasks.results import Result, load_results
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.files import load_tensors, save_tensors
 from tasks.verdict import Verdict, judge, judge_one
-from tasks.worth import Answer, counted, points
+from tasks.worth import Answer, Budget, counted, points
 from tests.support.example_results import HELD_OUT, metrics_of, write_project
 
 IMAGES = 1000
@@ -262,6 +262,20 @@ def test_enough_of_a_few_labels_answer_and_say_what_they_cannot_tell() -> None:
     assert "Use ImageNet features for now." in sentences(worse)[0]
     alone = judged(SHARES)
     assert not alone.in_doubt and "no row that needs no training is among run.methods" in worth_it(alone)[0]
+
+
+@pytest.mark.usefixtures("pretrained")
+@pytest.mark.parametrize(
+    ("mean", "end"),
+    [
+        (0.05, "against ImageNet features; about 400 would (python -m tasks.label --count adds images to those with labels)."),
+        (0.03, "against ImageNet features; about 1,200 would."),  # more than anybody labels for this
+        (0.0005, "; as far as any reasonable number of labels could tell, they are equally good."),
+    ],
+)
+def test_an_open_question_of_a_few_labels_says_how_many_would_tell(mean: float, end: str) -> None:
+    found = Budget(by_few.FEW, "pretrained", Difference(mean, mean - 0.1, mean + 0.1, 0.5), 100, None)
+    assert by_few.answer(found, "simclr").endswith(end)
 
 
 @pytest.mark.usefixtures("pretrained")
