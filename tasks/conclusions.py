@@ -155,12 +155,13 @@ def _warning(verdict: Verdict, best: Result) -> str:
         to_do = f"Use {what} for now. {to_do}"
     if any(row.method == name for row in verdict.shelf) and not best.is_baseline and not _weights(best):
         to_do += f" {FROM_WEIGHTS}"
-    how = "better" if ahead.is_clear else "not clearly worse"
+    how = f"better than {best.method}" if ahead.mean < 0 else f"not clearly worse than {best.method}"
+    how += "" if ahead.is_clear or ahead.mean >= 0 else ", though not clearly"
     if best.few:
         share = {row.method: share_in_words(by_few.share(row)) for row in verdict.rows}
         shares = f"R2 {share[name]} against {share[best.method]}"
-        return f"{CAUTION}: by {best.few.labels:,} labels {what} {verb} {how} than {best.method}, {shares}. {to_do}"
-    return f"{CAUTION}: {what} {verb} {how} than {best.method}; {worth.counted(ahead, best.method, what)}. {to_do}"
+        return f"{CAUTION}: by {best.few.labels:,} labels {what} {verb} {how}, {shares}. {to_do}"
+    return f"{CAUTION}: {what} {verb} {how}; {worth.counted(ahead, best.method, what)}. {to_do}"
 
 
 def _against(verdict: Verdict, row: Row) -> str:

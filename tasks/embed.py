@@ -223,7 +223,7 @@ def write_sheet(path: Path, sections: Sequence[Section], names: list[str], sourc
     here = [Section(section.title, [places[names[row]] for row in section.rows]) for section in sections]
     wanted = [row for section in here for row in section.rows]
     found = pictures(source, wanted, encoder.config["encoder"]["channels"], encoder.config.get("bit_depth", DEPTH))
-    files.write_bytes(path, png(here, found))
+    files.write_bytes(path, png(here, found, {row: printable(shown(source.items[row].name)) for row in wanted}))
     print(f"sheet of pictures -> {path}")
 
 

@@ -1,11 +1,12 @@
 """A sheet of pictures for ``tasks.embed``: rows of images under a line of text, as one PNG."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -13,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from tasks.prepare.source import Source
 from tasks.prepare.workers import Job, decode_all
 
-SIDE, GAP, LINE = 96, 6, 16
-"""Pixels: of a picture, between pictures, of a line of text."""
+SIDE, GAP, LINE, SMALL = 96, 6, 16, 12
+"""Pixels: of a picture, between pictures, of a line of text, of a name under a picture."""
 ACROSS = 10
 """Pictures in a row."""
 
@@ -42,26 +43,41 @@ def pictures(source: Source, rows: Sequence[int], channels: int, depth: int) -> 
     return found
 
 
-def png(sections: Sequence[Section], found: dict[int, Image.Image]) -> bytes:
-    """The sections one below the other; a section with more pictures than ``ACROSS`` has several rows."""
-    heights = [LINE + GAP + -(-len(section.rows) // ACROSS) * (SIDE + GAP) for section in sections]
+def png(
+    sections: Sequence[Section], found: Mapping[int, Image.Image], names: Mapping[int, str] = MappingProxyType({})
+) -> bytes:
+    """The sections one below the other; a section with more pictures than ``ACROSS`` has several rows.
+
+    Args:
+        found: the pictures, by row.
+        names: what stands under them, by row.
+    """
+    down = SIDE + GAP + (SMALL if names else 0)
+    heights = [LINE + GAP + -(-len(section.rows) // ACROSS) * down for section in sections]
     sheet = Image.new("RGB", (GAP + ACROSS * (SIDE + GAP), sum(heights) + GAP), "white")
-    draw, font = ImageDraw.Draw(sheet), _font()
+    draw, font, small = ImageDraw.Draw(sheet), _font(12), _font(9)
     top = GAP
     for section, height in zip(sections, heights, strict=True):
         draw.text((GAP, top), section.title, "black", font)
         for number, row in enumerate(section.rows):
-            place = (GAP + number % ACROSS * (SIDE + GAP), top + LINE + number // ACROSS * (SIDE + GAP))
+            left, upper = GAP + number % ACROSS * (SIDE + GAP), top + LINE + number // ACROSS * down
             if row in found:
-                sheet.paste(found[row], place)
+                sheet.paste(found[row], (left, upper))
+            draw.text((left, upper + SIDE), _end(names.get(row, ""), small), "dimgray", small)
         top += height
     out = io.BytesIO()
     sheet.save(out, format="PNG")
     return out.getvalue()
 
 
-def _font() -> ImageFont.FreeTypeFont:
+def _end(name: str, font: ImageFont.FreeTypeFont) -> str:
+    """As much of a name's end as fits under a picture: its beginning is what many names share."""
+    kept = next((start for start in range(len(name)) if font.getlength(f"…{name[start:]}" if start else name) <= SIDE), 0)
+    return f"…{name[kept:]}" if kept else name
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
     """Of names in many scripts: that of matplotlib, which is not imported; Pillow's own has little but ASCII."""
     plots = find_spec("matplotlib")
     assert plots is not None and plots.origin is not None
-    return ImageFont.truetype(Path(plots.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf", 12)
+    return ImageFont.truetype(Path(plots.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf", size)

@@ -1,6 +1,7 @@
 """Outliers, labels that look wrong, a sheet of pictures, other layers and whole maps."""
 
 import argparse
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -88,6 +89,15 @@ def test_the_sheet_shows_what_is_printed(
     assert (query == np.asarray(corpus.picture(0).resize((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0))).all()
     second = sheet[gap + line : gap + line + side, 2 * gap + side : 2 * (gap + side)]
     assert (second == query).all()  # the copy is the most alike
+    named = sheet[gap + line + side : gap + line + side + picture_sheet.SMALL, gap : gap + side]
+    assert named.min() < 150, "its name stands below it"
+
+
+def test_of_a_long_name_its_end_stands_under_a_picture() -> None:
+    font = picture_sheet._font(9)
+    assert picture_sheet._end("cat/1.png", font) == "cat/1.png"
+    long = picture_sheet._end("a folder/with a long name/that many share/0001.png", font)
+    assert re.fullmatch(r"….*/0001\.png", long) and font.getlength(long) <= picture_sheet.SIDE
 
 
 def test_a_query_may_come_from_anywhere(

@@ -60,6 +60,10 @@ def test_a_baseline_that_cannot_be_told_apart_is_a_warning_too():
     assert first.startswith("Do not use this yet: an untrained encoder is not clearly worse than simclr")
     assert first.endswith("Train longer: raise train.images.")  # the steps are not known
     assert verdict.standings["random_init"].ties
+    ahead = sentences(judge([row("simclr", 300), row("random_init", 302, 1)]))[0]
+    assert ahead.startswith(
+        "Do not use this yet: an untrained encoder is better than simclr, though not clearly; by linear probe"
+    )
     equal = sentences(judge([row("simclr", 300), row("random_init", 300)]))[0]
     assert "is not clearly worse than simclr; by linear probe they are right on the same test images. Train" in equal
 
