@@ -18,7 +18,7 @@ from tasks.prepare import auditing, bands, levels, tiled, transparency
 from tasks.prepare.intake import Seen, Split, decode_into, new_split
 from tasks.prepare.layout import one_per_line, shown
 from tasks.prepare.source import Source, open_source
-from tasks.prepare.splits import HOLDOUT, chosen_share, split_rows, without_single
+from tasks.prepare.splits import held_out, split_rows, without_single
 from tasks.runtime import audit, files
 from tasks.runtime.audit import Audit, Ignored, Quarantined
 from tasks.runtime.dataset import Array, blocks
@@ -112,8 +112,7 @@ def finish(
     with _explained(seen.notes):
         check_classes(train, test, classes)
         mean, std = moments(train.images)
-    groups = [source.items[row].group for row in train.rows]
-    holdout = chosen_share(train.labels, groups, config.holdout_fraction, config.seed, HOLDOUT)
+    holdout = held_out(train.labels, [source.items[row] for row in train.rows], config.holdout_fraction, config.seed)
     source.warnings += _without_use(std, holdout if classes and config.holdout_fraction else None)
     for name, split in splits.items():
         if isinstance(split.images, np.memmap):

@@ -1,11 +1,16 @@
-"""Which images become training, test and held-out ones: seeded, stratified, the same for the same names."""
+"""Which images become training, test and held-out ones: seeded, stratified, the same for the same names.
 
+Which side of the test an image lies on follows from its own name, whatever other images there are (decision 35): what an
+encoder was trained on last week is no test image of this week.
+"""
+
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from ssl_core.hashing import order
+from ssl_core.hashing import GOLDEN, key, mix, order, shift
 from tasks.prepare.layout import Item
 from tasks.runtime.dataset import Array
 from tasks.runtime.errors import DataError
@@ -37,17 +42,41 @@ def stratified(labels: Array, fraction: float, seed: int, purpose: int) -> Array
     return mask
 
 
-def by_groups(labels: Array, groups: Sequence[str], fraction: float, seed: int, purpose: int) -> Array:
+def places(names: Sequence[str], seed: int, purpose: int) -> Array:
+    """(N,) float64 in [0, 1): a random place for each name, the same whatever other names there are."""
+    digests = b"".join(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest() for name in names)
+    found: Array = shift(mix(np.frombuffer(digests, "<i8") * GOLDEN + key(seed, purpose)), 11) / 2.0**53
+    return found
+
+
+def by_name(labels: Array, names: Sequence[str], fraction: float, seed: int, purpose: int) -> Array:
+    """(N,) bool: about ``fraction`` of each class, at least one and not all where a class has two; never unlabelled rows.
+
+    An image stays in or out when others come or go, but for the only one of its class that is in, or out.
+    """
+    if not fraction or not len(labels):
+        return np.zeros(len(labels), bool)
+    place = places(names, seed, purpose)
+    mask: Array = (place < fraction) & (labels >= 0)
+    rows = np.lexsort((place, labels))
+    classes, starts, counts = np.unique(labels[rows], return_index=True, return_counts=True)
+    known = classes >= 0
+    mask[rows[starts[known]]] = True
+    mask[rows[(starts + counts - 1)[known]]] = False  # last: a class of one image has it outside
+    return mask
+
+
+def by_groups(labels: Array, groups: Sequence[str], names: Sequence[str], fraction: float, seed: int, purpose: int) -> Array:
     """(N,) bool: about ``fraction`` of each class, by whole groups (empty: an image of its own).
 
-    At least one group of a class and never all of it, where its groups can be parted so. Groups come in random order; one is
-    taken where that leaves the classes no farther from what is wanted of them. A class that has none then, its groups being
-    large, gets the smallest.
+    At least one group of a class and never all of it, where its groups can be parted so. Groups come in the order of their
+    names' places; one is taken where that leaves the classes no farther from what is wanted of them, so most stay in or out
+    when others come. A class that has none then, its groups being large, gets the smallest.
     """
     known = labels >= 0
     members: dict[str, list[int]] = {}
     for row, group in enumerate(groups):
-        members.setdefault(group or f"\0{row}", []).append(row)
+        members.setdefault(group or f"\0{names[row]}", []).append(row)
     rows_of = [np.array(rows) for rows in members.values()]
     total = np.bincount(labels[known], minlength=1).astype(float)
     counts = [np.bincount(own[own >= 0], minlength=len(total)) for own in (labels[rows] for rows in rows_of)]
@@ -61,7 +90,7 @@ def by_groups(labels: Array, groups: Sequence[str], fraction: float, seed: int, 
         mask[rows_of[group]] = True
         taken[:] += counts[group]
 
-    shuffled = order(len(rows_of), seed, purpose).tolist()
+    shuffled = np.argsort(places(list(members), seed, purpose), kind="stable").tolist()
     for group in shuffled:
         if np.abs(wanted - taken - counts[group]).sum() <= np.abs(wanted - taken).sum() and leaves_some(group):
             take(group)
@@ -79,11 +108,20 @@ def at_most(labels: Array, count: int | None, seed: int, purpose: int) -> Array:
     return np.sort(np.lexsort((labels, ranks(labels, seed, purpose)))[:count])
 
 
-def chosen_share(labels: Array, groups: Sequence[str], fraction: float, seed: int, purpose: int) -> Array:
-    """``stratified``, or ``by_groups`` where there are groups."""
+def held_out(labels: Array, items: Sequence[Item], fraction: float, seed: int) -> Array:
+    """(N,) bool: which training images choose."""
+    groups = [item.group for item in items]
     if any(groups):
-        return by_groups(labels, groups, fraction, seed, purpose)
-    return stratified(labels, fraction, seed, purpose)
+        return by_groups(labels, groups, [item.name for item in items], fraction, seed, HOLDOUT)
+    return stratified(labels, fraction, seed, HOLDOUT)
+
+
+def _tested(labels: Array, items: Sequence[Item], fraction: float, seed: int) -> Array:
+    """(N,) bool: which images of a source without a test split become one."""
+    groups, names = [item.group for item in items], [item.name for item in items]
+    if any(groups):
+        return by_groups(labels, groups, names, fraction, seed, TEST)
+    return by_name(labels, names, fraction, seed, TEST)
 
 
 def without_single(
@@ -122,7 +160,7 @@ def split_rows(items: Sequence[Item], classes: Sequence[str], config: DataConfig
     labels = np.array([item.label for item in items], np.int64)
     is_test = np.array([item.split == "test" for item in items], bool)
     if classes and not is_test.any():
-        is_test = chosen_share(labels, [item.group for item in items], config.test_fraction, config.seed, TEST)
+        is_test = _tested(labels, items, config.test_fraction, config.seed)
         missing = set(range(len(classes))) - set(labels[is_test].tolist()) if config.test_fraction else set()
         if missing:
             raise DataError(

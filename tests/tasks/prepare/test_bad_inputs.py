@@ -200,14 +200,14 @@ def test_a_file_that_cannot_be_read_is_set_aside_and_a_machine_that_lacks_someth
     folder, plain = write(tmp_path / "in", class_folders(6)), os.open
 
     def opens(path: Any, *args: Any, **kwargs: Any) -> int:
-        if Path(path) == folder / "cat/0.png":
+        if Path(path) == folder / "cat/1.png":
             raise OSError(number, os.strerror(number), str(path))
         return plain(path, *args, **kwargs)
 
     monkeypatch.setattr(os, "open", opens)
     if set_aside:
         (bad,) = run(tmp_path, config(folder, max_bad=1)).audit["quarantined"]
-        assert bad == {"file": "cat/0.png", "reason": f"cannot be read ({os.strerror(number)})"}
+        assert bad == {"file": "cat/1.png", "reason": f"cannot be read ({os.strerror(number)})"}
     else:
         with pytest.raises(OSError, match=os.strerror(number)):
             run(tmp_path, config(folder, max_bad=1))
@@ -349,7 +349,7 @@ def test_the_command_publishes_again_when_the_users_folder_changed(home: Path) -
     folder = write(home / "mine", class_folders(4))
     project.set_params(home, {"data": {"source": "folder", "path": "mine", "name": None}})
     assert project.command(home, "tasks.prepare").returncode == 0
-    assert len(dataset.load(home / "data" / "prepared").train_images) == 9
+    assert len(dataset.load(home / "data" / "prepared").train_images) == 8
     write(
         folder,
         {

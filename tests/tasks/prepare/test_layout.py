@@ -433,7 +433,7 @@ def test_the_terminal_says_classes_split_and_findings_in_three_lines(tmp_path: P
     assert done.returncode == 0, done.stderr
     name, split, audit = done.stdout.splitlines()
     assert name == "mine: 3 classes (bird, cat, fish)"
-    assert split == "split: 23 training images (3 of them held out for choices, 5 without a label), 6 test images"
+    assert split == "split: 21 training images (3 of them held out for choices, 5 without a label), 8 test images"
     assert audit.startswith("audit: 5 images in test have no labels: trained on without them; scores use data.test_fraction")
     assert "1 image outside the folders test and train is not used: 'masks' (1)" in audit
     assert audit.endswith("; 5 other files are not read (cat/.hidden.jpg, 'cat/a,1.xmp', cat/b.xmp and 2 more)")

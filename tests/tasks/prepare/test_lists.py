@@ -89,7 +89,7 @@ def test_shares_by_groups_are_near_what_is_asked_and_leave_some_of_each_class(se
     generator = np.random.default_rng(seed)
     groups = [f"g{g}" for g in generator.integers(0, 60, 900)]
     labels = generator.integers(-1, 5, 900)
-    chosen = by_groups(labels, groups, 0.2, seed, 1)
+    chosen = by_groups(labels, groups, groups, 0.2, seed, 1)
     for c in range(5):
         assert 0.1 < chosen[labels == c].mean() < 0.3
     assert not chosen[labels < 0].any()
@@ -97,12 +97,21 @@ def test_shares_by_groups_are_near_what_is_asked_and_leave_some_of_each_class(se
     assert not inside & {g for g, out, label in zip(groups, chosen, labels, strict=True) if not out and label >= 0}
 
 
+def test_most_groups_keep_their_side_when_others_come() -> None:
+    groups = [f"patient {row // 5}" for row in range(1000)]
+    labels = np.arange(1000) // 5 % 2
+    before = by_groups(labels[:700], groups[:700], groups[:700], 0.2, 0, 1)
+    after = by_groups(labels, groups, groups, 0.2, 0, 1)
+    assert before.mean() == after.mean() == 0.2
+    assert (before != after[:700]).sum() <= 0.05 * 700
+
+
 def test_of_a_class_with_few_and_large_groups_one_is_held_out() -> None:
     labels = np.repeat([0, 1, 2], [30, 20, 10])
     groups = [f"scan{row // 10}" for row in range(60)]  # three, two and one of a class
-    chosen = by_groups(labels, groups, 0.05, 0, 1)
+    chosen = by_groups(labels, groups, groups, 0.05, 0, 1)
     assert [int(chosen[labels == c].sum()) for c in range(3)] == [10, 10, 0]
-    assert not by_groups(labels, groups, 0.0, 0, 1).any()
+    assert not by_groups(labels, groups, groups, 0.0, 0, 1).any()
 
 
 def test_a_table_in_a_hidden_folder_is_none(tmp_path: Path) -> None:

@@ -54,9 +54,9 @@ def test_hashes_and_refusals_name_the_folder(tmp_path: Path) -> None:
 def test_each_folder_is_looked_through_and_told_by_its_name(tmp_path: Path) -> None:
     one = write(tmp_path / "one", class_folders(4, "dataset/images/"))
     two = write(tmp_path / "two", class_folders(4, seed=1) | {".old/x.png": b"x"})
-    (one / "SHA256SUMS").write_text(f"{'0' * 64}  dataset/images/cat/0.png\n")
+    (one / "SHA256SUMS").write_text(f"{'0' * 64}  dataset/images/cat/1.png\n")
     data = run(tmp_path, config(one, more={"b": str(two)}, max_bad=1))
-    assert data.meta["classes"] == ["bird", "cat", "fish"] and data.audit["quarantined"][0]["file"] == "cat/0.png"
+    assert data.meta["classes"] == ["bird", "cat", "fish"] and data.audit["quarantined"][0]["file"] == "cat/1.png"
     said = " ".join(data.audit["warnings"])
     assert "all images lie in dataset/images" in said and "b: 1 image in a hidden folder is not used" in said
 

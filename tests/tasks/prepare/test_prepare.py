@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from tasks.prepare import decoding
 from tasks.prepare.preparation import prepare
 from tasks.prepare.sources import sample, torchvision
+from tasks.prepare.splits import by_name
 from tasks.runtime import dataset, files
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.params import DataConfig
@@ -118,13 +119,40 @@ def test_class_folders_are_split_by_class_and_by_seed(tmp_path: Path) -> None:
     folder = write(tmp_path / "in", class_folders(8))
     data = run(tmp_path, config(folder))
     assert data.meta["classes"] == list(CLASSES)
-    assert np.bincount(data.test_labels).tolist() == [2, 2, 2] and np.bincount(data.train_labels).tolist() == [6, 6, 6]
+    tested = np.bincount(data.test_labels)
+    assert tested.tolist() == [3, 2, 1] and (tested + np.bincount(data.train_labels)).tolist() == [8, 8, 8]
     for name, label, pixels in zip(data.train_files, data.train_labels, data.train_images, strict=True):
         assert name.split("/")[0] == CLASSES[label]
         expected, _ = decoding.decode((folder / name).read_bytes(), name, 16, 3)
         assert pixels.transpose(1, 2, 0).tobytes() == expected
     other = run(tmp_path, config(folder, seed=1), "other")
     assert set(other.test_files) != set(data.test_files)
+
+
+def test_an_image_keeps_its_side_when_others_come_and_go_and_the_folder_moves(tmp_path: Path) -> None:
+    before = run(tmp_path, config(write(tmp_path / "w48", class_folders(20))), "before")
+    moved = write(tmp_path / "elsewhere", class_folders(20))
+    new = {
+        f"{c}/new {i}.png": corpus.encoded(corpus.picture(5000 + 50 * n + i)) for n, c in enumerate(CLASSES) for i in range(30)
+    }
+    (moved / "cat/3.png").unlink()
+    after = run(tmp_path, config(write(moved, new)), "after")
+    gone = {"cat/3.png"}
+    assert set(before.test_files) - gone == set(after.test_files) - set(new)
+    assert set(before.train_files) - gone == set(after.train_files) - set(new)
+    more = run(tmp_path, config(tmp_path / "w48", more={"w49": str(write(tmp_path / "w49", new))}), "more")
+    assert set(before.test_files) <= set(more.test_files) and set(before.train_files) <= set(more.train_files)
+
+
+def test_a_share_by_names_is_near_what_is_asked_and_leaves_some_of_each_class() -> None:
+    labels = np.repeat([-1, 0, 1, 2, 3], [50, 4000, 1, 2, 3])
+    names = [f"{label}/{row}.png" for row, label in enumerate(labels)]
+    for seed in range(5):
+        chosen = by_name(labels, names, 0.2, seed, 1)
+        found = [int(chosen[labels == c].sum()) for c in range(-1, 4)]
+        assert abs(found[1] / 4000 - 0.2) < 0.025 and (found[0], found[2], found[3]) == (0, 0, 1) and 1 <= found[4] <= 2
+    assert (by_name(labels, names, 0.2, 0, 1) != by_name(labels, names, 0.2, 1, 1)).any()
+    assert not by_name(labels, names, 0.0, 0, 1).any() and not by_name(labels[:0], [], 0.2, 0, 1).any()
 
 
 def test_train_and_test_folders_are_kept_apart(tmp_path: Path) -> None:
