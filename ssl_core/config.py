@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 class Rule(NamedTuple):
-    """What a number must fulfill, for the second place of ``Annotated``; without one: finite and at least 0."""
+    """What a value must fulfill, for the second place of ``Annotated``; a number without one: finite and at least 0."""
 
     words: str
-    holds: Callable[[float], bool]
+    holds: Callable[[Any], bool]
 
 
 AT_LEAST_0 = Rule("a number of at least 0", lambda v: 0 <= v < math.inf)
@@ -24,6 +24,7 @@ Share = Annotated[float, Rule("from 0 to 1", lambda v: 0 <= v <= 1)]
 Fraction = Annotated[float, Rule("above 0 and at most 1", lambda v: 0 < v <= 1)]
 BelowOne = Annotated[float, Rule("at least 0 and below 1", lambda v: 0 <= v < 1)]
 Count = Annotated[int, Rule("a whole number of at least 1", lambda v: v >= 1)]
+ASCENDING = Rule("two numbers, the smaller one first", lambda v: v[0] <= v[1])
 
 
 WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -90,7 +91,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(hint)
     if origin is Annotated:
         kind, rule = typing.get_args(hint)
-        return _convert_scalar(kind, rule, value, where)
+        if typing.get_origin(kind) is not tuple:
+            return _convert_scalar(kind, rule, value, where)
+        values = _convert(kind, value, where)
+        if not rule.holds(values):
+            raise ConfigError(f"{where} is {list(values)}; it must be {rule.words}")
+        return values
     if origin in (Union, types.UnionType):
         if value is None and type(None) in typing.get_args(hint):
             return None

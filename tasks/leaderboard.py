@@ -167,7 +167,8 @@ def supervised_note(results: Sequence[Result]) -> str:
     if untrained or not known(results, "holdout_linear_top1"):
         return "The supervised encoder is an untrained one here: there are no labels of the images that it would be trained on."
     return (
-        "The supervised encoder was trained on the held-out labels too: that flatters its held-out score, not its test scores."
+        "The supervised encoder was trained with all the labels, the held-out ones too: that flatters its held-out score and"
+        " its scores with few labels, not those on the test with all of them."
     )
 
 

@@ -15,12 +15,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_core.config import Fraction, Positive, Share
+from ssl_core.config import ASCENDING, Fraction, Positive, Rule, Share
 from ssl_core.engine.geometry import (
     Filter,
     at_side,
@@ -67,7 +68,7 @@ class AugmentConfig:
     view_share: Fraction
     """Side of a view as a share of the image's, rounded to a multiple of 4 pixels. Training on smaller views than the encoder
     is used on costs less and makes up for the crops magnifying things (Touvron et al., arXiv 1906.06423)."""
-    crop_scale: tuple[Fraction, Fraction]
+    crop_scale: Annotated[tuple[Fraction, Fraction], ASCENDING]
     """Smallest and largest share of the image's area in a crop."""
     flip: Share
     """Probability of a horizontal flip."""
@@ -79,13 +80,13 @@ class AugmentConfig:
     """Factor within 1 +- this."""
     saturation: float
     """Factor within 1 +- this. No effect on grey images."""
-    hue: float
+    hue: Annotated[float, Rule("from 0 to 0.5", lambda v: 0 <= v <= 0.5)]
     """Rotation within +- this share of the color circle, at most 0.5. No effect on grey images."""
     grayscale: Share
     """Probability of dropping all color."""
     blur: Share
     """Probability of a Gaussian blur."""
-    blur_sigma: tuple[Positive, Positive]
+    blur_sigma: Annotated[tuple[Positive, Positive], ASCENDING]
     """Smallest and largest standard deviation of the blur in pixels."""
     solarize: Share
     """Probability of inverting the bright half of the values."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from ssl_core.config import Count, Fraction, Positive, Rule
+from ssl_core.config import ASCENDING, Count, Fraction, Positive, Rule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +24,7 @@ class EvaluateConfig:
     """Candidate temperatures of the neighbors' weights exp(similarity / temperature)."""
     linear_lambdas: Count
     """How many regularization strengths the linear probe tries."""
-    linear_lambda_range: tuple[Positive, Positive]
+    linear_lambda_range: Annotated[tuple[Positive, Positive], ASCENDING]
     """Smallest and largest of them; they are spaced evenly in the logarithm."""
     layers: Count
     """Candidate layers: the last this many blocks of the encoder."""
@@ -35,7 +35,7 @@ class EvaluateConfig:
     """Shares of the training labels the few-label probes see."""
     label_seeds: Count
     """Random class-balanced choices of those labels; mean and spread are over them."""
-    bootstrap: Count
+    bootstrap: Annotated[int, Rule("a whole number of at least 40: fewer have no 2.5 %", lambda v: v >= 40)]
     """Resamples of the test images behind each interval."""
     batch_size: Count
     """Images per forward pass when features are extracted; changes speed, not results."""

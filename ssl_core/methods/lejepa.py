@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_core.config import Count
+from ssl_core.config import Count, Share
 from ssl_core.engine import distributed
 from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import Encoder
@@ -44,7 +44,7 @@ class LeJEPAConfig:
     """Width of the projector's two hidden layers. Paper: 2048; small images: 512-2048."""
     dim: Count
     """Width of the projection. Paper: 16-512; small images: 64-128."""
-    weight: float
+    weight: Share
     """w of SIGReg. Paper: 0.05, 0.01-0.1 work; on CIFAR-10 about 0.01 for 256 images per step."""
     slices: Count
     """Random directions per step. Paper: 1024, minimal version 256."""

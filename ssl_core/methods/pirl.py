@@ -21,13 +21,13 @@ short trainings, where SGD leaves the features near their start.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_core.config import Count, Fraction, Positive, Share
+from ssl_core.config import ASCENDING, Count, Fraction, Positive, Share
 from ssl_core.engine.augment import AugmentConfig, color_jitter, random_grayscale, resized_crop
 from ssl_core.engine.encoders import Encoder
 from ssl_core.engine.method import Batch, DataInfo, Method
@@ -44,13 +44,13 @@ class PIRLConfig:
 
     grid: Count
     """Tiles per side. Paper: 3; up to about 64 px: 2."""
-    tile_scale: tuple[Fraction, Fraction]
+    tile_scale: Annotated[tuple[Fraction, Fraction], ASCENDING]
     """Share of the image's area that is cut into tiles. Paper: 0.6 to 1."""
     dim: Count
     """Width of the vectors. Paper: 128."""
     temperature: Positive
     """Paper: 0.07; released MLP variant: 0.1; short schedules: 0.2-0.5."""
-    weight: float
+    weight: Share
     """Share of the tiles' loss (the paper's lambda): 0.5."""
     form: Literal["ce", "nce"]
     """``nce``: the paper's; ``ce``: that of the later released configurations, no worse there."""

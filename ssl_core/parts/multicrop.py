@@ -3,11 +3,12 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from ssl_core.config import Fraction, Share
+from ssl_core.config import ASCENDING, Fraction, Share
 from ssl_core.engine.augment import AugmentConfig
 from ssl_core.engine.encoders import Encoder, VisionTransformer
 from ssl_core.engine.method import Method
@@ -20,7 +21,7 @@ class Crops:
 
     views: int
     """Number of small views; 0 = the two large ones alone. SwAV, LeJEPA: 6; DINO: 8; small images: 0-4."""
-    scale: tuple[Fraction, Fraction]
+    scale: Annotated[tuple[Fraction, Fraction], ASCENDING]
     """Share of the image's area in a small view. Papers: 0.05-0.14 (SwAV) to 0.05-0.4 (DINO); small images: 0.1-0.4."""
     size: Fraction
     """Side of a small view as a share of a large one's. Papers: 96 / 224; small images: 0.5, which keeps 14 px and more."""

@@ -213,6 +213,10 @@ def run_config(params: Mapping[str, Any]) -> RunConfig:
     for name in run.finetune:
         if name == "raw_pixels":
             raise ConfigError(f"run.finetune: {name} has no weights to train; take it out")
+        if name == "supervised":
+            raise ConfigError(
+                f"run.finetune: {name} was trained with all the labels, of which a fine-tuning has some; take it out"
+            )
         if name in known and name not in run.methods:
             raise ConfigError(f"run.finetune: {name!r} is not in run.methods, whose encoders are fine-tuned; add it there")
         if name not in known:

@@ -126,7 +126,7 @@ def test_the_accuracy_of_the_pretext_task_is_that_of_the_last_epoch_and_of_metho
 
 
 def test_the_supervised_row_is_explained_where_it_stands(results, tmp_path):
-    assert "trained on the held-out labels too" in leaderboard.to_markdown(judge(results))
+    assert "trained with all the labels, the held-out ones too" in leaderboard.to_markdown(judge(results))
     assert "supervised" not in leaderboard.to_text(judge([r for r in results if r.method != "supervised"]))
     write_project(tmp_path, methods=("simclr", "supervised"), labelled=False, num_test=0)
     unlabelled = leaderboard.footnote(judge(load_results(tmp_path)[0]))

@@ -11,7 +11,7 @@ from tests.support.project import TINY, command, copy_project, environment, run_
 SMALL = {
     "run": {"methods": ["random_init"]},
     "data": {"max_train": 100, "max_test": 40},
-    "evaluate": {"label_fractions": [], "linear_lambdas": 2, "bootstrap": 10},
+    "evaluate": {"label_fractions": [], "linear_lambdas": 2, "bootstrap": 40},
 }
 
 

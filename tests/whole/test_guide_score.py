@@ -14,7 +14,7 @@ from tests.support.project import command, environment, training_project
 SMALL = {
     "run": {"methods": ["simclr"]},
     "train": {"epochs": 1},
-    "evaluate": {"label_fractions": [], "linear_lambdas": 2, "bootstrap": 10},
+    "evaluate": {"label_fractions": [], "linear_lambdas": 2, "bootstrap": 40},
 }
 RUN = """
 import json

@@ -55,6 +55,16 @@ def test_no_number_may_be_negative_or_none_at_all(shipped: dict[str, Any]) -> No
         (("train", "momentum"), 1.0, "train.momentum is 1.0; it must be at least 0 and below 1"),
         (("augment", "crop_scale"), [0.0, 1.0], "augment.crop_scale[0] is 0.0; it must be above 0 and at most 1"),
         (("augment", "flip"), 1.5, "augment.flip is 1.5; it must be from 0 to 1"),
+        (
+            ("augment", "crop_scale"),
+            [1.0, 0.4],
+            "crop_scale is [1.0, 0.4]; it must be two numbers, the smaller one first",
+        ),
+        (("augment", "hue"), 0.9, "augment.hue is 0.9; it must be from 0 to 0.5"),
+        (("method", "swav", "crops", "scale"), [0.4, 0.1], "method.swav.crops.scale is [0.4, 0.1]; it must be two numbers"),
+        (("method", "pirl", "weight"), 3.0, "method.pirl.weight is 3.0; it must be from 0 to 1"),
+        (("evaluate", "linear_lambda_range"), [1.0, 0.1], "evaluate.linear_lambda_range is [1.0, 0.1]; it must be two numbers"),
+        (("evaluate", "bootstrap"), 1, "evaluate.bootstrap is 1; it must be a whole number of at least 40"),
         (("evaluate", "knn_k"), [0], "evaluate.knn_k[0] is 0; it must be"),
         (("evaluate", "knn_k"), [], "evaluate.knn_k must name at least one"),
         (("evaluate", "knn"), [1], "evaluate.knn is unknown; did you mean 'knn_k'"),
@@ -117,6 +127,7 @@ def test_patches_that_do_not_fill_an_image_are_refused_before_anything_runs(ship
         ("method", {"simclr": {"encoder": {"width": "x"}}}, "method.simclr.encoder.width is 'x'"),
         ("run", {"finetune": ["swav"]}, "run.finetune: 'swav' is not in run.methods, whose encoders are fine-tuned"),
         ("run", {"finetune": ["raw_pixels"]}, "run.finetune: raw_pixels has no weights to train"),
+        ("run", {"finetune": ["supervised"]}, "run.finetune: supervised was trained with all the labels"),
     ],
 )
 def test_what_is_wrong_is_named_where_it_stands(shipped_copy: dict[str, Any], section: str, values: Any, said: str) -> None:
