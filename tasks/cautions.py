@@ -51,7 +51,8 @@ def seed_note(rows: Sequence[Row]) -> str:
         return ""  # of so few, other things are said
     return (
         f"One seed: trainings of one method differ by {100 * SEED_SPREAD:.1f} points (standard deviation, docs/evidence.md),"
-        f" so below about {100 * SEED_NOISE:.0f} points the order of two methods may be the seed's."
+        f" so below about {100 * SEED_NOISE:.0f} points the order of two methods may be the seed's, clear or not:"
+        " intervals and tests are of these trainings."
     )
 
 
@@ -81,7 +82,8 @@ def unequal_classes(row: Row, rows: Sequence[Row]) -> list[str]:
     each = [f"{r.method} {share_in_words(balanced)}" for r in shown if (balanced := r.mean("linear_balanced")) is not None]
     return [
         f"Always naming the most frequent class would be right on {share_in_words(majority)} of the test images. With each"
-        f" class counted alike the linear probe gets: {', '.join(each)}."
+        f" class counted alike the linear probe gets: {', '.join(each)}. Shares of the labels are drawn evenly over the"
+        " classes, so scores with few of them may lie below that."
     ]
 
 

@@ -136,10 +136,11 @@ def footnote(verdict: Verdict) -> str:
         of = f"{seeds} seeds" if seeds > 1 else f"the seeds of {several[0]}"
         notes.append(f"mean ± standard deviation of {of}{''.join(f' ({m}: {n})' for m, n in more.items())}")
     if any(standing.intervals for standing in verdict.standings.values()):
-        notes.append("95 % interval over seeds and test images")
+        notes.append(f"95 % interval over {'seeds and ' if several else ''}test images")
     if any(standing.answer for standing in verdict.standings.values()):
         which = "these" if by_few else "held-out"
-        notes.append(f"verdict: against the best baseline that needs no training, by {which} labels")
+        test = "" if by_few or not known(results, "linear_top1") else ", and worth it only where the test agrees"
+        notes.append(f"verdict: against the best baseline that needs no training, by {which} labels{test}")
     if known(results, PRETEXT.name):
         chances = {r.method: r.get("pretext_chance") for r in results if r.get("pretext_chance") is not None}
         guessing = f" (guessing: {', '.join(f'{m} {percent(chance)} %' for m, chance in chances.items())})" if chances else ""

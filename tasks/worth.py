@@ -1,7 +1,8 @@
 """Is training on these images worth it? The best method against what needs no training, for each budget of labels.
 
 The answer is decided on held-out training labels and then checked once on the test images: the same two encoders, image by
-image (``ssl_core/evaluation/comparison.py``).
+image (``ssl_core/evaluation/comparison.py``). The held-out labels chose the method too, which flatters it there, the more so
+the more methods there were. So "worth it" needs the test's word.
 """
 
 import math
@@ -59,8 +60,13 @@ class Budget:
 
     @property
     def answer(self) -> Answer:
-        """By the held-out labels."""
-        return _answer(self.held_out)
+        """By the held-out labels; that it is worth it needs the test's word too, where there is one."""
+        return Answer.UNKNOWN if self.is_unconfirmed else _answer(self.held_out)
+
+    @property
+    def is_unconfirmed(self) -> bool:
+        """Whether the method gains by the labels that chose it, and not clearly on the test."""
+        return _answer(self.held_out) is Answer.YES and self.test is not None and _answer(self.test) is not Answer.YES
 
     @property
     def labels(self) -> str:
@@ -72,7 +78,7 @@ class Budget:
 
     @property
     def more(self) -> int | None:
-        """How many more held-out images would settle an open question; None where no reasonable number would."""
+        """How many more held-out images would most likely settle an open question; None where no reasonable number would."""
         from ssl_core.evaluation.comparison import images_to_settle
 
         wanted = images_to_settle(self.held_out, self.images)
@@ -172,8 +178,8 @@ LEAST_CLEAR = 6
 FEW_IMAGES = LEAST_CLEAR / 0.05
 """Images below which no difference of 5 points is ever clear. So few give no estimate of how many more would be needed: its
 size depends on how often two encoders differ, and with that few images they differ on a handful."""
-LABELS_FOR_5_POINTS = _rounded(0.2 * (1.96 / 0.05) ** 2)
-"""Images on which a difference of 5 points is clear, where two encoders disagree on every fifth image."""
+LABELS_FOR_5_POINTS = _rounded(0.2 * ((1.96 + 0.84) / 0.05) ** 2)
+"""Images on which a difference of 5 points is clear four times in five, where two encoders disagree on every fifth image."""
 
 
 EQUAL = "as far as any reasonable number of labels could tell, they are equally good"
@@ -220,7 +226,7 @@ def _part(answer: Answer, group: Sequence[Budget], is_one_of_several: bool, show
     else:
         numbers = _listed(f"{show(b.held_out)} {over} {noun(b.over)} with {b.labels}" for b in group)
     if answer is Answer.UNKNOWN:
-        return f"cannot be told{where} by {group[0].images:,} held-out labels: {numbers}; {_more(group)}"
+        return f"cannot be told{where} by {group[0].images:,} held-out labels: {numbers}; {_why_open(group)}"
     instead = "" if answer is Answer.YES else f", use {_listed(rivals)}"
     return f"is {answer}{where}{instead}: {numbers}"
 
@@ -232,13 +238,22 @@ def _budgets(group: Sequence[Budget]) -> str:
     return _listed([*fewer, *([_listed(shares) + OF_THE_LABELS] if shares else []), *every])
 
 
+def _why_open(group: Sequence[Budget]) -> str:
+    unconfirmed = [b for b in group if b.is_unconfirmed]
+    if not unconfirmed:
+        return _more(group)
+    where = f" with {_budgets(unconfirmed)}" if len(group) > 1 else ""
+    said = f"the test does not confirm the gain{where}, and these labels chose the method"
+    return said if len(unconfirmed) == len(group) else f"{said}; {_more([b for b in group if not b.is_unconfirmed])}"
+
+
 def _more(group: Sequence[Budget]) -> str:
     if group[0].images < FEW_IMAGES:
         return f"so few do not say how many would; about {LABELS_FOR_5_POINTS} held-out ones tell a difference of 5 points"
     known = [b.more for b in group if b.more is not None]
     if not known:
         return EQUAL
-    return f"about {max(known):,} more labelled images, held out, would settle it"
+    return f"about {max(known):,} more labelled images, held out, would most likely settle it"
 
 
 def check(found: Sequence[Budget], brief: bool = False) -> str:

@@ -24,4 +24,12 @@ def bootstrap_intervals(correct: Tensor, resamples: int, *parts: int) -> list[tu
         chosen = Rng(ids, *parts).integers(m, m)
         means.append(torch.stack([row.float()[chosen].mean(1) for row in correct]))
     edges = torch.tensor([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], device=correct.device)
-    return [(float(low), float(high)) for low, high in torch.quantile(torch.cat(means, 1), edges, dim=1).T]
+    found = [(float(low), float(high)) for low, high in torch.quantile(torch.cat(means, 1), edges, dim=1).T]
+    share = correct.float().mean(1).tolist()
+    return [one_sided(s == 1, m) if s in (0, 1) else drawn for s, drawn in zip(share, found, strict=True)]
+
+
+def one_sided(is_right: bool, images: int) -> tuple[float, float]:
+    """Of images that are all right, or all wrong, where a bootstrap has no width: Clopper and Pearson (Biometrika 1934)."""
+    least = ((1 - CONFIDENCE) / 2) ** (1 / images)
+    return (least, 1.0) if is_right else (0.0, 1 - least)

@@ -114,3 +114,15 @@ def test_seeds_that_scatter_make_a_difference_unclear() -> None:
     found = comparison.difference(scattered, steady, 2000, 0)
     assert found.mean == pytest.approx(0.1) and not found.is_clear and found.low < 0 < found.high
     assert comparison.difference(torch.stack([images % 10 < 9] * 3), steady, 2000, 0).is_clear
+
+
+def test_so_many_images_settle_a_difference_of_that_size_four_times_in_five() -> None:
+    """Two encoders disagree on every fifth image, and the first is 5 points better."""
+    alone = torch.tensor([0.125, 0.075, 0.8], dtype=torch.float64)
+    half = 1.96 * math.sqrt((0.2 - 0.05**2) / 400)
+    wanted = comparison.images_to_settle(comparison.Difference(0.05, 0.05 - half, 0.05 + half, 0.2), 400)
+    assert 600 < wanted < 650
+    drawn = torch.multinomial(alone, 400 * round(wanted), True, generator=torch.Generator().manual_seed(0)).view(400, -1)
+    first, second = ((drawn == side).sum(1).tolist() for side in (0, 1))
+    clear = [comparison.mcnemar(a, b) < 0.05 and a > b for a, b in zip(first, second, strict=True)]
+    assert 0.72 < sum(clear) / len(clear) < 0.86

@@ -277,7 +277,8 @@ def test_bootstrap_interval_is_the_binomial_one_and_repeats():
     assert other[1] < low
     assert bootstrap_intervals(correct, 4000, 7, 3)[0] == (low, high)
     assert bootstrap_intervals(correct[:1], 4000, 8, 3)[0] != (low, high)
-    assert bootstrap_intervals(torch.ones(1, 5), 50, 0) == [(1.0, 1.0)]
+    right, wrong = bootstrap_intervals(torch.tensor([[1.0], [0.0]]).expand(2, 20), 50, 0)
+    assert right == (pytest.approx(0.8316, abs=1e-4), 1.0) and wrong == (0.0, pytest.approx(0.1684, abs=1e-4))
 
 
 # ------------------------------------------------------------------ the protocol
