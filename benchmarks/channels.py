@@ -183,7 +183,7 @@ Does every method learn something from images that are no photographs for the ey
 green and red to beyond red, read at 4 and at 13 places, each with noise of its own. The dark images are a third of the embedded
 ones (Fashion-MNIST, 28 px). The tables give the accuracy of a linear probe on the test images, in percent, on the layer that
 held-out labels chose; beside it the points above the mean of three untrained small networks (`{UNTRAINED}`: mean and standard
-deviation). MAE is a ViT, CPC has group normalization: other networks."""
+deviation). MAE is a ViT, CPC has group normalization: other networks, whose own untrained values are not known here."""
 BUDGET = f"""**Read the budget first.** One seed, the small encoder of width {WIDE}, and `train.images: {{images}}`: a method of
 share 1 gets some {{steps}} steps, against 332 as shipped. Jigsaw and BYOL have AdamW, as on the
 [page of evidence](evidence.md)."""
