@@ -229,17 +229,30 @@ def additions(root: Path, methods: list[str] | None, seeds: list[int] | None) ->
     return overrides
 
 
+def _seed(word: str) -> int:
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"{word!r} is no seed; targets come before the options")
+    return int(word)
+
+
 def main() -> None:
     """Run the flow from the command line; with no server prepared, Prefect starts one for the time of the run."""
     parser = argparse.ArgumentParser(
-        prog="python -m flows.pipeline", description="Bring the stages up to date, several at a time."
+        prog="python -m flows.pipeline",
+        usage="%(prog)s [TARGET ...] [-m NAME ...] [-s N ...] [-S KEY=VALUE] [-j N] [--machines]",
+        description="Bring the stages up to date, several at a time.",
     )
-    parser.add_argument("targets", nargs="*", help="only these stages and what they need (pretrain, evaluate@byol-0)")
+    parser.add_argument(
+        "targets",
+        nargs="*",
+        metavar="TARGET",
+        help="before the options: only these stages and what they need (pretrain, evaluate@byol-0)",
+    )
     parser.add_argument(
         "-m", "--methods", nargs="+", metavar="NAME", help="only these methods; params.yaml gets those it does not list"
     )
     parser.add_argument(
-        "-s", "--seeds", nargs="+", type=int, metavar="N", help="only these seeds; params.yaml gets those it does not list"
+        "-s", "--seeds", nargs="+", type=_seed, metavar="N", help="only these seeds; params.yaml gets those it does not list"
     )
     parser.add_argument(
         "-S", "--set", action="append", metavar="KEY=VALUE", dest="overrides", help="change params.yaml, as dvc exp run -S"

@@ -83,7 +83,8 @@ def unknown_name(what: str, name: str, known: typing.Iterable[str]) -> str:
 
 def nearest(name: str, known: typing.Iterable[str], count: int = 1) -> str:
     """The end of a message about a name that does not exist: the ``count`` nearest ones that do; empty where none is near."""
-    near = [repr(other) for other in difflib.get_close_matches(name, list(known), count, cutoff=0.5)]
+    folded = {other.casefold(): other for other in known}
+    near = [repr(folded[other]) for other in difflib.get_close_matches(name.casefold(), list(folded), count, cutoff=0.5)]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 

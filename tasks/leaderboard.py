@@ -59,10 +59,10 @@ def beside_its_start(standing: Standing, result: Result) -> list[Any]:
 
 
 def percent(value: float | None, spread: float | None = None) -> str:
-    """0.7213 -> ``72.1``, with ``± 0.4`` if there is a spread; absent -> a dash."""
+    """0.7213 -> ``72.1``, with ``± 0.4`` if there is a spread: not where all seeds are the same; absent -> a dash."""
     if value is None:
         return "–"
-    return f"{100 * value:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
+    return f"{100 * value:.1f}" + ("" if not spread else f" ± {100 * spread:.1f}")
 
 
 def text(score: Score, row: Row) -> str:

@@ -7,7 +7,7 @@ that nothing of an earlier choice stays; ``P=none`` only takes it back. What the
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,33 @@ def apply(text: str, name: str, values: Mapping[str, Any]) -> tuple[str, Changes
     return content + mark, changes, kept
 
 
+def taken_back(before: Mapping[str, Any], now: Mapping[str, Any], earlier: Changes, changes: Changes) -> dict[str, Any]:
+    """By dotted key: the values that the earlier preset had set, and that are again what they were before it."""
+    keys = [key for key in earlier if key not in changes and _at(now, key) != _at(before, key)]
+    return {key: _at(now, key) for key in keys}
+
+
+def _at(values: Any, key: str) -> Any:
+    for name in key.split("."):
+        values = values.get(name) if isinstance(values, Mapping) else None
+    return values
+
+
+def apart(now: Mapping[str, Any], back: Mapping[str, Any], kept: Sequence[str]) -> list[str]:
+    """Of ``data.source`` and ``data.path`` one was taken back and the user's other one stays: a line that says so."""
+    stays = {line.partition(":")[0] for line in kept}
+    return [
+        f"warning: {one} is {_shown(back[one])} again, and {other}, which you changed, stays {_shown(_at(now, other))}: they"
+        " may not fit; write into params.yaml what belongs together"
+        for one, other in (("data.source", "data.path"), ("data.path", "data.source"))
+        if one in back and other in stays
+    ]
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
 def main() -> None:
     """Take back, merge, check, write."""
     settings.need_project()
@@ -130,18 +157,23 @@ def main() -> None:
         raise UsageError(unknown_name(f"preset {name!r}", name, names))
     values = {} if name == NONE else params.read(PRESETS / f"{name}.yaml")
     present = params.text()
-    params.parse(present, params.PARAMS)
+    before = params.parse(present, params.PARAMS)
     text, changes, kept = apply(present, name, values)
-    params.check(params.parse(text, params.PARAMS))
+    now = params.parse(text, params.PARAMS)
+    params.check(now)
     params.write(text)
-    for key, (value, *before) in changes.items():
+    back = taken_back(before, now, split(present)[1], changes)
+    if back:
+        print(f"taken back: {'; '.join(f'{key}: {_shown(value)}' for key, value in back.items())}")
+    for key, (value, *was) in changes.items():
         if key.startswith("data."):
-            is_now, was = ("null" if v is None else v for v in (value, before[0]))
-            print(f"{key} is {is_now}, was {was}")
+            print(f"{key} is {_shown(value)}, was {_shown(was[0])}")
     if others := [key for key in changes if not key.startswith("data.")]:
         print(f"also set: {', '.join(others)}")
     if kept:
         print(f"changed since the last preset, and kept: {'; '.join(kept)}")
+    for line in apart(now, back, kept):
+        print(line)
     print(f"params.yaml now holds {'no preset' if name == NONE else f'the preset {name}; make preset P=none takes it back'}")
 
 

@@ -4,6 +4,7 @@ A task is a labelled set of its own (``run.tasks``) on which every encoder is sc
 scores beside those on the images that encoders are trained on.
 """
 
+import re
 import statistics
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -137,11 +138,23 @@ def sentences(transfer: Transfer) -> list[str]:
     aliases = [f"champion-{name}" for name in bests if name != POOL]
     if aliases:
         found.append(f"In the registry the best encoder for a task has the alias {', '.join(aliases)}.")
-    found += [f"{task.name}: {said}" for task in transfer.tasks if task.name != POOL and (said := caution(task.verdict))]
+    found += _cautions(transfer)
     found += [leak for task in transfer.tasks if (leak := _leak(task))]
     found += [twice for task in transfer.tasks if (twice := _tested_twice(task))]
     found += [f"Not scored on {t.name} yet: {', '.join(t.missing)}." for t in transfer.tasks if t.missing]
     return found + [f"Not scored on {name} yet: any encoder." for name in transfer.unscored]
+
+
+def _cautions(transfer: Transfer) -> list[str]:
+    """What is said against the champion of each task. Advice that another one has, or the leaderboard of the images that chose,
+    is not given again."""
+    every = {task.name: re.split(r"(?<=[.]) ", caution(task.verdict)) for task in transfer.tasks}
+    given, found = set(every.get(transfer.chose or POOL, ())[1:]), []
+    for name, (first, *advice) in every.items():
+        if first and name != POOL:
+            found.append(" ".join([f"{name}: {first}", *(each for each in advice if each not in given)]))
+        given |= set(advice)
+    return found
 
 
 def _leak(task: Task) -> str:

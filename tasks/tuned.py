@@ -12,6 +12,7 @@ import numpy as np
 
 from ssl_core.catalogue import BASELINES
 from ssl_core.networks import network
+from tasks.metrics import load as load_metrics
 from tasks.runtime import files, params, recorded
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.files import MEND
@@ -61,6 +62,10 @@ class Tuning:
     """Whose labels; None: those of the images that encoders are trained on."""
     others: tuple[str, ...] = ()
     """Methods whose network is not that of the start from scratch."""
+    below: Mapping[str, float] = field(default_factory=dict)
+    """By method whose encoder loses by fine-tuning with all labels: what a linear probe gets on it, frozen."""
+    length: str = "images"
+    """The parameter that says how long a fine-tuning is: ``images`` or ``epochs``."""
 
     @property
     def title(self) -> str:
@@ -145,7 +150,24 @@ def load(root: Path, task: str | None = None, out_of_date: Collection[str] = ())
     there = {f.name for found in read.values() for f in found}
     edges = [f.name for found in read.values() for f in found if _at_edge(f.metrics)]
     missing = tuple(name for name in every if name not in there)
-    return Tuning(tuple(shares), rows, missing, tuple(edges), task, _other_networks(root, read))
+    frozen = {method: _frozen(root, [f.name for f in found], task, out_of_date) for method, found in read.items()}
+    every_label = [share for share in shares if float(share) == 1]
+    below = {m: probe for m, (probe, low) in frozen.items() for s in every_label if rows[m][s].interval[1] < low}
+    train = next(f for found in read.values() for f in found).metrics["recipe"].get("train") or {}
+    length = "epochs" if train.get("epochs") else "images"
+    return Tuning(tuple(shares), rows, missing, tuple(edges), task, _other_networks(root, read), below, length)
+
+
+def _frozen(root: Path, names: Sequence[str], task: str | None, out_of_date: Collection[str]) -> tuple[float, float]:
+    """What a linear probe gets on the frozen encoders, on average, and the lowest end of its intervals; 0 where not known."""
+    stage, folder = (f"evaluate_task@{task}-", f"{task}/") if task else ("evaluate@", "")
+    paths = [root / f"out/metrics/{folder}{name}.json" for name in names if stage + name not in out_of_date]
+    recorded.check_all(paths, root)
+    read = [load_metrics(path)[0] for path in paths if path.exists()]
+    known = [(score, pair[0]) for m in read if (score := m.score("linear_top1")) and (pair := m.interval("linear"))]
+    if not known or len(known) < len(names):
+        return 0.0, 0.0
+    return sum(score for score, _ in known) / len(known), min(low for _, low in known)
 
 
 def _other_networks(root: Path, read: Mapping[str, Sequence[_File]]) -> tuple[str, ...]:
@@ -251,6 +273,14 @@ def sentences(tuning: Tuning) -> list[str]:
     if tuning.edges:
         edge = f"A rate at the edge of finetune.lr was chosen for {', '.join(tuning.edges)}"
         found.append(f"{edge}: a rate beyond it may be better; add one.")
+    if tuning.below:
+        pairs = [
+            f"{m} {100 * tuning.rows[m][tuning.shares[-1]].mean:.1f} % against {100 * p:.1f} %" for m, p in tuning.below.items()
+        ]
+        found.append(
+            f"With all labels clearly below the linear probe on the same encoder frozen: {', '.join(pairs)}. The fine-tuning is"
+            f" too short or its rate is wrong: raise finetune.train.{tuning.length}, and give finetune.lr further rates."
+        )
     return found + [f"Not fine-tuned yet: {', '.join(tuning.missing)}."] * bool(tuning.missing)
 
 

@@ -265,7 +265,8 @@ def warnings(audit: Audit, num_train: int, image_size: int, channels: int) -> li
 def _copies_in_words(audit: Audit) -> list[str]:
     leaks, near, sentences = audit.leaks, audit.near_duplicates, []
     if leaks.count:
-        fate = "they are dropped from training" if leaks.dropped else "they inflate every score (set data.drop_leaks: true)"
+        are, inflate = ("it is", "it inflates") if leaks.count == 1 else ("they are", "they inflate")
+        fate = f"{are} dropped from training" if leaks.dropped else f"{inflate} every score (set data.drop_leaks: true)"
         sentences.append(f"{counted(leaks.count, 'training image is', 'training images are')} also in the test split; {fate}")
     if near.count:
         sentences.append(

@@ -258,6 +258,8 @@ def check_task(params: Mapping[str, Any], name: str | None) -> None:
 
 
 def _images(values: Mapping[str, Any], where: str) -> DataConfig:
+    if isinstance(values, Mapping) and not isinstance(more := values.get("more", {}), Mapping):
+        raise ConfigError(f"{where}.more is {more!r}; it must be a mapping, {{NAME: PATH}}")
     config = typed(DataConfig, values, where)
     if config.source not in (sources := sorted(path.stem for path in SOURCES.glob("[a-z]*.py"))):
         raise ConfigError(unknown_name(f"{where}.source: {config.source!r}", config.source, sources))

@@ -1,4 +1,4 @@
-"""The list of runs as our links show it: best first, with the scores in columns. MLflow's own view has neither.
+"""The list of runs as our links show it: best first, with the scores and the data in columns. MLflow's own view has no order.
 
 MLflow keeps a view that somebody shares as a tag of the experiment, under a key that the shared address carries.
 """
@@ -29,7 +29,7 @@ def state() -> str:
             "orderByKey": _column(FIRST),
             "orderByAsc": False,
             "lifecycleFilter": "Active",
-            "selectedColumns": ["attributes.`Source`", *map(_column, scores)],
+            "selectedColumns": ["attributes.`Dataset`", "attributes.`Source`", *map(_column, scores)],
             "runsHiddenMode": "FIRST_10_RUNS",
         }
     )

@@ -12,7 +12,9 @@ from tasks.results import load_results
 from tasks.tracking.registered import REGISTRATION, Registration
 from tasks.verdict import judge
 from tests.conftest import ROOT
+from tests.support import prefect_server as server
 from tests.support.example_results import write_project
+from tests.support.processes import wait_for
 from tests.tasks.test_transfer import project_of
 
 
@@ -98,6 +100,40 @@ def test_the_automation_of_the_page_listens_to_the_event() -> None:
 
     from flows import artifacts
 
-    (text,) = re.findall(r"```yaml\n(name: the champion changed\n.*?)```", (ROOT / "docs/orchestration.md").read_text(), re.S)
-    trigger = Automation.model_validate(yaml.safe_load(text)).trigger
+    trigger = Automation.model_validate(yaml.safe_load(of_the_page("the champion changed"))).trigger
     assert trigger.expect == {artifacts.CHANGED} and trigger.match["prefect.resource.id"] == ["ssl-pipeline.model.*"]
+
+
+def of_the_page(name: str) -> str:
+    """The automation of that name in docs/orchestration.md."""
+    (text,) = re.findall(rf"```yaml\n(name: {name}\n.*?)```", (ROOT / "docs/orchestration.md").read_text(), re.S)
+    return str(text)
+
+
+def test_the_automation_of_the_page_hears_of_failed_and_crashed_runs_of_these_flows(tmp_path: Path) -> None:
+    (tmp_path / "failed.yaml").write_text(of_the_page("a run failed"))
+    server.cli(tmp_path, "automation create --from-file failed.yaml")
+    ended = {
+        name: end(name, kind) for name, kind in (("other", "FAILED"), ("ssl-pipeline", "FAILED"), ("watch-data", "CRASHED"))
+    }
+    heard = wait_for(lambda: len(found := heard_of()) >= 2 and found, 60)
+    assert heard == {ended["ssl-pipeline"], ended["watch-data"]}
+    (automation,) = server.api("automations/filter", automations={"name": {"any_": ["a run failed"]}})
+    server.patch(f"automations/{automation['id']}", enabled=False)
+
+
+def end(flow: str, kind: str) -> str:
+    """Let a run of the flow end so; the event that says it."""
+    run = server.api("flow_runs/", flow_id=server.api("flows/", name=flow)["id"], state={"type": "RUNNING"})
+    answer = server.api(f"flow_runs/{run['id']}/set_state", state={"type": kind}, force=True)
+    return f"prefect.event.{answer['state']['id']}"
+
+
+def heard_of() -> set[str]:
+    """The events that started an automation."""
+    wanted = {
+        "event": {"name": ["prefect.automation.triggered"]},
+        "occurred": {"since": server.now(-600), "until": server.now(60)},
+    }
+    related = [each for event in server.api("events/filter", filter=wanted)["events"] for each in event["related"]]
+    return {each["prefect.resource.id"] for each in related if each["prefect.resource.role"] == "triggering-event"}

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A deployed project with a worker for the pool ``cpu``."""
     project = tiny.make(tmp_path_factory.mktemp("deployed") / "p")
     (project / "flows").symlink_to(ROOT / "flows")
-    pools = [f"work-pool create {pool} --type process --overwrite" for pool in ("cpu", "gpu", "machines")]
+    named = re.search(r"^#   for pool in ([a-z ]+);", (ROOT / "prefect.yaml").read_text(), re.M)
+    assert named  # the file's own instructions, as a user follows them
+    pools = [f"work-pool create {pool} --type process --overwrite" for pool in named[1].split()]
     server.cli(project, *pools, "--no-prompt deploy --all")
     for row in server.api("deployments/filter"):  # their own times stay out of the way
         server.patch(f"deployments/{row['id']}", paused=True)
@@ -79,6 +82,7 @@ def test_all_deployments_exist_with_pool_schedule_and_policy(project: Path) -> N
         assert [s["schedule"]["cron"] for s in row["schedules"]] == [s["cron"] for s in declared[name].get("schedules", [])]
         assert str(project) in str(row["pull_steps"])
     assert [s["active"] for s in rows["weekly-gpu"]["schedules"]] == [False]
+    assert list(declared).index("watch") < list(declared).index("weekly-gpu")  # what needs no GPU is there first
 
 
 def test_a_method_on_demand_a_schedule_that_fires_overlapping_runs_and_a_cancellation(project: Path) -> None:

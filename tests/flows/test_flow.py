@@ -84,6 +84,9 @@ def test_a_wrong_choice_is_told_before_a_server_starts(project: Path, tmp_path: 
     ):
         code, log = tiny.finish(project, FLOW, *arguments, env=env)
         assert code == 2 and message in said(log)[-1] and len(said(log)) == 1, log
+    code, log = tiny.finish(project, FLOW, "-s", "0", "1", "prepare", env=env)
+    assert code == 2 and "[TARGET ...] [-m NAME ...]" in said(log)[0], log
+    assert said(log)[-1].endswith("'prepare' is no seed; targets come before the options")
     assert (project / "params.yaml").read_text() == before and not (tmp_path / "home/prefect.db").exists()
 
 

@@ -221,4 +221,5 @@ def test_a_damaged_metrics_file_is_an_integrity_error(tmp_path):
 
 def test_numbers_read_well():
     assert (percent(0.7213), percent(0.7213, 0.0042), percent(None)) == ("72.1", "72.1 ± 0.4", "–")
+    assert percent(0.4375, 0.0) == "43.8"  # raw pixels, which no seed changes
     assert [duration(s) for s in (None, 4.21, 42, 600, 9000, 400000)] == ["–", "4.2 s", "42 s", "10 min", "2.5 h", "4.6 d"]

@@ -118,6 +118,23 @@ def test_a_preset_for_folders_keeps_the_folder_of_the_user(tmp_path: Path) -> No
     assert values(project) == params.parse(mine, params.PARAMS)
 
 
+def test_what_is_taken_back_is_named_and_so_is_a_path_that_stays_without_its_source(tmp_path: Path) -> None:
+    project = copy_project(tmp_path / "p")
+    file = project / "params.yaml"
+    for name in ("tiny", "none"):
+        assert "taken back: data.source" not in command(project, "tasks.preset", "folder-64px").stdout
+        file.write_text(file.read_text().replace("path: images", "path: mine").replace("image_size: 64", "image_size: 32"))
+        said = command(project, "tasks.preset", name).stdout
+        back, kept = (next(line for line in said.splitlines() if line.startswith(w)) for w in ("taken back: ", "changed since"))
+        assert "data.source: sample; data.channels: 1; method." in back and "data.path" not in back and "image_size" not in back
+        assert kept.endswith("kept: data.path: mine; data.image_size: 32")
+        assert "warning: data.source is sample again, and data.path, which you changed, stays mine" in said
+        file.write_text((ROOT / "params.yaml").read_text())
+    assert command(project, "tasks.preset", "tiny").returncode == 0
+    said = command(project, "tasks.preset", "none").stdout
+    assert "taken back: run.methods: [" in said and "data.max_train: null" in said and "warning" not in said
+
+
 def test_a_damaged_mark_is_one_line_and_changes_nothing(tmp_path: Path) -> None:
     text = (ROOT / "params.yaml").read_text() + preset.MARK + "tiny {oh"
     with pytest.raises(UsageError, match="remove it to keep all values"):

@@ -66,6 +66,25 @@ def test_the_report_shows_the_tasks_and_names_the_leak(tmp_path: Path) -> None:
     assert len({len(row) for row in (head, *rows[:4])}) == 1 and "alias champion-tiles" in rows[-2] + rows[-3]
 
 
+def test_advice_is_given_once_however_many_tasks_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = project_of(tmp_path / "p", labelled=True)
+    for kind in ("metrics", "predictions", "features"):
+        shutil.copytree(root / "out" / kind / "tiles", root / "out" / kind / "bricks")
+    names = ["tiles", "bricks"]
+    set_params(root, {"run": {"tasks": names}, "tasks": {name: {"source": "folder", "path": name} for name in names}})
+    found = transfer.load(root)
+    assert found is not None
+    tiles, bricks = (next(s for s in transfer.sentences(found) if s.startswith(f"{name}: Do not")) for name in names)
+    first, _, advice = tiles.partition(". ")
+    assert bricks == f"bricks{first.removeprefix('tiles')}." and advice.startswith("rotation trained")
+    leaderboard.show(root)
+    assert capsys.readouterr().out.count(advice) == 1
+    chose = project_of(tmp_path / "unlabelled", labelled=False)
+    leaderboard.show(chose)
+    said = capsys.readouterr().out
+    assert said.count(advice) == 1 and said.count("Do not use this yet") == 2  # above the tasks, and of the task that chose
+
+
 def test_a_score_of_earlier_parameters_is_in_no_table_of_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = project_of(tmp_path / "p", labelled=True)
     leaderboard.show(root, {"evaluate_task@tiles-simclr-0"})

@@ -112,6 +112,33 @@ def test_what_is_missing_and_a_rate_at_the_edge_are_named(project: Path) -> None
     assert "no start from scratch" not in said and "chosen for byol-0" in said and "Not fine-tuned yet: random_init-0" in said
 
 
+def test_fine_tuning_that_loses_against_the_frozen_encoder_is_told_with_what_to_raise(project: Path) -> None:
+    for method in METHODS:
+        set_frozen(project, method, SKILL[method])
+    found = tuned.load(project)
+    assert found is not None and not found.below and "frozen" not in " ".join(tuned.sentences(found))
+    for method, score in (("byol", 0.8), ("random_init", 0.66)):  # clearly above, and not clearly
+        set_frozen(project, method, score)
+    found = tuned.load(project)
+    assert found is not None and found.below == {"byol": 0.8}
+    (said,) = (sentence for sentence in tuned.sentences(found) if "frozen" in sentence)
+    assert f"byol {100 * found.rows['byol']['1'].mean:.1f} % against 80.0 %. The fine-tuning is too short" in said
+    assert "raise finetune.train.images, and give finetune.lr further rates" in said
+    old = tuned.load(project, out_of_date={"evaluate@byol-0"})
+    assert old is not None and not old.below, "of other images or parameters"
+    path = project / "out/metrics/finetune/byol-0.json"
+    files.write_json(path, files.read_json(path) | {"recipe": {"config": {"lr": [1e-3]}, "train": {"epochs": 3}}})
+    for method in ("simclr", "random_init"):
+        (project / f"out/metrics/finetune/{method}-0.json").unlink()
+    found = tuned.load(project)
+    assert found is not None and "raise finetune.train.epochs," in " ".join(tuned.sentences(found))
+
+
+def set_frozen(root: Path, method: str, score: float) -> None:
+    path = root / f"out/metrics/{method}-0.json"
+    files.write_json(path, files.read_json(path) | {"linear_top1": score, "linear_interval": [score - 0.03, score + 0.03]})
+
+
 def test_a_damaged_file_is_named(project: Path) -> None:
     path = project / "out/metrics/finetune/byol-0.json"
     path.write_text(json.dumps({"shares": {"0.5": {"labels": 1, "lr": []}}}))

@@ -330,10 +330,18 @@ def test_leaks_are_dropped_from_training_and_recorded(tmp_path: Path) -> None:
     assert (leaks["count"], leaks["by_file"], leaks["dropped"]) == (2, 1, 2)
     assert sorted(leaks["examples"]) == ["train/cat/leak.png", "train/fish/same pixels.bmp"]
     assert len(data.train_images) == 18 == len(data.train_files) and not any("leak" in n for n in data.train_files)
-    assert any("dropped" in w for w in data.audit["warnings"])
+    assert any("they are dropped" in w for w in data.audit["warnings"])
     kept = run(tmp_path, config(folder, image_size=corpus.SIDE, drop_leaks=False), "kept")
     assert len(kept.train_images) == 20 and kept.audit["leaks"] | {"dropped": 2} == leaks
-    assert any("inflate" in w for w in kept.audit["warnings"])
+    assert any("they inflate" in w for w in kept.audit["warnings"])
+
+
+@pytest.mark.parametrize(("drop_leaks", "fate"), [(True, "it is dropped from training"), (False, "it inflates every score")])
+def test_one_leak_is_one(tmp_path: Path, drop_leaks: bool, fate: str) -> None:
+    pictures = tree()
+    pictures["train/cat/leak.png"] = pictures["test/cat/0.png"]
+    data = run(tmp_path, config(write(tmp_path / "in", pictures), image_size=corpus.SIDE, drop_leaks=drop_leaks))
+    assert any(f"1 training image is also in the test split; {fate}" in w for w in data.audit["warnings"])
 
 
 @pytest.mark.fault("I38", "I56", "I59")

@@ -148,6 +148,22 @@ def test_a_store_that_is_no_store_is_one_line(root):
     assert "not a database" in str(registered.ensure(root, print))
 
 
+def test_whoever_rolls_back_has_an_alias_of_their_own_or_a_version(root):
+    """The alias champion goes back to what the results say; docs/results.md tells what stays."""
+    from mlflow import MlflowClient
+
+    client, older = MlflowClient(), str(numbers(root)["byol-0"])
+    for alias in ("champion", "production"):
+        client.set_registered_model_alias("ssl-example", alias, older)
+    assert "the alias champion of ssl-example" in registered.fault(root)
+    register(root, made.exporter)
+    found = numbers(root)
+    assert registered.fault(root) is None and found["champion"] == found["simclr-0"] and found["production"] == int(older)
+    images, same = torch.zeros(1, 1, 28, 28), front.load(root / "out/encoders/byol-0")
+    for address in ("models:/ssl-example@production", f"models:/ssl-example/{older}"):
+        assert torch.equal(front.load(address)(images), same(images))
+
+
 # ------------------------------------------------------------------ another place
 
 

@@ -71,6 +71,8 @@ def test_no_number_may_be_negative_or_none_at_all(shipped: dict[str, Any]) -> No
         (("method", "simclr", "temperature"), 0.0, "method.simclr.temperature is 0.0; it must be a number above 0"),
         (("method", "lejepa", "dim"), 0, "method.lejepa.dim is 0"),
         (("encoder", "name"), "resnet19", "encoder.name: 'resnet19' is unknown; did you mean 'resnet18'"),
+        (("run", "methods"), ["SimCLR"], "run.methods: 'SimCLR' is unknown; did you mean 'simclr'?"),
+        (("data", "more"), ["/next"], "data.more is ['/next']; it must be a mapping, {NAME: PATH}"),
         (("run", "methods"), "simclr", "run.methods is 'simclr'; it must be a list"),
         (("run", "seeds"), 0, "run.seeds is 0; it must be a list"),
         (("train", "batch_size"), None, "train.batch_size is null; it must be a whole number"),
