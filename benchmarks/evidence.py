@@ -110,8 +110,8 @@ def above_untrained(directory: Path) -> str:
             table.append([row.method, *cells(linear), *cells(knn)])
     said = (
         "Points above `random_init` on the same test images, with 95 % intervals over seeds and images. MAE trains a ViT"
-        " (its own untrained values are above), CPC the same network with group normalization (untrained, that alone has some 4 points"
-        " more by kNN and 2 less by linear probe: decision 9), the others the network that is `random_init`."
+        " (its own untrained values are above), CPC the same network with group normalization (untrained, that alone has some"
+        " 4 points more by kNN and 2 less by linear probe: decision 9), the others the network that is `random_init`."
     )
     return f"# Above the untrained network\n\n{said}\n\n{markdown(table)}\n"
 
