@@ -243,15 +243,28 @@ def title(verdict: Verdict) -> str:
     return "what training started from" + (", not to be used" if verdict.instead else "")
 
 
+def earlier(root: Path, out_of_date: Collection[str]) -> Collection[str]:
+    """Where no row is up to date, as in an earlier commit that was checked out, all are shown after a line that says so.
+
+    Returns:
+        What ``show`` is to leave out.
+    """
+    results, _ = load_results(root)
+    if not results or up_to_date(results, out_of_date):
+        return out_of_date
+    print("Every row below is of other images or parameters than those here now; make run brings them up to date.")
+    return {"register"}.intersection(out_of_date)
+
+
 def main() -> None:
-    """The command: what the results say that are up to date."""
+    """The command: what the results say that are up to date; all of them, where none is."""
     from tasks.dvc import graph  # DVC, which the report does not need
     from tasks.dvc.schedule import Schedule
 
     out_of_date: Collection[str] = ()
     if Path(".dvc").is_dir():
         out_of_date = Schedule(graph.plan(Path.cwd())).out_of_date
-    show(Path(), out_of_date)
+    show(Path(), earlier(Path(), out_of_date))
 
 
 if __name__ == "__main__":

@@ -204,6 +204,16 @@ def test_what_is_out_of_date_is_in_no_table_and_what_is_registered_of_it_is_not_
     assert capsys.readouterr().out.count("\n") == 1
 
 
+def test_where_every_row_is_of_earlier_images_the_command_shows_them_and_says_so(project, capsys):
+    every = {f"evaluate@{r.name}" for r in load_results(project)[0]} | {"register"}
+    leaderboard.show(project, leaderboard.earlier(project, every))
+    first, *shown = capsys.readouterr().out.splitlines()
+    assert first.startswith("Every row below is of other images or parameters than those here now; make run brings")
+    assert any(line.startswith("simclr ") for line in shown) and "what is registered may be older" in "\n".join(shown)
+    some = every - {"evaluate@simclr-0"}
+    assert leaderboard.earlier(project, some) == some and not capsys.readouterr().out
+
+
 def test_a_row_of_a_task_is_as_old_as_the_stage_of_that_task(project):
     here = load_results(project)[0]
     there = [dataclasses.replace(r, task="tiles") for r in here]
