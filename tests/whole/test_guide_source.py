@@ -61,7 +61,7 @@ def test_the_worked_example_touches_three_files_and_prepares_its_images(tmp_path
     assert done.returncode == 0, done.stdout + done.stderr
     data = dataset.load(project / "data/prepared")
     assert data.meta["name"] == "cells" and data.meta["classes"] == ["round", "long"]
-    assert len(data.train_images) + len(data.test_images) == 24 and np.bincount(data.test_labels).tolist() == [2, 2]
+    assert len(data.train_images) + len(data.test_images) == 24 and np.bincount(data.test_labels).tolist() == [3, 1]
     stored = {image.tobytes(): label for image, label in zip(data.train_images, data.train_labels, strict=True)}
     expected = {image.tobytes(): label for image, label in zip(pixels, labels, strict=True)}
     assert stored.items() <= expected.items()
