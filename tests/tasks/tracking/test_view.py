@@ -26,7 +26,7 @@ def test_an_experiment_has_the_view_of_scores_and_gets_it_back(tmp_path: Path, m
     assert found["orderByKey"] == "metrics.`eval/holdout_linear_top1`" and not found["orderByAsc"]
     scores = {"holdout_linear_top1", "linear_top1", "knn_top1", "effective_rank"}
     assert {f"metrics.`eval/{score}`" for score in scores} <= set(found["selectedColumns"])
-    assert "attributes.`Dataset`" in found["selectedColumns"]  # two weeks have runs of the same names
+    assert found["selectedColumns"][-2:] == ["tags.`dataset`", "tags.`data_sha256`"]  # two weeks have runs of the same names
     tracker.client.set_experiment_tag(tracker.experiment, view.TAG, "of an earlier version")
     assert shared(Tracker(tmp_path)) == found
 
