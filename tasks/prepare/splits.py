@@ -5,6 +5,7 @@ encoder was trained on last week is no test image of this week.
 """
 
 import hashlib
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -43,8 +44,12 @@ def stratified(labels: Array, fraction: float, seed: int, purpose: int) -> Array
 
 
 def places(names: Sequence[str], seed: int, purpose: int) -> Array:
-    """(N,) float64 in [0, 1): a random place for each name, the same whatever other names there are."""
-    digests = b"".join(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest() for name in names)
+    """(N,) float64 in [0, 1): a random place for each name, the same whatever other names there are.
+
+    Accents count alike in both forms that file systems give them.
+    """
+    plain = (unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape") for name in names)
+    digests = b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in plain)
     found: Array = shift(mix(np.frombuffer(digests, "<i8") * GOLDEN + key(seed, purpose)), 11) / 2.0**53
     return found
 

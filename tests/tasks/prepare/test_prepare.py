@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from tasks.prepare import decoding
 from tasks.prepare.preparation import prepare
 from tasks.prepare.sources import sample, torchvision
-from tasks.prepare.splits import by_name
+from tasks.prepare.splits import by_name, places
 from tasks.runtime import dataset, files
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.params import DataConfig
@@ -152,6 +152,7 @@ def test_a_share_by_names_is_near_what_is_asked_and_leaves_some_of_each_class() 
         found = [int(chosen[labels == c].sum()) for c in range(-1, 4)]
         assert abs(found[1] / 4000 - 0.2) < 0.025 and (found[0], found[2], found[3]) == (0, 0, 1) and 1 <= found[4] <= 2
     assert (by_name(labels, names, 0.2, 0, 1) != by_name(labels, names, 0.2, 1, 1)).any()
+    assert places(["Über/\u00e9.png"], 0, 1) == places(["U\u0308ber/e\u0301.png"], 0, 1) != places(["Uber/e.png"], 0, 1)
     assert not by_name(labels, names, 0.0, 0, 1).any() and not by_name(labels[:0], [], 0.2, 0, 1).any()
 
 
