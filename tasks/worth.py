@@ -86,12 +86,12 @@ class Budget:
 
     @property
     def check(self) -> str:
-        """What the test says to the answer; empty without test labels."""
+        """What the test says to the held-out labels; empty without test labels."""
         if self.test is None:
             return ""
-        found = _answer(self.test)
-        if self.answer in (found, Answer.UNKNOWN):
-            return f"the same: {found}" if found is self.answer else f"by these: {found}"
+        found, chose = _answer(self.test), _answer(self.held_out)
+        if chose in (found, Answer.UNKNOWN):
+            return f"the same: {found}" if found is chose else f"by these: {found}"
         return "not clear there" if found is Answer.UNKNOWN else f"the opposite: {found}"
 
 

@@ -161,7 +161,7 @@ def test_a_gain_that_the_test_does_not_confirm_is_none() -> None:
         "Whether training on your images is worth it cannot be told by 1,000 held-out labels: +10.1 points ("
     )
     assert why in said and said.endswith("they are equally good.")  # of the budget in between
-    assert "with 1 % of the labels (by these: not worth it)" in checked and "with all labels (the same: cannot" in checked
+    assert "with 1 % of the labels (the opposite: not worth it)" in checked and "with all labels (not clear there)" in checked
     assert said not in worth_it(judge([row("simclr", (600, 600, 900)), rival]))  # without test labels nothing contradicts
 
 
