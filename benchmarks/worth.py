@@ -103,6 +103,7 @@ def collect(directory: Path) -> dict[str, Any]:
                 "held out": worth.points(budget.held_out),
                 "test": worth.points(budget.test) if budget.test else "–",
                 "check": budget.check,
+                "clear": budget.held_out.is_clear,
             }
             for budget in verdict.budgets
         ],
@@ -146,9 +147,9 @@ def page(found: Mapping[str, Mapping[str, Any]], work: Path, seconds: float) -> 
     return "\n\n".join(parts) + "\n"
 
 
-def agreement(budgets: list[dict[str, str]]) -> str:
+def agreement(budgets: list[dict[str, Any]]) -> str:
     """How often the test said what the held-out labels had said, of the verdicts that were clear."""
-    clear = [b for b in budgets if b["answer"] != worth.Answer.UNKNOWN]
+    clear = [b for b in budgets if b["clear"]]
     said = Counter(b["check"].partition(":")[0] for b in clear)
     words = ", ".join(f"{kind} in {count}" for kind, count in said.most_common())
     first = f"Of {len(budgets)} verdicts {len(clear)} were clear on the held-out labels."
