@@ -252,7 +252,7 @@ def earlier(root: Path, out_of_date: Collection[str]) -> Collection[str]:
     results, _ = load_results(root)
     if not results or up_to_date(results, out_of_date):
         return out_of_date
-    print("Every row below is of other images or parameters than those here now; make run brings them up to date.")
+    print("No row below is up to date: images, parameters or code are others now, or files are missing; make run mends that.")
     return {"register"}.intersection(out_of_date)
 
 

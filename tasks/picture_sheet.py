@@ -72,6 +72,7 @@ def png(
 
 def _end(name: str, font: ImageFont.FreeTypeFont) -> str:
     """As much of a name's end as fits under a picture: its beginning is what many names share."""
+    name = name if len(name) <= SIDE else f" {name[-SIDE:]}"  # no letter is narrower than a pixel
     kept = next((start for start in range(len(name)) if font.getlength(f"…{name[start:]}" if start else name) <= SIDE), 0)
     return f"…{name[kept:]}" if kept else name
 

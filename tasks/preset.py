@@ -7,7 +7,7 @@ that nothing of an earlier choice stays; ``P=none`` only takes it back. What the
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from tasks.runtime.start_rows import ROW
 
 PRESETS = Path("presets")
 NONE = "none"
+SAMPLE, SAMPLE_PATH = "sample", "data/sample"
+"""The embedded images, as shipped."""
 MARK = "# The line that make preset takes back (P=none): "
 
 Changes = dict[str, list[Any]]
@@ -53,7 +55,7 @@ def take_back(target: Any, changes: Changes) -> list[str]:
         if not isinstance(section, Mapping) or last not in section:
             kept.append(f"{key} (which is gone)")
         elif section[last] != value and section[last] != _with_start(value):
-            kept.append(f"{key}: {section[last]}")
+            kept.append(f"{key}: {_shown(section[last])}")
         elif before:
             section[last] = written_like(section[last], before[0])  # type: ignore[index]
         else:
@@ -116,7 +118,7 @@ def apply(text: str, name: str, values: Mapping[str, Any]) -> tuple[str, Changes
         if isinstance(change[-1], list) and items(shown, key):
             change.append(items(shown, key))
     mark = f"{MARK}{name} {json.dumps(changes)}\n" if changes else ""
-    return content + mark, changes, kept
+    return content + mark, changes, [line for line in kept if line.partition(":")[0] not in changes]
 
 
 def taken_back(before: Mapping[str, Any], now: Mapping[str, Any], earlier: Changes, changes: Changes) -> dict[str, Any]:
@@ -131,15 +133,14 @@ def _at(values: Any, key: str) -> Any:
     return values
 
 
-def apart(now: Mapping[str, Any], back: Mapping[str, Any], kept: Sequence[str]) -> list[str]:
-    """Of ``data.source`` and ``data.path`` one was taken back and the user's other one stays: a line that says so."""
-    stays = {line.partition(":")[0] for line in kept}
-    return [
-        f"warning: {one} is {_shown(back[one])} again, and {other}, which you changed, stays {_shown(_at(now, other))}: they"
-        " may not fit; write into params.yaml what belongs together"
-        for one, other in (("data.source", "data.path"), ("data.path", "data.source"))
-        if one in back and other in stays
-    ]
+def apart(now: Mapping[str, Any], back: Mapping[str, Any]) -> list[str]:
+    """Of source and path the preset's one was taken back and the user's other one stays: a line that says so."""
+    source, path = _at(now, "data.source"), _at(now, "data.path")
+    fits = (source == SAMPLE) == (path == SAMPLE_PATH) or source == "torchvision"  # which needs no path
+    if fits or not {"data.source", "data.path"} & set(back):
+        return []
+    said = f"warning: data.source is {source} now, and data.path is {path}: they may not fit; write into params.yaml what"
+    return [f"{said} belongs together"]
 
 
 def _shown(value: Any) -> str:
@@ -172,7 +173,7 @@ def main() -> None:
         print(f"also set: {', '.join(others)}")
     if kept:
         print(f"changed since the last preset, and kept: {'; '.join(kept)}")
-    for line in apart(now, back, kept):
+    for line in apart(now, back):
         print(line)
     print(f"params.yaml now holds {'no preset' if name == NONE else f'the preset {name}; make preset P=none takes it back'}")
 

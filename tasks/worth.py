@@ -2,7 +2,7 @@
 
 The answer is decided on held-out training labels and then checked once on the test images: the same two encoders, image by
 image (``ssl_core/evaluation/comparison.py``). The held-out labels chose the method too, which flatters it there, the more so
-the more methods there were. So "worth it" needs the test's word.
+the more methods there were. So "worth it" needs the test's word, against every row that needs no training.
 """
 
 import math
@@ -57,6 +57,8 @@ class Budget:
 
     count: int | None = None
     """The labels that these are, then."""
+    unbeaten: str | None = None
+    """Of the rows that need no training, the strongest on the test that the method is not clearly above there."""
 
     @property
     def answer(self) -> Answer:
@@ -65,8 +67,8 @@ class Budget:
 
     @property
     def is_unconfirmed(self) -> bool:
-        """Whether the method gains by the labels that chose it, and not clearly on the test."""
-        return _answer(self.held_out) is Answer.YES and self.test is not None and _answer(self.test) is not Answer.YES
+        """Whether the method gains by the held-out labels, and not clearly on the test."""
+        return _answer(self.held_out) is Answer.YES and self.unbeaten is not None
 
     @property
     def labels(self) -> str:
@@ -128,10 +130,23 @@ def budget(first: Row, free: Sequence[Row], share: str) -> Budget | None:
     if own is None or not rivals:
         return None
     over, (row, right) = max(rivals.items(), key=lambda item: np.nanmean(item[1][1]))
-    tested = [_right(each, share, held_out=False) for each in (first, row)]
     resamples = first.best.metrics.protocol.get("resamples", RESAMPLES)
-    test = _difference(tested[0], tested[1], share, resamples) if tested[0] is not None and tested[1] is not None else None
-    return Budget(share, over, _difference(own, right, share, resamples), own.shape[1], test)
+    held_out = _difference(own, right, share, resamples)
+    tests = _tested(first, [row] if _answer(held_out) is not Answer.YES else [each for each, _ in rivals.values()], share)
+    beside = {name: found.mean for name, found in tests.items() if _answer(found) is not Answer.YES}
+    return Budget(
+        share, over, held_out, own.shape[1], tests.get(over), unbeaten=min(beside, key=beside.__getitem__, default=None)
+    )
+
+
+def _tested(first: Row, rows: Sequence[Row], share: str) -> dict[str, "Difference"]:
+    """``first`` against each of these rows on the test images, as far as both have such predictions."""
+    own, found = _right(first, share, held_out=False), {}
+    for row in rows:
+        other = _right(row, share, held_out=False)
+        if own is not None and other is not None and _fit(own, other, share):
+            found[row.method] = _difference(own, other, share, first.best.metrics.protocol.get("resamples", RESAMPLES))
+    return found
 
 
 def _right(row: Row, share: str, held_out: bool) -> np.ndarray | None:
@@ -226,7 +241,8 @@ def _part(answer: Answer, group: Sequence[Budget], is_one_of_several: bool, show
     else:
         numbers = _listed(f"{show(b.held_out)} {over} {noun(b.over)} with {b.labels}" for b in group)
     if answer is Answer.UNKNOWN:
-        return f"cannot be told{where} by {group[0].images:,} held-out labels: {numbers}; {_why_open(group)}"
+        by, contradicted = f"by {group[0].images:,} held-out labels", any(b.is_unconfirmed for b in group)
+        return f"cannot be told{where}{f': {by}' if contradicted else f' {by}:'} {numbers}; {_why_open(group)}"
     instead = "" if answer is Answer.YES else f", use {_listed(rivals)}"
     return f"is {answer}{where}{instead}: {numbers}"
 
@@ -239,12 +255,12 @@ def _budgets(group: Sequence[Budget]) -> str:
 
 
 def _why_open(group: Sequence[Budget]) -> str:
-    unconfirmed = [b for b in group if b.is_unconfirmed]
-    if not unconfirmed:
-        return _more(group)
-    where = f" with {_budgets(unconfirmed)}" if len(group) > 1 else ""
-    said = f"the test does not confirm the gain{where}, and these labels chose the method"
-    return said if len(unconfirmed) == len(group) else f"{said}; {_more([b for b in group if not b.is_unconfirmed])}"
+    """What the test does not confirm, and how many labels would settle the rest."""
+    unconfirmed, others = [b for b in group if b.is_unconfirmed], [b for b in group if not b.is_unconfirmed]
+    where = f" with {_budgets(unconfirmed)}" if unconfirmed and others else ""
+    rivals = _listed(dict.fromkeys(noun(b.unbeaten) for b in unconfirmed if b.unbeaten)) if unconfirmed else ""
+    said = [f"on the test it is not clearly above {rivals}{where}"] if unconfirmed else []
+    return "; ".join([*said, *([_more(others)] if others else [])])
 
 
 def _more(group: Sequence[Budget]) -> str:

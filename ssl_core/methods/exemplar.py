@@ -18,13 +18,13 @@ no pass over the data; no dropout. The classifier starts at zero, learns faster 
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_core.config import Count, Fraction, Positive
+from ssl_core.config import ASCENDING, Count, Fraction, Positive
 from ssl_core.engine import distributed
 from ssl_core.engine.augment import AugmentConfig, change_contrast, change_saturation_value, color_jitter, to_unit, warp
 from ssl_core.engine.encoders import Encoder
@@ -48,15 +48,15 @@ class ExemplarConfig:
     """Transformed copies of a seed in each step. Paper: about 100 over the training; short trainings: 4."""
     translate: float
     """Shift within +- this share of the side. Paper: 0.2."""
-    scale: tuple[float, float]
+    scale: Annotated[tuple[float, float], ASCENDING]
     """Magnification. Paper: 0.7 to 1.4."""
     degrees: float
     """Rotation within +- this. Paper: 20."""
-    contrast: tuple[float, float]
+    contrast: Annotated[tuple[float, float], ASCENDING]
     """Factor along each color axis. Paper: 0.5 to 2."""
-    power: tuple[float, float]
+    power: Annotated[tuple[float, float], ASCENDING]
     """Exponent of saturation and value, log-uniform. Paper: 0.25 to 4; short trainings: 0.5 to 2."""
-    factor: tuple[float, float]
+    factor: Annotated[tuple[float, float], ASCENDING]
     """Factor on saturation and value. Paper: 0.7 to 1.4."""
     offset: float
     """Added to saturation and value, within +- this. Paper: 0.1."""

@@ -48,7 +48,7 @@ def places(names: Sequence[str], seed: int, purpose: int) -> Array:
 
     Accents count alike in both forms that file systems give them.
     """
-    plain = (unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape") for name in names)
+    plain = (unicodedata.normalize("NFC", name).encode("utf-8", "surrogatepass") for name in names)
     digests = b"".join(hashlib.blake2b(name, digest_size=8).digest() for name in plain)
     found: Array = shift(mix(np.frombuffer(digests, "<i8") * GOLDEN + key(seed, purpose)), 11) / 2.0**53
     return found
@@ -95,7 +95,7 @@ def by_groups(labels: Array, groups: Sequence[str], names: Sequence[str], fracti
         mask[rows_of[group]] = True
         taken[:] += counts[group]
 
-    shuffled = np.argsort(places(list(members), seed, purpose), kind="stable").tolist()
+    shuffled = np.argsort(places([member.removeprefix("\0") for member in members], seed, purpose), kind="stable").tolist()
     for group in shuffled:
         if np.abs(wanted - taken - counts[group]).sum() <= np.abs(wanted - taken).sum() and leaves_some(group):
             take(group)

@@ -208,7 +208,7 @@ def test_where_every_row_is_of_earlier_images_the_command_shows_them_and_says_so
     every = {f"evaluate@{r.name}" for r in load_results(project)[0]} | {"register"}
     leaderboard.show(project, leaderboard.earlier(project, every))
     first, *shown = capsys.readouterr().out.splitlines()
-    assert first.startswith("Every row below is of other images or parameters than those here now; make run brings")
+    assert first.startswith("No row below is up to date: images, parameters or code are others now, or files are missing")
     assert any(line.startswith("simclr ") for line in shown) and "what is registered may be older" in "\n".join(shown)
     some = every - {"evaluate@simclr-0"}
     assert leaderboard.earlier(project, some) == some and not capsys.readouterr().out

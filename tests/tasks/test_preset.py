@@ -128,8 +128,17 @@ def test_what_is_taken_back_is_named_and_so_is_a_path_that_stays_without_its_sou
         back, kept = (next(line for line in said.splitlines() if line.startswith(w)) for w in ("taken back: ", "changed since"))
         assert "data.source: sample; data.channels: 1; method." in back and "data.path" not in back and "image_size" not in back
         assert kept.endswith("kept: data.path: mine; data.image_size: 32")
-        assert "warning: data.source is sample again, and data.path, which you changed, stays mine" in said
+        assert "warning: data.source is sample now, and data.path is mine: they may not fit" in said
         file.write_text((ROOT / "params.yaml").read_text())
+    assert command(project, "tasks.preset", "cifar10").returncode == 0
+    file.write_text(file.read_text().replace("path: data/sample", "path: mine"))
+    assert "warning: data.source is sample now, and data.path is mine" in command(project, "tasks.preset", "none").stdout
+    file.write_text((ROOT / "params.yaml").read_text())
+    assert command(project, "tasks.preset", "folder-64px").returncode == 0
+    file.write_text(file.read_text().replace("path: images", "path: mine"))
+    said = command(project, "tasks.preset", "cifar10").stdout
+    assert "data.path is data/sample, was mine" in said and "kept" not in said
+    file.write_text((ROOT / "params.yaml").read_text())
     assert command(project, "tasks.preset", "tiny").returncode == 0
     said = command(project, "tasks.preset", "none").stdout
     assert "taken back: run.methods: [" in said and "data.max_train: null" in said and "warning" not in said

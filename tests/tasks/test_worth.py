@@ -156,13 +156,20 @@ def test_a_gain_that_the_test_does_not_confirm_is_none() -> None:
     assert (few.answer, every.answer) == (Answer.UNKNOWN, Answer.UNKNOWN) and few.held_out.is_clear
     assert verdict.standings["simclr"].answer is Answer.UNKNOWN
     said, checked, *_ = worth_it(verdict)
-    why = "the test does not confirm the gain with 1 % of the labels and all labels, and these labels chose the method; "
+    why = "on the test it is not clearly above raw pixels with 1 % of the labels and all labels; "
     assert said.startswith(
-        "Whether training on your images is worth it cannot be told by 1,000 held-out labels: +10.1 points ("
+        "Whether training on your images is worth it cannot be told: by 1,000 held-out labels +10.1 points ("
     )
     assert why in said and said.endswith("they are equally good.")  # of the budget in between
     assert "with 1 % of the labels (the opposite: not worth it)" in checked and "with all labels (not clear there)" in checked
-    assert said not in worth_it(judge([row("simclr", (600, 600, 900)), rival]))  # without test labels nothing contradicts
+    sure = judge(
+        [row("simclr", (700, 800, 900), test=(650, 750, 850)), row("raw_pixels", (600, 700, 800), test=(500, 600, 700))]
+    )
+    assert worth_it(sure)[0].startswith("Training on your images is worth it: +10.1 points (") and not sure.in_doubt
+    another = row("random_init", (590, 690, 790), test=(700, 800, 900))  # behind by the held-out labels, ahead on the test
+    said, checked, *_ = worth_it(doubt := judge([sure.rows[0].best, sure.rows[1].best, another]))
+    assert doubt.in_doubt and said.endswith("; on the test it is not clearly above an untrained encoder.")
+    assert doubt.standings["simclr"].answer is Answer.UNKNOWN and "(the same: worth it)" in checked  # against raw pixels
 
 
 def test_budgets_with_one_answer_are_named_together() -> None:

@@ -16,7 +16,7 @@ from pyarrow import parquet
 
 from tasks.prepare.labels import Row, arranged, group_of
 from tasks.prepare.source import open_source
-from tasks.prepare.splits import by_groups
+from tasks.prepare.splits import by_groups, by_name
 from tasks.runtime.errors import DataError, UsageError
 from tests.support import corpus
 from tests.tasks.prepare.test_prepare import config, run, write
@@ -104,6 +104,9 @@ def test_most_groups_keep_their_side_when_others_come() -> None:
     after = by_groups(labels, groups, groups, 0.2, 0, 1)
     assert before.mean() == after.mean() == 0.2
     assert (before != after[:700]).sum() <= 0.05 * 700
+    alone = [f"c{label}/{row}.png" for row, label in enumerate(labels)]
+    few = by_groups(labels, ["pair"] * 2 + [""] * 998, alone, 0.2, 0, 1)
+    assert (by_name(labels, alone, 0.2, 0, 1) != few).sum() <= 0.05 * 1000, "two images become a group"
 
 
 def test_of_a_class_with_few_and_large_groups_one_is_held_out() -> None:

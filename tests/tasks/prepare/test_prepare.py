@@ -153,6 +153,7 @@ def test_a_share_by_names_is_near_what_is_asked_and_leaves_some_of_each_class() 
         assert abs(found[1] / 4000 - 0.2) < 0.025 and (found[0], found[2], found[3]) == (0, 0, 1) and 1 <= found[4] <= 2
     assert (by_name(labels, names, 0.2, 0, 1) != by_name(labels, names, 0.2, 1, 1)).any()
     assert places(["Über/\u00e9.png"], 0, 1) == places(["U\u0308ber/e\u0301.png"], 0, 1) != places(["Uber/e.png"], 0, 1)
+    assert 0 <= places(["\ud800\udcff.png"], 0, 1)[0] < 1, "names that are no text"
     assert not by_name(labels, names, 0.0, 0, 1).any() and not by_name(labels[:0], [], 0.2, 0, 1).any()
 
 
