@@ -82,7 +82,10 @@ def check(path: Path, md5: str) -> None:
     if (path / files.MANIFEST).exists():
         files.verify(path)
     elif digest(path) != md5:
-        raise IntegrityError(f"{path} is not the one that dvc.lock records (damaged, or made without DVC); {files.MEND}")
+        raise IntegrityError(
+            f"{path} is not the one that dvc.lock records (damaged, or made without DVC); after git checkout run dvc checkout,"
+            f" else {files.MEND}"
+        )
 
 
 def check_all(paths: Iterable[Path], root: Path) -> None:
