@@ -132,20 +132,21 @@ def budget(first: Row, free: Sequence[Row], share: str) -> Budget | None:
     over, (row, right) = max(rivals.items(), key=lambda item: np.nanmean(item[1][1]))
     resamples = first.best.metrics.protocol.get("resamples", RESAMPLES)
     held_out = _difference(own, right, share, resamples)
-    tests = _tested(first, [row] if _answer(held_out) is not Answer.YES else [each for each, _ in rivals.values()], share)
+    asked = [each for each, _ in rivals.values()] if _answer(held_out) is Answer.YES else [row]
+    tests = _tested(first, asked, share, resamples)
     beside = {name: found.mean for name, found in tests.items() if _answer(found) is not Answer.YES}
     return Budget(
         share, over, held_out, own.shape[1], tests.get(over), unbeaten=min(beside, key=beside.__getitem__, default=None)
     )
 
 
-def _tested(first: Row, rows: Sequence[Row], share: str) -> dict[str, "Difference"]:
+def _tested(first: Row, rows: Sequence[Row], share: str, resamples: int) -> dict[str, "Difference"]:
     """``first`` against each of these rows on the test images, as far as both have such predictions."""
     own, found = _right(first, share, held_out=False), {}
     for row in rows:
         other = _right(row, share, held_out=False)
         if own is not None and other is not None and _fit(own, other, share):
-            found[row.method] = _difference(own, other, share, first.best.metrics.protocol.get("resamples", RESAMPLES))
+            found[row.method] = _difference(own, other, share, resamples)
     return found
 
 
