@@ -173,15 +173,21 @@ def supervised_note(results: Sequence[Result]) -> str:
     )
 
 
-def show(root: Path, out_of_date: Collection[str] = ()) -> None:
+def show(root: Path, out_of_date: Collection[str] = (), anyway: bool = False) -> None:
     """Print the table, what it says, what is missing, where the report is, how to load the best encoder, and last whether
     training was worth it.
 
     Args:
         out_of_date: stages whose outputs are of other parameters or images than those of now: no row is made of them.
+        anyway: show all rows where none is up to date, as in an earlier commit that was checked out, after a line that says so.
     """
     results, missing = load_results(root)
     current = up_to_date(results, out_of_date)
+    if anyway and results and not current:
+        print(
+            "No row below is up to date: images, parameters or code are others now, or files are missing; make run mends that."
+        )
+        current, out_of_date = results, {"register"}.intersection(out_of_date)
     old = sorted({r.name for r in results if r.kept} - {r.name for r in current})
     if old:
         print(f"Not in this table, for they are out of date: {few(old)}; make run brings them up to date.")
@@ -243,19 +249,6 @@ def title(verdict: Verdict) -> str:
     return "what training started from" + (", not to be used" if verdict.instead else "")
 
 
-def earlier(root: Path, out_of_date: Collection[str]) -> Collection[str]:
-    """Where no row is up to date, as in an earlier commit that was checked out, all are shown after a line that says so.
-
-    Returns:
-        What ``show`` is to leave out.
-    """
-    results, _ = load_results(root)
-    if not results or up_to_date(results, out_of_date):
-        return out_of_date
-    print("No row below is up to date: images, parameters or code are others now, or files are missing; make run mends that.")
-    return {"register"}.intersection(out_of_date)
-
-
 def main() -> None:
     """The command: what the results say that are up to date; all of them, where none is."""
     from tasks.dvc import graph  # DVC, which the report does not need
@@ -264,7 +257,7 @@ def main() -> None:
     out_of_date: Collection[str] = ()
     if Path(".dvc").is_dir():
         out_of_date = Schedule(graph.plan(Path.cwd())).out_of_date
-    show(Path(), earlier(Path(), out_of_date))
+    show(Path(), out_of_date, anyway=True)
 
 
 if __name__ == "__main__":

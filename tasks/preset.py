@@ -13,6 +13,7 @@ from typing import Any
 
 from ssl_core.config import unknown_name
 from tasks.runtime import params, settings
+from tasks.runtime.declared import lookup
 from tasks.runtime.edited_yaml import edit, written_like
 from tasks.runtime.errors import UsageError, run
 from tasks.runtime.start_rows import ROW
@@ -123,19 +124,13 @@ def apply(text: str, name: str, values: Mapping[str, Any]) -> tuple[str, Changes
 
 def taken_back(before: Mapping[str, Any], now: Mapping[str, Any], earlier: Changes, changes: Changes) -> dict[str, Any]:
     """By dotted key: the values that the earlier preset had set, and that are again what they were before it."""
-    keys = [key for key in earlier if key not in changes and _at(now, key) != _at(before, key)]
-    return {key: _at(now, key) for key in keys}
-
-
-def _at(values: Any, key: str) -> Any:
-    for name in key.split("."):
-        values = values.get(name) if isinstance(values, Mapping) else None
-    return values
+    keys = [key for key in earlier if key not in changes and lookup(now, key) != lookup(before, key)]
+    return {key: lookup(now, key) for key in keys}
 
 
 def apart(now: Mapping[str, Any], back: Mapping[str, Any]) -> list[str]:
     """Of source and path the preset's one was taken back and the user's other one stays: a line that says so."""
-    source, path = _at(now, "data.source"), _at(now, "data.path")
+    source, path = lookup(now, "data.source"), lookup(now, "data.path")
     fits = (source == SAMPLE) == (path == SAMPLE_PATH) or source == "torchvision"  # which needs no path
     if fits or not {"data.source", "data.path"} & set(back):
         return []

@@ -1,7 +1,7 @@
 """Which images become training, test and held-out ones: seeded, stratified, the same for the same names.
 
-Which side of the test an image lies on follows from its own name, whatever other images there are (decision 35): what an
-encoder was trained on last week is no test image of this week.
+Which side of the test an image lies on follows from its own name, and not from what other images there are, as far as groups
+and small classes allow that (decision 35): an encoder of last week is not to meet its training images in the test of this week.
 """
 
 import hashlib
