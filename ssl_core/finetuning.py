@@ -97,7 +97,7 @@ def finetune(
 
     Args:
         images: (N, C, H, W), all labelled; ``data.labels`` (N,) are their classes.
-        train: its steps stay the same where there are fewer images than a batch holds.
+        train: its steps stay the same where there are fewer images than a batch holds; an epoch of such is one step.
 
     Returns:
         The trained copy, in evaluation mode, and its head (dim -> classes), both on ``device``.
@@ -106,7 +106,8 @@ def finetune(
         NonFinite: the rate is too high.
     """
     size = min(train.batch_size, len(images))
-    few = replace(train, batch_size=size, images=train.steps(len(images)) * size, epochs=None, epoch_share=1.0)
+    steps = train.steps(max(len(images), train.batch_size))
+    few = replace(train, batch_size=size, images=steps * size, epochs=None, epoch_share=1.0)
     few = replace(few, lr=train.lr * train.batch_size / size, health_images=2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -63,11 +63,12 @@ def test_an_encoder_learns_its_labels_and_stays_as_it_was_outside() -> None:
     assert not torch.equal(next(tuned.parameters()), next(encoder.parameters()))
 
 
-def test_a_batch_larger_than_the_labels_takes_as_many_steps_at_the_same_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("budget", [{"images": 64 * 5}, {"epochs": 5}], ids=["images", "epochs"])
+def test_a_batch_larger_than_the_labels_takes_as_many_steps_at_the_same_rate(budget: dict[str, int]) -> None:
     seen = []
     images, labels = textured_images(6, 1, 16, 0), torch.arange(6) % 2
     info = DataInfo(6, 16, 1, (0.5,), (0.2,), labels, 2)
-    train = replace(TRAIN, images=64 * 5, batch_size=64)
+    train = replace(TRAIN, **{"batch_size": 64, **budget})
     finetune(encoder_of(), images, info, STILL, train, 0.75, 0, CPU, lambda position: seen.append(position.steps))
     assert seen == [5] * 5
 

@@ -22,7 +22,7 @@ from tasks.results import Result, load_results
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.files import load_tensors, save_tensors
 from tasks.verdict import Verdict, judge, judge_one
-from tasks.worth import Answer, Budget, counted, points
+from tasks.worth import UNTESTED, Answer, Budget, counted, points
 from tests.support.example_results import HELD_OUT, metrics_of, write_project
 
 IMAGES = 1000
@@ -80,6 +80,18 @@ def test_a_clear_lead_over_the_best_free_row_at_every_budget_is_worth_it() -> No
     assert said.startswith("Training on your images is worth it: +5.1 points over ImageNet features with 1 % of the labels, +")
     assert " to " not in said + checked and checked.count("(the same: worth it)") == 3
     assert verdict.standings["simclr"].answer is Answer.YES and verdict.standings["pretrained"].answer is None
+
+
+def test_worth_it_without_a_test_says_that_nothing_checked_it() -> None:
+    pair = [row("simclr", (600, 700, 800)), row("raw_pixels", (500, 660, 700))]
+    pool = [dataclasses.replace(r, right={}, judged=Judged(r.judged.held_out, {})) for r in pair]
+    said, checked, *_ = worth_it(judge(pool))
+    assert said.startswith("Training on your images is worth it") and checked == UNTESTED
+    worse = [
+        dataclasses.replace(r, metrics=dataclasses.replace(r.metrics, method=name))
+        for r, name in zip(pool, ("raw_pixels", "simclr"), strict=True)
+    ]
+    assert "not worth it" in worth_it(judge(worse))[0] and UNTESTED not in worth_it(judge(worse))
 
 
 @pytest.mark.usefixtures("pretrained")
