@@ -1,4 +1,4 @@
-"""Randomness that is a pure function of (seed, purpose, epoch, step, sample id).
+"""Randomness that is a pure function of its key (seed, purpose, epoch, step) and the sample id.
 
 No generator state exists, so nothing has to be saved for an exact resume, and the numbers drawn for an image do not
 depend on the batch it sits in, on the number of processes or on the device: integers are hashed (``ssl_core.hashing``).

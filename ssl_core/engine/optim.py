@@ -101,7 +101,8 @@ class AdamW(_Plain, torch.optim.AdamW):
 
 
 class Lars(_Plain):
-    """SGD with layer-wise trust ratios (You, Gitman, Ginsburg, arXiv 1708.03888).
+    """SGD with layer-wise trust ratios (You, Gitman, Ginsburg, arXiv 1708.03888), as the codes of SimCLR and BYOL have it: the
+    norm is of the gradient with its decay, where the paper adds two norms, and the rate is outside the momentum.
 
     For a weight w with gradient g: g' = g + wd * w; q = eta * |w| / |g'|; buf = mu * buf + q * g'; w -= lr * buf. The ratio
     q is 1 where a norm is 0 and for groups with ``adapt`` False (biases, norms). With ``clip``, as in solo-learn, it is

@@ -107,8 +107,9 @@ def _resized(network: nn.Module, name: str, value: Tensor, target: Tensor) -> Te
 
 
 def _for_channels(kernels: Tensor, channels: int) -> Tensor:
-    """First convolution (O, I, k, k) for ``channels``: the sum for one, so that a grey image gives what it gave in color;
-    else the I repeated, at a scale that keeps the size of what comes out. timm has the same rule.
+    """First convolution (O, I, k, k) for ``channels``: the sum for one, so that a grey image gives what it gave in color where
+    mean and deviation of the colors are equal, and nearly that elsewhere; else the I repeated, at a scale that keeps the size
+    of what comes out. timm has the same rule.
     """
     if channels == 1:
         return kernels.sum(1, keepdim=True)

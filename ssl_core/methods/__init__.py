@@ -2,7 +2,9 @@
 
 A file holds everything about its method and nothing else. Read it from top to bottom:
 
-1. the docstring: paper, idea, equation, guards, and where this code deviates from the paper and why;
+1. the docstring: paper, idea, equation, guards, and where this code deviates from the paper and why. What concerns all of
+   them stands here: the common views (``augment``) have no blur and no solarization as shipped, which small images do not
+   stand, and crop less than the papers do, for short trainings (decision 19);
 2. ``Config``: the method's numbers, each with the paper's value; the values in use are in params.yaml;
 3. what only this method computes, as plain functions of tensors;
 4. the class: what it declares (title, year, family, paper), its networks, ``views`` (all randomness), ``loss``.

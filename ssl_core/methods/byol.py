@@ -3,7 +3,8 @@
 Grill et al., NeurIPS 2020, arXiv 2006.07733.
 
 Idea: an online network predicts the projection that a slowly moving copy of itself, the target, gives to the other
-view. There are no negatives; predictor, momentum and BatchNorm in the heads keep it from collapsing.
+view. There are no negatives; predictor and momentum keep it from collapsing, and normalization, which need not be that of the
+batch (arXiv 2010.10241); with none in the heads it collapses here.
 
     L = mean( |unit(q1) - unit(z2')|^2 + |unit(q2) - unit(z1')|^2 ),  q = predictor(projector(encoder(x))),  z' of the target
     m(t) = 1 - (1 - m_base) * (cos(pi * t) + 1) / 2                   from m_base to 1 over the training

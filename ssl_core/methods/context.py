@@ -7,7 +7,7 @@ of the 8 directions y leads from a to b:
 
     L = mean over neighbors (a, b) of CE(g(f(a), f(b)), y)         y = 0..7: up-left, up, up-right, left, right, ..., down-right
 
-Guards against answers that need no objects. Tiles have gaps and a random place in their cell (no lines to continue, no
+Guards against answers that need no objects. Tiles have gaps and a random place in their cell (few lines to continue, no
 fixed pixel distance). Lenses shift green against red and blue towards the rim, so color alignment tells the absolute
 position: two of three channels of each tile become noise (``drop``), or the green-magenta axis is projected away
 (``project``). Some tiles are reduced to 100 pixels and enlarged again. Each tile is standardized, so that brightness
@@ -15,7 +15,8 @@ tells nothing. The hidden layer has BatchNorm without scale and shift, with whic
 stuck.
 
 Deviations from the paper: all neighbors of a grid in one step, as each tile costs one encoding however many pairs it is
-in; one hidden layer; no dropout (the loss draws no random number). Evaluate an earlier block, too: the last one
+in; gaps as in the jigsaw puzzle, a third of a tile on average and now and then none (paper: about half, and always some); one
+hidden layer; no dropout (the loss draws no random number). Evaluate an earlier block, too: the last one
 specializes on the task.
 """
 
@@ -121,7 +122,9 @@ class Context(Method):
         return torch.where(rng.bernoulli(self.config.pixelate, cut.shape[1], 1, 1, 1), coarse, cut)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Cross-entropy over all pairs, and the share that is right (chance: 1/8 at grid 3, at most 1/6)."""
+        """Cross-entropy over all pairs, and the share that is right (chance: that of the most frequent direction, 1/6 at grid
+        2, .15 at grid 3).
+        """
         (cut,) = batch.views
         features = self.encoder(cut.flatten(0, 1)).reshape(*cut.shape[:2], -1)
         pairs = torch.cat([features[:, self.first], features[:, self.second]], dim=2).flatten(0, 1)

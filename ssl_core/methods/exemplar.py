@@ -32,8 +32,6 @@ from ssl_core.engine.method import Batch, DataInfo, Embed, Method
 from ssl_core.parts.losses import is_top1
 from ssl_core.rng import Rng
 
-SEEDS = 1  # key of the draw of the seeds
-
 
 @dataclass(frozen=True, kw_only=True)
 class ExemplarConfig:
@@ -73,13 +71,14 @@ class GradientEnergy(nn.Module):
         return (x.diff(dim=2).square().mean((1, 2, 3)) + x.diff(dim=3).square().mean((1, 2, 3)))[:, None]
 
 
-def draw_seeds(energy: Tensor, count: int) -> Tensor:
+def draw_seeds(energy: Tensor, count: int, draw: int) -> Tensor:
     """(N,) class of each image, or -1: ``count`` images drawn without replacement, in proportion to ``energy`` (N,).
 
-    Exponential keys (Efraimidis, Spirakis, 2006): the largest log(u) / energy win. Fewer seeds when fewer have energy.
+    Exponential keys (Efraimidis, Spirakis, 2006): the largest log(u) / energy win. Fewer seeds when fewer have energy. ``draw``
+    names the random numbers.
     """
     ids = torch.arange(len(energy), device=energy.device)
-    keys = Rng(ids, SEEDS).uniform().clamp(min=2.0**-25).log() / energy
+    keys = Rng(ids, draw).uniform().clamp(min=2.0**-25).log() / energy
     seeds = keys.topk(min(count, int((energy > 0).sum()))).indices.sort().values
     classes = torch.full_like(ids, -1)
     classes[seeds] = torch.arange(len(seeds), device=ids.device)
@@ -97,6 +96,7 @@ class Exemplar(Method):
     shows = "copies of each image, strongly changed: the method tells of which image a copy is"
     Config = ExemplarConfig
     classes: Tensor
+    draw: Tensor
 
     def __init__(self, encoder: Encoder, config: ExemplarConfig, augment: AugmentConfig, data: DataInfo):
         super().__init__(encoder, config, augment, data)
@@ -108,11 +108,13 @@ class Exemplar(Method):
         for parameter in self.classifier.parameters():
             nn.init.zeros_(parameter)
         self.hue = replace(augment, jitter=1.0, brightness=0.0, contrast=0.0, saturation=0.0, hue=config.hue)
+        self.register_buffer("draw", torch.randint(2**31, ()))  # as the weights: by the training's seed
 
     def before_epoch(self, epoch: int, embed: Embed) -> None:
         """Draw the seeds, once."""
         if epoch == 0:
-            self.classes.copy_(draw_seeds(embed(GradientEnergy())[:, 0], self.classifier.out_features))
+            energy = embed(GradientEnergy())[:, 0]
+            self.classes.copy_(draw_seeds(energy, self.classifier.out_features, int(self.draw)))
 
     def chosen(self, ids: Tensor) -> Tensor:
         """Rows (n,) of this process's batch to train on: its seeds, and others if there are too few.

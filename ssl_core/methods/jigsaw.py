@@ -7,12 +7,13 @@ The tiles x_0..x_T-1 of a grid are shuffled by permutation p of a fixed set; the
 
     L = mean of CE(g(e(f(x_P[p][0])), ..., e(f(x_P[p][T-1]))), p)
 
-The permutations of the set are far apart (greedy max-min Hamming distance), or two similar tiles swapped would make two
-of them look alike. The set is a buffer: it belongs to the classifier and travels with the checkpoint. Guards against
-answers that need no objects: gaps and random places (no lines to continue), each tile standardized (no brightness), a
-share of the images grey and the color channels shifted against one another (no chromatic aberration to measure).
+The permutations of the set are far apart, or two similar tiles swapped would make two of them look alike. The set is a
+buffer: it belongs to the classifier and travels with the checkpoint. Guards against answers that need no objects: gaps and
+random places (few lines to continue), each tile standardized (no brightness), a share of the images grey and the color
+channels shifted against one another (no chromatic aberration to measure).
 
-Deviations from the paper: several permutations of an image in each step. Tiles are encoded one by one, so shuffling
+Deviations from the paper: the next permutation of the set is the one whose smallest Hamming distance to the others is largest,
+not their sum; several permutations of an image in each step. Tiles are encoded one by one, so shuffling
 their embeddings is shuffling the tiles, and a second puzzle costs no second encoding. At 32 px a 2 x 2 grid with all 24
 permutations keeps tiles of 12 px; tiles below 8 px hold little to recognize.
 """

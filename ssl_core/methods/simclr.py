@@ -11,8 +11,8 @@ with unit-length z = projector(encoder(view)); ``parts.losses.nt_xent`` computes
 
 Deviations: SGD instead of LARS, because the batch is hundreds and not thousands; the released code adds the
 means of the two directions (twice this loss), the paper and this file average them; as shipped, the projector ends in
-BatchNorm without scale and shift (the paper has none there, the released code one with a scale); at 28-32 px a blur of at
-most one pixel, since the paper's would leave little to see.
+BatchNorm without scale and shift (the paper has none there, the released code one with a scale); no blur, as in the paper's
+own recipe for CIFAR-10.
 """
 
 from dataclasses import dataclass

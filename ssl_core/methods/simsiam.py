@@ -3,15 +3,16 @@
 Chen, He, CVPR 2021, arXiv 2011.10566.
 
 Idea: BYOL without the momentum network. One branch predicts the projection of the other, and the gradient stops there:
-without that stop, without the predictor, or without BatchNorm in the heads everything collapses to one vector.
+without that stop or without the predictor everything collapses to one vector, in trainings of the paper's length. Without
+BatchNorm in the heads nothing collapses, but it learns less.
 
     L = -1/2 mean cos(p1, stop(z2)) - 1/2 mean cos(p2, stop(z1)),  z = projector(encoder(x)), p = predictor(z)    in [-1, 1]
 
 The projector ends in BatchNorm without scale and shift; the predictor is a bottleneck with nothing after it, and its
 learning rate stays constant (section 4.2: it should follow the newest representations).
 
-Deviations: a narrower projector, since the features are; no
-blur, as in the authors' CIFAR-10 recipe; AdamW instead of SGD in short trainings.
+Deviations: a narrower projector, since the features are; no blur, as in the authors' CIFAR-10 recipe; AdamW instead of SGD in
+short trainings.
 """
 
 from dataclasses import dataclass

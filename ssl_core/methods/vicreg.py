@@ -8,9 +8,10 @@ deviation of at least 1 over the batch, and no two components are correlated.
     L = a * mean (z1 - z2)^2 + b * (v(z1) + v(z2)) / 2 + c * (cov(z1) + cov(z2))
     v(z) = mean_j max(0, 1 - sqrt(Var(z_j) + 1e-4)),  cov(z) = 1/D * sum_{i != j} Cov(z)_ij^2        variances with N - 1
 
-Deviations: the half before the variance term is that of the authors' code, the paper's equation has none; a narrower
-and shallower expander, as the features are narrow and CIFAR-10 recipes have it; AdamW instead of LARS (batches of
-hundreds); as shipped, no blur and no solarization, which small images do not stand (the paper augments as BYOL does).
+Deviations: as in the authors' code, and not in the paper's equations, there is a half before the variance term, and the
+invariance term is a mean over the components, where the paper has their sum; a narrower and shallower expander, as the features
+are narrow and CIFAR-10 recipes have it; AdamW instead of LARS (batches of hundreds); as shipped, no blur and no solarization,
+which small images do not stand (the paper augments as BYOL does).
 """
 
 from dataclasses import dataclass, replace

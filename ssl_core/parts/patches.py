@@ -27,8 +27,9 @@ def grid_geometry(image_size: int, grid: int) -> Geometry:
     """The one rule for every image size.
 
     A cell is ``image_size // grid``; a tile is the even number nearest to three quarters of it. The rest of the cell,
-    always at least one pixel, is where the tile may move: it makes gaps between tiles, so that a task cannot be solved
-    by continuing lines across a cut or by counting pixels (arXiv 1505.05192, 1603.09246).
+    always at least one pixel, is where the tile may move: it makes gaps between tiles, so that a task is seldom solved
+    by continuing lines across a cut or by counting pixels (arXiv 1505.05192, 1603.09246). Of neighbors at grid 2 of 28 px
+    the gap is 4 px on average, and none for one pair in 25.
 
     =====  ========  ========
     image  grid 2    grid 3
@@ -84,8 +85,8 @@ def permutation_set(n: int, size: int) -> Tensor:
     """``size`` permutations of ``0..n-1`` that are far apart: (size, n) int64.
 
     Greedy on the smallest Hamming distance to those already chosen, from the identity, ties to the first in
-    lexicographic order (arXiv 1603.09246, algorithm 1, made reproducible). The published sets maximize the mean
-    distance instead and hold pairs that differ by one swap.
+    lexicographic order. arXiv 1603.09246, algorithm 1, is greedy on the sum of the distances instead, and so its sets hold
+    pairs that differ by one swap.
 
     Raises:
         ValueError: there are not that many permutations, or too many to look at.

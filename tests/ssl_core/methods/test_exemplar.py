@@ -35,8 +35,8 @@ STILL = dataclasses.replace(
 IDS = torch.arange(8)
 
 
-def make(config: ExemplarConfig = CONFIG, side: int = 28, channels: int = 1, n: int = 8) -> Exemplar:
-    torch.manual_seed(0)
+def make(config: ExemplarConfig = CONFIG, side: int = 28, channels: int = 1, n: int = 8, seed: int = 0) -> Exemplar:
+    torch.manual_seed(seed)
     encoder = encoder_of(channels, side)
     return Exemplar(encoder, config, AUGMENT, DataInfo(n, side, channels, (0.5,) * channels, (0.25,) * channels))
 
@@ -47,16 +47,25 @@ def images(side: int = 28, channels: int = 1) -> torch.Tensor:
 
 def test_seeds_are_drawn_in_proportion_to_their_gradient_energy() -> None:
     energy = torch.cat([torch.full((4000,), 1.0), torch.full((4000,), 4.0)])
-    chosen = draw_seeds(energy, 800) >= 0
+    chosen = draw_seeds(energy, 800, 1) >= 0
     assert int(chosen.sum()) == 800
     assert 0.76 < float(chosen[4000:].sum() / 800) < 0.83  # 4 to 1, less a little: drawn without replacement
 
 
 def test_the_draw_repeats_and_numbers_the_seeds_without_gaps() -> None:
     energy = torch.rand(500, generator=torch.Generator().manual_seed(0))
-    classes = draw_seeds(energy, 100)
-    assert torch.equal(classes, draw_seeds(energy, 100))
+    classes = draw_seeds(energy, 100, 1)
+    assert torch.equal(classes, draw_seeds(energy, 100, 1))
     assert classes[classes >= 0].tolist() == list(range(100))
+
+
+def test_another_seed_of_the_training_has_other_images_as_classes() -> None:
+    energy, drawn = torch.rand(500, 1, generator=torch.Generator().manual_seed(0)), []
+    for seed in (0, 0, 1):
+        method = make(dataclasses.replace(CONFIG, seeds=100, seed_share=1.0), n=500, seed=seed)
+        method.before_epoch(0, lambda module: energy)
+        drawn.append(method.classes)
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 
 
 def test_no_more_than_their_share_of_the_images_are_seeds_and_a_step_costs_the_same() -> None:
