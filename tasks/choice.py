@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ssl_core.networks import network
+from tasks import few_labels
 from tasks.results import Result, merit, place, precedence, ranked
 
 
@@ -39,13 +40,26 @@ def candidates(results: Sequence[Result]) -> list[Result]:
 
 
 def champion(results: Sequence[Result]) -> Result | None:
-    """The encoder to take: the best seed of the candidate with the most ``merit`` on average; None without labels."""
-    return _most_merit(candidates(results))
+    """The encoder to take: the best seed of the candidate with the most ``merit`` on average; None without labels, or where
+    there are a few and it predicts none of them."""
+    best = _most_merit(candidates(results))
+    return best if best and not _is_silent(best, results) else None
+
+
+def _is_silent(best: Result, results: Sequence[Result]) -> bool:
+    found = [r.few.explained for r in results if r.method == best.method and r.few]
+    return bool(found) and sum(found) <= 0
 
 
 def why_none(results: Sequence[Result]) -> str:
-    """Why ``champion`` names none where there are labels."""
-    if candidates(results):
+    """Why ``champion`` names none."""
+    taken = candidates(results)
+    best = _most_merit(taken)
+    if best and best.few:
+        return f"{best.name} comes first, and {few_labels.in_words(best.few)}: label more, or train longer."
+    if any(not r.is_collapsed for r in taken):
+        return few_labels.sentence(None)
+    if taken:
         return "Every encoder has collapsed."
     return "No method has been evaluated: list one in run.methods, or see why it failed."
 

@@ -7,6 +7,7 @@ and registration follow from it as from everything else.
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
 
 FOLDER = Path("labels")
 FILE = FOLDER / "label-these.csv"
-COLUMNS = ("number", "file", "label")
+COLUMNS = ("number", "file", "label", "picture")
+NEEDED = COLUMNS[1:3]
+ALIKE = 20
+"""Most bits of 64 in which codes of a picture may differ. The same one of another size, in grey or of another depth differs in
+13 at most, 99 times in 100; two photographs differ in 25 and more, every other time."""
 NAMED = 5
 """Faults that a message names."""
 ENOUGH = 100
@@ -65,15 +70,38 @@ class Few:
         return len(self.each)
 
 
-def labels(path: Path, names: Sequence[str]) -> dict[int, str]:
-    """What a CSV file with the columns of ``COLUMNS`` says of images, by their numbers among ``names``, in its order; nothing
-    where no line has a label yet.
+@dataclass(frozen=True)
+class Pool:
+    """The images that labels may be of: all training images."""
+
+    names: Sequence[str]
+    """As cells of a table show them."""
+    images: dataset.Array
+    """(N, C, S, S), as they are stored."""
+
+    def code(self, row: int) -> str:
+        """What the picture looks like, so that the same name for another one is noticed: ``p`` and 16 hexadecimal digits, a bit
+        for each two neighbors of 9 x 8 parts, whether the right one is brighter (a difference hash)."""
+        from PIL import Image
+
+        grey = np.asarray(self.images[row], np.float32).mean(0)
+        parts = np.asarray(Image.fromarray(grey).resize((9, 8), Image.Resampling.BOX))
+        return f"p{np.packbits(parts[:, 1:] > parts[:, :-1]).tobytes().hex()}"  # a spreadsheet takes no p for a number
+
+    def has(self, row: int, code: str) -> bool:
+        """Whether ``code`` may be of this image; a cell that is no code says nothing."""
+        return not re.fullmatch("p[0-9a-f]{16}", code) or (int(code[1:], 16) ^ int(self.code(row)[1:], 16)).bit_count() <= ALIKE
+
+
+def labels(path: Path, pool: Pool) -> dict[int, str]:
+    """What a CSV file with the columns of ``COLUMNS`` says of images, by their numbers in ``pool``, in its order; nothing where
+    no line has a label yet.
 
     Raises:
-        DataError: the file cannot be read, or names images that are not there or twice.
+        DataError: the file cannot be read, or names images that are not there, twice, or now others than when it was made.
     """
     lines = _lines(path)
-    number = {name: row for row, name in enumerate(names)}
+    number = {name: row for row, name in enumerate(pool.names)}
     files_named = [line["file"] for line in lines]
     unknown = [name for name in files_named if name not in number]
     if unknown:
@@ -84,19 +112,23 @@ def labels(path: Path, names: Sequence[str]) -> dict[int, str]:
     twice = [name for name, count in Counter(files_named).items() if count > 1]
     if twice:
         raise DataError(f"{path} names {few(twice, NAMED)} more than once; leave one line of each")
+    others = [line["file"] for line in lines if not pool.has(number[line["file"]], line["picture"])]
+    if others:
+        raise DataError(
+            f"{path}: {few(others, NAMED)} {'is' if len(others) == 1 else 'are'} another picture now than when the labels were"
+            " given (data.path, data.tile): move the file away, and python -m tasks.label picks anew; if it is the same, only"
+            " prepared otherwise, empty the column picture"
+        )
     return {number[line["file"]]: line["label"] for line in lines} if any(line["label"] for line in lines) else {}
 
 
-def read(path: Path, names: Sequence[str]) -> Labelled | None:
+def read(path: Path, pool: Pool) -> Labelled | None:
     """The labels in such a file; None where no line has one yet.
-
-    Args:
-        names: of all training images.
 
     Raises:
         DataError: as of ``labels``, or its labels tell nothing.
     """
-    found = labels(path, names)
+    found = labels(path, pool)
     given = [(row, label) for row, label in found.items() if label]
     if not given:
         return None
@@ -133,15 +165,15 @@ def _lines(path: Path) -> list[dict[str, str]]:
     except csv.Error as error:
         raise DataError(f"{path}: {error}; save it as CSV") from None
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
-    missing = [name for name in COLUMNS[1:] if name not in header]
+    missing = [name for name in NEEDED if name not in header]
     if missing:
         raise DataError(f"{path} has no column {' and no column '.join(missing)}; its first line must be {','.join(COLUMNS)}")
-    if twice := [name for name in COLUMNS[1:] if header.count(name) > 1]:
+    if twice := [name for name in NEEDED if header.count(name) > 1]:
         raise DataError(f"{path} has two columns {twice[0]}; leave one")
     short = [str(number) for number, row in enumerate(rows, 1) if len(row) <= header.index("file")]
     if short:
         raise DataError(f"{path}: line {few(short, NAMED)} has no file; make it as it was, or leave it out")
-    at = {name: header.index(name) for name in COLUMNS[1:]}
+    at = {name: header.index(name) if name in header else len(header) for name in COLUMNS[1:]}
     return [{name: row[place].strip() if place < len(row) else "" for name, place in at.items()} for row in rows[1:]]
 
 
@@ -149,11 +181,28 @@ def _is(names: Sequence[str]) -> str:
     return "is not" if len(names) == 1 else "are not"
 
 
-def names(root: Path) -> list[str]:
-    """The names of all training images, in the order of their rows, as cells of a table show them."""
+def pool(root: Path) -> Pool:
+    """The training images, in the order of their rows."""
     lines = (root / dataset.PREPARED / "train_files.txt").read_text(encoding="utf-8").splitlines()
     whole = (json.loads(line).encode("utf-8", "surrogateescape") for line in lines)  # of any bytes
-    return [safe_cell(name.decode("utf-8", "backslashreplace")) for name in whole]
+    names = [safe_cell(name.decode("utf-8", "backslashreplace")) for name in whole]
+    return Pool(names, dataset.load(root / dataset.PREPARED).train_images)
+
+
+def are_needed(data: dataset.Dataset) -> bool:
+    """Whether no held-out labels choose among the encoders of these images."""
+    held = data.train_holdout[data.train_labels >= 0]
+    return not held.any() or bool(held.all())
+
+
+def check(root: Path) -> None:
+    """Once the images are prepared, and before anything is trained on them: whether the labels that will choose are of them.
+
+    Raises:
+        DataError: the file of labels is not as it must be.
+    """
+    if (root / FILE).exists() and are_needed(dataset.load(root / dataset.PREPARED)):
+        read(root / FILE, pool(root))
 
 
 def beside(root: Path, results: Sequence["Result"]) -> list["Result"]:
@@ -163,7 +212,7 @@ def beside(root: Path, results: Sequence["Result"]) -> list["Result"]:
         DataError: the file of labels is not as it must be.
     """
     path = root / FILE
-    found = read(path, names(root)) if path.exists() else None
+    found = read(path, pool(root)) if path.exists() else None
     if found is None:
         return list(results)
     import torch

@@ -19,7 +19,7 @@ from tasks import few_labels
 from tasks.choice import champion, why_none
 from tasks.columns import FEW_LABELS
 from tasks.conclusions import sentences, worth_it
-from tasks.few_labels import COLUMNS, ENOUGH, FILE
+from tasks.few_labels import COLUMNS, ENOUGH, FILE, Pool
 from tasks.leaderboard import percent
 from tasks.prepare.auditing import printable
 from tasks.results import Result, load_scores
@@ -48,8 +48,7 @@ def refuse_labels(root: Path) -> None:
     if not (root / dataset.PREPARED / files.MANIFEST).exists():
         raise UsageError("no images are prepared here; run make run first, whose encoders choose the images to label")
     data = dataset.load(root / dataset.PREPARED)
-    held = data.train_holdout[data.train_labels >= 0]
-    if held.any() and not held.all():
+    if not few_labels.are_needed(data):
         raise DataError("the images have labels, and the held-out ones choose: nothing is left to label")
     tasks = params.run_config(params.load(root / params.PARAMS)).tasks
     if tasks:
@@ -74,7 +73,7 @@ def picked(root: Path, results: Sequence[Result], count: int) -> list[int]:
     return [int(rows[i]) for i in spread([torch.from_numpy(x[rows]) for x in stored], count, SEED)]
 
 
-def to_csv(rows: Sequence[int], names: Sequence[str], labels: Mapping[int, str] = MappingProxyType({})) -> str:
+def to_csv(rows: Sequence[int], pool: Pool, labels: Mapping[int, str] = MappingProxyType({})) -> str:
     """The file to fill in.
 
     Args:
@@ -83,7 +82,7 @@ def to_csv(rows: Sequence[int], names: Sequence[str], labels: Mapping[int, str] 
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows((number, names[row], labels.get(row, "")) for number, row in enumerate(rows, 1))
+    writer.writerows((number, pool.names[row], labels.get(row, ""), pool.code(row)) for number, row in enumerate(rows, 1))
     return out.getvalue()
 
 
@@ -92,9 +91,10 @@ def sheet(rows: Sequence[int], images: dataset.Array) -> bytes:
     from PIL import Image
 
     from tasks.picture_sheet import ACROSS, SIDE, Section, png
-    from tasks.report.pictures import thumbnail
+    from tasks.report.pictures import ends, thumbnail
 
-    found = {row: Image.fromarray(thumbnail(images[row])).resize((SIDE, SIDE)) for row in rows}
+    shown = ends(images, rows)
+    found = {row: Image.fromarray(thumbnail(images[row], shown)).resize((SIDE, SIDE)) for row in rows}
     groups = [rows[start : start + ACROSS] for start in range(0, len(rows), ACROSS)]
     titles = [f"{ACROSS * i + 1} to {ACROSS * i + len(group)}" for i, group in enumerate(groups)]
     return png([Section(title, group) for title, group in zip(titles, groups, strict=True)], found)
@@ -110,12 +110,12 @@ def pick(root: Path, count: int) -> None:
     if count < LEAST:
         raise UsageError(f"--count must be {LEAST} or more")
     refuse_labels(root)
-    names = few_labels.names(root)
-    labels = few_labels.labels(root / FILE, names) if (root / FILE).exists() else {}
+    every = few_labels.pool(root)
+    labels = few_labels.labels(root / FILE, every) if (root / FILE).exists() else {}
     if len(labels) >= count:
         empty = sum(not label for label in labels.values())
         wait = f" and {counted(empty, 'line', 'lines')} without one" if empty else ""
-        more = f"--count {min(2 * len(labels), len(names))} adds images, " if len(labels) < len(names) else ""
+        more = f"--count {min(2 * len(labels), len(every.names))} adds images, " if len(labels) < len(every.names) else ""
         to_do = f"python -m tasks.label {FILE} takes them, {more}or move it away for new ones"
         raise UsageError(f"{FILE} has labels{wait}; {to_do}")
     fresh = [row for row in picked(root, load_scores(root)[0], count) if row not in labels]
@@ -124,8 +124,8 @@ def pick(root: Path, count: int) -> None:
     wanted = min(count - len(labels), len(fresh))
     rows = [*labels, *(fresh[i * len(fresh) // wanted] for i in range(wanted))]  # evenly: rows lie by class in many a folder
     (root / FILE).parent.mkdir(exist_ok=True)
-    files.write_bytes(root / SHEET, sheet(rows, dataset.load(root / dataset.PREPARED).train_images))
-    files.write_text(root / FILE, to_csv(rows, names, labels))
+    files.write_bytes(root / SHEET, sheet(rows, every.images))
+    files.write_text(root / FILE, to_csv(rows, every, labels))
     waiting, of_all = sum(not labels.get(row) for row in rows), f" of {len(rows)}" if labels else ""
     print(f"{FILE}: {waiting} images to label{of_all}, shown in {SHEET}.")
     print(f"Write a class into the column label of each, then: python -m tasks.label {FILE}")
@@ -138,7 +138,7 @@ def take(root: Path, path: Path) -> None:
         DataError: something is wrong with the file.
     """
     refuse_labels(root)
-    found = few_labels.read(path, few_labels.names(root))
+    found = few_labels.read(path, few_labels.pool(root))
     if found is None:
         raise DataError(f"{path} has no label yet; write a class into the column label of each line")
     if path.resolve() != (root / FILE).resolve():

@@ -180,6 +180,7 @@ def show(root: Path, out_of_date: Collection[str] = (), anyway: bool = False) ->
     Args:
         out_of_date: stages whose outputs are of other parameters or images than those of now: no row is made of them.
         anyway: show all rows where none is up to date, as in an earlier commit that was checked out, after a line that says so.
+        heading: what stands above, where there is anything to show.
     """
     results, missing = load_results(root)
     current = up_to_date(results, out_of_date)
@@ -193,6 +194,8 @@ def show(root: Path, out_of_date: Collection[str] = (), anyway: bool = False) ->
         print(f"Not in this table, for they are out of date: {few(old)}; make run brings them up to date.")
     if not current:
         return
+    if heading:
+        print(heading)
     results = current
     verdict = judge(results)
     print("\n".join([to_text(verdict), "", *sentences(verdict)]).rstrip())

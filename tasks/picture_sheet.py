@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tasks.prepare.source import Source
 from tasks.prepare.workers import Job, decode_all
+from tasks.report.pictures import ends, shades
 
 SIDE, GAP, LINE, SMALL = 96, 6, 16, 12
 """Pixels: of a picture, between pictures, of a line of text, of a name under a picture."""
@@ -30,17 +31,21 @@ class Section:
 
 
 def pictures(source: Source, rows: Sequence[int], channels: int, depth: int) -> dict[int, Image.Image]:
-    """The images at ``rows``, whole, with black beside them; of more bands than three the first three as color."""
+    """The images at ``rows``, whole, with black beside them; of more bands than three the first three as color. Dark ones are
+    brightened, all alike."""
     shown = channels if channels not in (1, 3) else 3
     jobs = (Job(row, source.items[row].name, content, source.part(row)) for row, content in source.read(sorted(set(rows))))
-    found = {}
+    found: dict[int, np.ndarray] = {}
     with closing(decode_all(jobs, SIDE, shown, workers=1, depth=depth, fit="pad")) as answers:
         for done in answers:
             if not done.bad:
                 pixels = np.frombuffer(done.pixels, np.uint8).reshape(SIDE, SIDE, shown)
-                color = pixels[..., :3] if shown >= 3 else pixels[..., :1].repeat(3, 2)
-                found[done.row] = Image.fromarray(np.ascontiguousarray(color))
-    return found
+                found[done.row] = (pixels[..., :3] if shown >= 3 else pixels[..., :1].repeat(3, 2)).transpose(2, 0, 1)
+    if not found:
+        return {}
+    every = np.stack(list(found.values()))
+    values = ends(every, range(len(every)))
+    return {row: Image.fromarray(shades(pixels, values).transpose(1, 2, 0)) for row, pixels in found.items()}
 
 
 def png(

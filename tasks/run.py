@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from tasks import forecast, guard, leaderboard
+from tasks import few_labels, forecast, guard, leaderboard
 from tasks.dvc import graph, lock_files
 from tasks.dvc.live import Screen
 from tasks.dvc.outcome import Fate, Outcome
@@ -28,6 +28,9 @@ from tasks.runtime.progress import clock
 from tasks.runtime.words import few
 from tasks.tracking import registered
 from tasks.tracking.records import journals
+
+
+SO_FAR = "What was scored so far, by this run or an earlier one:"
 
 
 def main() -> None:
@@ -61,10 +64,9 @@ def main() -> None:
         print(f"note: {linked}")
     scored = any(name.startswith("evaluate") for name in schedule.chosen)
     if scored and schedule.prepared and any(Path("out/metrics").glob("*.json")):
-        if failure and "report" in schedule.chosen:
-            print("What was scored so far, by this run or an earlier one:")
+        partly = failure and "report" in schedule.chosen
         try:
-            leaderboard.show(Path(), schedule.out_of_date)
+            leaderboard.show(Path(), schedule.out_of_date, heading=SO_FAR if partly else "")
         except Stop:
             if not failure:  # which is what to say
                 raise
@@ -127,6 +129,8 @@ def _work(schedule: Schedule, runner: Runner, jobs: int, pool: ThreadPoolExecuto
     with Screen(runner.root, len(schedule.chosen)) as screen:
         while not schedule.over():
             if not asked and "prepare" in schedule.outcomes and schedule.outcomes["prepare"].how.good:
+                if "report" in schedule.chosen:
+                    few_labels.check(runner.root)
                 expected, asked = forecast.make(runner, schedule, jobs, pool, screen.say), True
                 if expected:
                     schedule.expected = expected.by_stage()

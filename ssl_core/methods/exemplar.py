@@ -71,14 +71,13 @@ class GradientEnergy(nn.Module):
         return (x.diff(dim=2).square().mean((1, 2, 3)) + x.diff(dim=3).square().mean((1, 2, 3)))[:, None]
 
 
-def draw_seeds(energy: Tensor, count: int, draw: int) -> Tensor:
+def draw_seeds(energy: Tensor, count: int, key: int) -> Tensor:
     """(N,) class of each image, or -1: ``count`` images drawn without replacement, in proportion to ``energy`` (N,).
 
-    Exponential keys (Efraimidis, Spirakis, 2006): the largest log(u) / energy win. Fewer seeds when fewer have energy. ``draw``
-    names the random numbers.
+    Exponential keys (Efraimidis, Spirakis, 2006): the largest log(u) / energy win. Fewer seeds when fewer have energy.
     """
     ids = torch.arange(len(energy), device=energy.device)
-    keys = Rng(ids, draw).uniform().clamp(min=2.0**-25).log() / energy
+    keys = Rng(ids, key).uniform().clamp(min=2.0**-25).log() / energy
     seeds = keys.topk(min(count, int((energy > 0).sum()))).indices.sort().values
     classes = torch.full_like(ids, -1)
     classes[seeds] = torch.arange(len(seeds), device=ids.device)
@@ -113,8 +112,7 @@ class Exemplar(Method):
     def before_epoch(self, epoch: int, embed: Embed) -> None:
         """Draw the seeds, once."""
         if epoch == 0:
-            energy = embed(GradientEnergy())[:, 0]
-            self.classes.copy_(draw_seeds(energy, self.classifier.out_features, int(self.draw)))
+            self.classes.copy_(draw_seeds(embed(GradientEnergy())[:, 0], self.classifier.out_features, int(self.draw)))
 
     def chosen(self, ids: Tensor) -> Tensor:
         """Rows (n,) of this process's batch to train on: its seeds, and others if there are too few.

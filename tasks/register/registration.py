@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_core.evaluation.scores import SCORES
-from tasks import few_labels, starts, transfer
+from tasks import starts, transfer
 from tasks.cautions import verdict_text
 from tasks.choice import best_of, candidates, champion, why_none
 from tasks.columns import FEW_LABELS, HEALTH, VERDICT
@@ -136,7 +136,7 @@ def register(root: Path, exporter: Exporter | None = None) -> Registered:
     named = {alias: name for alias, name in named.items() if alias not in held}
     notes = registry.other_data(files.sha256(root / dataset.PREPARED / files.MANIFEST), meta["name"])
     stays = f" {before[CHAMPION]}, which an earlier run named, stays." if CHAMPION in before else ""
-    unnamed = few_labels.sentence(None) if named else why_none(results)
+    unnamed = why_none(results)
     versions = registry.register(entries, named, held)
     left_out = registry.left_out
     wanted = Registration(

@@ -104,10 +104,9 @@ def near_sheet(audit: Audit, data: dataset.Dataset) -> NearSheet | None:
     pairs = audit.near_duplicates.pairs
     if not pairs:
         return None
-    columns = [
-        np.concatenate([pictures.thumbnail(data.test_images[pair.test]), pictures.thumbnail(data.train_images[pair.train])])
-        for pair in pairs[:PAIRS]
-    ]
+    both = [(data.test_images[pair.test], data.train_images[pair.train]) for pair in pairs[:PAIRS]]
+    shown = pictures.ends(np.stack([image for pair in both for image in pair]), range(2 * len(both)))
+    columns = [np.concatenate([pictures.thumbnail(image, shown) for image in pair]) for pair in both]
     return NearSheet(pictures.png(np.concatenate(columns, axis=1)), len(columns), len(pairs))
 
 

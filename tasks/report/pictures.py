@@ -18,6 +18,8 @@ QUERIES = 12
 """Images whose neighbors are shown, at most: one of every class as far as that goes."""
 ASKED = 1000
 """Images that precision is measured on, at most."""
+SAMPLED = 200
+"""Images whose values say what is black and white in pictures, at most twice as many."""
 MAP_POINTS = 600
 PERPLEXITY, STEPS = 20.0, 300
 """Of the maps: about how many neighbors a point has, and how long they settle."""
@@ -105,11 +107,28 @@ def png(pixels: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def thumbnail(image: np.ndarray) -> np.ndarray:
-    """(C, S, S) uint8 or uint16 -> (s, s, 3) uint8 with s at most ``THUMBNAIL``."""
+def ends(images: np.ndarray, rows: Sequence[int]) -> tuple[float, float]:
+    """Which values pictures of the (N, C, S, S) ``images`` at ``rows`` show black and white: the ends of what there may be or,
+    where the images use less than half of that, as satellites' do, of what there is, but for one value in a hundred."""
+    most = np.iinfo(images.dtype).max
+    step = max(1, len(rows) // SAMPLED)
+    black, white = np.percentile(np.stack([images[row][:3] for row in rows[::step]]), (0.5, 99.5))
+    return (float(black), float(white)) if 0 < white - black < most / 2 else (0.0, float(most))
+
+
+def shades(image: np.ndarray, shown: tuple[float, float]) -> np.ndarray:
+    """uint8 of an array of integers, 0 and 255 where its values are those of ``shown``, or beyond."""
+    black, white = shown
+    if shown == (0, 255):
+        return image
+    return (np.clip((image - black) / (white - black), 0, 1) * 255).round().astype(np.uint8)
+
+
+def thumbnail(image: np.ndarray, shown: tuple[float, float]) -> np.ndarray:
+    """(C, S, S) uint8 or uint16 -> (s, s, 3) uint8 with s at most ``THUMBNAIL``; ``shown``: see ``ends``."""
     from PIL import Image
 
-    eight = image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
+    eight = shades(image, shown)
     pixels = eight[:3] if len(eight) >= 3 else np.repeat(eight[:1], 3, 0)  # of more bands, the first three as color
     pixels = np.ascontiguousarray(pixels.transpose(1, 2, 0))
     if len(pixels) <= THUMBNAIL:
@@ -122,15 +141,15 @@ def neighbor_sheet(gallery: Gallery, queries: Sequence[int], found: np.ndarray) 
 
     The bar below a neighbor is green where the class is the query's, red where it is not, grey without classes.
     """
-    columns = []
+    columns, shown = [], ends(gallery.images, queries)
     for query, line in zip(queries, found, strict=True):
-        top = thumbnail(gallery.images[query])
+        top = thumbnail(gallery.images[query], shown)
         width, own = top.shape[1], gallery.labels[query]
         parts = [top, np.full((max(3, width // 6), width, 3), 255, np.uint8)]
         for index in line:
             bar = np.zeros((max(2, width // 12), width, 3), np.uint8)
             bar[:] = _rgb(GREY if own < 0 else GREEN if gallery.labels[index] == own else RED)
-            parts += [thumbnail(gallery.images[index]), bar, np.full((2, width, 3), 255, np.uint8)]
+            parts += [thumbnail(gallery.images[index], shown), bar, np.full((2, width, 3), 255, np.uint8)]
         column = np.concatenate(parts)
         columns += [column, np.full((len(column), 3, 3), 255, np.uint8)]
     return png(np.concatenate(columns[:-1], axis=1))

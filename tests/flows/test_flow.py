@@ -56,6 +56,12 @@ def test_failures_are_retried_when_it_helps_and_named_at_the_end(project: Path) 
     assert "lr: 2" in (project / "params.yaml").read_text() and tiny.is_clean(project)
 
 
+def test_labels_of_other_images_stop_a_flow_before_anything_is_trained(project: Path) -> None:
+    tiny.label_others(project)
+    code, log = tiny.finish(project, FLOW)
+    assert code == 3 and "another picture now" in log and tiny.computed(project) == ["prepare"], log
+
+
 def test_a_mistake_in_params_is_one_line_before_anything_runs(project: Path) -> None:
     for old, new, message in (
         ("seeds: [0]", "seeds: 0", "run.seeds is 0; it must be a list"),

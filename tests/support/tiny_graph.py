@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 from tasks.dvc.outcome import Fate, Outcome
 from tasks.runtime.errors import Preempted
 from tests.conftest import ROOT
+from tests.support.example_results import write_project
 from tests.support.forked import Forked
 from tests.support.prefect_server import prefect_environment
 from tests.support.processes import alive, cmdline, wait_for
@@ -112,6 +114,20 @@ def make(project: Path) -> Path:
     control(project)
     commit(project, "start")
     return project
+
+
+def label_others(project: Path) -> None:
+    """Have ``prepare`` make images without labels, and a file of labels of other images with the same names."""
+    from tasks import few_labels, label
+
+    example = write_project(project.parent / "example", ("simclr",), labelled=False) / "data/prepared"
+    (example / "train_files.txt").write_text("".join(f'"{number}.png"\n' for number in range(400)))
+    copied = f"if name == 'prepare':\n    shutil.copytree({str(example)!r}, outs[0], dirs_exist_ok=True)\n"
+    (project / "stage.py").write_text(STAGE + copied)
+    pool = few_labels.pool(project.parent / "example")
+    other = replace(pool, images=pool.images[::-1])
+    (project / few_labels.FILE).parent.mkdir()
+    (project / few_labels.FILE).write_text(label.to_csv(range(40), other, {row: str(row % 2) for row in range(40)}))
 
 
 def control(project: Path, **stages: dict[str, Any]) -> None:

@@ -1,7 +1,9 @@
 """Choosing where the data have no labels: nothing without, and by a few that somebody gives, whatever they do to the file."""
 
 import csv
+import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +107,8 @@ def test_a_choice_that_explains_nothing_is_not_to_be_used_and_everything_says_so
     label.take(project, FILE)
     said = capsys.readouterr().out
     assert "predicts nothing of their labels (R2 -" in said and "below 0 is worse than without any features" in said
+    results = load_results(project)[0]
+    assert "None is chosen." in said and champion(results) is None and "champion" not in aliases(results)
     warned = next(
         line for line in said.splitlines() if line.startswith("Do not use this yet: by 60 labels raw pixels are better than ")
     )
@@ -120,7 +124,7 @@ def test_a_file_from_elsewhere_is_put_in_its_place(project: Path, tmp_path: Path
     elsewhere.write_text("\ufeffsep=;\n" + (project / FILE).read_text().replace(",", ";"), encoding="utf-8")
     (project / FILE).unlink()
     label.take(project, elsewhere)
-    found = few_labels.read(project / FILE, NAMES)
+    found = few_labels.read(project / FILE, few_labels.pool(project))
     assert found is not None and len(found.rows) == 40 and found.classes == ("class 0", "class 1")
 
 
@@ -152,7 +156,7 @@ def test_more_images_are_added_to_those_that_have_labels(project: Path, capsys: 
     assert "35 images to label of 50, shown in" in capsys.readouterr().out
     after = (project / FILE).read_text().splitlines()
     assert after[:21] == before and len(after) == 51 and len({line.split(",")[1] for line in after[1:]}) == 50
-    assert after[-1].startswith("50,") and after[-1].endswith(",")
+    assert after[-1].startswith("50,") and after[-1].split(",")[2] == ""
     new = [NAMES.index(line.split(",")[1]) for line in after[21:]]
     assert min(new) < 50 and max(new) > 350, "from everywhere"
 
@@ -205,14 +209,36 @@ def test_a_damaged_file_in_its_place_stops_the_report_with_the_reason(project: P
 def test_a_name_that_a_spreadsheet_would_change_comes_back(project: Path, odd: str) -> None:
     files.write_text(project / "data/prepared/train_files.txt", one_per_line([odd, *NAMES[1:]]))
     files.seal(project / "data/prepared")
-    names = few_labels.names(project)
-    (project / "mine.csv").write_text(label.to_csv(range(40), names))
-    text = "".join(
-        f"{line}{n % 2}\n" if n else f"{line}\n" for n, line in enumerate((project / "mine.csv").read_text().splitlines())
-    )
-    (project / "mine.csv").write_text(text)
-    found = few_labels.read(project / "mine.csv", names)
-    assert found is not None and found.rows == tuple(range(40)) and not names[0].startswith(("=", "-", " "))
+    pool = few_labels.pool(project)
+    (project / "mine.csv").write_text(label.to_csv(range(40), pool, {row: str(row % 2) for row in range(40)}))
+    found = few_labels.read(project / "mine.csv", pool)
+    assert found is not None and found.rows == tuple(range(40)) and not pool.names[0].startswith(("=", "-", " "))
+
+
+def test_labels_are_refused_where_their_names_are_other_pictures_now_and_kept_where_these_are_prepared_otherwise(
+    project: Path,
+) -> None:
+    label.pick(project, 40)
+    fill(project / FILE)
+    pool = few_labels.pool(project)
+    found = few_labels.read(project / FILE, pool)
+    smaller = np.stack([np.asarray(Image.fromarray(image[0]).resize((20, 20))) for image in pool.images])[:, None]
+    darker = pool.images.astype(np.uint16) * 30
+    for images in (smaller, darker):
+        assert few_labels.read(project / FILE, replace(pool, images=images)) == found
+    moved = replace(pool, images=np.roll(pool.images, 1, axis=0))
+    with pytest.raises(DataError, match=r"another picture now .* move the file away"):
+        few_labels.read(project / FILE, moved)
+    lines = list(csv.DictReader(io.StringIO((project / FILE).read_text())))
+    (project / "older.csv").write_text("file,label\n" + "".join(f"{line['file']},{line['label']}\n" for line in lines))
+    assert few_labels.read(project / "older.csv", moved) == found
+
+
+def test_dark_images_are_shown_bright_on_the_sheet(project: Path) -> None:
+    images = few_labels.pool(project).images
+    dark = images.astype(np.uint16) * 8  # 12 bits of 16, and less
+    assert label.sheet(range(20), dark) == label.sheet(range(20), dark * 4)
+    assert np.asarray(Image.open(io.BytesIO(label.sheet(range(20), dark)))).std() > 50
 
 
 @pytest.mark.parametrize(("count", "message"), [(5, "10 or more"), (401, "more than the 400 training images that are")])

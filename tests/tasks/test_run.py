@@ -52,6 +52,14 @@ def test_a_service_s_account_without_a_shell_runs_stages_and_a_failure_is_not_hi
     assert "error: prepare failed: exit 3" in said and "What was scored so far" not in said
 
 
+def test_labels_of_other_images_stop_a_run_before_anything_is_trained(tmp_path: Path) -> None:
+    project = tiny.make(tmp_path / "p")
+    tiny.label_others(project)
+    code, log = tiny.finish(project, "tasks.run", env=environment(PYTHONPATH=str(ROOT)))
+    assert code == 3 and "label-these.csv: 0.png, 1.png" in log and "another picture now" in log, log
+    assert tiny.computed(project) == ["prepare"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_all_children_and_starts_nothing_more(tmp_path: Path, number: signal.Signals) -> None:
     project = tiny.make(tmp_path / "p")

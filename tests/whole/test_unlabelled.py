@@ -84,11 +84,12 @@ def label_by_brightness(project):
     """Have images picked and label them as bright or dark; their names."""
     label.pick(project, 20)
     path, images = project / few_labels.FILE, dataset.load(project / dataset.PREPARED).train_images
-    rows = {name: row for row, name in enumerate(few_labels.names(project))}
+    rows = {name: row for row, name in enumerate(few_labels.pool(project).names)}
     head, *lines = path.read_text().splitlines()
     names = [line.split(",")[1] for line in lines]
     means = {name: images[rows[name]].mean() for name in names}
     middle = sorted(means.values())[len(means) // 2]
-    filled = [line + ("bright" if means[name] >= middle else "dark") for line, name in zip(lines, names, strict=True)]
+    brightness = {name: "bright" if mean >= middle else "dark" for name, mean in means.items()}
+    filled = [line.replace(",,", f",{brightness[name]},") for line, name in zip(lines, names, strict=True)]
     path.write_text("\n".join([head, *filled]) + "\n")
     return names
