@@ -97,7 +97,9 @@ def embed(
     def flush() -> None:
         pixels = np.stack([np.frombuffer(p, f"uint{bits}").reshape(size, size, channels).transpose(2, 0, 1) for _, p in batch])
         with torch.inference_mode():
-            for (row, _), feature in zip(batch, (outputs or encoder.module)(torch.from_numpy(pixels.copy())), strict=True):
+            images = torch.from_numpy(pixels.copy())
+            images = images.float() / 65535 if bits == 16 else images  # decoded to all of the 16 bits, whatever the files have
+            for (row, _), feature in zip(batch, (outputs or encoder.module)(images), strict=True):
                 features[row] = feature
         batch.clear()
 

@@ -23,7 +23,8 @@ from tasks.runtime.errors import UsageError, run
 
 
 def load(model: str | Path, store: str | None = None) -> ImageEncoder:
-    """A torch module in evaluation mode on the CPU: images (B, C, H, W), integers in 0..255 or floats in 0..1, to features.
+    """A torch module in evaluation mode on the CPU: images (B, C, H, W), integers in 0..255 (of 16 bits: its card) or floats in
+    0..1, to features.
 
     Numbers and text alone are read and verified; nothing that is stored is unpickled or executed. A folder needs no registry,
     no network and no MLflow.

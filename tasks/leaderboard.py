@@ -173,7 +173,7 @@ def supervised_note(results: Sequence[Result]) -> str:
     )
 
 
-def show(root: Path, out_of_date: Collection[str] = (), anyway: bool = False) -> None:
+def show(root: Path, out_of_date: Collection[str] = (), anyway: bool = False, heading: str = "") -> None:
     """Print the table, what it says, what is missing, where the report is, how to load the best encoder, and last whether
     training was worth it.
 

@@ -29,7 +29,6 @@ from tasks.runtime.words import few
 from tasks.tracking import registered
 from tasks.tracking.records import journals
 
-
 SO_FAR = "What was scored so far, by this run or an earlier one:"
 
 

@@ -8,6 +8,7 @@ from ssl_core.catalogue import BASELINES
 from tasks.columns import HEADLINES
 from tasks.metrics import Metrics
 from tasks.register.export import OPSET
+from tasks.register.modeling import integers, said
 from tasks.runtime.words import counted
 
 FITS = {
@@ -49,7 +50,6 @@ def model_card(
     ] + ([(f"effective rank of the features, on {watched:,} training images", rank, "higher")] if rank else [])
     chosen = metrics.score("holdout_linear_top1") is not None
     made, train = facts["encoder"], facts.get("train", {})
-    values = "uint16 in 0..65535" if facts.get("bits") == 16 else "integers in 0..255"
     square = FITS[facts.get("fit", "crop")]
     square += f" (trained on tiles of at most {facts['tile']} pixels of larger images)" if "tile" in facts else ""
     on = f" on the test images of the task {chose}" if chose else ""
@@ -60,7 +60,7 @@ def model_card(
         *remarks,
         *(["", AS_OF] if remarks else []),
         "",
-        f"- **Input**: images (B, {made['channels']}, H, W) of any size, {values} or floats in 0..1; {square}",
+        f"- **Input**: images (B, {made['channels']}, H, W) of any size, {said(facts)} or floats in 0..1; {square}",
         f"  resized to {_sides(made)} and normalized inside: mean {facts['mean']}, deviation {facts['std']}.",
         f"- **Output**: features (B, {dim}), the pooled output of `{layer}`; other layers: `config.json`.",
         f"  Health of the features of its last layer: {metrics.verdict}.",
@@ -81,7 +81,7 @@ def model_card(
         f"Protocol: `{json.dumps(metrics.protocol, sort_keys=True)}`."
         + (" Choices were made on held-out training labels; the test split was read once." if chosen else ""),
         "",
-        *_usage(made),
+        *_usage(made, integers(facts)[0]),
         "## Intended use",
         "",
         "Features for search, clustering, near-duplicate detection and small classifiers on images like those above; a start",
@@ -124,8 +124,8 @@ def _start(start: Mapping[str, str] | None) -> list[str]:
     return [f"- **Started from**: {start['source']}, sha256 `{start['sha256']}`; license of these weights: {start['license']}."]
 
 
-def _usage(made: Mapping[str, Any]) -> list[str]:
-    """The card's code, each part to be pasted as it is."""
+def _usage(made: Mapping[str, Any], kind: str) -> list[str]:
+    """The card's code, each part to be pasted as it is; ``kind`` is the type of images of integers."""
     lines = [
         "## Use",
         "",
@@ -139,7 +139,8 @@ def _usage(made: Mapping[str, Any]) -> list[str]:
         "maps = encoder.maps(images)                     # {'block1': (B, C, h, w), ...}",
         "```",
         "",
-        f"With onnxruntime (opset {OPSET}), no code of ours: `encoder.onnx` takes uint8, `encoder-float.onnx` float32 in 0..1.",
+        f"With onnxruntime (opset {OPSET}), no code of ours: `encoder.onnx` takes {kind}, and `encoder-float.onnx` float32 in"
+        " 0..1.",
         "",
         "```python",
         "import onnxruntime",

@@ -2,8 +2,9 @@
 
 - ``model.safetensors``, ``config.json``, ``modeling.py``: a plain trainable module in the Hugging Face layout
   (``tasks.register.modeling``); a ResNet's weights have torchvision's names.
-- ``encoder.onnx``: uint8 images (batch, C, height, width) of any size to features (batch, D), preprocessing inside.
-  ``encoder-float.onnx``: the same for float32 in 0..1, which the type of an ONNX input cannot leave open.
+- ``encoder.onnx``: uint8 images (batch, C, height, width) of any size, or uint16 where the training had 16 bits, to features
+  (batch, D), preprocessing inside. ``encoder-float.onnx``: the same for float32 in 0..1, which the type of an ONNX input
+  cannot leave open.
 - ``MODEL_CARD.md``: what it is, how good, on what.
 
 All describe and give the layer that the evaluation chose.
@@ -32,7 +33,7 @@ ONNX, ONNX_FLOAT = "encoder.onnx", "encoder-float.onnx"
 CARD = "MODEL_CARD.md"
 OPSET = 18
 TOLERANCE = 1e-5  # of the largest feature
-VERSION = 4  # of this layout; part of what makes a registered version the same
+VERSION = 5  # of this layout; part of what makes a registered version the same
 TRAINING = ("method", "seed", "epochs", "precision", "data_sha256", "train", "method_config", "augment", "parameters")
 
 
@@ -62,7 +63,7 @@ class Exporter:
             encoder.drop_path = None  # of the training alone
         config = describe(encoder, facts, layer)
         module = ImageEncoder(encoder, config).requires_grad_(False).eval()
-        key = json.dumps([config.get(name) for name in ("encoder", "mean", "std", "fit", "bits")], sort_keys=True)
+        key = json.dumps([config.get(name) for name in ("encoder", "mean", "std", "fit")], sort_keys=True)
         with _quiet(), torch.no_grad():
             if key not in self._traces:
                 self._traces[key] = _trace(encoder, config)
@@ -94,6 +95,7 @@ def describe(encoder: Any, facts: Mapping[str, Any], layer: str = "") -> dict[st
         **{
             name: facts[name] for name in ("bit_depth", "bits", "fit", "tile") if name in facts
         },  # where images are not plain ones
+        "white": modeling.integers(facts)[1],
         "layer": layer,
         "dim": blocks[number].shape[1],
         "layers": {f"block{i}": block.shape[1] for i, block in enumerate(blocks, 1)},
@@ -114,16 +116,17 @@ def check(package: Path, module: ImageEncoder) -> None:
     whole, unit = (
         onnxruntime.InferenceSession(package / name, options, providers=["CPUExecutionProvider"]) for name in (ONNX, ONNX_FLOAT)
     )
-    loaded, _ = modeling.load(package)
+    loaded, config = modeling.load(package)
+    kind, white = modeling.integers(config)
     side = module.image_size
     for batch, height, width in ((3, side + 9, side + 5), (1, side, side), (2, max(side // 2, 1), side)):
-        images = torch.randint(0, 256, (batch, module.channels, height, width), dtype=torch.uint8)
+        images = torch.randint(0, white + 1, (batch, module.channels, height, width)).to(getattr(torch, kind))
         with torch.no_grad():
             expected = module(images)
             found = {
                 "module": loaded(images),
                 ONNX: torch.from_numpy(whole.run(None, {"images": images.numpy()})[0]),
-                ONNX_FLOAT: torch.from_numpy(unit.run(None, {"images": (images / 255).numpy()})[0]),
+                ONNX_FLOAT: torch.from_numpy(unit.run(None, {"images": (images / white).numpy()})[0]),
             }
         for name, features in found.items():
             error = float((features - expected).abs().max() / expected.abs().max().clamp_min(1.0))
@@ -187,9 +190,10 @@ def _save_onnx(model: Any, weights: Mapping[str, Tensor], config: Mapping[str, A
     model.metadata_props.update(facts | {"layer": config["layer"], "image_size": str(config["encoder"]["image_size"])})
     onnx_ir.save(model, target / ONNX_FLOAT)
 
-    whole = onnx_ir.Input("images", images.shape, onnx_ir.TensorType(onnx_ir.DataType.UINT8))
+    kind, most = modeling.integers(config)
+    whole = onnx_ir.Input("images", images.shape, onnx_ir.TensorType(onnx_ir.DataType[kind.upper()]))
     cast = onnx_ir.node("Cast", [whole], {"to": onnx_ir.DataType.FLOAT.value})
-    white = onnx_ir.node("Constant", [], {"value": onnx_ir.tensor(np.float32(255))})
+    white = onnx_ir.node("Constant", [], {"value": onnx_ir.tensor(np.float32(most))})
     unit = onnx_ir.node("Div", [cast.outputs[0], white.outputs[0]])
     images.name = "unit"
     images.replace_all_uses_with(unit.outputs[0])

@@ -27,8 +27,9 @@ class ImageEncoder(nn.Module):
     """Images to the features (B, ``dim``) of one layer of a trained encoder.
 
     Images are (B, C, H, W) of any size: integers in 0..255, or floats of any width in 0..1. Where the encoder was trained on 16
-    bits, wider integers are in 0..65535. The centered square of the short side (of ``fit`` pad the long one, with black beside
-    the image; of stretch all of the image) is resized to ``image_size``, antialiased, and normalized. Features have the type of
+    bits, wider integers are the values that the files have, in 0..``white``: 4095 of 12 bits. The centered square of the short
+    side (of ``fit`` pad the long one, with black beside the image; of stretch all of the image) is resized to ``image_size``,
+    antialiased, and normalized. Features have the type of
     the weights, float32 before ``half()`` and the like. Set ``layer`` to have those of another layer; ``maps`` gives all of
     them before pooling.
     """
@@ -38,7 +39,8 @@ class ImageEncoder(nn.Module):
         self.encoder, self.layer = encoder, config["layer"]
         self.channels, self.image_size = config["encoder"]["channels"], config["encoder"]["image_size"]
         self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
-        self.fit, self.bits = config.get("fit", "crop"), config.get("bits", 8)
+        self.fit, self.bits, self.depth = config.get("fit", "crop"), config.get("bits", 8), config.get("bit_depth")
+        self.white = config.get("white", 2**self.bits - 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, ``dim``): the mean over the positions of ``maps(images)[layer]``."""
@@ -67,19 +69,29 @@ class ImageEncoder(nn.Module):
         if 0 in images.shape[2:]:
             raise ValueError(f"images have the shape {tuple(images.shape)}: they hold no pixel")
         deep = self.bits == 16 and images.element_size() > 1
-        white = 1 if images.is_floating_point() else 65535 if deep else 255
+        white = 1 if images.is_floating_point() else self.white if deep else 255
         if not torch.compiler.is_compiling() and images.numel():
             try:
                 low, high = (float(x.detach()) for x in images.float().aminmax())
             except RuntimeError:  # no values: on the device meta, or within torch.vmap
                 low, high = 0.0, 0.0
             if not (low >= -1e-3 and high <= white + 1e-3):  # NaN fails too
-                raise ValueError(f"images of {images.dtype} hold {low:g} to {high:g}; they must be in 0..{white}")
+                raise ValueError(
+                    f"images of {images.dtype} hold {low:g} to {high:g}; they must be in 0..{white}{self._why(white)}"
+                )
         weights = next(self.encoder.parameters())
         with torch.autocast("cpu" if images.is_meta else images.device.type, enabled=False):
             x = self._resize(images.to(torch.promote_types(torch.float32, weights.dtype)) / white)
             mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
             return ((x - mean) / std).to(weights.dtype)
+
+    def _why(self, white: int) -> str:
+        """What to do with values beyond ``white``, where the files had others than bytes."""
+        if white == 1 or self.depth is None:
+            return ""
+        if white == 255:
+            return f": the files had {self.depth} bits, so give what they hold as floats, divided by {2**self.depth - 1}"
+        return f", the {self.depth} bits of the files: cut what lies above, or give floats where 1 is white"
 
     def _resize(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
@@ -132,7 +144,7 @@ A plain torch module in one file. Copy it into your project; beside it, or anywh
     from modeling import load
 
     encoder = load("FOLDER")     # that holds config.json and model.safetensors
-    features = encoder(images)   # (B, C, H, W): integers in 0..255, or floats in 0..1
+    features = encoder(images)   # (B, C, H, W): {values} or floats in 0..1
 """
 
 '''
@@ -222,6 +234,18 @@ PIECES: dict[str, tuple[tuple[str, ...], str]] = {
 """What each architecture is made of, in ``ssl_core.engine``, and the call that makes it."""
 
 
+def integers(about: Mapping[str, Any]) -> tuple[str, int]:
+    """The type of images of integers, and its value for white, by what a training or ``config.json`` says."""
+    return ("uint16", 2 ** about.get("bit_depth", 16) - 1) if about.get("bits") == 16 else ("uint8", 255)
+
+
+def said(about: Mapping[str, Any]) -> str:
+    """The same in words."""
+    _, white = integers(about)
+    of_files = f", as files of {about['bit_depth']} bits have them," if 255 < white < 65535 else ""
+    return f"integers in 0..{white}{of_files}"
+
+
 def source(config: Mapping[str, Any], title: str) -> str:
     """The text of ``modeling.py``: this module's class and the architecture of ``config``, and nothing of this project."""
     names, network = PIECES[config["encoder"]["config"]["name"].split("/")[0]]
@@ -231,7 +255,7 @@ def source(config: Mapping[str, Any], title: str) -> str:
     text = re.sub(r"self\.drop_path = DropPath.*", "self.drop_path = None", text)  # of the training alone
     text = text.replace(": EncoderConfig", ": SimpleNamespace").replace("Mapping[", "dict[")
     used = [line for line in IMPORTS.splitlines() if not line or re.search(rf"\b{line.split()[-1]}\b", text)]
-    return "\n".join([HEAD.format(title=title) + used[0], *used[1:], "", "", text])
+    return "\n".join([HEAD.format(title=title, values=said(config)) + used[0], *used[1:], "", "", text])
 
 
 def _piece(name: str) -> Any:

@@ -257,14 +257,15 @@ def _write_mlmodel(package: Path, config: Mapping[str, Any], run_id: str) -> Non
     from mlflow.types import Schema, TensorSpec
 
     made = config["encoder"]
-    images = TensorSpec(np.dtype("uint8"), (-1, made["channels"], -1, -1), "images")
+    kind, white = modeling.integers(config)
+    images = TensorSpec(np.dtype(kind), (-1, made["channels"], -1, -1), "images")
     features = TensorSpec(np.dtype("float32"), (-1, config["dim"]), "features")
     model = Model(run_id=run_id, signature=ModelSignature(inputs=Schema([images]), outputs=Schema([features])))
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     model.add_flavor("onnx", onnx_version=metadata.version("onnx"), data=ONNX, providers=providers, code=None)
     pyfunc.add_to_model(model, loader_module="mlflow.onnx", data=ONNX, python_env="python_env.yaml")
     shape = (1, made["channels"], made["image_size"], made["image_size"])
-    ramp = np.linspace(0, 255, made["image_size"], dtype=np.uint8)
+    ramp = np.linspace(0, white, made["image_size"], dtype=kind)
     _save_example(model, {"images": np.broadcast_to(ramp, shape).copy()}, str(package))
     model.save(str(package / "MLmodel"))
     needs = [f"{name}=={metadata.version(name)}" for name in ("mlflow", "numpy", "onnx", "onnxruntime")]

@@ -2,16 +2,19 @@
 
 import importlib.util
 import json
+import shutil
 
+import numpy as np
 import onnxruntime
 import pytest
 import torch
+from mlflow import pyfunc
 from torch import nn
 
 from ssl_core.engine.encoders import EncoderConfig, build, description
 from tasks import encoder as front
-from tasks.register import export, modeling
-from tasks.runtime import files
+from tasks.register import export, modeling, registry
+from tasks.runtime import files, saved_encoder
 from tasks.runtime.errors import IntegrityError
 from tests.conftest import textured_images
 from tests.support import registered as made
@@ -52,7 +55,7 @@ def package(tmp_path_factory):
 
 def test_with_16_bits_integers_wider_than_a_byte_go_to_65535():
     body = encoder()
-    body.bits = 16
+    body.bits, body.white = 16, 65535
     deep = torch.randint(0, 65536, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0))
     expected = body(deep.float() / 65535)
     for dtype in (torch.int32, torch.int64, torch.uint16):
@@ -124,7 +127,7 @@ def test_its_file_is_self_contained_and_gives_the_same(name, norm, layer, images
     files.save_tensors(tmp_path / modeling.WEIGHTS, {k: v.numpy() for k, v in body.encoder.state_dict().items()})
     files.write_json(tmp_path / modeling.CONFIG, config)
     text = modeling.source(config, "An encoder.")
-    assert "ssl_core" not in text and "tasks." not in text and len(text.splitlines()) < 260
+    assert "ssl_core" not in text and "tasks." not in text and len(text.splitlines()) < 275
     files.write_text(tmp_path / "theirs.py", text)
     spec = importlib.util.spec_from_file_location("theirs", tmp_path / "theirs.py")
     theirs = importlib.util.module_from_spec(spec)
@@ -187,6 +190,35 @@ def test_onnx_takes_any_batch_and_size(package, name, batch, height, width):
     given = images if name == export.ONNX else images / 255
     (features,) = onnxruntime.InferenceSession(package / name).run(["features"], {"images": given.numpy()})
     assert torch.allclose(torch.from_numpy(features), front.load(package)(images).detach(), atol=1e-5)
+
+
+def test_an_encoder_of_12_bits_takes_what_its_files_held_everywhere(tmp_path):
+    made.write_project(tmp_path, {"simclr": made.METHODS["simclr"]})
+    source, package = tmp_path / "out/encoders/simclr-0", tmp_path / "package"
+    network, facts = saved_encoder.load(source)
+    shutil.rmtree(source)
+    source.mkdir()
+    saved_encoder.save(source, network, facts | {"bits": 16, "bit_depth": 12})
+    files.seal(source)
+    package.mkdir()
+    config = made.exporter.write(source, "block3", "card", package)
+    registry._write_mlmodel(package, config, "0" * 32)
+    body, raw = front.load(package), torch.randint(0, 4096, (2, 1, 28, 28))
+    expected = body(raw / 4095).detach()
+    for dtype in (torch.uint16, torch.int16, torch.int64):
+        assert torch.allclose(body(raw.to(dtype)), expected, atol=1e-6)
+    given = {"images": raw.numpy().astype(np.uint16)}
+    (features,) = onnxruntime.InferenceSession(package / export.ONNX).run(["features"], given)
+    assert np.allclose(features, expected.numpy(), atol=1e-5)
+    assert np.allclose(pyfunc.load_model(str(package)).predict(given)["features"], expected.numpy(), atol=1e-5)
+    with pytest.raises(ValueError, match=r"must be in 0\.\.4095, the 12 bits of the files: cut what lies above"):
+        body(raw * 16)
+    assert (
+        "(B, C, H, W): integers in 0..4095, as files of 12 bits have them, or floats" in (package / "modeling.py").read_text()
+    )
+    body.bits = 8
+    with pytest.raises(ValueError, match=r"in 0\.\.255: the files had 12 bits, so give .* floats, divided by 4095"):
+        body(raw)
 
 
 def test_onnx_names_its_axes_and_says_what_it_is(package):
