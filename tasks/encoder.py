@@ -19,7 +19,7 @@ from tasks import metrics
 from tasks.register import modeling
 from tasks.register.modeling import ImageEncoder
 from tasks.runtime import files, params, saved_encoder
-from tasks.runtime.errors import UsageError, run
+from tasks.runtime.errors import IntegrityError, UsageError, run
 
 
 def load(model: str | Path, store: str | None = None) -> ImageEncoder:
@@ -53,9 +53,17 @@ def read(folder: Path) -> tuple[ImageEncoder, Mapping[str, Any]]:
     """The encoder in a folder of either kind, and its ``config.json``."""
     if (folder / saved_encoder.FACTS).exists():
         return _trained(folder)
-    if (folder / files.MANIFEST).exists():
-        files.verify(folder)
-    return modeling.load(folder)
+    if not (folder / modeling.CONFIG).exists():
+        raise UsageError(
+            f"{folder} is no encoder: give out/encoders/METHOD-SEED of a project, or a folder that was fetched from its"
+            " registry (docs/results.md)"
+        )
+    try:
+        if (folder / files.MANIFEST).exists():
+            files.verify(folder)
+        return modeling.load(folder)
+    except IntegrityError as error:
+        raise IntegrityError(str(error).replace(files.MEND, "fetch the folder again (docs/results.md)")) from None
 
 
 def package(source: Path, target: Path) -> None:

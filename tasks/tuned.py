@@ -18,7 +18,7 @@ from tasks.runtime.errors import IntegrityError
 from tasks.runtime.files import MEND
 from tasks.runtime.words import aligned, markdown
 from tasks.trainings import read_training
-from tasks.worth import RESAMPLES
+from tasks.worth import OTHER, RESAMPLES
 
 if TYPE_CHECKING:
     from ssl_core.evaluation.comparison import Difference
@@ -140,7 +140,7 @@ def load(root: Path, task: str | None = None, out_of_date: Collection[str] = ())
     read = _of_the_latest({m: [f for name in group if (f := _read(root, name, task))] for m, group in names.items()})
     if not read:
         return None
-    shares = sorted({share for found in read.values() for f in found for share in f.right}, key=float)
+    shares = _distinct(next(f for found in read.values() for f in found).metrics["shares"])
     scratch = read.get(SCRATCH, [])
     rows = {
         method: {share: _tuned(found, [] if method == SCRATCH else scratch, share) for share in shares}
@@ -156,6 +156,12 @@ def load(root: Path, task: str | None = None, out_of_date: Collection[str] = ())
     train = next(f for found in read.values() for f in found).metrics["recipe"].get("train") or {}
     length = "epochs" if train.get("epochs") else "images"
     return Tuning(tuple(shares), rows, missing, tuple(edges), task, _other_networks(root, read), below, length)
+
+
+def _distinct(shares: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The shares, fewest labels first; of several that are the same number of labels, as in few images of many classes, one."""
+    known = {shares[share]["labels"]: share for share in sorted(shares, key=float, reverse=True) if float(share) != 1}
+    return sorted({*known.values(), *(share for share in shares if float(share) == 1)}, key=float)
 
 
 def _frozen(root: Path, names: Sequence[str], task: str | None, out_of_date: Collection[str]) -> tuple[float, float]:
@@ -236,15 +242,18 @@ def _tuned(found: Sequence[_File], scratch: Sequence[_File], share: str) -> Tune
 # ---------------------------------------------------------------------- words
 
 
-def heading(share: str, labels: int) -> str:
-    """``1 % (100)``: a share and how many labels that is."""
-    return f"{100 * float(share):g} % ({labels:,})"
+def heading(share: str, row: Mapping[str, Tuned]) -> str:
+    """``1 % (100)``: a share and how many labels that is; the share that it is, where classes need more than was asked for."""
+    labels, every = row[share].labels, next((own.labels for name, own in row.items() if float(name) == 1), None)
+    part = labels / every if every else float(share)
+    shown = float(share) if abs(part / float(share) - 1) < OTHER else part
+    return f"{100 * shown:.3g} % ({labels:,})"
 
 
 def table(tuning: Tuning) -> tuple[list[str], list[list[str]]]:
     """The headings and lines of the table for people; ``+`` and ``-`` where a row is clearly above or below scratch."""
     first = next(iter(tuning.rows.values()))
-    head = ["method", *(heading(share, first[share].labels) for share in tuning.shares)]
+    head = ["method", *(heading(share, first) for share in tuning.shares)]
     return head, [[_name(method), *(_cell(row[share]) for share in tuning.shares)] for method, row in tuning.rows.items()]
 
 

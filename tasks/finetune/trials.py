@@ -38,6 +38,11 @@ NONE = -1
 """In place of a class where the rate was too high for any."""
 
 
+def _alike(first: Sequence[Draw], second: Sequence[Draw]) -> bool:
+    """Whether two shares are the same choices of labels."""
+    return len(first) == len(second) and all(all(map(torch.equal, a, b)) for a, b in zip(first, second, strict=True))
+
+
 class Trials:
     """One encoder, its trainings with labels, and its files.
 
@@ -77,12 +82,14 @@ class Trials:
             journal.start(**of_encoder(self.stage, self.name, self.seed, self.data, self.task, asdict(self.recipe)))
             asked = sorted(config.shares) if self.is_labelled else []
             chosen = {f"{share:g}": draws(self.labels, share, config.draws, self.seed) for share in asked}
-            count = sum(map(len, chosen.values())) * (len(config.lr) + 1)
+            same = {share: next(s for s, other in chosen.items() if _alike(own, other)) for share, own in chosen.items()}
+            count = sum(len(chosen[share]) for share in set(same.values())) * (len(config.lr) + 1)
             self.show = Progress(f"{self.key}: fine-tuning", count, "trainings", file=self.stage.work / "progress.json")
             self.done = 0
-            found = {
-                share: [self._tuned(draw, share, number) for number, draw in enumerate(own)] for share, own in chosen.items()
-            }
+            found: dict[str, list[tuple[float, Tensor]]] = {}
+            for share, first in same.items():  # of few images in many classes, several shares are the same labels
+                drawn = enumerate(chosen[share])
+                found[share] = found[first] if first in found else [self._tuned(draw, share, n) for n, draw in drawn]
             truth = self.labels.test[self.test]
             guesses = {share: torch.stack([guess for _, guess in own]) for share, own in found.items()}
             shares = {share: self._numbers(guesses[share], truth, found[share], chosen[share][0]) for share in found}

@@ -29,6 +29,7 @@ NPY, DICOM = b"\x93NUMPY", b"DICM"
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
 MAX_PIXELS = 89_478_485
 """Pillow's own limit: 0.25 GiB of RGB."""
+TOO_LARGE = f"more than {MAX_PIXELS:,} pixels; cut it into several files first"
 MAX_BYTES = 256 << 20
 MIN_SIDE = 8
 MAX_ASPECT = 20
@@ -115,7 +116,7 @@ def decode(
 
             raise BadImage(unreadable.what_else(data)) from None
         except Image.DecompressionBombError:
-            raise BadImage(f"more than {MAX_PIXELS:,} pixels") from None
+            raise BadImage(TOO_LARGE) from None
         except MemoryError:
             raise BadImage("needs too much memory to decode") from None
         except BadImage:
@@ -173,7 +174,7 @@ def read_picture(data: bytes, name: str, channels: int, depth: int, size: int | 
 def check_sides(width: int, height: int) -> None:
     """Refuse (``BadImage``) an image that is too large or too small."""
     if width * height > MAX_PIXELS:
-        raise BadImage(f"{width} x {height} is more than {MAX_PIXELS:,} pixels")
+        raise BadImage(f"{width} x {height}: {TOO_LARGE}")
     if min(width, height) < MIN_SIDE:
         raise BadImage(f"{width} x {height}: a side is under {MIN_SIDE} pixels")
 

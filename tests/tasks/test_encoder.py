@@ -9,7 +9,7 @@ import torch
 from tasks import embed
 from tasks.encoder import load, package
 from tasks.runtime import files
-from tasks.runtime.errors import UsageError
+from tasks.runtime.errors import IntegrityError, UsageError
 from tests.support.project import set_params
 from tests.support.registered import write_project
 
@@ -59,6 +59,12 @@ def test_a_package_for_other_tools_is_written_of_an_encoder_that_no_registry_has
     assert taken.layer == whole.layer == "block3" and torch.equal(taken(images), whole(images))
     assert torch.equal(embed.loaded(str(source)).module(images), embed.loaded(str(target)).module(images))
     assert embed.loaded(str(source)).config["layer"] == "block3"
+    weights = target / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    with pytest.raises(IntegrityError, match=r"does not match its manifest; fetch the folder again"):
+        load(target)
+    with pytest.raises(UsageError, match="is no encoder: give out/encoders/METHOD-SEED"):
+        load(tmp_path)
     for wrong, to, said in ((source, target, "is there already"), (tmp_path, tmp_path / "x", "is no encoder of a training")):
         with pytest.raises(UsageError, match=said):
             package(wrong, to)

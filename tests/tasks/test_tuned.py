@@ -47,6 +47,23 @@ def write(root: Path, method: str, lr: float = 1e-3, task: str = ".") -> None:
     )
 
 
+def test_shares_that_are_the_same_labels_are_one_column_with_the_share_that_they_are(project: Path) -> None:
+    for method in METHODS:
+        for kind, load, save in (
+            ("metrics/finetune/{}-0.json", files.read_json, files.write_json),
+            ("predictions/finetune/{}-0.safetensors", files.load_tensors, files.save_tensors),
+        ):
+            path = project / "out" / kind.format(method)
+            found = load(path)
+            shares = found.get("shares", found)
+            shares["0.1"] = shares["0.01"]
+            if "shares" in found:
+                shares["0.01"]["labels"] = 40
+            save(path, found)
+    found = tuned.load(project)
+    assert found is not None and tuned.table(found)[0] == ["method", "10 % (40)", "100 % (400)"]
+
+
 def test_rows_stand_beside_a_start_from_scratch_on_the_same_labels(project: Path) -> None:
     found = tuned.load(project)
     assert found is not None and found.shares == ("0.01", "1") and not found.missing and not found.edges

@@ -60,6 +60,13 @@ def with_task(project: Path, **values: Any) -> None:
     write_prepared(project, n=60, m=20, where="data/tasks/other")
 
 
+def test_shares_that_are_the_same_labels_are_trained_once(project: Path) -> None:
+    set_params(project, {"finetune": {"shares": [0.01, 0.1]}})
+    shares = run()["shares"]
+    assert shares["0.01"] == shares["0.1"] and shares["0.1"]["labels"] == 8
+    assert {path.name.partition("-")[0] for path in (stage().work / "trials").iterdir()} == {"0.01"}
+
+
 def test_the_stage_writes_what_its_predictions_say(project: Path) -> None:
     before = (project / "out/encoders/simclr-0/encoder.safetensors").read_bytes()
     metrics = run()
