@@ -29,6 +29,8 @@ from tasks.runtime.words import counted
 
 Outputs = Callable[[torch.Tensor], torch.Tensor]
 BATCH = 256
+NAMED = 5
+"""Files of each fault that are named."""
 
 
 class _Flat(FileSource):
@@ -49,6 +51,18 @@ class _Folder(_Flat, FolderSource):
 
 class _Archive(_Flat, ArchiveSource):
     pass
+
+
+def _tell_bad(bad: Sequence[tuple[str, str]]) -> None:
+    """Name what is left out, of each reason a few."""
+    named: dict[str, list[str]] = {}
+    for name, reason in sorted(bad):
+        named.setdefault(reason, []).append(name)
+    for reason, names in named.items():
+        for name in names[:NAMED]:
+            print(f"warning: skipped {name!r}: {reason}", file=sys.stderr)
+        if more := len(names) - NAMED if len(names) > NAMED else 0:
+            print(f"warning: skipped {more} more: {reason}", file=sys.stderr)
 
 
 def open_images(path: Path, follow_links: bool = False) -> FileSource:
@@ -136,9 +150,13 @@ def embed(
     progress.update(len(names))
     for said in (*source.warnings, *(f"{counted(n, 'image', 'images')}: {note}" for note, n in sorted(notes.items()))):
         print(f"note: {said}", file=sys.stderr)
-    for name, reason in sorted(bad):
-        print(f"warning: skipped {name!r}: {reason}", file=sys.stderr)
+    _tell_bad(bad)
     if not features:
-        raise DataError(f"{path} holds no readable images (JPEG, PNG, BMP, GIF, WebP, TIFF or .npy)")
+        what = (
+            f"none of the {counted(len(bad), 'image', 'images')} in {path} can be used, see above"
+            if bad
+            else (f"{path} holds no readable images (JPEG, PNG, BMP, GIF, WebP, TIFF or .npy)")
+        )
+        raise DataError(what)
     rows = sorted(features)
     return [shown(names[row]) for row in rows], torch.stack([features[row] for row in rows])

@@ -178,7 +178,8 @@ def _registered(uri: str) -> Start:
         try:
             package, version = packages.fetch(uri, Path(place))
         except UsageError as error:
-            raise UsageError(f"encoder.weights: {uri} is not registered here ({error})") from None
+            elsewhere = f"of another project, copy its model.safetensors into {FOLDER}/ and name that file"
+            raise UsageError(f"encoder.weights: {uri} is not registered here ({error}); {elsewhere}") from None
         config, path = files.read_json(package / "config.json"), package / "model.safetensors"
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in files.load_tensors(path).items()}
         source = f"models:/{version.name}/{version.version}"

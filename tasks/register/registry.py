@@ -127,6 +127,11 @@ class Registry:
                 f"{self.model} is named by its prepared images, and {', '.join(sorted(same)[:3])} by those of other files or"
                 " settings of data: give them one data.name in params.yaml to have one model; it keeps that name"
             )
+        if not versions and not same and self.model == model_name(data, data_sha256):
+            notes.append(
+                f"{self.model} is named after these very images and settings; data.name in params.yaml gives it a name that"
+                " stays"
+            )
         return notes
 
     def _make_model(self) -> None:

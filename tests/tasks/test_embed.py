@@ -111,6 +111,15 @@ def test_what_cannot_be_embedded_is_said_in_one_line(encoder, tmp_path):
         embed.embed(tmp_path / "empty", encoder)
 
 
+def test_of_a_fault_that_many_files_have_a_few_are_named(encoder, tmp_path, capsys):
+    for number in range(8):
+        (tmp_path / f"{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n cut")
+    with pytest.raises(DataError, match=r"none of the 8 images in .* can be used, see above"):
+        embed.embed(tmp_path, encoder)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: skipped")]
+    assert len(said) == 6 and said[5].startswith("warning: skipped 3 more: ")
+
+
 def test_a_query_that_is_not_there_is_a_usage_error(encoder, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "load", lambda uri: encoder)
     with pytest.raises(UsageError, match="--query"):

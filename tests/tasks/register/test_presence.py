@@ -272,7 +272,10 @@ def test_two_folders_of_one_name_never_share_a_model(root):
     set_params(root, {"data": {"source": "folder", "path": "a/images"}})
     first = other_images(root, "of a")
     done = register(root, made.exporter)
-    assert done.wanted.model == f"ssl-example-{first[:8]}" and not done.notes
+    assert (
+        done.wanted.model == f"ssl-example-{first[:8]}"
+        and "data.name in params.yaml gives it a name that stays" in done.notes[0]
+    )
     stored = registered.ask_file(root / "mlruns/mlflow.db", done.wanted.model)
     set_params(root, {"data": {"path": "b/images"}})
     other_images(root, "of b")
