@@ -61,8 +61,8 @@ def _tell_bad(bad: Sequence[tuple[str, str]]) -> None:
     for reason, names in named.items():
         for name in names[:NAMED]:
             print(f"warning: skipped {name!r}: {reason}", file=sys.stderr)
-        if more := len(names) - NAMED if len(names) > NAMED else 0:
-            print(f"warning: skipped {more} more: {reason}", file=sys.stderr)
+        if len(names) > NAMED:
+            print(f"warning: skipped {len(names) - NAMED} more: {reason}", file=sys.stderr)
 
 
 def open_images(path: Path, follow_links: bool = False) -> FileSource:
@@ -151,12 +151,9 @@ def embed(
     for said in (*source.warnings, *(f"{counted(n, 'image', 'images')}: {note}" for note, n in sorted(notes.items()))):
         print(f"note: {said}", file=sys.stderr)
     _tell_bad(bad)
+    if bad and not features:
+        raise DataError(f"none of the {counted(len(bad), 'image', 'images')} in {path} can be used, see above")
     if not features:
-        what = (
-            f"none of the {counted(len(bad), 'image', 'images')} in {path} can be used, see above"
-            if bad
-            else (f"{path} holds no readable images (JPEG, PNG, BMP, GIF, WebP, TIFF or .npy)")
-        )
-        raise DataError(what)
+        raise DataError(f"{path} holds no readable images (JPEG, PNG, BMP, GIF, WebP, TIFF or .npy)")
     rows = sorted(features)
     return [shown(names[row]) for row in rows], torch.stack([features[row] for row in rows])
