@@ -120,14 +120,15 @@ def advice(method: str, made: Training) -> str:
     wanted = float(f"{asked * max(2.0, ENOUGH_STEPS / made.steps):.2g}")
     epochs, steps = counted(made.epochs, "epoch", "epochs"), counted(made.steps, "step", "steps")
     trained = f"{method} trained {epochs}, {steps}"
-    if made.steps >= ENOUGH_STEPS and made.epochs >= MANY_EPOCHS:
+    rises = made.knn_rise is not None and made.knn_rise > made.chance
+    if made.steps >= ENOUGH_STEPS and made.epochs >= MANY_EPOCHS and not rises:
         return f"{trained}: more of the same will hardly help with so few images; add images, which need no labels."
     longer = f"set train.{number} to about {wanted:,.0f}"
     if made.seconds:
         longer += f", about {duration(made.seconds * wanted / asked)} at the pace it had"
     if made.knn_rise is None:
         return f"{trained}: {longer}, if its curve in the report still rises."
-    if made.knn_rise > made.chance:
+    if rises:
         return f"{trained}, and its kNN still rises ({signed(made.knn_rise)} points over the last doubling): {longer}."
     if made.steps < ENOUGH_STEPS:
         return f"{trained}, which is short: {longer}."

@@ -52,12 +52,17 @@ class Copies:
     near_duplicates: NearDuplicates
 
 
-def compare(train: Split, test: Split, classes: Sequence[str], drop_leaks: bool, check: Callable[[], None]) -> Copies:
+def compare(
+    train: Split, test: Split, classes: Sequence[str], drop_leaks: bool, check: Callable[[], None]
+) -> tuple[Copies, Array]:
     """Find equal and similar images, and drop the leaked training rows when asked to.
 
     Args:
         classes: class names as shown.
         check: called between blocks; may raise to stop.
+
+    Returns:
+        The audit's part, and (N,) uint64 of the training images that are left: equal for equal pixels.
     """
     splits = {"train": train, "test": test}
     keys = {split: hashes(part.images) for split, part in splits.items()}
@@ -73,7 +78,8 @@ def compare(train: Split, test: Split, classes: Sequence[str], drop_leaks: bool,
     copied = np.isin(keys["test"], keys["train"][~leaked] if drop_leaks else keys["train"])
     if drop_leaks:
         train.drop(leaked)
-    return Copies(duplicates, constant, differing, leaks, near_duplicates(train.images, test.images, copied, check))
+    near = near_duplicates(train.images, test.images, copied, check)
+    return Copies(duplicates, constant, differing, leaks, near), keys["train"][~leaked] if drop_leaks else keys["train"]
 
 
 def first(mask: Array, names: Sequence[str]) -> Examples:

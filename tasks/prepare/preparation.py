@@ -108,11 +108,12 @@ def finish(
     """Judge the images, drop leaks, and write everything beside the pixels."""
     train, test = splits["train"], splits["test"]
     classes = [shown(c) for c in source.classes]
-    copies = auditing.compare(train, test, classes, config.drop_leaks, check)
+    copies, pixels = auditing.compare(train, test, classes, config.drop_leaks, check)
     with _explained(seen.notes):
         check_classes(train, test, classes)
         mean, std = moments(train.images)
-    holdout = held_out(train.labels, [source.items[row] for row in train.rows], config.holdout_fraction, config.seed)
+    items = [source.items[row] for row in train.rows]
+    holdout = held_out(train.labels, items, pixels, config.holdout_fraction, config.seed)
     source.warnings += _without_use(std, holdout if classes and config.holdout_fraction else None)
     for name, split in splits.items():
         if isinstance(split.images, np.memmap):

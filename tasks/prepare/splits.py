@@ -113,12 +113,36 @@ def at_most(labels: Array, count: int | None, seed: int, purpose: int) -> Array:
     return np.sort(np.lexsort((labels, ranks(labels, seed, purpose)))[:count])
 
 
-def held_out(labels: Array, items: Sequence[Item], fraction: float, seed: int) -> Array:
-    """(N,) bool: which training images choose."""
-    groups = [item.group for item in items]
+def held_out(labels: Array, items: Sequence[Item], pixels: Array, fraction: float, seed: int) -> Array:
+    """(N,) bool: which training images choose. Copies of one picture are all in, or all out, as groups are.
+
+    Args:
+        pixels: (N,) equal for equal pixels.
+    """
+    groups, names = [item.group for item in items], [item.name for item in items]
+    _, firsts, which = np.unique(pixels, return_index=True, return_inverse=True)
+    first = firsts[which]
     if any(groups):
-        return by_groups(labels, groups, [item.name for item in items], fraction, seed, HOLDOUT)
-    return stratified(labels, fraction, seed, HOLDOUT)
+        return by_groups(labels, _joined(groups, names, first), names, fraction, seed, HOLDOUT)
+    mask: Array = stratified(labels, fraction, seed, HOLDOUT)[first] & (labels >= 0)
+    known = labels[labels >= 0]
+    left = np.bincount(known, minlength=1) - np.bincount(labels[mask], minlength=1 + known.max(initial=0))
+    return mask & (left[labels] > 0)  # where all of a class are copies, none is held out
+
+
+def _joined(groups: Sequence[str], names: Sequence[str], first: Array) -> list[str]:
+    """The groups, those that hold copies of one picture as one; ``first``: the first row with the same picture."""
+    parent: dict[str, str] = {}
+
+    def root(group: str) -> str:
+        while (above := parent.setdefault(group, group)) != group:
+            group = above
+        return group
+
+    own = [group or f"\0{name}" for group, name in zip(groups, names, strict=True)]
+    for row, other in enumerate(first):
+        parent[root(own[row])] = root(own[other])
+    return [root(group) for group in own]
 
 
 def _tested(labels: Array, items: Sequence[Item], fraction: float, seed: int) -> Array:

@@ -42,6 +42,14 @@ def test_a_training_that_still_gets_better_is_named_with_its_rise() -> None:
             "(+1.0 points over the last doubling): more of the same will hardly help; add images, which need no"
             " labels, or try other methods.",
         ),
+        (
+            replace(trained(0.1), epochs=250),
+            "and its kNN still rises (+10.0 points over the last doubling): set train.images to about 32,000.",
+        ),
+        (
+            replace(trained(0.01), epochs=250),
+            "more of the same will hardly help with so few images; add images, which need no labels.",
+        ),
         (trained(0.01, steps=100), "8 epochs, 100 steps, which is short: set train.images to about 240,000."),
         (
             replace(trained(0.1), seconds=30.0),

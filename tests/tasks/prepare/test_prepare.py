@@ -19,9 +19,10 @@ import pytest
 from PIL import Image, ImageOps
 
 from tasks.prepare import decoding
+from tasks.prepare.layout import Item
 from tasks.prepare.preparation import prepare
 from tasks.prepare.sources import sample, torchvision
-from tasks.prepare.splits import by_name, places
+from tasks.prepare.splits import by_name, held_out, places
 from tasks.runtime import dataset, files
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.params import DataConfig
@@ -361,6 +362,21 @@ def test_duplicates_conflicting_labels_and_constant_images_are_told(tmp_path: Pa
 
 
 @pytest.mark.fault("I58")
+@pytest.mark.parametrize("groups", [False, True], ids=["plain", "groups"])
+def test_no_copy_of_a_held_out_picture_is_trained_on_by_the_choices(groups: bool) -> None:
+    """Copies are all held out, or none; with groups, those that hold copies of one picture are one."""
+    labels, pixels = np.arange(400) % 4, (np.arange(400) // 2).astype(np.uint64)  # rows 2 k and 2 k + 1 are one picture
+    labels = labels // 2
+    items = [Item(f"{row}.png", "train", group=f"film {row % 40}" if groups else "") for row in range(400)]
+    held = held_out(labels, items, pixels, 0.1, 0)
+    assert (held[0::2] == held[1::2]).all() and 0.05 < held.mean() < 0.2
+    assert not groups or all(len({bool(held[row]) for row in range(film, 400, 40)}) == 1 for film in range(40))
+    alone = held_out(
+        np.array([0, 0, 1, 1, 1, 1]), items[:6] if not groups else items[200:206], np.array([7, 7, 1, 2, 3, 4]), 0.5, 0
+    )
+    assert not alone[:2].all() and alone[2:].any()  # a class of one picture has nothing to hold out
+
+
 def test_near_duplicates_are_found_and_strangers_are_not(tmp_path: Path) -> None:
     pictures = {
         f"train/{c}/{i}.png": corpus.encoded(corpus.picture(50 * n + i, 64)) for n, c in enumerate(CLASSES) for i in range(20)
