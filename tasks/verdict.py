@@ -59,6 +59,8 @@ class Verdict:
     """The encoder to take: that one, or what a training started from where none is better."""
     standings: Mapping[str, Standing]
     """By method."""
+    methods: int = 1
+    """Of how many methods the best was chosen."""
 
     @property
     def row(self) -> Row | None:
@@ -83,7 +85,7 @@ class Verdict:
     @cached_property
     def budget_of_few(self) -> Budget | None:
         """The same by a few labels."""
-        return by_few.budget(self.row, self.free) if self.row else None
+        return by_few.budget(self.row, self.free, self.methods) if self.row else None
 
     @cached_property
     def unproven(self) -> str:
@@ -121,20 +123,26 @@ class Verdict:
         return None if pixels is None else sum(value is not None and value < pixels for value in values.values())
 
 
-def judge(results: Sequence[Result], best: Result | None = None) -> Verdict:
-    """Compare every row with the method of ``best``, by default the best one."""
+def judge(results: Sequence[Result], best: Result | None = None, methods: int | None = None) -> Verdict:
+    """Compare every row with the method of ``best``, by default the best one.
+
+    Args:
+        methods: among which that was chosen; default those of ``results``.
+    """
+    methods = methods or max(1, len({r.method for r in results if not r.is_baseline}))
     rows, best = tuple(ranked(results)), best or best_method(results)
     first, free = next((row for row in rows if best and row.method == best.method), None), [row for row in rows if row.is_free]
-    return Verdict(rows, best, champion(results), {row.method: _standing(row, first, free, results) for row in rows})
+    standings = {row.method: _standing(row, first, free, results, methods) for row in rows}
+    return Verdict(rows, best, champion(results), standings, methods)
 
 
 def judge_one(result: Result, results: Sequence[Result]) -> Verdict:
     """Compare one encoder with the baselines among ``results``."""
     others = [r for r in results if r is not result and (r.method == result.method or r.is_baseline)]
-    return judge([result, *others], result)
+    return judge([result, *others], result, len({r.method for r in results if not r.is_baseline}))
 
 
-def _standing(row: Row, first: Row | None, free: Sequence[Row], results: Sequence[Result]) -> Standing:
+def _standing(row: Row, first: Row | None, free: Sequence[Row], results: Sequence[Result], methods: int) -> Standing:
     intervals, ahead = {}, {}
     for kind in ("linear", "knn"):
         own, other = _right(row, kind), None if first is None or first is row else _right(first, kind)
@@ -149,7 +157,7 @@ def _standing(row: Row, first: Row | None, free: Sequence[Row], results: Sequenc
             ahead[kind] = comparison.difference(other, own, resamples, 0)
     if first and (beside := by_few.ahead(first, row)):
         ahead[by_few.FEW] = beside
-    own_budget = None if row.is_baseline else worth.budget(row, free, worth.ALL) or by_few.budget(row, free)
+    own_budget = None if row.is_baseline else worth.budget(row, free, worth.ALL) or by_few.budget(row, free, methods)
     worse = tuple(r.name for r in row.results if starts.standing(r, results))
     gains = {r.name: gain for r in row.results if (gain := starts.gain(r, results)) is not None}
     return Standing(intervals, ahead, own_budget.answer if own_budget else None, worse, gains)

@@ -202,6 +202,7 @@ UNTESTED = (
     "No labelled test images checked this: the held-out labels that decided it chose the method too, which flatters it, the"
     " more so the more methods there are."
 )
+IF = "if the difference is what it looks like"
 EQUAL = "as far as any reasonable number of labels could tell, they are equally good"
 
 
@@ -271,10 +272,11 @@ def _why_open(group: Sequence[Budget]) -> str:
 def _more(group: Sequence[Budget]) -> str:
     if group[0].images < FEW_IMAGES:
         return f"so few do not say how many would; about {LABELS_FOR_5_POINTS} held-out ones tell a difference of 5 points"
-    known = [b.more for b in group if b.more is not None]
+    known, never = [b.more for b in group if b.more is not None], [b for b in group if b.more is None]
     if not known:
         return EQUAL
-    return f"about {max(known):,} more labelled images, held out, would most likely settle it"
+    settled = f"about {max(known):,} more labelled images, held out, would most likely settle it, {IF}"
+    return f"{settled}; with {_budgets(never)} {EQUAL}" if never else settled
 
 
 def check(found: Sequence[Budget], brief: bool = False) -> str:

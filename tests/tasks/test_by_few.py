@@ -1,0 +1,56 @@
+"""What a few labels say of encoders that are equally good: seldom anything."""
+
+import numpy as np
+import pytest
+import torch
+
+from ssl_core.evaluation.comparison import Difference
+from ssl_core.labelling import explained_by_few
+from tasks import by_few
+from tasks.conclusions import worth_it
+from tasks.few_labels import Few
+from tasks.results import Result
+from tasks.verdict import judge
+from tasks.worth import Answer
+from tests.support.example_results import metrics_of
+
+LABELS, SIMULATED = 100, 60
+
+
+def equals(rng: np.random.Generator, count: int) -> list[np.ndarray]:
+    """What each of ``count`` encoders explains of labels, which show the same classes in other noise, half of it shared."""
+    classes, centers, shared = rng.integers(0, 10, LABELS), rng.normal(size=(10, 32)), rng.normal(size=(LABELS, 32))
+    noise = (0.5**0.5 * (shared + rng.normal(size=shared.shape)) for _ in range(count))
+    return [
+        explained_by_few(torch.from_numpy(0.6 * centers[classes] + own), torch.from_numpy(classes)).numpy() for own in noise
+    ]
+
+
+def result(method: str, explained: np.ndarray) -> Result:
+    return Result(metrics_of(method), few=Few(explained, LABELS))
+
+
+def test_two_equal_encoders_are_seldom_told_apart_and_the_best_of_twelve_is_seldom_worth_it() -> None:
+    rng, apart, worth = np.random.default_rng(0), 0, 0
+    for _ in range(SIMULATED):
+        *methods, pixels = equals(rng, 13)
+        rows = [result(f"m{number}", each) for number, each in enumerate(methods)]
+        pair = judge([rows[0], result("raw_pixels", pixels)])
+        apart += bool(pair.standings["raw_pixels"].behind and pair.standings["raw_pixels"].behind.is_clear)
+        found = judge([*rows, result("raw_pixels", pixels)]).budget_of_few
+        worth += found is not None and found.answer is Answer.YES
+    assert apart <= 0.12 * SIMULATED and worth <= 0.1 * SIMULATED, (apart, worth)
+
+
+def test_a_gain_that_the_best_of_so_many_may_have_by_chance_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    gain = Difference(0.08, 0.01, 0.15, 0.02)
+    monkeypatch.setattr(by_few, "ahead", lambda first, second: gain if first is not second else None)
+    explained = np.full(LABELS, 0.4)
+    rows = [result("simclr", explained + 0.08), result("raw_pixels", explained)]
+    assert judge(rows).budget_of_few.answer is Answer.YES  # type: ignore[union-attr]
+    several = judge([*rows, *(result(name, explained) for name in ("byol", "moco"))])
+    assert several.budget_of_few.answer is Answer.UNKNOWN  # type: ignore[union-attr]
+    assert worth_it(several)[0] == (
+        "100 labels do not tell whether training on your images is worth it: what simclr explains of them is +8.0 points"
+        " (1.0 to 15.0) over raw pixels, which the best of so many methods may be by chance; twice as many labels tell more."
+    )
