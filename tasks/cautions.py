@@ -32,14 +32,28 @@ def share_in_words(share: float | None) -> str:
 
 def how_few(best: Result) -> list[str]:
     """What so few labelled images cannot tell; nothing where there are enough."""
-    counts = [(best.metrics.protocol.get(f"{key}_labels"), what) for key, what in (("holdout", "held-out"), ("test", "test"))]
+    known, counts = best.metrics.protocol, []
+    for key, what in (("holdout", "held-out"), ("test", "test")):
+        groups = known.get(f"{key}_groups")
+        counts.append((groups or known.get(f"{key}_labels"), f"groups of {what} images" if groups else f"{what} images"))
     few = [(n, what) for n, what in counts if n and n < FEW_IMAGES]
     if not few:
         return []
-    weights = " and ".join(f"one of the {n} {what} images is {100 / n:.1f} points" for n, what in few)
+    weights = " and ".join(f"one of the {n} {what} is {100 / n:.1f} points" for n, what in few)
     count, what = few[-1]
     least = f" below {100 * LEAST_CLEAR / count:.0f} points" if count >= LEAST_CLEAR else ""
-    return [f"Few images tell little: {weights}; no difference{least} is clear on {count} {what} images."]
+    return [f"Few images tell little: {weights}; no difference{least} is clear on {count} {what}."]
+
+
+def in_groups(best: Result) -> list[str]:
+    """That images belong together, where some do, and what follows from it."""
+    known = best.metrics.protocol
+    if not (groups := known.get("test_groups")):
+        return []
+    return [
+        f"The {known['test_labels']:,} test images are {groups:,} groups (tiles of one picture, or what the column group says):"
+        " intervals and comparisons draw whole groups."
+    ]
 
 
 def seed_note(rows: Sequence[Row]) -> str:

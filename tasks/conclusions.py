@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from ssl_core.networks import network
 from tasks import by_few, few_labels, starts, worth
-from tasks.cautions import CAUTION, how_few, share_in_words, unequal_classes
+from tasks.cautions import CAUTION, how_few, in_groups, share_in_words, unequal_classes
 from tasks.results import Result, Row
 from tasks.trainings import advice
 from tasks.verdict import Verdict, judge
@@ -75,6 +75,7 @@ def sentences(verdict: Verdict) -> list[str]:
         f" {share_in_words(row.mean('linear_top1'))}{sure} of the test images right, kNN"
         f" {share_in_words(row.mean('knn_top1'))}.",
         f"It was chosen by its score on held-out training labels, {held_out}, not by the test.{_tied(verdict, row)}",
+        *in_groups(best),
         *how_few(best),
         *unequal_classes(row, verdict.rows),
         *(_against(verdict, row) for row in verdict.rows if row.is_baseline),

@@ -14,8 +14,9 @@ import numpy as np
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.files import MEND, load_tensors
 
-ACTUAL = "actual"
-"""The classes that the images have; every other array holds predicted ones, negative where the probe saw the label."""
+ACTUAL, GROUP = "actual", "group"
+"""The classes that the images have, and which of them belong together; every other array holds predicted classes, negative
+where the probe saw the label."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Judged:
     """(H,) float by ``linear`` and ``knn``, and (S, H) by each share of the labels (``0.01``), for S choices of them."""
     few: Mapping[str, np.ndarray] = field(default_factory=dict)
     """(S, M) of the labelled test images, by each share of the labels."""
+    groups: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """``held_out`` (H,) and ``test`` (M,), equal for images that belong together; empty where none do."""
 
     @classmethod
     def read(cls, path: Path, seed: int | None = None) -> Self:
@@ -42,9 +45,9 @@ class Judged:
             truth = arrays.get(f"{split}/{ACTUAL}")
             if split not in found or truth is None or truth.ndim != 1 or guess.shape[-1:] != truth.shape:
                 raise IntegrityError(f"{path}: {name} is of other images than {split}/{ACTUAL}; {MEND}")
-            if probe != ACTUAL:
+            if probe not in (ACTUAL, GROUP):
                 found[split][probe] = np.where(guess < 0, np.nan, guess == truth)
-        return cls(found["held_out"], found["test"])
+        return cls(found["held_out"], found["test"], {s: arrays[f"{s}/{GROUP}"] for s in found if f"{s}/{GROUP}" in arrays})
 
 
 def _of(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from tasks.runtime import dataset, params, recorded
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.files import MANIFEST, MEND, read_json, sha256
 from tasks.trainings import Training, read_training
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,15 @@ class Row:
     def verdict(self) -> str:
         """The worst verdict of its seeds."""
         return max((r.metrics.verdict for r in self.results), key=VERDICTS.index)
+
+    def groups(self, split: str, images: int) -> "Tensor | None":
+        """(images,) equal for judged images of a split, ``held_out`` or ``test``, that belong together; None where none do."""
+        found = self.best.judged.groups.get(split)
+        if found is None or len(found) != images:
+            return None
+        import torch
+
+        return torch.from_numpy(found)
 
     def values(self, column: str) -> list[float]:
         """The column's values over the seeds, without the absent ones."""

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 SCRATCH = "random_init"
 """The row of a start from scratch."""
-ACTUAL = "actual"
-"""The classes of the test images, among the predictions; the others are named by the share of the labels."""
+ACTUAL, GROUP = "actual", "group"
+"""The classes of the test images, among the predictions, and which belong together; the others are named by their share."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,8 @@ class _File:
     metrics: Mapping[str, Any]
     right: Mapping[str, np.ndarray] = field(default_factory=dict)
     """(S, M) bool by share."""
+    groups: np.ndarray | None = None
+    """(M,) equal for images that belong together."""
 
     @property
     def seed(self) -> str:
@@ -210,7 +212,7 @@ def _read(root: Path, name: str, task: str | None) -> _File | None:
         _at_edge(values)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise IntegrityError(f"{metrics} and its predictions do not hold the shares they should ({error}); {MEND}") from None
-    return _File(name, metrics.stat().st_mtime_ns, values, found)
+    return _File(name, metrics.stat().st_mtime_ns, values, found, arrays.get(GROUP))
 
 
 def _at_edge(metrics: Mapping[str, Any]) -> bool:
@@ -228,13 +230,13 @@ def _tuned(found: Sequence[_File], scratch: Sequence[_File], share: str) -> Tune
         torch.from_numpy(np.concatenate([f.right[share] for f in group])) if group else None for group in (found, scratch)
     )
     assert right is not None
-    over = None
+    over, groups = None, None if found[0].groups is None else torch.from_numpy(found[0].groups)
     if other is not None:
         paired = right.shape == other.shape and len(right) > 1 and [f.seed for f in found] == [f.seed for f in scratch]
-        over = (comparison.paired if paired else comparison.difference)(right, other, RESAMPLES, 0)
+        over = (comparison.paired if paired else comparison.difference)(right, other, RESAMPLES, 0, groups)
     own = [f.metrics["shares"][share] for f in found]
     rates = tuple(sorted({rate for one in own for rate in one["lr"]}))
-    interval = comparison.interval(right, RESAMPLES, 0)
+    interval = comparison.interval(right, RESAMPLES, 0, groups)
     each = {f.name: float(f.right[share].mean()) for f in found}
     return Tuned(own[0]["labels"], float(right.double().mean()), interval, over, rates, each)
 

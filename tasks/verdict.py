@@ -150,11 +150,12 @@ def _standing(row: Row, first: Row | None, free: Sequence[Row], results: Sequenc
             continue
         from ssl_core.evaluation import comparison  # torch takes seconds: only where there is something to compare
 
+        groups = row.groups("test", own.shape[1])
         resamples = row.best.metrics.protocol.get("resamples", RESAMPLES)
         known = row.best.metrics.interval(kind) if len(row.results) == 1 else None  # the one that stands beside its number
-        intervals[kind] = known or comparison.interval(own, resamples, 0)
+        intervals[kind] = known or comparison.interval(own, resamples, 0, groups)
         if other is not None and other.shape[1] == own.shape[1]:
-            ahead[kind] = comparison.difference(other, own, resamples, 0)
+            ahead[kind] = comparison.difference(other, own, resamples, 0, groups)
     if first and (beside := by_few.ahead(first, row)):
         ahead[by_few.FEW] = beside
     own_budget = None if row.is_baseline else worth.budget(row, free, worth.ALL) or by_few.budget(row, free, methods)

@@ -18,6 +18,8 @@ from tasks.results import Row
 from tasks.runtime.words import signed
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ssl_core.evaluation.comparison import Difference
 
 ALL = "linear"
@@ -131,7 +133,7 @@ def budget(first: Row, free: Sequence[Row], share: str) -> Budget | None:
         return None
     over, (row, right) = max(rivals.items(), key=lambda item: np.nanmean(item[1][1]))
     resamples = first.best.metrics.protocol.get("resamples", RESAMPLES)
-    held_out = _difference(own, right, share, resamples)
+    held_out = _difference(own, right, share, resamples, first.groups("held_out", own.shape[1]))
     asked = [each for each, _ in rivals.values()] if _answer(held_out) is Answer.YES else [row]
     tests = _tested(first, asked, share, resamples)
     beside = {name: found.mean for name, found in tests.items() if _answer(found) is not Answer.YES}
@@ -146,7 +148,7 @@ def _tested(first: Row, rows: Sequence[Row], share: str, resamples: int) -> dict
     for row in rows:
         other = _right(row, share, held_out=False)
         if own is not None and other is not None and _fit(own, other, share):
-            found[row.method] = _difference(own, other, share, resamples)
+            found[row.method] = _difference(own, other, share, resamples, first.groups("test", own.shape[1]))
     return found
 
 
@@ -166,15 +168,15 @@ def _fit(first: np.ndarray, second: np.ndarray, share: str) -> bool:
     return first.shape[1] == second.shape[1] and (share == ALL or first.shape == second.shape)
 
 
-def _difference(first: np.ndarray, second: np.ndarray, share: str, resamples: int) -> "Difference":
+def _difference(first: np.ndarray, second: np.ndarray, share: str, resamples: int, groups: "Tensor | None") -> "Difference":
     import torch
 
     from ssl_core.evaluation import comparison
 
     one, other = (torch.from_numpy(np.asarray(right)) for right in (first, second))
     if share == ALL:
-        return comparison.difference(one == 1, other == 1, resamples, 0)
-    return comparison.paired(one, other, resamples, 0)
+        return comparison.difference(one == 1, other == 1, resamples, 0, groups)
+    return comparison.paired(one, other, resamples, 0, groups)
 
 
 def _answer(found: "Difference") -> Answer:

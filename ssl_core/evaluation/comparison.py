@@ -8,6 +8,8 @@ McNemar's exact test calls the difference clear, and the bootstrap's, in which t
 With several, training seeds and test images both vary, so both are resampled (the hierarchical bootstrap; Davison and
 Hinkley, "Bootstrap methods and their application", 1997, section 3.8). Resampling S seeds gives (S - 1) / S of their variance;
 the deviations are scaled up accordingly.
+
+Images that belong together are drawn together (``intervals``), and no exact test counts them one by one.
 """
 
 import functools
@@ -17,7 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ssl_core.evaluation.intervals import CONFIDENCE, one_sided
+from ssl_core.evaluation.intervals import CONFIDENCE, one_sided, summed, units
 from ssl_core.rng import Rng
 
 _BLOCK = 2**22
@@ -48,54 +50,60 @@ class Difference:
         return not self.low <= 0 <= self.high
 
 
-def interval(correct: Tensor, resamples: int, seed: int) -> tuple[float, float]:
+def interval(correct: Tensor, resamples: int, seed: int, groups: Tensor | None = None) -> tuple[float, float]:
     """95 % interval of a method's mean accuracy, over seeds and test images.
 
     Args:
         correct: (S, M) bool, whether seed s gets image m right.
         resamples: draws of the bootstrap.
         seed: names the stream of random numbers.
+        groups: (M,), equal for images that belong together; None: none do.
     """
     if correct.all() or not correct.any():
-        return one_sided(bool(correct.all()), correct.shape[1])
-    return _percentiles(_resampled(correct, resamples, seed, 0).clamp(0, 1))
+        number = units(groups, correct.shape[1])
+        return one_sided(bool(correct.all()), correct.shape[1] if number is None else int(number.max()) + 1)
+    return _percentiles(_resampled(correct, resamples, seed, 0, groups).clamp(0, 1))
 
 
-def difference(first: Tensor, second: Tensor, resamples: int, seed: int) -> Difference:
+def difference(first: Tensor, second: Tensor, resamples: int, seed: int, groups: Tensor | None = None) -> Difference:
     """The paired difference of two methods, ``first`` minus ``second``.
 
     Args:
         first: (S, M) bool, whether seed s gets image m right; ``second`` (T, M) on the same images. The seeds are not paired.
         resamples: draws of the bootstrap.
         seed: names the stream of random numbers.
+        groups: (M,), equal for images that belong together; None: none do.
 
     Returns:
-        With one seed each, p is that of McNemar's exact test. Otherwise it is read off the bootstrap.
+        With one seed each and without groups, p is that of McNemar's exact test. Otherwise it is read off the bootstrap.
     """
-    drawn = of_means(first, second, resamples, seed)
+    drawn = of_means(first, second, resamples, seed, groups)
     if len(first) > 1 or len(second) > 1:
         return drawn
     alone = int((first & ~second).sum()), int((second & ~first).sum())
+    if units(groups, first.shape[1]) is not None:
+        return replace(drawn, alone=alone)
     low, high = (edge * sum(alone) / first.shape[1] for edge in exact_interval(*alone))
     exact = Difference(drawn.mean, low, high, mcnemar(*alone), alone)
     both = replace(exact, low=min(low, drawn.low), high=max(high, drawn.high))
     return both if both.is_clear == exact.is_clear else exact  # about zero the test decides
 
 
-def of_means(first: Tensor, second: Tensor, resamples: int, seed: int) -> Difference:
+def of_means(first: Tensor, second: Tensor, resamples: int, seed: int, groups: Tensor | None = None) -> Difference:
     """The same of numbers for each image of which more is better, read off the bootstrap.
 
     Args:
         first: (S, M) of seed s and image m; ``second`` (T, M) on the same images. The seeds are not paired.
         resamples: draws of the bootstrap.
         seed: names the stream of random numbers.
+        groups: (M,), equal for images that belong together; None: none do.
     """
     mean = float(first.double().mean() - second.double().mean())
-    draws = _resampled(first, resamples, seed, 0) - _resampled(second, resamples, seed, 1)
+    draws = _resampled(first, resamples, seed, 0, groups) - _resampled(second, resamples, seed, 1, groups)
     return Difference(mean, *_percentiles(draws), _tail(draws), least_p=_least_p(draws))
 
 
-def paired(first: Tensor, second: Tensor, resamples: int, seed: int) -> Difference:
+def paired(first: Tensor, second: Tensor, resamples: int, seed: int, groups: Tensor | None = None) -> Difference:
     """The difference of two methods whose rows belong together, ``first`` minus ``second``.
 
     Args:
@@ -103,9 +111,10 @@ def paired(first: Tensor, second: Tensor, resamples: int, seed: int) -> Differen
             both is of the same choice of labels, for example.
         resamples: draws of the bootstrap, of images and of rows.
         seed: names the stream of random numbers.
+        groups: (M,), equal for images that belong together; None: none do.
     """
     each = first.double() - second.double()
-    draws = _resampled(each, resamples, seed, 0)
+    draws = _resampled(each, resamples, seed, 0, groups)
     draws = draws[~draws.isnan()]  # of few images a draw may hold none that is asked
     low, high = _percentiles(draws)
     return Difference(float(each.nanmean(1).mean()), low, high, _tail(draws), least_p=_least_p(draws))
@@ -154,19 +163,23 @@ def _at_most(k: int, n: int, share: float) -> float:
     return math.exp(float(torch.logsumexp(ways + counts * math.log(share) + (n - counts) * math.log1p(-share), 0)))
 
 
-def _resampled(correct: Tensor, resamples: int, seed: int, row: int) -> Tensor:
+def _resampled(correct: Tensor, resamples: int, seed: int, row: int, groups: Tensor | None = None) -> Tensor:
     """(resamples,) float64 means of ``correct`` (S, M) over resampled images, the same for every row, and resampled seeds.
 
     Args:
         correct: numbers; NaN where an image does not count.
+        groups: (M,) of images that are drawn together.
     """
-    seeds, images = correct.shape
+    seeds, number = len(correct), units(groups, correct.shape[1])
     values, means = correct.to(torch.float64).T, []
-    asked = ~values.isnan()
+    is_asked = ~values.isnan()
+    whole = number is None and bool(is_asked.all())
+    values, asked = summed(values.nan_to_num(), number), summed(is_asked.double(), number)
+    images = len(values)
     spread = math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0
     for ids in torch.split(torch.arange(resamples), max(1, _BLOCK // images)):
         times = _times(int(ids[0]), int(ids[-1]) + 1, images, seed).double()
-        each = times @ values.nan_to_num() / (images if asked.all() else times @ asked.double())
+        each = times @ values / (images if whole else times @ asked)
         middle = each.mean(1)
         picked = each.gather(1, Rng(ids, seed, _SEEDS, row).integers(seeds, seeds)).mean(1)
         means.append(middle + spread * (picked - middle))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ssl_core.evaluation.discriminant import linear_classifier
+from ssl_core.evaluation.intervals import summed, units
 from ssl_core.evaluation.scores import EvaluateConfig, top1
 from ssl_core.rng import permutation
 
@@ -55,13 +56,16 @@ def strengths(config: EvaluateConfig) -> Tensor:
     return torch.logspace(math.log10(low), math.log10(high), config.linear_lambdas, dtype=torch.float64)
 
 
-def few_labels(tasks: Sequence[Task], held_out: Tensor, config: EvaluateConfig, seed: int) -> FewLabels:
+def few_labels(
+    tasks: Sequence[Task], held_out: Tensor, config: EvaluateConfig, seed: int, groups: Tensor | None = None
+) -> FewLabels:
     """Linear probes on a few labels per class, of the layer and strength that these labels alone choose.
 
     Args:
         tasks: the same images by layer, the last layer last.
         held_out: (N,) bool, the training images that are judged too.
         seed: of the choices of labels.
+        groups: (N,), equal for training images that belong together: a probe that has seen one is not asked for the others.
     """
     labels, found = tasks[0].train_labels, FewLabels({}, {}, {})
     for fraction in config.label_fractions:
@@ -79,6 +83,8 @@ def few_labels(tasks: Sequence[Task], held_out: Tensor, config: EvaluateConfig, 
         test, judged = predicted[:, : len(tasks[0].test)], predicted[:, len(tasks[0].test) :]
         seen = torch.zeros(len(first), len(labels), dtype=torch.bool, device=labels.device)
         seen.scatter_(1, torch.cat([first, second], 1), True)
+        if (number := units(groups, len(labels))) is not None:
+            seen = (summed(seen.T.int(), number) > 0)[number].T
         accuracy = top1(test, tasks[0].test_labels)
         found.test[share], found.held_out[share] = test, judged.masked_fill(seen[:, held_out], SEEN)
         found.numbers[share] = {

@@ -1,4 +1,8 @@
-"""Intervals around accuracies, by the bootstrap."""
+"""Intervals around accuracies, by the bootstrap.
+
+Where images belong together (tiles of one picture, photographs of one patient), one group says little more than one image, so
+whole groups are drawn (Davison and Hinkley, "Bootstrap methods and their application", 1997, section 3.8).
+"""
 
 import torch
 from torch import Tensor
@@ -10,7 +14,24 @@ _DRAWS = 2**22
 """Random numbers in memory at once."""
 
 
-def bootstrap_intervals(correct: Tensor, resamples: int, *parts: int) -> list[tuple[float, float]]:
+def units(groups: Tensor | None, images: int) -> Tensor | None:
+    """(M,) number of the group of each image, from 0 on; None where each is one of its own."""
+    if groups is None:
+        return None
+    numbers: Tensor = torch.unique(groups, return_inverse=True)[1]
+    return numbers if int(numbers.max()) + 1 < images else None
+
+
+def summed(values: Tensor, number: Tensor | None) -> Tensor:
+    """(M, ...) added up within each group: (G, ...); as it is without groups."""
+    return (
+        values if number is None else values.new_zeros(int(number.max()) + 1, *values.shape[1:]).index_add_(0, number, values)
+    )
+
+
+def bootstrap_intervals(
+    correct: Tensor, resamples: int, *parts: int, groups: Tensor | None = None
+) -> list[tuple[float, float]]:
     """Percentile intervals (95 %) of mean accuracies over resampled images (Efron, 1979).
 
     All rows see the same resamples, so encoders evaluated with the same parts can be compared pairwise.
@@ -18,11 +39,15 @@ def bootstrap_intervals(correct: Tensor, resamples: int, *parts: int) -> list[tu
     Args:
         correct: (R, M), 1 where row r's prediction of image m is right.
         parts: integers naming the stream of random numbers.
+        groups: (M,), equal for images that belong together; None: none do.
     """
-    m, means = correct.shape[1], []
+    number, means = units(groups, correct.shape[1]), []
+    right = summed(correct.T.float(), number)  # (M or G, R)
+    m, sizes = len(right), None if number is None else summed(torch.ones_like(number, dtype=torch.float32), number)
     for ids in torch.split(torch.arange(resamples, device=correct.device), max(1, _DRAWS // m)):
         chosen = Rng(ids, *parts).integers(m, m)
-        means.append(torch.stack([row.float()[chosen].mean(1) for row in correct]))
+        drawn = torch.stack([row[chosen].mean(1) for row in right.T])
+        means.append(drawn if sizes is None else drawn / sizes[chosen].mean(1))
     edges = torch.tensor([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], device=correct.device)
     found = [(float(low), float(high)) for low, high in torch.quantile(torch.cat(means, 1), edges, dim=1).T]
     share = correct.float().mean(1).tolist()

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ssl_core.clustering import kmeans
 from ssl_core.evaluation.discriminant import linear_classifier
 from ssl_core.evaluation.few_labels import CHOICE, FINAL, Task, few_labels, strengths
-from ssl_core.evaluation.intervals import bootstrap_intervals
+from ssl_core.evaluation.intervals import bootstrap_intervals, units
 from ssl_core.evaluation.knn import knn
 from ssl_core.evaluation.scores import SCORES, EvaluateConfig, Tested, balanced, per_class, top1
 from ssl_core.rng import permutation
@@ -39,6 +39,10 @@ class Labels:
     test: Tensor
     """(M,) int64; may be empty."""
     num_classes: int
+    train_groups: Tensor | None = None
+    """(N,), equal for images that belong together; None: none do."""
+    test_groups: Tensor | None = None
+    """(M,)."""
 
     def many(self, limit: int | None) -> bool:
         """Whether training images have more classes than ``limit``."""
@@ -99,7 +103,7 @@ def evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int) 
         return _evaluate(layers, labels, config, seed)
     numbers = torch.full((labels.num_classes + 1,), -1, device=named.device)
     numbers[named] = torch.arange(len(named), device=named.device)
-    few = Labels(numbers[labels.train], labels.holdout, numbers[labels.test], len(named))
+    few = replace(labels, train=numbers[labels.train], test=numbers[labels.test], num_classes=len(named))
     return _renamed(_evaluate(layers, few, config, seed), named, labels.num_classes)
 
 
@@ -145,6 +149,7 @@ def _evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int)
         **(_of_many(labels, config) if many else {}),
         "train_labels": int(known.sum()),
         "holdout_labels": int(held.sum()),
+        **_counted("holdout", labels.train_groups, held),
     }
     scores: dict[str, Any] = {
         "holdout_knn_top1": vote.accuracy,
@@ -154,11 +159,13 @@ def _evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int)
     }
     seen = labels.test >= 0
     protocol["test_labels"] = int(seen.sum())
+    protocol |= _counted("test", labels.test_groups, seen)
     tasks = {
         name: Task(train[known], labels.train[known], test[seen], labels.test[seen], labels.num_classes, many)
         for name, (train, test) in layers.items()
     }
-    few = few_labels(list(tasks.values()), held[known], config, seed)
+    groups = None if labels.train_groups is None else labels.train_groups[known]
+    few = few_labels(list(tasks.values()), held[known], config, seed, groups)
     judged = {"linear": probe.predicted, "knn": vote.predicted, **few.held_out}
     if not seen.any():
         protocol |= {"test": "no labelled test images: held-out numbers only"}
@@ -166,8 +173,15 @@ def _evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int)
     protocol["resamples"] = config.bootstrap
     tested, grid = _tested(tasks[layer], probe, tasks[knn_layer], vote, config, seed)
     scores |= {score.name: score.compute(tested) for score in SCORES if score.compute}
-    scores |= grid | _spread(tested) | {"few_label": few.numbers}
+    groups = None if labels.test_groups is None else labels.test_groups[seen]
+    scores |= grid | _spread(tested, groups) | {"few_label": few.numbers}
     return Scores(layer, scores, protocol, tested.predicted, tested.nearest, judged, few.test)
+
+
+def _counted(of: str, groups: Tensor | None, chosen: Tensor) -> dict[str, int]:
+    """How many groups the ``chosen`` images are, where some belong together."""
+    found = None if groups is None or not chosen.any() else units(groups[chosen], int(chosen.sum()))
+    return {} if found is None else {f"{of}_groups": int(found.max()) + 1}
 
 
 def _of_many(labels: Labels, config: EvaluateConfig) -> dict[str, str]:
@@ -256,11 +270,11 @@ def _tested(
     return tested, {"knn": grid}
 
 
-def _spread(tested: Tested) -> dict[str, Any]:
+def _spread(tested: Tested, groups: Tensor | None) -> dict[str, Any]:
     """How sure the two accuracies are, and how they differ between the classes."""
     guesses = {"knn": tested.nearest, "linear": tested.predicted}
     correct = torch.stack(list(guesses.values())) == tested.test_labels
-    intervals = bootstrap_intervals(correct, tested.config.bootstrap, tested.seed, BOOTSTRAP)
+    intervals = bootstrap_intervals(correct, tested.config.bootstrap, tested.seed, BOOTSTRAP, groups=groups)
     recalls = {name: per_class(guess, tested.test_labels, tested.num_classes) for name, guess in guesses.items()}
     return {
         **{f"{name}_interval": list(interval) for name, interval in zip(guesses, intervals, strict=True)},

@@ -25,7 +25,7 @@ from ssl_core.engine.optim import TrainConfig
 from ssl_core.engine.train import Trainer
 from ssl_core.evaluation.protocol import Labels, Scores, evaluate
 from ssl_core.methods import random_init
-from tasks.judged import ACTUAL
+from tasks.judged import ACTUAL, GROUP
 from tasks.metrics import Health, Metrics, prediction_columns, to_json
 from tasks.runtime import dataset, files, params, saved_encoder
 from tasks.runtime.dataset import IN_POOL
@@ -112,7 +112,8 @@ class Evaluation:
         self.encoder, self.facts = saved_encoder.load(self.directory)
         arrays = (self.data.train_labels, self.data.train_holdout, self.data.test_labels)
         train, holdout, test = (torch.from_numpy(np.array(a)) for a in arrays)
-        self.labels = Labels(train, holdout, test, len(self.classes)).of_at_most(self.config.max_classes)
+        groups = (None if g is None else torch.from_numpy(np.array(g)) for g in (self.data.train_groups, self.data.test_groups))
+        self.labels = Labels(train, holdout, test, len(self.classes), *groups).of_at_most(self.config.max_classes)
 
     def run(self) -> None:
         """Extract, score, write."""
@@ -241,9 +242,14 @@ class Evaluation:
 
     def _judged(self, scores: Scores, others: Sequence[Another]) -> dict[str, np.ndarray]:
         """Classes of the held-out images, and of the test images by few labels, as int32; see ``tasks/judged.py``."""
-        held = self.labels.train[self.labels.holdout & (self.labels.train >= 0)]
-        truth = {"held_out": held, "test": self.labels.test[self.labels.test >= 0]} if scores.held_out else {}
-        found = {f"{split}/{ACTUAL}": actual for split, actual in truth.items()}
+        labels, held = self.labels, self.labels.holdout & (self.labels.train >= 0)
+        parts = {
+            "held_out": (labels.train, labels.train_groups, held),
+            "test": (labels.test, labels.test_groups, labels.test >= 0),
+        }
+        found = {f"{split}/{ACTUAL}": actual[rows] for split, (actual, _, rows) in parts.items() if scores.held_out}
+        grouped = {split: groups[rows] for split, (_, groups, rows) in parts.items() if scores.held_out and groups is not None}
+        found |= {f"{split}/{GROUP}": numbers for split, numbers in grouped.items()}
         for prefix, each in {"": scores, **{f"{other.metrics.seed}/": other.scores for other in others}}.items():
             for split, guesses in (("held_out", each.held_out), ("test", each.few)):
                 found |= {f"{prefix}{split}/{probe}": guess for probe, guess in guesses.items()}

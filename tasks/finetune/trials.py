@@ -63,6 +63,8 @@ class Trials:
         train, holdout, test = (torch.from_numpy(np.array(a)) for a in arrays)
         self.labels = Labels(train, holdout, test, len(self.data.meta["classes"])).of_at_most(self.evaluate.max_classes)
         self.test = torch.nonzero(self.labels.test >= 0)[:, 0]
+        groups = self.data.test_groups
+        self.groups = None if groups is None else torch.from_numpy(np.array(groups))[self.test]
         known = self.labels.train >= 0
         self.is_labelled = bool(len(self.test) and (known & holdout).any() and (known & ~holdout).any())
         if not self.is_labelled and (task or not params.run_config(params.load()).tasks):
@@ -97,7 +99,8 @@ class Trials:
             about = {"method": self.name, "seed": self.seed, "encoder_sha256": encoder_sha256}
             metrics = about | {"shares": shares, "recipe": asdict(self.recipe), "data_sha256": self.data.sha256}
             files.write_json(self.stage.out(f"out/metrics/{self.file}.json"), metrics)
-            arrays = {share: guess.numpy().astype(np.int32) for share, guess in {"actual": truth, **guesses}.items()}
+            groups = {} if self.groups is None else {"group": self.groups}
+            arrays = {name: found.numpy().astype(np.int32) for name, found in {"actual": truth, **groups, **guesses}.items()}
             files.save_tensors(self.stage.out(f"out/predictions/{self.file}.safetensors"), arrays)
             named = f"{self.task}/finetune_top1" if self.task else "top1"
             journal.metrics(0, {f"{named}_{100 * float(share):g}pct": own["mean"] for share, own in shares.items()})
@@ -111,7 +114,7 @@ class Trials:
     def _numbers(self, guess: Tensor, truth: Tensor, found: Sequence[tuple[float, Tensor]], draw: Draw) -> dict[str, Any]:
         """What a share of the labels gives; accuracies of the test images."""
         right = top1(guess, truth)
-        low, high = interval(guess == truth, self.evaluate.bootstrap, self.seed)
+        low, high = interval(guess == truth, self.evaluate.bootstrap, self.seed, self.groups)
         return {
             "labels": len(draw.all),
             "mean": float(right.mean()),

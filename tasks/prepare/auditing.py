@@ -55,14 +55,12 @@ class Copies:
 def compare(
     train: Split, test: Split, classes: Sequence[str], drop_leaks: bool, check: Callable[[], None]
 ) -> tuple[Copies, Array]:
-    """Find equal and similar images, and drop the leaked training rows when asked to.
+    """Find equal and similar images, and drop the leaked training rows when asked to. Beside what was found, (N,) uint64 of the
+    training images that are left: equal for equal pixels.
 
     Args:
         classes: class names as shown.
         check: called between blocks; may raise to stop.
-
-    Returns:
-        The audit's part, and (N,) uint64 of the training images that are left: equal for equal pixels.
     """
     splits = {"train": train, "test": test}
     keys = {split: hashes(part.images) for split, part in splits.items()}
@@ -250,16 +248,13 @@ def warnings(audit: Audit, num_train: int, image_size: int, channels: int) -> li
         images = counted(num_train, "training image", "training images")
         sentences.append(f"only {images}: differences between methods will be noise")
     if counts and max(counts.values()) >= 10 * max(1, min(counts.values())):
-        small, large = (choose(counts, key=lambda k: counts[k]) for choose in (min, max))
+        rare, large = (choose(counts, key=lambda k: counts[k]) for choose in (min, max))
         sentences.append(
-            f"unbalanced: {counts[large]:,} images of {large!r} but {counts[small]} of {small!r}; see per-class scores"
+            f"unbalanced: {counts[large]:,} images of {large!r} but {counts[rare]} of {rare!r}; see per-class scores"
         )
     sentences += [f"{counted(n, 'image', 'images')}: {text}" for text, n in sorted(audit.notes.items())]
-    if audit.enlarged:
-        sentences.append(
-            f"{counted(audit.enlarged, 'image was', 'images were')} smaller than data.image_size, {image_size} pixels, and"
-            " enlarged"
-        )
+    small = counted(audit.enlarged, "image was", "images were")
+    sentences += [f"{small} smaller than data.image_size, {image_size} pixels, and enlarged"] if audit.enlarged else []
     colors = {"RGB", "RGBA", "P", "CMYK", "YCbCr", "3 bands"} & set(audit.modes)
     if channels == 1 and colors:
         sentences.append("color images are stored grey; data.channels: 3 keeps the color")
@@ -280,12 +275,11 @@ def _copies_in_words(audit: Audit) -> list[str]:
             f" ({near.mirrored} of them mirrored); scores may be too good"
         )
     for split in ("train", "test"):
+        of = f"of the {split} split"
         if audit.duplicates[split].extra:
-            of = f"of the {split} split"
             copies = counted(audit.duplicates[split].extra, f"image {of} is an exact copy", f"images {of} are exact copies")
             sentences.append(f"{copies} of others in it")
         if audit.constant[split].count:
-            of = f"of the {split} split"
             sentences.append(counted(audit.constant[split].count, f"image {of} is a", f"images {of} are a") + " single color")
     if audit.conflicts.count:
         pairs = counted(audit.conflicts.count, "pair of equal images has", "pairs of equal images have")

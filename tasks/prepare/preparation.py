@@ -18,7 +18,7 @@ from tasks.prepare import auditing, bands, levels, tiled, transparency
 from tasks.prepare.intake import Seen, Split, decode_into, new_split
 from tasks.prepare.layout import one_per_line, shown
 from tasks.prepare.source import Source, open_source
-from tasks.prepare.splits import held_out, split_rows, without_single
+from tasks.prepare.splits import group_numbers, held_out, split_rows, without_single
 from tasks.runtime import audit, files
 from tasks.runtime.audit import Audit, Ignored, Quarantined
 from tasks.runtime.dataset import Array, blocks
@@ -120,6 +120,8 @@ def finish(
             split.images.flush()
         np.save(directory / f"{name}_labels.npy", split.labels)
         files.write_text(directory / f"{name}_files.txt", one_per_line(split.names))
+        if any(item.group for item in source.items):
+            np.save(directory / f"{name}_groups.npy", group_numbers([source.items[row] for row in split.rows]))
     np.save(directory / "train_holdout.npy", holdout)
     meta = {
         "name": shown(source.name),

@@ -113,6 +113,12 @@ def at_most(labels: Array, count: int | None, seed: int, purpose: int) -> Array:
     return np.sort(np.lexsort((labels, ranks(labels, seed, purpose)))[:count])
 
 
+def group_numbers(items: Sequence[Item]) -> Array:
+    """(N,) int64, equal for the images of one group; an image without a group is one of its own."""
+    found: Array = np.unique([item.group or f"\0{item.name}" for item in items], return_inverse=True)[1].astype(np.int64)
+    return found
+
+
 def held_out(labels: Array, items: Sequence[Item], pixels: Array, fraction: float, seed: int) -> Array:
     """(N,) bool: which training images choose. Copies of one picture are all in, or all out, as groups are.
 

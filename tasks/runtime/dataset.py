@@ -32,6 +32,10 @@ BLOCK = 2048
 """Images that are looked at together."""
 
 
+GROUPS = ("train_groups", "test_groups")
+"""Files that are there where images belong together."""
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Memory-mapped images (N, C, S, S), uint8 or uint16, and what goes with them; label -1 means unlabelled.
@@ -48,6 +52,9 @@ class Dataset:
     meta: dict[str, Any]
     sha256: str
     """Hash of the manifest: names the whole data set."""
+    train_groups: Array | None = None
+    """(N,) int64, equal for images that belong together: tiles of one picture, one patient's. None: none do."""
+    test_groups: Array | None = None
 
     @property
     def has_labels(self) -> bool:
@@ -81,7 +88,8 @@ def load(path: Path = PREPARED) -> Dataset:
         IntegrityError: a file is missing, not an array, of the wrong type or size, or a label is no class.
     """
     arrays: dict[str, Array] = {}
-    for name in ("train_images", "train_labels", "train_holdout", "test_images", "test_labels"):
+    groups = [name for name in GROUPS if (path / f"{name}.npy").exists()]
+    for name in ("train_images", "train_labels", "train_holdout", "test_images", "test_labels", *groups):
         try:
             arrays[name] = np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         except (FileNotFoundError, *NO_HEADER, zipfile.BadZipFile) as error:  # any other OSError is no damage
@@ -111,6 +119,9 @@ def _fault(arrays: dict[str, Array], meta: Any) -> str | None:
             return f"{split}_labels.npy holds {labels.dtype} {labels.shape}; it must hold int64 ({len(images)},)"
         if len(labels) and not -1 <= labels.min() <= labels.max() < len(meta["classes"]):
             return f"{split}_labels.npy holds labels that are no class"
+        numbers = arrays.get(f"{split}_groups")
+        if numbers is not None and (numbers.dtype != np.int64 or numbers.shape != labels.shape):
+            return f"{split}_groups.npy holds {numbers.dtype} {numbers.shape}; it must hold int64 {labels.shape}"
     holdout = arrays["train_holdout"]
     if holdout.dtype != bool or holdout.shape != arrays["train_labels"].shape:
         return f"train_holdout.npy holds {holdout.dtype} {holdout.shape}; it must hold a bool for each training image"

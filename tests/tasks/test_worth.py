@@ -311,8 +311,8 @@ def test_enough_of_a_few_labels_answer_and_say_what_they_cannot_tell() -> None:
     [
         (
             0.072,
-            "; about 400 would, if the difference is what it looks like (python -m tasks.label --count adds images to those with"
-            " labels).",
+            "; about 400 would, if the difference is what it looks like (python -m tasks.label --count adds images to those"
+            " with labels).",
         ),
         (
             0.05,

@@ -12,8 +12,12 @@ import torch
 from ssl_core.engine import encoders as core_encoders
 from ssl_core.engine.health import effective_rank
 from tasks import metrics as tasks_metrics
+from tasks.cautions import how_few, in_groups
 from tasks.evaluate import evaluation
+from tasks.judged import Judged
+from tasks.metrics import load as load_metrics
 from tasks.register.export import layer_index
+from tasks.results import Result, Row
 from tasks.runtime import dataset, files, saved_encoder
 from tasks.runtime.errors import Diverged
 from tasks.runtime.stage import Stage
@@ -68,6 +72,24 @@ def test_the_stage_writes_every_output_and_they_agree(project):
     assert metrics["protocol"]["image_size"] == 16 and len(metrics["protocol"]["split_sha256"]) == 64
     assert {"k", "temperature", "knn_layer", "lambda", "layer", "epoch", "precision", "data_sha256"} <= set(metrics["protocol"])
     assert metrics["encoder_sha256"] == files.sha256(project / "out/encoders/simclr-0/encoder.safetensors")
+
+
+def test_images_that_belong_together_are_drawn_together_in_the_numbers_and_wherever_they_are_compared(project):
+    before = run()
+    rewrite(project, train_groups=np.arange(96) // 20, test_groups=np.arange(32) // 8)
+    metrics = run()
+    assert metrics["protocol"]["test_groups"] == 4 and metrics["protocol"]["holdout_groups"] == 5
+    assert metrics["linear_top1"] == before["linear_top1"] and metrics["linear_interval"] != before["linear_interval"]
+    judged = Judged.read(outs() / "predictions/simclr-0.safetensors")
+    assert set(judged.held_out) == {"0.01", "0.1", "linear", "knn"}
+    assert judged.groups["test"].tolist() == (np.arange(32) // 8).tolist() and len(judged.groups["held_out"]) == 10
+    row = Row("simclr", (Result(load_metrics(outs() / "metrics/simclr-0.json")[0], judged=judged),))
+    assert row.groups("test", 32) is not None and row.groups("test", 31) is None
+    assert in_groups(row.best) == [
+        "The 32 test images are 4 groups (tiles of one picture, or what the column group says): intervals and comparisons draw"
+        " whole groups."
+    ]
+    assert "one of the 4 groups of test images is 25.0 points" in how_few(row.best)[0]
 
 
 def test_the_journal_ties_the_evaluation_to_the_training_and_carries_the_protocol(project):

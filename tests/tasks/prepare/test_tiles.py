@@ -16,7 +16,7 @@ from tasks.prepare import auditing, decoding
 from tasks.prepare.preparation import prepare
 from tasks.prepare.tiling import squares
 from tasks.register.registry import Loaded
-from tasks.runtime import audit, params
+from tasks.runtime import audit, dataset, params
 from tests.support import corpus
 from tests.tasks.prepare.test_bad_inputs import refused
 from tests.tasks.prepare.test_bands import npy
@@ -54,6 +54,13 @@ def test_tiles_are_squares_that_cover_the_picture(width: int, height: int, large
         assert side == min(largest, width, height) and 0 <= left <= width - side and 0 <= top <= height - side
         covered[top : top + side, left : left + side] += 1
     assert covered.min() == 1 and len(set(boxes)) == len(boxes) == -(-width // side) * -(-height // side)
+
+
+def test_tiles_of_an_image_are_one_group_for_whoever_judges(prepared: Prepared) -> None:
+    data = dataset.load(prepared.path)
+    for numbers, names in ((data.train_groups, prepared.train_files), (data.test_groups, prepared.test_files)):
+        assert numbers is not None and len(numbers) == len(names)
+        assert len({*zip(numbers.tolist(), map(image_of, names), strict=True)}) == len(set(numbers.tolist()))
 
 
 @pytest.fixture(scope="module")

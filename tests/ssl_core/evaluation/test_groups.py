@@ -1,0 +1,57 @@
+"""Images that belong together, as tiles of one picture, are drawn together: one group says little more than one image."""
+
+import pytest
+import torch
+
+from ssl_core.evaluation import comparison
+from ssl_core.evaluation.few_labels import SEEN, Task, few_labels
+from ssl_core.evaluation.intervals import bootstrap_intervals
+from tasks.runtime import params
+from tests.conftest import ROOT
+
+RESAMPLES = 500
+CONFIG = params.evaluate_config(params.load(ROOT / "params.yaml"))
+
+
+NUMBERS = torch.arange(40).repeat_interleave(25) * 7 + 3
+"""Of 40 groups of 25 images."""
+
+
+def alike(seed: int) -> torch.Tensor:
+    """(1, 1000) whether images are right, the same within a group."""
+    return (torch.rand(40, generator=torch.Generator().manual_seed(seed)) < 0.7).repeat_interleave(25)[None]
+
+
+def test_copies_in_a_group_tell_no_more_than_one_image_and_alone_far_too_much() -> None:
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
+    single, right, number = alike(0)[:, ::25], alike(0)[:, order], NUMBERS[order]
+    one = comparison.interval(single, RESAMPLES, 0)
+    many, wrong = (comparison.interval(right, RESAMPLES, 0, groups) for groups in (number, None))
+    assert many == pytest.approx(one, abs=0.03) and wrong[1] - wrong[0] < (many[1] - many[0]) / 3
+    ((low, high),) = bootstrap_intervals(right, RESAMPLES, 0, groups=number)
+    assert (low, high) == pytest.approx(many, abs=0.04)
+    apart = torch.arange(1000)
+    assert comparison.interval(right, RESAMPLES, 0, apart) == wrong, "each in a group of its own"
+    assert bootstrap_intervals(right, RESAMPLES, 0, groups=apart) == bootstrap_intervals(right, RESAMPLES, 0)
+    sure = torch.ones(1, 1000)
+    assert comparison.interval(sure, RESAMPLES, 0, number) == comparison.interval(sure[:, :40], RESAMPLES, 0)
+
+
+def test_equal_encoders_are_not_told_apart_by_images_that_are_right_together() -> None:
+    pairs = [(alike(seed), alike(seed + 1000)) for seed in range(60)]
+    together, apart = (
+        sum(comparison.difference(*pair, RESAMPLES, 0, groups).is_clear for pair in pairs) for groups in (NUMBERS, None)
+    )
+    assert together <= 8 and apart >= 25, (together, apart)
+
+
+def test_a_probe_on_few_labels_is_not_asked_for_images_of_groups_that_it_has_seen() -> None:
+    labels = torch.arange(120) % 3
+    noise = torch.randn(120, 3, generator=torch.Generator().manual_seed(0))
+    features = torch.nn.functional.one_hot(labels, 3).float() + 0.01 * noise
+    task = Task(features, labels, features[:9], labels[:9], 3, False)
+    groups = torch.arange(120) // 12
+    held = torch.ones(120, dtype=torch.bool)
+    alone, whole = (few_labels([task], held, CONFIG, 0, g).held_out["0.1"] == SEEN for g in (None, groups))
+    for before, now in zip(alone, whole, strict=True):
+        assert set(groups[now].tolist()) == set(groups[before].tolist()) and now.sum() == 12 * len(set(groups[now].tolist()))
