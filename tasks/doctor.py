@@ -62,7 +62,7 @@ class Doctor:
             for line in self.fixed[fixed:]:
                 print(f"{name}: {line}", flush=True)
             for problem in self.problems[problems:]:
-                print(f"{name}: PROBLEM {problem}", flush=True)
+                print(f"{name}: PROBLEM {str(problem).replace(files.MEND, 'make run makes it again')}", flush=True)
             if len(self.fixed) == fixed and len(self.problems) == problems:
                 print(f"{name}: ok", flush=True)
 
@@ -140,7 +140,7 @@ class Doctor:
                 files.verify(manifest.parent)
             except IntegrityError as problem:
                 what = str(problem).partition(";")[0]
-                self.problems.append(IntegrityError(f"{what}; dvc repro makes it again, unless no stage has made it"))
+                self.problems.append(IntegrityError(f"{what}; make run makes it again, unless no stage has made it"))
 
     def _manifests(self) -> Iterable[Path]:
         for top in ("data", "out", "reports"):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ssl_core.config import unknown_name
+from ssl_core.config import ConfigError, unknown_name
 from tasks.runtime import params, settings
 from tasks.runtime.declared import lookup
 from tasks.runtime.edited_yaml import edit, written_like
@@ -156,7 +156,10 @@ def main() -> None:
     before = params.parse(present, params.PARAMS)
     text, changes, kept = apply(present, name, values)
     now = params.parse(text, params.PARAMS)
-    params.check(now)
+    try:
+        params.check(now)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; so it would be with this preset, and params.yaml stays as it was") from None
     params.write(text)
     back = taken_back(before, now, split(present)[1], changes)
     if back:

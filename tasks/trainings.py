@@ -32,6 +32,8 @@ class Training:
     dim: int | None = None
     """Of its features."""
     parameters: int | None = None
+    watched: int | None = None
+    """Images that kNN was watched on."""
     knn_rise: float | None = None
     """By how much kNN on the watched images rose over the last doubling of the epochs."""
     pretext_accuracy: float | None = None
@@ -52,7 +54,7 @@ class Training:
     @property
     def chance(self) -> float:
         """A rise of kNN that may be chance: 1.96 sqrt(0.2 / images), where two states disagree on every fifth watched image."""
-        images = self.recipe.get("health_images")
+        images = self.watched or self.recipe.get("health_images")
         return 1.96 * float(0.2 / images) ** 0.5 if images else 0.03
 
     @property
@@ -75,6 +77,7 @@ def read_training(root: Path, name: str) -> Training:
         epochs_asked=(facts.get("train") or {}).get("epochs"),
         dim=facts.get("dim"),
         parameters=cost.get("parameters", facts.get("parameters")),
+        watched=facts.get("watched"),
         knn_rise=facts.get("knn_rise"),
         pretext_accuracy=(facts.get("health") or {}).get("accuracy"),
         pretext_chance=(facts.get("health") or {}).get("chance"),
@@ -94,7 +97,7 @@ def _encoder_facts(directory: Path) -> dict[str, Any]:
     Raises:
         IntegrityError: ``encoder.json`` is damaged.
     """
-    numbers, blocks = ("epochs", "steps_per_epoch", "dim", "parameters"), ("health", "train", "augment", "encoder")
+    numbers, blocks = ("epochs", "steps_per_epoch", "dim", "parameters", "watched"), ("health", "train", "augment", "encoder")
     kinds = dict.fromkeys(numbers, int) | dict.fromkeys(blocks, dict) | {"warnings": list, "knn_rise": float}
     facts = read_sealed_json(directory, "encoder.json")
     if not isinstance(facts, dict):

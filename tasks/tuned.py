@@ -66,6 +66,7 @@ class Tuning:
     """By method whose encoder loses by fine-tuning with all labels: what a linear probe gets on it, frozen."""
     length: str = "images"
     """The parameter that says how long a fine-tuning is: ``images`` or ``epochs``."""
+    has_scratch: bool = True  # whether a start from scratch was asked for
 
     @property
     def title(self) -> str:
@@ -142,22 +143,21 @@ def load(root: Path, task: str | None = None, out_of_date: Collection[str] = ())
     read = _of_the_latest({m: [f for name in group if (f := _read(root, name, task))] for m, group in names.items()})
     if not read:
         return None
-    shares = _distinct(next(f for found in read.values() for f in found).metrics["shares"])
+    shares = _distinct(next(iter(read.values()))[0].metrics["shares"])
     scratch = read.get(SCRATCH, [])
     rows = {
         method: {share: _tuned(found, [] if method == SCRATCH else scratch, share) for share in shares}
         for method, found in read.items()
     }
     rows = dict(sorted(rows.items(), key=lambda row: [-row[1][share].mean for share in shares]))
-    there = {f.name for found in read.values() for f in found}
-    edges = [f.name for found in read.values() for f in found if _at_edge(f.metrics)]
-    missing = tuple(name for name in every if name not in there)
+    there = {f.name: f.metrics for found in read.values() for f in found}
+    missing, edges = (tuple(n for n in every if n not in there), tuple(n for n, own in there.items() if _at_edge(own)))
     frozen = {method: _frozen(root, [f.name for f in found], task, out_of_date) for method, found in read.items()}
     every_label = [share for share in shares if float(share) == 1]
     below = {m: probe for m, (probe, low) in frozen.items() for s in every_label if rows[m][s].interval[1] < low}
-    train = next(f for found in read.values() for f in found).metrics["recipe"].get("train") or {}
-    length = "epochs" if train.get("epochs") else "images"
-    return Tuning(tuple(shares), rows, missing, tuple(edges), task, _other_networks(root, read), below, length)
+    length = "epochs" if (next(iter(there.values()))["recipe"].get("train") or {}).get("epochs") else "images"
+    others = _other_networks(root, read)
+    return Tuning(tuple(shares), rows, missing, edges, task, others, below, length, SCRATCH in run.finetune)
 
 
 def _distinct(shares: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -279,7 +279,7 @@ def sentences(tuning: Tuning) -> list[str]:
     if SCRATCH in tuning.rows:
         apart = f", which is another network than that of {', '.join(tuning.others)}" if tuning.others else ""
         found.append(f"+ and -: clearly above or below the start from scratch (paired, on the same labels and images){apart}.")
-    elif all(not name.startswith(f"{SCRATCH}-") for name in tuning.missing):
+    elif not tuning.has_scratch:
         found.append(f"Without {SCRATCH} in run.finetune there is no start from scratch to compare with.")
     if tuning.edges:
         edge = f"A rate at the edge of finetune.lr was chosen for {', '.join(tuning.edges)}"

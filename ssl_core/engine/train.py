@@ -242,6 +242,11 @@ class Trainer:
         if on_epoch is not None:
             on_epoch(row)
 
+    def watched(self) -> Tensor:
+        """Positions of the training images that ``health`` looks at: evenly spaced."""
+        count = min(self.config.health_images, len(self.images))
+        return torch.arange(count, device=self.device) * len(self.images) // count
+
     def health(self, encoder: Encoder) -> dict[str, float]:
         """Label-free indicators of ``encoder`` on evenly spaced training images and one augmented pair of views of each, and
         where there are labels ``knn`` among these images.
@@ -249,8 +254,7 @@ class Trainer:
         Raises:
             NonFinite: a feature is not a number, though the loss was.
         """
-        count = min(self.config.health_images, len(self.images))
-        ids = torch.arange(count, device=self.device) * len(self.images) // count
+        ids = self.watched()
         plain = self.features(encoder, ids)
         rngs = (Rng(ids, self.seed, HEALTH, number) for number in (1, 2))
         views = (self.method.view(self.images.batch(ids), rng) for rng in rngs)

@@ -175,7 +175,8 @@ def arranged(rows: Sequence[Row], where: str) -> tuple[list[Item], list[str], li
     notes = [f"{rest} not used"] if unused else []
     if silent:
         what = counted(silent, "image of the test split has no label", "images of the test split have no labels")
-        notes.append(f"{what}: trained on without them")
+        rest = ", unless another image of their group is tested" if any(row.group for row in rows) else ""
+        notes.append(f"{what}: trained on without them{rest}")
     return list(items.values()), classes, [*notes, *alike(classes), *_read_as_nothing(rows), *_odd(labels, order), *commas]
 
 

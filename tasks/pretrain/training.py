@@ -250,6 +250,7 @@ class Training:
             "data_sha256": self.data.sha256,
             "precision": self.trainer.precision,
             "knn_rise": knn_rise(self.trainer.history),
+            "watched": int((self.data.train_labels[self.trainer.watched().cpu().numpy()] >= 0).sum()),
             "health": self.trainer.history[-1],
             "random_health": self.trainer.history[0],
             "warnings": list(self.method.raised(self.trainer.history[-1]).values()),
