@@ -115,8 +115,8 @@ def at_most(labels: Array, count: int | None, seed: int, purpose: int) -> Array:
 
 def group_numbers(items: Sequence[Item]) -> Array:
     """(N,) int64, equal for the images of one group; an image without a group is one of its own."""
-    found: Array = np.unique([item.group or f"\0{item.name}" for item in items], return_inverse=True)[1].astype(np.int64)
-    return found
+    known: dict[str, int] = {}
+    return np.array([known.setdefault(item.group or f"\0{item.name}", len(known)) for item in items], np.int64)
 
 
 def held_out(labels: Array, items: Sequence[Item], pixels: Array, fraction: float, seed: int) -> Array:
