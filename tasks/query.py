@@ -16,6 +16,9 @@ from tasks.register import registry
 from tasks.runtime.errors import UsageError
 
 
+UNREADABLE = "it is damaged, or no image, or so long that only data.tile could cut it"
+
+
 def below(path: Path, query: str | None) -> str | None:
     """The name of an image below ``path``: of ``./NAME``, and of its path from here or from the root, too."""
     if query is None or not path.is_dir():
@@ -59,7 +62,7 @@ def check_query(query: str, images: Source, encoder: registry.Loaded) -> None:
     """
     rows = [row for row, item in enumerate(images.items) if shown(item.name) in _names(query)]
     if not pictures(images, rows, encoder.config["encoder"]["channels"], encoder.config.get("bit_depth", DEPTH)):
-        raise UsageError(f"--query {shown(query)} cannot be read: it is damaged, or no image")
+        raise UsageError(f"--query {shown(query)} cannot be read: {UNREADABLE}")
 
 
 def check_tile(query: str, tiles: Source) -> None:
@@ -82,7 +85,7 @@ def features_of(image: Path, encoder: registry.Loaded, outputs: Outputs | None) 
         try:
             check_query(name, source, encoder)
         except UsageError:
-            raise UsageError(f"--query {image} cannot be read: it is damaged, or no image") from None
+            raise UsageError(f"--query {image} cannot be read: {UNREADABLE}") from None
         return embed(Path(place), encoder, tiles_of(source, encoder), outputs)[1]
 
 
