@@ -15,7 +15,6 @@ from tasks.prepare.source import Source
 from tasks.register import registry
 from tasks.runtime.errors import UsageError
 
-
 UNREADABLE = "it is damaged, or no image, or so long that only data.tile could cut it"
 
 
