@@ -81,11 +81,11 @@ def budget(first: Row, free: Sequence[Row], methods: int) -> Budget | None:
     """
     rivals = [row for row in free if explained(row) is not None]
     over = max(rivals, key=lambda row: row.place, default=None)
-    found = ahead(first, over) if over else None
+    gains = {row.method: gain for row in rivals if (gain := ahead(first, row))}
+    found = gains.get(over.method) if over else None
     if not over or not found or not first.best.few:
         return None
-    all_found = {row.method: each for row in rivals if (each := ahead(first, row))}
-    beside = {name: each.mean for name, each in all_found.items() if each.mean <= 0 or each.p > LEVEL / methods}
+    beside = {name: gain.mean for name, gain in gains.items() if gain.mean <= 0 or gain.p > LEVEL / methods}
     unbeaten = min(beside, key=beside.__getitem__, default=None)
     return Budget(FEW, over.method, found, first.best.few.labels, None, unbeaten=unbeaten)
 

@@ -77,6 +77,15 @@ class Result:
         """Whether its features are alike for all images."""
         return self.metrics.verdict == "collapsed"
 
+    def groups(self, split: str, images: int) -> "Tensor | None":
+        """(images,) equal for judged images of a split, ``held_out`` or ``test``, that belong together; None where none do."""
+        found = self.judged.groups.get(split)
+        if found is None or len(found) != images:
+            return None
+        import torch
+
+        return torch.from_numpy(found)
+
     def get(self, column: str) -> Any:
         """A number or text by the name of its column in the table, or None where it does not exist (no labels, no training)."""
         return COLUMNS[column](self)
@@ -113,15 +122,6 @@ class Row:
     def verdict(self) -> str:
         """The worst verdict of its seeds."""
         return max((r.metrics.verdict for r in self.results), key=VERDICTS.index)
-
-    def groups(self, split: str, images: int) -> "Tensor | None":
-        """(images,) equal for judged images of a split, ``held_out`` or ``test``, that belong together; None where none do."""
-        found = self.best.judged.groups.get(split)
-        if found is None or len(found) != images:
-            return None
-        import torch
-
-        return torch.from_numpy(found)
 
     def values(self, column: str) -> list[float]:
         """The column's values over the seeds, without the absent ones."""

@@ -6,7 +6,7 @@ The row to compare with is a frozen encoder with the same weights: ``pretrained`
 from collections.abc import Sequence
 
 from tasks.choice import start_of
-from tasks.results import Result, Row
+from tasks.results import Result
 from tasks.runtime.start_rows import ROW
 from tasks.worth import RESAMPLES
 
@@ -23,7 +23,7 @@ def standing(result: Result, results: Sequence[Result]) -> str | None:
 
     from ssl_core.evaluation.comparison import difference
 
-    groups = Row(result.method, (result,)).groups("test", len(ours))
+    groups = result.groups("test", len(ours))
     lost = difference(torch.from_numpy(theirs)[None], torch.from_numpy(ours)[None], RESAMPLES, 0, groups)
     return WORSE if lost.is_clear and lost.mean > 0 else None
 

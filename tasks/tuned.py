@@ -12,6 +12,7 @@ import numpy as np
 
 from ssl_core.catalogue import BASELINES
 from ssl_core.networks import network
+from tasks.judged import ACTUAL, GROUP
 from tasks.metrics import load as load_metrics
 from tasks.runtime import files, params, recorded
 from tasks.runtime.errors import IntegrityError
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 SCRATCH = "random_init"
 """The row of a start from scratch."""
-ACTUAL, GROUP = "actual", "group"
-"""The classes of the test images, among the predictions, and which belong together; the others are named by their share."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,8 @@ def load(root: Path, task: str | None = None, out_of_date: Collection[str] = ())
     }
     rows = dict(sorted(rows.items(), key=lambda row: [-row[1][share].mean for share in shares]))
     there = {f.name: f.metrics for found in read.values() for f in found}
-    missing, edges = (tuple(n for n in every if n not in there), tuple(n for n, own in there.items() if _at_edge(own)))
+    missing = tuple(name for name in every if name not in there)
+    edges = tuple(name for name, metrics in there.items() if _at_edge(metrics))
     frozen = {method: _frozen(root, [f.name for f in found], task, out_of_date) for method, found in read.items()}
     every_label = [share for share in shares if float(share) == 1]
     below = {m: probe for m, (probe, low) in frozen.items() for s in every_label if rows[m][s].interval[1] < low}

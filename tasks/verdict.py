@@ -150,7 +150,7 @@ def _standing(row: Row, first: Row | None, free: Sequence[Row], results: Sequenc
             continue
         from ssl_core.evaluation import comparison  # torch takes seconds: only where there is something to compare
 
-        groups = row.groups("test", own.shape[1])
+        groups = row.best.groups("test", own.shape[1])
         resamples = row.best.metrics.protocol.get("resamples", RESAMPLES)
         known = row.best.metrics.interval(kind) if len(row.results) == 1 else None  # the one that stands beside its number
         intervals[kind] = known or comparison.interval(own, resamples, 0, groups)

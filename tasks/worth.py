@@ -133,7 +133,7 @@ def budget(first: Row, free: Sequence[Row], share: str) -> Budget | None:
         return None
     over, (row, right) = max(rivals.items(), key=lambda item: np.nanmean(item[1][1]))
     resamples = first.best.metrics.protocol.get("resamples", RESAMPLES)
-    held_out = _difference(own, right, share, resamples, first.groups("held_out", own.shape[1]))
+    held_out = _difference(own, right, share, resamples, first.best.groups("held_out", own.shape[1]))
     asked = [each for each, _ in rivals.values()] if _answer(held_out) is Answer.YES else [row]
     tests = _tested(first, asked, share, resamples)
     beside = {name: found.mean for name, found in tests.items() if _answer(found) is not Answer.YES}
@@ -148,7 +148,7 @@ def _tested(first: Row, rows: Sequence[Row], share: str, resamples: int) -> dict
     for row in rows:
         other = _right(row, share, held_out=False)
         if own is not None and other is not None and _fit(own, other, share):
-            found[row.method] = _difference(own, other, share, resamples, first.groups("test", own.shape[1]))
+            found[row.method] = _difference(own, other, share, resamples, first.best.groups("test", own.shape[1]))
     return found
 
 

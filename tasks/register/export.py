@@ -96,6 +96,7 @@ def describe(encoder: Any, facts: Mapping[str, Any], layer: str = "") -> dict[st
             name: facts[name] for name in ("bit_depth", "bits", "fit", "tile") if name in facts
         },  # where images are not plain ones
         "white": modeling.integers(facts)[1],
+        "beyond": modeling.beyond(facts),
         "layer": layer,
         "dim": blocks[number].shape[1],
         "layers": {f"block{i}": block.shape[1] for i, block in enumerate(blocks, 1)},

@@ -39,8 +39,8 @@ class ImageEncoder(nn.Module):
         self.encoder, self.layer = encoder, config["layer"]
         self.channels, self.image_size = config["encoder"]["channels"], config["encoder"]["image_size"]
         self.mean, self.std = tuple(config["mean"]), tuple(config["std"])
-        self.fit, self.bits, self.depth = config.get("fit", "crop"), config.get("bits", 8), config.get("bit_depth")
-        self.white = config.get("white", 2**self.bits - 1)
+        self.fit, self.bits = config.get("fit", "crop"), config.get("bits", 8)
+        self.white, self.beyond = config.get("white", 2**self.bits - 1), config.get("beyond", "")
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, ``dim``): the mean over the positions of ``maps(images)[layer]``."""
@@ -76,22 +76,13 @@ class ImageEncoder(nn.Module):
             except RuntimeError:  # no values: on the device meta, or within torch.vmap
                 low, high = 0.0, 0.0
             if not (low >= -1e-3 and high <= white + 1e-3):  # NaN fails too
-                raise ValueError(
-                    f"images of {images.dtype} hold {low:g} to {high:g}; they must be in 0..{white}{self._why(white)}"
-                )
+                why = f"they must be in 0..{white}{'' if white == 1 else self.beyond}"
+                raise ValueError(f"images of {images.dtype} hold {low:g} to {high:g}; {why}")
         weights = next(self.encoder.parameters())
         with torch.autocast("cpu" if images.is_meta else images.device.type, enabled=False):
             x = self._resize(images.to(torch.promote_types(torch.float32, weights.dtype)) / white)
             mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
             return ((x - mean) / std).to(weights.dtype)
-
-    def _why(self, white: int) -> str:
-        """What to do with values beyond ``white``, where the files had others than bytes."""
-        if white == 1 or self.depth is None:
-            return ""
-        if white == 255:
-            return f": the files had {self.depth} bits, so give what they hold as floats, divided by {2**self.depth - 1}"
-        return f", the {self.depth} bits of the files: cut what lies above, or give floats where 1 is white"
 
     def _resize(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
@@ -244,6 +235,16 @@ def said(about: Mapping[str, Any]) -> str:
     _, white = integers(about)
     of_files = f", as files of {about['bit_depth']} bits have them," if 255 < white < 65535 else ""
     return f"integers in 0..{white}{of_files}"
+
+
+def beyond(about: Mapping[str, Any]) -> str:
+    """What to do with integers beyond white, where the files had more bits than a byte."""
+    depth = about.get("bit_depth")
+    if not depth:
+        return ""
+    if about.get("bits") == 16:
+        return f", the {depth} bits of the files: cut what lies above, or give floats where 1 is white"
+    return f": the files had {depth} bits, so give what they hold as floats, divided by {2**depth - 1}"
 
 
 def source(config: Mapping[str, Any], title: str) -> str:

@@ -17,7 +17,7 @@ from tasks.evaluate import evaluation
 from tasks.judged import Judged
 from tasks.metrics import load as load_metrics
 from tasks.register.export import layer_index
-from tasks.results import Result, Row
+from tasks.results import Result
 from tasks.runtime import dataset, files, saved_encoder
 from tasks.runtime.errors import Diverged
 from tasks.runtime.stage import Stage
@@ -83,13 +83,13 @@ def test_images_that_belong_together_are_drawn_together_in_the_numbers_and_where
     judged = Judged.read(outs() / "predictions/simclr-0.safetensors")
     assert set(judged.held_out) == {"0.01", "0.1", "linear", "knn"}
     assert judged.groups["test"].tolist() == (np.arange(32) // 8).tolist() and len(judged.groups["held_out"]) == 10
-    row = Row("simclr", (Result(load_metrics(outs() / "metrics/simclr-0.json")[0], judged=judged),))
-    assert row.groups("test", 32) is not None and row.groups("test", 31) is None
-    assert in_groups(row.best) == [
+    result = Result(load_metrics(outs() / "metrics/simclr-0.json")[0], judged=judged)
+    assert result.groups("test", 32) is not None and result.groups("test", 31) is None
+    assert in_groups(result) == [
         "The 32 test images are 4 groups (tiles of one picture, or what the column group says): intervals and comparisons draw"
         " whole groups."
     ]
-    assert "one of the 4 groups of test images is 25.0 points" in how_few(row.best)[0]
+    assert "one of the 4 groups of test images is 25.0 points" in how_few(result)[0]
 
 
 def test_the_journal_ties_the_evaluation_to_the_training_and_carries_the_protocol(project):
