@@ -245,9 +245,9 @@ BEST = "best encoder"
 
 def title(verdict: Verdict) -> str:
     """What the champion is called above the lines that load it."""
-    if not verdict.in_doubt or verdict.champion is None:
+    if not verdict.in_doubt:
         return BEST
-    if not verdict.champion.is_baseline:
+    if verdict.champion is None or not verdict.champion.is_baseline:
         return "best of the methods, not to be used yet"
     return "what training started from" + (", not to be used" if verdict.instead else "")
 

@@ -349,7 +349,8 @@ def test_an_open_question_of_a_few_labels_says_how_many_would_tell(mean: float, 
 def test_labels_that_tell_nothing_recommend_nothing(shares: dict[str, float], labels: int, others: int, why: str) -> None:
     verdict = judged(shares, labels, others)
     assert verdict.in_doubt and not verdict.not_beaten and not verdict.ties
-    assert verdict.champion is None if why.startswith("the features") else leaderboard.title(verdict) != leaderboard.BEST
+    assert leaderboard.title(verdict) != leaderboard.BEST
+    assert (verdict.champion is None) == why.startswith("the features")
     assert [line for line in sentences(verdict) if line.startswith(f"Do not use this yet: {why}")]
     assert worth_it(verdict)[0].startswith(f"Nothing tells yet whether training on your images is worth it: {why}")
     assert all(standing.answer is None for standing in verdict.standings.values())
