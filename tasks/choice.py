@@ -47,7 +47,7 @@ def champion(results: Sequence[Result]) -> Result | None:
 
 
 def _is_silent(best: Result, results: Sequence[Result]) -> bool:
-    found = [r.few.explained for r in results if r.method == best.method and r.few]
+    found = [r.few.explained for r in results if r.method == best.method and r.few and not r.is_collapsed]
     return bool(found) and sum(found) <= 0
 
 

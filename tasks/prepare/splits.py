@@ -133,7 +133,8 @@ def held_out(labels: Array, items: Sequence[Item], pixels: Array, fraction: floa
     mask: Array = stratified(labels, fraction, seed, HOLDOUT)[first] & (labels >= 0)
     known = labels[labels >= 0]
     left = np.bincount(known, minlength=1) - np.bincount(labels[mask], minlength=1 + known.max(initial=0))
-    return mask & (left[labels] > 0)  # where all of a class are copies, none is held out
+    emptied = mask & (left[labels] <= 0)  # a class that is one picture has nothing to hold out, nor have that picture's copies
+    return mask & ~np.isin(first, first[emptied])
 
 
 def _joined(groups: Sequence[str], names: Sequence[str], first: Array) -> list[str]:

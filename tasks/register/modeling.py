@@ -65,7 +65,7 @@ class ImageEncoder(nn.Module):
         if images.layout != torch.strided:
             raise ValueError("images are a sparse tensor; give images.to_dense()")
         if images.dtype == torch.bool or images.is_complex():
-            raise ValueError(f"images are {images.dtype}; they must be integers in 0..255 or floats in 0..1")
+            raise ValueError(f"images are {images.dtype}; they must be integers in 0..{self.white} or floats in 0..1")
         if 0 in images.shape[2:]:
             raise ValueError(f"images have the shape {tuple(images.shape)}: they hold no pixel")
         deep = self.bits == 16 and images.element_size() > 1

@@ -373,6 +373,8 @@ def test_no_copy_of_a_held_out_picture_is_trained_on_by_the_choices(groups: bool
     alone = held_out(
         np.array([0, 0, 1, 1, 1, 1]), items[:6] if not groups else items[200:206], np.array([7, 7, 1, 2, 3, 4]), 0.5, 0
     )
+    conflict = held_out(np.array([1, 1, 1, 1, 2]), items[200:205], np.array([3, 1, 0, 0, 1]), 0.4, 0)
+    assert groups or conflict[1] == conflict[4]  # copies with different labels, one the only image of its class
     assert not alone[:2].all() and alone[2:].any()  # a class of one picture has nothing to hold out
 
 
