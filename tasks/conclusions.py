@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from ssl_core.networks import network
 from tasks import by_few, few_labels, starts, worth
 from tasks.cautions import CAUTION, how_few, in_groups, share_in_words, unequal_classes
+from tasks.choice import candidates
 from tasks.results import Result, Row
 from tasks.trainings import advice
 from tasks.verdict import Verdict, judge
@@ -108,8 +109,8 @@ def remarks(verdict: Verdict, results: Sequence[Result] = ()) -> list[str]:
     if best is None:
         return []
     if best.is_baseline:
-        whole = judge(results)
-        said = worth_it(whole) + _start_wins(whole)
+        whole = judge(results) if best.name in {r.name for r in candidates(results)} else None
+        said = worth_it(whole) + _start_wins(whole) if whole else []
     else:
         said = worth_it(verdict) + ([_warning(verdict, best)] if verdict.in_doubt else [])
     said += _about_starts(verdict, [best])

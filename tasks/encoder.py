@@ -19,7 +19,7 @@ from tasks import metrics
 from tasks.register import modeling
 from tasks.register.modeling import ImageEncoder
 from tasks.runtime import files, params, saved_encoder
-from tasks.runtime.errors import IntegrityError, UsageError, run
+from tasks.runtime.errors import IntegrityError, Stop, UsageError, run
 
 
 def load(model: str | Path, store: str | None = None) -> ImageEncoder:
@@ -80,12 +80,8 @@ def package(source: Path, target: Path) -> None:
     if target.exists():
         raise UsageError(f"{target} is there already; give a new folder")
     need_network(saved_encoder.load(source)[0], source)
-    start = files.read_json(source / saved_encoder.FACTS).get("start", {})
-    card = f"# The image encoder {source.resolve().name}\n\nInput and features: `config.json`. How to load it: `modeling.py`.\n"
-    card += "".join(
-        f"\nThe {name} of the weights that it has, or started from: {value}.\n" for name, value in sorted(start.items())
-    )
-    files.write_directory(target, lambda folder: Exporter().write(source, _layer(source.resolve()), card, folder))
+    source = source.resolve()
+    files.write_directory(target, lambda folder: Exporter().write(source, _layer(source), _card(source), folder))
 
 
 def need_network(encoder: nn.Module, folder: Path) -> None:
@@ -106,6 +102,23 @@ def main() -> None:
     options = parser.parse_args()
     package(options.encoder.expanduser(), options.folder.expanduser())
     print(f"written: {options.folder}")
+
+
+def _card(folder: Path) -> str:
+    """The card of the registry where the folder is in a project that scored it, else what is known without."""
+    from tasks.register import registration
+
+    root, name = folder.parents[2], folder.name
+    lines = [f"# The image encoder {name}", "Input and features: `config.json`. How to load it: `modeling.py`."]
+    try:
+        scored = (root / params.PARAMS).exists() and (root / "out/metrics" / f"{name}.json").exists()
+        if scored and (card := registration.card(root, name)):
+            return card
+    except Stop as error:
+        lines.append(f"Its scores could not be read: {error}.")
+    start = files.read_json(folder / saved_encoder.FACTS).get("start", {})
+    lines += [f"The {key} of the weights that it has, or started from: {value}." for key, value in sorted(start.items())]
+    return "\n\n".join(lines) + "\n"
 
 
 def _trained(folder: Path) -> tuple[ImageEncoder, Mapping[str, Any]]:

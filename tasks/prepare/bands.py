@@ -170,13 +170,13 @@ def _picture_or_tiff(data: bytes, name: str, channels: int) -> tuple[Array, Fact
 def _values(image: Any, data: bytes, facts: Facts) -> Array:
     """All bands (H, W, B), with all their bits."""
     deep = data[24:25] == b"\x10" if facts.format == "PNG" else facts.format == "TIFF" and tiff.is_deep(image)
+    if facts.format == "PNG" and data[24:26] == b"\x10\x04":  # Pillow calls it RGBA
+        raise BadImage("16 bits of grey with transparency; store it without transparency")
     if image.mode in ("RGB", "RGBA") and deep:
         if "transparency" in image.info:
             facts.notes.append("transparent pixels of one color are read as they are")
         high, low = (_bytes_of(data, low, facts if low else None) for low in (False, True))
         return high.astype(np.uint16) << 8 | low
-    if facts.format == "PNG" and data[24:26] == b"\x10\x04":
-        raise BadImage("16 bits of grey with transparency; store it without transparency")
     turned = decoding.upright(image, facts)
     if turned.mode.startswith("I"):
         return np.asarray(turned).astype(np.int64)[..., None].clip(0, 65535).astype(np.uint16)

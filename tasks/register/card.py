@@ -31,6 +31,7 @@ def model_card(
     remarks: Sequence[str] = (),
     tasks: Mapping[str, Metrics] | None = None,
     chose: str | None = None,
+    began: bool = True,
 ) -> str:
     """Markdown: what the encoder is, how good, on what, how to use it, and what it may be used for.
 
@@ -38,6 +39,7 @@ def model_card(
         remarks: how it stands beside the baselines.
         tasks: what was found on the images of each task.
         chose: the task whose held-out labels chose; None: the images that it was trained on.
+        began: of a baseline, whether a training started from it.
     """
     layer, knn_layer = metrics.layer, metrics.protocol.get("knn_layer", metrics.layer)
     epochs = counted(facts.get("epochs") or 0, "epoch", "epochs")
@@ -56,7 +58,7 @@ def model_card(
     lines = [
         f"# {name}",
         "",
-        _what(metrics, meta),
+        _what(metrics, meta, began),
         *remarks,
         *(["", AS_OF] if remarks else []),
         "",
@@ -92,8 +94,11 @@ def model_card(
     return "\n".join(lines)
 
 
-def _what(metrics: Metrics, meta: Mapping[str, Any]) -> str:
+def _what(metrics: Metrics, meta: Mapping[str, Any], began: bool) -> str:
     """The card's first sentence. A baseline is registered where training started from it and gained nothing."""
+    if metrics.method in BASELINES and not began:
+        title = f"`{metrics.method}`, {BASELINES[metrics.method]}"
+        return f"What encoders trained on {meta['name']} without labels were compared with: {title}."
     if metrics.method in BASELINES:
         return (
             f"An image encoder as it was before this training: `{metrics.method}`, which training on {meta['name']} began with."

@@ -82,8 +82,36 @@ def entry(
     said = remarks(verdict, results)
     for task, scored in (by_task or {}).items():
         said += [f"On {task}: {text}" for r in scored if r.name == result.name and (text := caution(judge_one(r, scored)))]
-    card = model_card(result.name, facts, metrics, meta, said, tasks, result.task)
+    began = result.name in {r.name for r in candidates(results)}
+    card = model_card(result.name, facts, metrics, meta, said, tasks, result.task, began)
     return Entry(result.name, source, metrics.layer, journal.run_of(log)["fingerprint"], card, tags)
+
+
+def card(root: Path, name: str) -> str | None:
+    """The model card of any encoder of a project, as one in the registry has it; None where it has no scores there.
+
+    Raises:
+        IntegrityError: as ``entry``.
+    """
+    results, _ = load_results(root)
+    by_task = {task: found for task, (found, _) in _by_task(root).items()}
+    of_it = (entry(root, r, _meta(root), results, by_task, _ranks(root)).card for r in results if r.name == name)
+    return next(of_it, None)
+
+
+def _by_task(root: Path) -> dict[str, tuple[list[Result], list[str]]]:
+    """What ``load_scores`` gives of each task."""
+    return {task: load_scores(root, task) for task in params.run_config(params.load(root / params.PARAMS)).tasks}
+
+
+def _meta(root: Path) -> dict[str, Any]:
+    return dict(files.read_json(root / dataset.PREPARED / "meta.json"))
+
+
+def _ranks(root: Path) -> dict[str, float]:
+    """The average rank of each method over the tasks."""
+    several = transfer.load(root)
+    return dict(several.ranks) if several else {}
 
 
 def aliases(results: Sequence[Result], by_task: Mapping[str, Sequence[Result]] | None = None) -> dict[str, str]:
@@ -120,13 +148,11 @@ class Registered:
 def register(root: Path, exporter: Exporter | None = None) -> Registered:
     """Mirror the journals, so that every version has its run, and register; the notes are of the state before."""
     results, missing = load_results(root)
-    scored = {task: load_scores(root, task) for task in params.run_config(params.load(root / params.PARAMS)).tasks}
+    scored = _by_task(root)
     by_task = {task: found for task, (found, _) in scored.items()}
-    meta = files.read_json(root / dataset.PREPARED / "meta.json")
+    meta, ranks = _meta(root), _ranks(root)
     tracker = Tracker(root.resolve())
     tracker.sync()
-    several = transfer.load(root)
-    ranks = dict(several.ranks) if several else {}
     entries = [entry(root, r, meta, results, by_task, ranks) for r in candidates(results)]
     named = aliases(results, by_task)
     registry = Registry(tracker, registered_model(root), exporter)

@@ -55,10 +55,15 @@ def test_a_package_for_other_tools_is_written_of_an_encoder_that_no_registry_has
     package(source, target)
     assert {path.name for path in target.iterdir()} >= {"config.json", "model.safetensors", "modeling.py", "encoder.onnx"}
     images = torch.randint(0, 256, (3, 1, 16, 16), dtype=torch.uint8)
+    card = (target / "MODEL_CARD.md").read_text()  # of the project, with its scores
+    assert "by `simclr` (seed 0)" in card and "| 0.7000 | higher |" in card
     whole, taken = load(source), load(target)
     assert taken.layer == whole.layer == "block3" and torch.equal(taken(images), whole(images))
     assert torch.equal(embed.loaded(str(source)).module(images), embed.loaded(str(target)).module(images))
     assert embed.loaded(str(source)).config["layer"] == "block3"
+    (tmp_path / "data/prepared/meta.json").unlink()
+    package(source, tmp_path / "again")
+    assert "Its scores could not be read: " in (tmp_path / "again/MODEL_CARD.md").read_text()
     weights = target / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     with pytest.raises(IntegrityError, match=r"does not match its manifest; fetch the folder again"):

@@ -137,6 +137,13 @@ def test_a_transparent_color_of_16_bits_is_told() -> None:
     assert "transparent pixels of one color are read as they are" in stored(picture, 3)[1].notes
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_sixteen_bits_of_grey_with_transparency_are_refused_by_name(channels: int) -> None:
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values(2))
+    with pytest.raises(decoding.BadImage, match="16 bits of grey with transparency; store it without"):
+        stored(corpus.png(SIDE, SIDE, rows, depth=16, color=4), channels)
+
+
 def test_floats_and_wider_integers_have_a_stated_range() -> None:
     x = values(2)
     assert (stored(npy(x.astype(np.int64)), 2)[0] == x).all()

@@ -58,6 +58,9 @@ def test_an_encoder_below_its_start_says_so_and_a_start_says_what_it_is() -> Non
     start = card_of(START)
     assert "An image encoder as it was before this training: `pretrained`, which training on signs began with." in start
     assert "Do not use" not in start and "license of these weights: MIT" in start
+    baseline, data = replace(START.metrics, method="supervised"), {"name": "signs", "num_train": 9}
+    other = model_card("supervised-0", FACTS, baseline, data, began=False)
+    assert "signs without labels were compared with: `supervised`, all labels, same budget." in other
 
 
 def test_a_start_that_is_the_champion_says_what_training_on_from_it_gave() -> None:
