@@ -134,7 +134,8 @@ def pipeline(
             if schedule.stale:
                 params.check(graph.read_params(root))
                 check_places(root, plan)
-                guard.try_encoders(root, (schedule.stages[name] for name in schedule.chosen))
+                for line in guard.try_encoders(root, (schedule.stages[name] for name in schedule.chosen)):
+                    logger.warning("%s", line)
             local = Runner(root, environment={"SSL_FLOW_RUN_ID": flow_run.id}, pull=machines, again=repeated)
             runner = Machines(local, plan) if machines else local
             with local.forking(schedule.to_run):

@@ -29,7 +29,7 @@ from tasks.pretrain.fitting import fit
 from tasks.pretrain.training import make_method, peak_memory
 from tasks.runtime import dataset, edited_yaml, params, settings
 from tasks.runtime.device import pick_device
-from tasks.runtime.errors import UsageError, run
+from tasks.runtime.errors import TrackerDown, UsageError, run
 
 WARM, TIMED = 3, 7
 """Steps before the clock counts (the first ones choose kernels and fill caches), and those whose median counts."""
@@ -175,7 +175,7 @@ def costs(values: Mapping[str, Any], names: list[str], enough: float = ENOUGH_SE
         if name != "supervised" or data.has_labels:
             try:
                 yield name, measure(values, name, data, device, enough)
-            except (ConfigError, NonFinite) as error:
+            except (ConfigError, NonFinite, TrackerDown) as error:
                 print(f"{name} keeps its share: {error}", file=sys.stderr)
 
 

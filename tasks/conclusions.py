@@ -124,7 +124,7 @@ def _about_starts(verdict: Verdict, results: Sequence[Result] | None = None) -> 
     chosen = every if results is None else results
     worse = [r for r in chosen if r.name in verdict.standings[r.method].below_start]
     found += [starts.remark(result, every) for result in worse]
-    return [*found, *filter(None, [starts.unguarded(chosen, every)])]
+    return [*found, *filter(None, [starts.trained_here(every), starts.unguarded(chosen, every)])]
 
 
 def _start_wins(verdict: Verdict) -> list[str]:
@@ -133,7 +133,8 @@ def _start_wins(verdict: Verdict) -> list[str]:
     if taken is None or not taken.is_baseline:
         return []
     found = [f"Take {taken.name}, which training started from: by the score that chooses no training is better."]
-    return [*found, *([f"{verdict.instead.name}, off the shelf, is no worse than that: use it."] if verdict.instead else [])]
+    instead = verdict.instead
+    return found + ([f"{instead.name}, {starts.where_from(instead)}, is no worse than that: use it."] if instead else [])
 
 
 def _tied(verdict: Verdict, row: Row) -> str:

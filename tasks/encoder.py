@@ -19,7 +19,7 @@ from tasks import metrics
 from tasks.register import modeling
 from tasks.register.modeling import ImageEncoder
 from tasks.runtime import files, params, saved_encoder
-from tasks.runtime.errors import IntegrityError, Stop, UsageError, run
+from tasks.runtime.errors import KEPT, IntegrityError, Stop, TrackerDown, UsageError, run
 
 
 def load(model: str | Path, store: str | None = None) -> ImageEncoder:
@@ -35,18 +35,26 @@ def load(model: str | Path, store: str | None = None) -> ImageEncoder:
         store: address of MLflow's tracking store; default ``MLFLOW_TRACKING_URI``, else the one of the project.
 
     Raises:
-        UsageError: there is no such model.
+        UsageError: there is no such model, or it has no network.
         IntegrityError: the files are absent, damaged, or not those that were registered.
         TrackerDown: the store cannot be used now.
     """
     if str(model).startswith("models:/"):
         from tasks.register import registry
 
-        return registry.load(str(model), store).module
+        try:
+            return registry.load(str(model), store).module
+        except TrackerDown as error:
+            reason = str(error).replace(KEPT, "")
+            raise TrackerDown(
+                f"{reason}; a folder needs no server: out/encoders/METHOD-SEED, or a downloaded package"
+            ) from None
     folder = Path(model).expanduser()
     if not str(model).strip() or not folder.is_dir():
         raise UsageError(f"{model} is neither a folder nor an address models:/NAME@ALIAS")
-    return read(folder)[0]
+    encoder = read(folder)[0]
+    need_network(encoder.encoder, folder)
+    return encoder
 
 
 def read(folder: Path) -> tuple[ImageEncoder, Mapping[str, Any]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ssl_core.config import ConfigError
 from tasks.dvc.graph import PlannedStage
 from tasks.runtime import edited_yaml, files, params
-from tasks.runtime.errors import Stop, UsageError
+from tasks.runtime.errors import Stop, TrackerDown, UsageError
 from tasks.runtime.start_rows import ROW, check_weights, is_idle, lacking, own, section
 
 if TYPE_CHECKING:
@@ -100,8 +100,11 @@ def _source(root: Path, stage: PlannedStage) -> str | None:
     return facts.get("start", {}).get("source")
 
 
-def try_encoders(root: Path, stages: Iterable[PlannedStage]) -> None:
+def try_encoders(root: Path, stages: Iterable[PlannedStage]) -> list[str]:
     """Build the encoder of each training that is to run, and put its weights in: what does not fit ends the run now.
+
+    Returns:
+        A line for each that cannot be tried because the tracker does not answer. It fails if that is still so at its turn.
 
     Raises:
         Stop, ConfigError: a network or weights that there are not, or that do not belong together.
@@ -111,9 +114,14 @@ def try_encoders(root: Path, stages: Iterable[PlannedStage]) -> None:
     names = [stage.parts.method for stage in stages if stage.stale and _trains(stage)]
     chosen = {name: params.method_params(values, name).encoder for name in dict.fromkeys(filter(None, names))}
     if all(encoder.name == "small" and not encoder.weights for encoder in chosen.values()):
-        return
+        return []
+    found = []
     for name, encoder in chosen.items():
-        _try(name, encoder, values["data"])
+        try:
+            _try(name, encoder, values["data"])
+        except TrackerDown as down:
+            found.append(f"warning: {down}; start it, or take {name} out of run.methods. The others go on.")
+    return found
 
 
 def _try(method: str, encoder: "EncoderConfig", data: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from tasks.conclusions import sentences, worth_it
 from tasks.results import Result, Row, known, load_results, up_to_date
 from tasks.runtime import errors
 from tasks.runtime.words import duration, few, markdown
-from tasks.tracking import registered
+from tasks.tracking import loading
 from tasks.verdict import Standing, Verdict, judge
 
 if TYPE_CHECKING:
@@ -205,15 +205,15 @@ def show(root: Path, out_of_date: Collection[str] = (), anyway: bool = False, he
         print(f"report: {root / 'reports/report.html'}")
     stands = "register" not in out_of_date
     if verdict.champion:
-        print(registered.how_to_load(root, verdict.champion.name, title(verdict), current=stands))
+        print(loading.how_to_load(root, verdict.champion.name, title(verdict), current=stands))
     elif example := example_encoder(verdict):
         by_method = "each encoder by the name of its method, for instance"
-        print(registered.how_to_load(root, example.name, by_method, example.method, current=stands))
+        print(loading.how_to_load(root, example.name, by_method, example.method, current=stands))
     if verdict.instead:
-        print(registered.how_to_load_folder(root, verdict.instead.name, instead_title(verdict)))
+        print(loading.how_to_load_folder(root, verdict.instead.name, instead_title(verdict)))
     elif not verdict.champion:
         for row in verdict.shelf:
-            print(registered.how_to_load_folder(root, row.best.name, "off the shelf"))
+            print(loading.how_to_load_folder(root, row.best.name, starts.where_from(row.best)))
     others = sorted(name for name in out_of_date if name.startswith(("evaluate_task", "finetune")))
     if others:
         print(f"In no table below, for they are out of date: {few(others)}; make run brings them up to date.")
@@ -234,9 +234,11 @@ def example_encoder(verdict: Verdict) -> Result | None:
 
 
 def instead_title(verdict: Verdict) -> str:
-    """What the encoder off the shelf is called that is to be used instead of the best method's."""
+    """What the encoder is called that was there before and is to be used instead of the best method's."""
     ahead = verdict.standings[verdict.instead.method].behind if verdict.instead else None
-    return f"off the shelf, and {'better' if ahead and ahead.is_clear and ahead.mean < 0 else 'no worse'}"
+    return (
+        f"{starts.where_from(verdict.instead)}, and {'better' if ahead and ahead.is_clear and ahead.mean < 0 else 'no worse'}"
+    )
 
 
 BEST = "best encoder"

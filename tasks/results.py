@@ -138,6 +138,13 @@ class Row:
         return statistics.stdev(values) if len(values) > 1 else None
 
 
+def free_rows(rows: Sequence[Row]) -> list[Row]:
+    """The rows that need neither training nor labels, without one that is an encoder trained here: others were started from the
+    registry's champion, and that is of this very run."""
+    trained = {r.metrics.encoder_sha256 for row in rows if not row.is_baseline for r in row.results}
+    return [row for row in rows if row.is_free and row.best.metrics.encoder_sha256 not in trained]
+
+
 def merit(result: Result) -> float | None:
     """What encoders are chosen by: held-out linear accuracy, or how well a few labels are predicted; never the test split."""
     return result.few.explained if result.few else result.get("holdout_linear_top1")

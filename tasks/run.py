@@ -94,7 +94,8 @@ def bring_up_to_date(root: Path, targets: Collection[str] = (), jobs: int | None
         with runner.forking(schedule.to_run):
             params.check(graph.read_params(root))
             check_places(root, plan)
-            guard.try_encoders(root, (schedule.stages[name] for name in schedule.chosen))
+            for line in guard.try_encoders(root, (schedule.stages[name] for name in schedule.chosen)):
+                print(line)
             jobs = jobs or default_parallelism(root)
             with ThreadPoolExecutor(jobs) as pool:
                 expected = _work_until_stopped(schedule, runner, jobs, pool)

@@ -13,6 +13,12 @@ from tasks.worth import RESAMPLES
 WORSE = "worse than its start"
 
 
+def where_from(result: Result | None) -> str:
+    """Where the weights of a row come from that needed no training here: others, or an earlier run."""
+    source = str(result.metrics.protocol.get("start_source", "")) if result else ""
+    return "from the registry" if source.startswith("models:/") else "off the shelf"
+
+
 def standing(result: Result, results: Sequence[Result]) -> str | None:
     """``worse than its start`` where the start's linear probe is clearly right on more of the same test images, else None."""
     start = start_of(result, results)
@@ -39,6 +45,15 @@ def remark(result: Result, results: Sequence[Result]) -> str:
     """The sentence on a result that is worse than its start among ``results``."""
     start = start_of(result, results)
     return f"{result.name} is {WORSE}, the row {start.method}: use that." if start else ""
+
+
+def trained_here(results: Sequence[Result]) -> str:
+    """The sentence on a start that is an encoder of these very results; empty if there is none."""
+    made = {r.metrics.encoder_sha256: r.name for r in results if not r.is_baseline}
+    same = [(r.name, made[key]) for r in results if r.is_baseline and r.kept and (key := r.metrics.encoder_sha256) in made]
+    return " ".join(
+        f"{start} is {name} itself, which was trained here: it is not what that has to be above." for start, name in same
+    )
 
 
 def unguarded(results: Sequence[Result], beside: Sequence[Result]) -> str:

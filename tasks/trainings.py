@@ -1,5 +1,6 @@
 """How an encoder was made, what that cost, and whether a longer training would help."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,12 +116,18 @@ def read_cost(root: Path, name: str) -> dict[str, Any]:
     return dict(ends[-1].get("cost") or {}) if ends else {}
 
 
+def _rounded_up(value: float) -> float:
+    """To two digits, so that it is enough."""
+    digit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return math.ceil(round(value / digit, 6)) * digit
+
+
 def advice(method: str, made: Training) -> str:
     """What to do about an encoder that is not worth its training."""
     number, asked = ("epochs", made.epochs_asked) if made.epochs_asked else ("images", made.recipe.get("images"))
     if not made.steps or not made.epochs or not asked:
         return f"Train longer: raise train.{number}."
-    wanted = float(f"{asked * max(2.0, ENOUGH_STEPS / made.steps):.2g}")
+    wanted = _rounded_up(asked * max(2.0, ENOUGH_STEPS / made.steps))
     epochs, steps = counted(made.epochs, "epoch", "epochs"), counted(made.steps, "step", "steps")
     trained = f"{method} trained {epochs}, {steps}"
     rises = made.knn_rise is not None and made.knn_rise > made.chance

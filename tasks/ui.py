@@ -1,5 +1,6 @@
 """``make ui``: MLflow's and Prefect's servers on loopback until Ctrl-C, for their own pages and this machine's programs."""
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 
 from tasks.runtime import settings
 from tasks.runtime.errors import EnvironmentFault, UsageError, run
+from tasks.runtime.redaction import redact
 from tasks.tracking import view
 
 HOST = "127.0.0.1"
@@ -55,24 +57,31 @@ def main() -> None:
             sys.exit(synced.returncode)
     here, python = ["--host", HOST, "--port"], [sys.executable, "-m"]
     own = ["--allowed-hosts", ",".join(_hosts(mlflow)), "--cors-allowed-origins", ",".join(_origins(mlflow))]
-    commands = [
-        [*python, "mlflow", "server", *here, str(mlflow), "--workers", "1", "--backend-store-uri", store, *own],
-        [*python, "uvicorn", "--factory", "flows.server:create_app", *here, str(prefect)],
-    ]
+    commands = {
+        mlflow: [*python, "mlflow", "server", *here, str(mlflow), "--workers", "1", "--backend-store-uri", store, *own],
+        prefect: [*python, "uvicorn", "--factory", "flows.server:create_app", *here, str(prefect)],
+    }
+    if store.startswith(("http://", "https://")):  # a server is there already
+        del commands[mlflow]
+        print(f"MLflow   {redact(store)}, by MLFLOW_TRACKING_URI", flush=True)
     environment = os.environ | {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PREFECT_SERVER_UI_API_URL": f"http://{HOST}:{prefect}/api",  # else the page asks port 4200, or PREFECT_API_URL
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(_origins(prefect)),
     }
     quiet = subprocess.DEVNULL
-    servers = [subprocess.Popen(c, env=environment, stdout=quiet, stderr=quiet, start_new_session=True) for c in commands]
+    servers = [
+        subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet, start_new_session=True)
+        for command in commands.values()
+    ]
     for number in STOPS:
         signal.signal(number, _stop)
     try:
-        for name, port in (("MLflow ", mlflow), ("Prefect", prefect)):
+        for port in commands:
             _wait(port, servers)
-            print(f"{name}  http://{HOST}:{port}{_runs(port) if port == mlflow else ''}", flush=True)
-        print("Ctrl-C stops both.", flush=True)
+            name, page = ("MLflow ", _runs(port)) if port == mlflow else ("Prefect", "")
+            print(f"{name}  http://{HOST}:{port}{page}", flush=True)
+        print("Ctrl-C stops both." if len(commands) > 1 else "Ctrl-C stops it.", flush=True)
         while all(s.poll() is None for s in servers):
             time.sleep(0.5)
         raise EnvironmentFault("a server has stopped; run its command by hand to see why")
@@ -80,7 +89,8 @@ def main() -> None:
         pass
     finally:
         for server in servers:
-            os.killpg(server.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                os.killpg(server.pid, signal.SIGTERM)
         for server in servers:
             end(server)
 
@@ -120,7 +130,7 @@ def _wait(port: int, servers: list[subprocess.Popen[bytes]]) -> None:
             if probe.connect_ex((HOST, port)) == 0:
                 return
         time.sleep(0.2)
-    raise EnvironmentFault(f"nothing answers on port {port}")
+    raise EnvironmentFault(f"nothing answers on port {port}, for a server has ended; run its command by hand to see why")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 
 from tasks import by_few, starts, worth
 from tasks.choice import best_method, champion
-from tasks.results import Result, Row, ranked
+from tasks.results import Result, Row, free_rows, ranked
 from tasks.worth import RESAMPLES, Answer, Budget
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Verdict:
     @property
     def free(self) -> list[Row]:
         """The baselines that need neither training nor labels."""
-        return [row for row in self.rows if row.is_free]
+        return free_rows(self.rows)
 
     @property
     def shelf(self) -> list[Row]:
@@ -131,7 +131,7 @@ def judge(results: Sequence[Result], best: Result | None = None, methods: int | 
     """
     methods = methods or max(1, len({r.method for r in results if not r.is_baseline}))
     rows, best = tuple(ranked(results)), best or best_method(results)
-    first, free = next((row for row in rows if best and row.method == best.method), None), [row for row in rows if row.is_free]
+    first, free = next((row for row in rows if best and row.method == best.method), None), free_rows(rows)
     standings = {row.method: _standing(row, first, free, results, methods) for row in rows}
     return Verdict(rows, best, champion(results), standings, methods)
 

@@ -126,15 +126,18 @@ def excess(golden: dict[str, Any], name: str, computed: list[float]) -> float:
 
 
 def table(readme: str) -> str:
-    """README's text with the table of methods as the catalogue and params.yaml have it; the order of its rows stays."""
+    """README's text with the table of methods as the catalogue has it. The order of its rows stays, and what is on by default:
+    params.yaml, which may hold a comparison of one's own, says it of a new row."""
     run = params.run_config(params.load(ROOT / "params.yaml")).methods
     facts = {name: f"{about.title} | {about.year} | {about.family} |" for name, about in METHODS.items()}
     facts |= {name: f"baseline: {title} | | |" for name, title in BASELINES.items()}
     before, head, rest = readme.partition("| on by default |\n|---|---|---|---|---|\n")
     rows, blank, after = rest.partition("\n\n")
-    names = [name for name in dict.fromkeys([*re.findall(r"^\| `(\w+)`", rows, re.M), *facts]) if name in facts]
+    listed = re.findall(r"^\| `(\w+)`", rows, re.M)
+    default = {*re.findall(r"^\| `(\w+)` .*\| yes \|$", rows, re.M), *(name for name in run if name not in listed)}
+    names = [name for name in dict.fromkeys([*listed, *facts]) if name in facts]
     names.sort(key=lambda name: name in BASELINES)
-    rows = "\n".join(f"| `{name}` | {facts[name]} {'yes ' if name in run else ''}|" for name in names)
+    rows = "\n".join(f"| `{name}` | {facts[name]} {'yes ' if name in default else ''}|" for name in names)
     return before + head + rows + blank + after
 
 

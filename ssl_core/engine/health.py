@@ -16,6 +16,12 @@ UNIFORMITY_BLOCK = 1024
 """Rows of the similarity matrix in memory at once."""
 
 
+def watched(images: int, count: int) -> Tensor:
+    """Positions of at most ``count`` training images for ``health``, evenly spaced: images often lie class by class."""
+    count = min(images, count)
+    return torch.arange(count) * images // count
+
+
 def health(features: Tensor, pair: tuple[Tensor, Tensor] | None = None) -> dict[str, float]:
     """Label-free indicators of ``features``; compare them only at the same number of images.
 

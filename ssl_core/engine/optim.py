@@ -69,8 +69,7 @@ class TrainConfig:
         """Optimizer steps of this method's share of the budget, on so many training images."""
         if self.epochs is None:
             return max(1, round(self.images * self.epoch_share / self.batch_size))
-        epochs = max(1, round(self.epochs * self.epoch_share)) if self.epochs else 0
-        return num_images // self.batch_size * epochs
+        return max(1, round(num_images // self.batch_size * self.epochs * self.epoch_share)) if self.epochs else 0
 
 
 class _Plain(torch.optim.Optimizer):

@@ -19,7 +19,7 @@ from ssl_core.engine.convolutions import quicken
 from ssl_core.engine.data import Images
 from ssl_core.engine.encoders import Encoder, open_residuals
 from ssl_core.engine.features import frozen
-from ssl_core.engine.health import health, knn_by_the_others
+from ssl_core.engine.health import health, knn_by_the_others, watched
 from ssl_core.engine.method import Batch, Method
 from ssl_core.engine.optim import (
     TrainConfig,
@@ -243,9 +243,8 @@ class Trainer:
             on_epoch(row)
 
     def watched(self) -> Tensor:
-        """Positions of the training images that ``health`` looks at: evenly spaced."""
-        count = min(self.config.health_images, len(self.images))
-        return torch.arange(count, device=self.device) * len(self.images) // count
+        """Positions of the training images that ``health`` looks at."""
+        return watched(len(self.images), self.config.health_images).to(self.device)
 
     def health(self, encoder: Encoder) -> dict[str, float]:
         """Label-free indicators of ``encoder`` on evenly spaced training images and one augmented pair of views of each, and
@@ -261,8 +260,8 @@ class Trainer:
         first, second = (frozen(encoder, torch.split(x, EMBED_BATCH), self.precision)[0] for x in views)
         if not all(bool(torch.isfinite(features).all()) for features in (plain, first, second)):
             raise NonFinite(f"the features are not finite after step {self.step} of {self.steps}; lower train.lr", self.step)
-        watched = {} if self.labels is None else knn_by_the_others(plain, self.labels[ids])
-        return health(plain, (first, second)) | watched
+        near = {} if self.labels is None else knn_by_the_others(plain, self.labels[ids])
+        return health(plain, (first, second)) | near
 
     def features(self, module: nn.Module, ids: Tensor) -> Tensor:
         """Outputs (B, D) float32 of ``module`` for the images ``ids``, un-augmented, in evaluation mode."""

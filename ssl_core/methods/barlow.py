@@ -40,7 +40,7 @@ class BarlowConfig:
     dim: Count
     """Width of the projector's hidden layers and of the projection. Paper: 8192; CIFAR-10 recipes: 2048."""
     weight: float
-    """w of the off-diagonal terms. Paper: 0.0051."""
+    """w of the off-diagonal terms. Paper: 0.005; released code: 0.0051."""
     second_blur: Share
     """Probability of blur in the second view. Paper: 0.1 (first view 1.0); small images: 0."""
     second_solarize: Share

@@ -39,7 +39,7 @@ class SimCLRConfig:
     dim: Count
     """Width of the projection. Paper: 128."""
     last_norm: Literal["none", "plain", "affine"]
-    """BatchNorm after the projector's last layer. Paper: none; released code: ``affine``; short schedules: ``plain``."""
+    """BatchNorm after the projector's last layer. Paper: none; released code: one with a scale; short schedules: ``plain``."""
     temperature: Positive
     """Paper: 0.1 on ImageNet, 0.5 on CIFAR-10 with 1000 epochs; short schedules: 0.2."""
 

@@ -20,7 +20,7 @@ from ssl_core.engine.augment import AugmentConfig, at_side, normalize
 from ssl_core.engine.data import Images
 from ssl_core.engine.encoders import Encoder, EncoderConfig, build, pool
 from ssl_core.engine.features import frozen
-from ssl_core.engine.health import health, judge
+from ssl_core.engine.health import health, judge, watched
 from ssl_core.engine.optim import TrainConfig
 from ssl_core.engine.train import Trainer
 from ssl_core.evaluation.protocol import Labels, Scores, evaluate
@@ -80,8 +80,9 @@ class Delivered:
 
 
 def delivered(features: Tensor, images: int) -> Delivered:
-    """What is known without labels of (N, D) features of the training images; ``images``: how many of them judge."""
-    few = features[:images]
+    """What is known without labels of (N, D) features of the training images; ``images``: how many of them judge, the same ones
+    as during the training."""
+    few = features[watched(len(features), images)]
     return Delivered({"dim": few.shape[1], "health_images": len(few)}, health(few) if len(few) > 1 else {})
 
 
@@ -179,11 +180,11 @@ class Evaluation:
         pool = dataset.load() if self.task else self.data  # health is that on the images which others are trained on
         method = random_init.RandomInit(encoder, random_init.RandomInit.Config(), augment, pool.info())
         trainer = Trainer(method, Images(pool.train_images, self.device), train, seed, epochs=0)
-        watched = Health.of(trainer.health(method.exported))
+        seen = Health.of(trainer.health(method.exported))
         layers = self._features(method.exported)
         scores = evaluate(layers, self.labels, self.config, seed)
         given = self._delivered(scores, layers)
-        found = {"health": watched, "random_health": watched, "found": self._named(scores.numbers) | given.health}
+        found = {"health": seen, "random_health": seen, "found": self._named(scores.numbers) | given.health}
         protocol = self._protocol() | scores.protocol | given.protocol
         return Another(replace(metrics, seed=seed, layer=scores.layer, protocol=protocol, encoder_sha256="", **found), scores)
 

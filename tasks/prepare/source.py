@@ -41,7 +41,7 @@ def open_source(config: DataConfig) -> "Source":
     """
     source: Source = importlib.import_module(f"tasks.prepare.sources.{config.source}").open_source(config)
     if config.name and not isinstance(source, ArraySource):
-        source.name = config.name  # two folders may be called alike
+        source.name = source.origin = config.name  # two folders may be called alike, and one otherwise each week
     return source
 
 

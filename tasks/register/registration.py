@@ -27,7 +27,7 @@ from tasks.results import Result, load_results, load_scores, registered_model
 from tasks.runtime import dataset, files, params, saved_encoder
 from tasks.runtime.errors import IntegrityError
 from tasks.tracking import journal
-from tasks.tracking.registered import CHAMPION, Registration
+from tasks.tracking.registered import CHAMPION, EVALUATED, Registration, evaluated
 from tasks.tracking.tracker import Tracker
 from tasks.verdict import judge_one
 
@@ -59,6 +59,7 @@ def entry(
     verdict = judge_one(result, results)
     standing = verdict.standings[result.method]
     tags = {
+        EVALUATED: evaluated(root, result.name) or None,
         "method": result.method,
         "seed": result.seed,
         "layer": metrics.layer,
@@ -161,6 +162,11 @@ def register(root: Path, exporter: Exporter | None = None) -> Registered:
     held = {alias: name for alias, name in before.items() if alias in named and name in absent.get(alias, ())}
     named = {alias: name for alias, name in named.items() if alias not in held}
     notes = registry.other_data(files.sha256(root / dataset.PREPARED / files.MANIFEST), meta["name"])
+    left = [
+        a for a, name in before.items() if a == name.rpartition("-")[0] and a not in {*named, *held} and name not in missing
+    ]
+    if left:
+        notes.append(f"aliases of encoders that this run has not stay as they are: {', '.join(sorted(left))}")
     stays = f" {before[CHAMPION]}, which an earlier run named, stays." if CHAMPION in before else ""
     unnamed = why_none(results)
     versions = registry.register(entries, named, held)

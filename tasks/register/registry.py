@@ -26,9 +26,10 @@ from tasks.results import model_name
 from tasks.runtime import files
 from tasks.runtime.errors import EnvironmentFault, IntegrityError
 from tasks.runtime.locks import try_lock
+from tasks.runtime.words import ranges
 from tasks.tracking import logged_models, own_store, packages, patience, registered
 from tasks.tracking.records import clean, text
-from tasks.tracking.registered import CHAMPION, PACKAGE, SEAL
+from tasks.tracking.registered import CHAMPION, PACKAGE, PROJECT, SEAL
 from tasks.tracking.tracker import Tracker
 
 CARD = "ssl.card"
@@ -94,8 +95,10 @@ class Registry:
                 version = {"name": self.model, "version": str(numbers[entry.name])}
                 logged_models.link(self.client, self.tracker.experiment, entry.fingerprint, version)
             current = dict(self.client.get_registered_model(self.model).aliases)
+            tags = {str(v.number): v.tags for v in known.values()}
+            new = {entry.name: entry.tags for entry in entries}
             for alias, name in aliases.items():
-                if name in numbers and str(current.get(alias)) != str(numbers[name]):
+                if name in numbers and not registered.is_same(tags.get(str(current.get(alias)), {}), new[name]):
                     self.client.set_registered_model_alias(self.model, alias, str(numbers[name]))
             for alias in current:
                 if alias.startswith(f"{CHAMPION}-") and alias not in {*aliases, *kept}:  # of a task that is none any more
@@ -112,14 +115,12 @@ class Registry:
         with self.tracker.errors():
             versions = registered.versions(self.client, self.model).values()
             models = [m.name for m in self.client.search_registered_models(f"name LIKE '{begins}-%'")]
-        others = sorted(v.number for v in versions if v.tags.get("data_sha256") != data_sha256)
+        others = [v.number for v in versions if v.tags.get("data_sha256") != data_sha256]
         notes = []
         if others:
-            newest = max((v for v in versions if v.number in others), key=lambda v: v.number)
-            before = newest.tags.get("data_sha256", "")[:8]
             notes.append(
-                f"the images of {self.model} changed (data {before} to {data_sha256[:8]}); versions up to {others[-1]} are of"
-                " earlier ones"
+                f"versions of {self.model} that are of other images, so that their scores do not compare with these (data"
+                f" {data_sha256[:8]}): {ranges(others)}"
             )
         same = [m for m in models if m != self.model and re.fullmatch(rf"{re.escape(begins)}-[0-9a-f]{{8}}", m)]
         if same and self.model == model_name(data, data_sha256):
@@ -149,7 +150,11 @@ class Registry:
     def _version(self, entry: Entry, known: Mapping[str, registered.Version]) -> int:
         key = package_key(entry)
         tags = {clean(k): text(v, 4900) for k, v in entry.tags.items() if v is not None}
-        tags |= {PACKAGE: key, CARD: hashlib.sha256(entry.card.encode()).hexdigest()}
+        tags |= {
+            PACKAGE: key,
+            PROJECT: registered.project(self.tracker.root),
+            CARD: hashlib.sha256(entry.card.encode()).hexdigest(),
+        }
         old = known.get(key)
         if old is not None and not registered.unreadable(old.source, old.seal, whole=True):
             self._describe(old, tags, entry.card)

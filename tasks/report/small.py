@@ -34,6 +34,8 @@ def scores(verdict: Verdict, tuning: Tuning | None = None, several: Transfer | N
             numbers |= _tuned(result, tuning) | (several.columns(result) if several else {})
             shown = {name: round(value, DIGITS) for name, value in numbers.items() if value is not None}
             found[result.name] = shown | {"verdict": verdict_text(row, verdict.standings[row.method])}
+            if data := result.metrics.protocol.get("data_sha256"):
+                found[result.name]["data"] = data[:8]  # two commits with others do not compare
     return found
 
 

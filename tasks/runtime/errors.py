@@ -76,6 +76,10 @@ class EnvironmentFault(Stop):
     code = 4
 
 
+KEPT = " (the journals keep all)"
+"""What a run is told when MLflow is away; who loads an encoder has no journals."""
+
+
 class TrackerDown(EnvironmentFault):
     """The tracking store cannot be used now. Nothing is lost: the journals hold everything for a later sync."""
 

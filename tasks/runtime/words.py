@@ -19,6 +19,17 @@ def few(names: Iterable[str], most: int = 3, between: str = ", ", count: int = 0
     return between.join(listed[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def ranges(numbers: Iterable[int]) -> str:
+    """``1 to 8, 15``: whole numbers, those that follow each other together."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ", ".join(" to ".join(map(str, run)) for run in runs)
+
+
 def apart(name: str) -> str:
     """A name that stands in a list: in quotes where it would look like two."""
     return repr(name) if "," in name else name

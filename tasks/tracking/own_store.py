@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from tasks.runtime import settings
-from tasks.runtime.errors import TrackerDown
+from tasks.runtime.errors import KEPT, TrackerDown
 from tasks.runtime.locks import try_lock
 
 PLACES = {
@@ -51,7 +51,7 @@ def reach(uri: str) -> None:
         socket.create_connection((address.hostname, address.port or port), ANSWER_SECONDS).close()
     except OSError as error:
         where = f"{address.hostname}:{address.port or port}"
-        raise TrackerDown(f"MLflow's database at {where} does not answer (the journals keep all): {error}") from error
+        raise TrackerDown(f"MLflow's database at {where} does not answer{KEPT}: {error}") from error
 
 
 @dataclass(frozen=True)

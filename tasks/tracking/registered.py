@@ -4,14 +4,16 @@ The registry lies outside the project: a clone, a moved folder or another ``MLFL
 A SQLite store is read here, which takes milliseconds; any other one answers MLflow's client, which takes seconds to import.
 """
 
-import json
+import hashlib
 import os
+import platform
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -19,12 +21,15 @@ from urllib.parse import unquote, urlsplit
 from tasks.runtime import files, settings
 from tasks.runtime.errors import EnvironmentFault, IntegrityError, StageFailed, Stop, TrackerDown
 from tasks.runtime.redaction import redact
-from tasks.tracking import own_store, patience
+from tasks.tracking import journal, own_store, patience
 
 REGISTRATION = Path("out/registry.json")
 CHAMPION = "champion"
-PACKAGE, SEAL = "ssl.package", "ssl.manifest"
-"""Tags of a version: the key of what it holds, and the hash of its manifest."""
+PACKAGE, SEAL, EVALUATED, PROJECT = "ssl.package", "ssl.manifest", "ssl.evaluated", "ssl.project"
+"""Tags of a version: the key of what it holds, the hash of its manifest, when it was evaluated, and which copy of a project
+registered it last."""
+SAME = ("method", "seed", "layer", "encoder_sha256", "data_sha256")
+"""Tags that two versions of one encoder share, if they name another start of equal weights."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,10 @@ class Stored:
     versions: Mapping[str, Version]
     """By the key of the package; the first of each."""
     aliases: Mapping[str, int]
+
+    def named(self, alias: str) -> Version | None:
+        """The version that an alias names."""
+        return next((version for version in self.versions.values() if version.number == self.aliases.get(alias)), None)
 
 
 def address() -> str:
@@ -117,9 +126,50 @@ def fault(root: Path, whole: bool = False) -> str | None:
         if reason:
             return f"{wanted.model} version {version.number} ({name}) at {where} cannot be loaded: {reason}"
     for alias, name in wanted.aliases.items():
-        if stored.aliases.get(alias) != stored.versions[wanted.packages[name]].number:
+        named = stored.named(alias)
+        if named is None or not is_same(named.tags, stored.versions[wanted.packages[name]].tags):
             return f"the alias {alias} of {wanted.model} at {where} does not name {name}"
     return None
+
+
+def is_same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether the tags of two versions are of the same encoder, trained on the same images."""
+    return all(str(first.get(tag)) == str(second.get(tag)) for tag in SAME)
+
+
+def newer(root: Path) -> str | None:
+    """What to say where an alias names an encoder that another copy of the project registered, and that was evaluated after all
+    that is here: several share the registry. None if there is no such alias.
+
+    Raises:
+        TrackerDown: it cannot be asked now.
+    """
+    wanted = load(root)
+    if wanted is None:
+        return None
+    stored, own = ask(wanted.model), max((evaluated(root, name) for name in wanted.packages), default="")
+    for alias in wanted.aliases:
+        named = stored.named(alias)
+        if not named or named.package in wanted.packages.values() or named.tags.get(PROJECT) == project(root):
+            continue
+        if (when := named.tags.get(EVALUATED, "")) > own:
+            return (
+                f"the alias {alias} of {wanted.model} at {redact(address())} names version {named.number}, evaluated elsewhere"
+                f" on {when}, after all that is here: it stays, and python -m tasks.register moves it"
+            )
+    return None
+
+
+def project(root: Path) -> str:
+    """What tells the copies of a project on all machines apart."""
+    return hashlib.sha256(f"{platform.node()} {root.resolve()}".encode()).hexdigest()[:12]
+
+
+def evaluated(root: Path, name: str) -> str:
+    """When an encoder was evaluated, as 2026-11-30 16:05:09 UTC; empty where that is not known."""
+    path = root / f"out/journal/evaluate-{name}.jsonl"
+    ends = [event["time"] for event in journal.read(path) if event["event"] == "end"] if path.exists() else []
+    return f"{datetime.fromtimestamp(ends[-1] / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC" if ends else ""
 
 
 def ensure(root: Path, tell: Callable[[str], None], whole: bool = False) -> Stop | None:
@@ -133,6 +183,9 @@ def ensure(root: Path, tell: Callable[[str], None], whole: bool = False) -> Stop
         reason = fault(root, whole)
         if reason is None:
             return None
+        if others := newer(root):
+            tell(others)
+            return None
         tell(f"{reason}; registering again, without training")
         done = subprocess.run([sys.executable, "-m", "tasks.register"], cwd=root, capture_output=True, text=True)
         for line in done.stdout.splitlines():
@@ -144,53 +197,6 @@ def ensure(root: Path, tell: Callable[[str], None], whole: bool = False) -> Stop
         return StageFailed(EnvironmentFault.code, f"{reason}, though register went well") if reason else None
     except Stop as failure:
         return failure
-
-
-def how_to_load(root: Path, best: str, title: str = "best encoder", alias: str = CHAMPION, current: bool = True) -> str:
-    """What a terminal says of the encoder ``best``: the lines that load it by ``alias`` from any directory, if they would work
-    now; not ``current``, what is registered is of an earlier run."""
-    if not current:
-        return f"{title}: {best}, in out/encoders/{best}; what is registered may be older, make run brings it up to date"
-    try:
-        wanted, reason = load(root), fault(root)
-    except Stop as error:
-        wanted, reason = None, str(error)
-    if wanted and not reason and CHAMPION not in wanted.aliases and alias == CHAMPION and best in wanted.packages:
-        title, alias = f"{title} (of this run; another one stays champion)", best.rpartition("-")[0]
-    if wanted is not None and best in wanted.left_out:
-        return f"{title}: {best}, in out/encoders/{best}; not registered, for its export does not give the same features"
-    if wanted is None or reason or wanted.aliases.get(alias) != best:
-        return f"{title}: {best}, in out/encoders/{best}; not registered{f' ({reason})' if reason else ' yet'}, make run does"
-    model = "" if alias == CHAMPION else f" --model models:/{wanted.model}@{alias}"
-    search = f"# to search images, in the project's folder: python -m tasks.embed IMAGES{model}"
-    return "\n    ".join([f"{title}, {best}:", *load_lines(root, wanted.model, alias), search])
-
-
-def how_to_load_folder(root: Path, name: str, title: str) -> str:
-    """The lines that load an encoder which is in no registry from its folder, search with it, and have it in other tools."""
-    folder = json.dumps(str(root.resolve() / "out" / "encoders" / name))
-    search = f"# to search images, in the project's folder: python -m tasks.embed IMAGES --model out/encoders/{name}"
-    others = f"# for other tools, in the project's folder: python -m tasks.encoder out/encoders/{name} FOLDER"
-    return "\n    ".join([f"{title}, {name}:", _importing(root), f"encoder = load({folder})", search, others])
-
-
-def _importing(root: Path) -> str:
-    return f"import sys; sys.path.insert(0, {json.dumps(str(root.resolve()))}); from tasks.encoder import load"
-
-
-def load_lines(root: Path, model: str, alias: str = CHAMPION) -> tuple[str, str]:
-    """The Python that loads an encoder in any directory, from the store in use; an address with a password is not shown."""
-    given = [os.environ.get(name) for name in ("MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_URI")]
-    uri = next(filter(None, given), settings.store_uri(root.resolve()))
-    file = own_store.file_of(uri)
-    store = f"{own_store.SQLITE}{file}" if file else uri
-    first = _importing(root)
-    if redact(store) != store:
-        return first, f'encoder = load("models:/{model}@{alias}")  # MLFLOW_TRACKING_URI as here: {redact(store)}'
-    return first, f'encoder = load("models:/{model}@{alias}", store={json.dumps(store)})'
-
-
-# ---------------------------------------------------------------------- asking
 
 
 def ask(model: str) -> Stored:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.runtime import settings
-from tasks.runtime.errors import EnvironmentFault, TrackerDown, UsageError, is_full, no_space, root_cause
+from tasks.runtime.errors import KEPT, EnvironmentFault, TrackerDown, UsageError, is_full, no_space, root_cause
 from tasks.runtime.redaction import redact
 from tasks.tracking import artifacts, journal, logged_models, own_store, patience, view
 from tasks.tracking.logged_models import METRICS_PER_BATCH
@@ -54,7 +54,7 @@ class Tracker:
             from mlflow.exceptions import MlflowException
             from mlflow.tracking import MlflowClient
         except ImportError:
-            raise EnvironmentFault("MLflow is not installed here; run this where it is (the journals keep all)") from None
+            raise EnvironmentFault(f"MLflow is not installed here; run this where it is{KEPT}") from None
         self._refusal = MlflowException
         for name in ("alembic", "mlflow", "urllib3"):
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -157,7 +157,7 @@ class Tracker:
                 raise TrackerDown(no_space(redact(self.uri))) from error
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(" failed with exception")[0][:300]
             reason += root_cause(error)
-            raise TrackerDown(redact(f"MLflow at {self.uri} cannot be used now (the journals keep all): {reason}")) from error
+            raise TrackerDown(redact(f"MLflow at {self.uri} cannot be used now{KEPT}: {reason}")) from error
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:

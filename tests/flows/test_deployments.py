@@ -148,22 +148,33 @@ def waiting(deployment_id: str) -> str | None:
 
 
 LOOKS = """
+import json
+from prefect import get_client
+from prefect.states import Failed
 from flows.watch import watch
-for look in range(5):
+
+def fail():
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(json.load(open(".ssl/watch.json"))["started"], Failed(), force=True)
+
+for look in range(9):
     if look in (1, 2):
         open(f"images/{look}.png", "w").close()
+    if look > 4:
+        fail()
     print("saw", watch(return_state=True).name)
 """
 
 
-def test_the_watcher_waits_until_all_images_arrived_and_starts_one_run(project: Path) -> None:
+def test_the_watcher_waits_until_all_images_arrived_and_starts_one_run_and_again_one_that_failed(project: Path) -> None:
     server.patch(f"deployments/{deployment('nightly')['id']}", paused=True)
     (project / ".ssl/watch.json").unlink(missing_ok=True)
     done = Forked(project, ("-c", LOOKS), server.prefect_environment())
     said, noted = done.communicate(180)
     seen = [line.split()[1] for line in said.splitlines() if line.startswith("saw ")]
-    assert seen == ["First", "Arriving", "Arriving", "Changed", "Same"], noted
+    assert seen == ["First", "Arriving", "Arriving", "Changed", "Same", "Again", "Again", "Same", "Same"], noted
     assert noted.count("new images in images: started") == 1
+    assert noted.count("the run failed that was started for images: started") == 2
 
 
 def test_the_listing_sees_names_sizes_and_times_but_follows_no_link(tmp_path: Path) -> None:

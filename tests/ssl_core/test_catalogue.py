@@ -99,3 +99,5 @@ def test_the_readme_lists_every_method_that_is_shipped() -> None:
     rows = re.findall(r"^\| `(\w+)` \|", readme, re.M)
     assert len(rows) == len(set(rows)) and set(rows) == METHODS.keys() | BASELINES.keys()
     assert golden.table(readme) == readme, "python -m tests.golden NAME writes the table"
+    default = set(re.findall(r"^\| `(\w+)` .*\| yes \|$", readme, re.M))
+    assert default - (METHODS.keys() - TWELVE - EIGHT) == TWELVE | BASELINES.keys() - {"dinov2", "start"}

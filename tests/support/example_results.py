@@ -1,6 +1,7 @@
 """Writes a project's results as the stages leave them, with plausible numbers, in a second and without training."""
 
 import csv
+import hashlib
 import json
 from pathlib import Path
 
@@ -153,7 +154,13 @@ def write_result(root, method, seed, labels, labelled, classes):
 def metrics_of(method: str, seed: int = 0, verdict: str = "healthy", **found: object) -> Metrics:
     """Metrics with the scores in ``found`` and otherwise those of some encoder."""
     health = Health(feature_std=0.17, effective_rank=11.0, alignment=0.4, uniformity=-2.1)
-    about = {"encoder": "small", "encoder_sha256": "ab" * 32, "layer": "block4", "health": health, "random_health": health}
+    about = {
+        "encoder": "small",
+        "encoder_sha256": hashlib.sha256(method.encode()).hexdigest(),
+        "layer": "block4",
+        "health": health,
+        "random_health": health,
+    }
     return Metrics(method=method, seed=seed, verdict=verdict, protocol={}, found=found, **about)
 
 
@@ -175,7 +182,7 @@ def metrics_file(method, seed, linear, knn, health, verdict, labelled):
         "health": health,
         "random_health": health | {"effective_rank": 11.0},
         "verdict": verdict,
-        "encoder_sha256": "ab" * 32,
+        "encoder_sha256": hashlib.sha256(method.encode()).hexdigest(),
         "protocol": {
             "layer": "block4",
             "knn_layer": "block3",

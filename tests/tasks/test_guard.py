@@ -1,5 +1,6 @@
 """The row for what trainings start from comes into params.yaml by itself, and goes."""
 
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -151,6 +152,17 @@ def test_weights_are_tried_before_anything_is_computed(project: Path, monkeypatc
     stage: Any = SimpleNamespace(stale=True, parts=StageName("pretrain", "pretrained", 0))
     with pytest.raises(ConfigError, match=r"^method pretrained: .*smaller than the 32 px"):
         guard.try_encoders(project, [stage])
+
+
+def test_weights_in_a_registry_that_is_away_stop_no_other_training(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "_try", TRY)
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    set_params(project, {"encoder": {"weights": None}, "method": {"simclr": {"encoder": {"weights": "models:/mine/1"}}}})
+    (line,) = guard.try_encoders(project, planned(simclr=True, byol=True))
+    assert re.match(
+        r"warning: method simclr: MLflow at http://127.0.0.1:9 cannot be used now .*take simclr out of run.methods", line
+    )
 
 
 def test_a_run_with_weights_of_another_network_ends_before_it_begins(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A training that lost what it started with is told from one that did not."""
 
+import hashlib
 import io
 from dataclasses import replace
 
@@ -23,11 +24,24 @@ def result(method: str, share: float, epochs: int, start: str | None = "a" * 64)
     right = np.arange(1000) < 1000 * share
     protocol = {"resamples": 100} | ({"start_sha256": start} if start else {})
     scores = {"linear_top1": share, "knn_top1": share, "holdout_linear_top1": share}
-    about = ("small", "f" * 64, "block4", "healthy", HEALTH, HEALTH)
+    about = ("small", hashlib.sha256(method.encode()).hexdigest(), "block4", "healthy", HEALTH, HEALTH)
     return Result(Metrics(method, 0, *about, protocol, scores), Training(epochs=epochs), {"linear": right, "knn": right})
 
 
 START = result("pretrained", 0.8, 0)
+
+
+def test_a_start_that_was_trained_in_this_run_is_not_what_its_own_encoder_is_compared_with() -> None:
+    """Weights of the registry's champion, which is an encoder of the same run."""
+    own, on = result("rotation", 0.8, 4, None), result("simclr", 0.7, 4)
+    again = result("start", 0.8, 0)
+    same = replace(again, metrics=replace(again.metrics, encoder_sha256=own.metrics.encoder_sha256))
+    for start, champion, free in ((again, "start", ["start"]), (same, "rotation", [])):
+        verdict = judge([own, on, start])
+        assert verdict.champion and verdict.champion.method == champion
+        assert [row.method for row in verdict.free] == free
+        assert ("start-0 is rotation-0 itself" in " ".join(sentences(verdict))) == (start is same)
+        assert verdict.standings["simclr"].below_start == ("simclr-0",), "that started there is compared all the same"
 
 
 def test_a_clear_loss_is_marked_everywhere() -> None:

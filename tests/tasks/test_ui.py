@@ -49,6 +49,34 @@ def test_a_server_that_does_not_stop_in_time_is_ended() -> None:
     assert server.returncode == -signal.SIGKILL
 
 
+def left_on(port: str) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", int(port))) == 0
+
+
+@pytest.mark.stress
+def test_a_tracker_that_is_there_already_is_named_and_not_served_again(tmp_path: Path) -> None:
+    project, port = copy_project(tmp_path / "p", git=True), free_port()
+    own = {"PREFECT_PORT": port, "MLFLOW_PORT": free_port(), "PREFECT_HOME": str(tmp_path / "prefect")}
+    process = start(project, "tasks.ui", forked=False, MLFLOW_TRACKING_URI="http://user:secret@tracker.example:5000", **own)
+    assert process.stdout
+    said = [process.stdout.readline() for _ in range(3)]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0 and not left_on(port)
+    assert said[0].startswith("MLflow   http://") and "tracker.example:5000, by MLFLOW_TRACKING_URI" in said[0]
+    assert "secret" not in said[0] and f"http://127.0.0.1:{port}" in said[1] and said[2] == "Ctrl-C stops it.\n"
+
+
+def test_where_one_server_ends_at_its_start_the_other_one_is_stopped_too(tmp_path: Path) -> None:
+    """A store that no server can use."""
+    port = free_port()
+    own = {"PREFECT_PORT": port, "MLFLOW_PORT": free_port(), "PREFECT_HOME": str(tmp_path / "prefect")}
+    project = copy_project(tmp_path / "p", git=True)
+    done = command(project, "tasks.ui", MLFLOW_TRACKING_URI="mssql+nothing://nowhere", **own)
+    assert done.returncode == 4 and "for a server has ended; run its command by hand to see why" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not left_on(port)
+
+
 def refuses_other_sites(pid: int, ports: dict[str, int]) -> None:
     """Both servers listen on loopback alone, answer their own pages and no others, whatever these call themselves."""
     assert foreign.listening(pid) == {("127.0.0.1", port) for port in ports.values()}
@@ -94,6 +122,4 @@ def test_both_pages_open_on_loopback_and_close_on_a_signal(tmp_path: Path) -> No
             process.send_signal(number)
             time.sleep(0.2)
         assert process.wait(30) == 0
-    for port in ports.values():
-        with socket.socket() as probe:
-            assert probe.connect_ex(("127.0.0.1", int(port))) != 0
+    assert not any(map(left_on, ports.values()))

@@ -50,7 +50,7 @@ def test_a_budget_in_images_is_raised_in_images():
     made = Training(epochs=4, steps=50, recipe={"images": 6400})
     said = sentences(judge([row("context", 37 + 267, 65, training=made), WORSE[1]]))
     assert said[0].endswith(
-        "context trained 4 epochs, 50 steps: set train.images to about 190,000, if its curve in the report still rises."
+        "context trained 4 epochs, 50 steps: set train.images to about 200,000, if its curve in the report still rises."
     )
 
 

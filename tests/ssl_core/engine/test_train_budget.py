@@ -35,7 +35,10 @@ def test_a_budget_in_images_is_the_same_for_few_images_and_many(config: TrainCon
 def test_a_budget_in_epochs_grows_with_the_images(config: TrainConfig) -> None:
     epochs = replace(config, epochs=10)
     assert (epochs.steps(200), epochs.steps(60_000)) == (10, 3000)
-    assert replace(epochs, epoch_share=0.01).steps(200) == 2, "at least one"
+    assert replace(epochs, epoch_share=0.01).steps(200) == 1, "at least one"
+    assert [replace(epochs, epoch_share=share, epochs=3).steps(2000) for share in (1.26, 1.1, 0.32)] == [76, 66, 19], (
+        "of an epoch too"
+    )
     assert replace(epochs, epochs=0).steps(200) == 0 and not replace(epochs, epochs=0).trains
 
 

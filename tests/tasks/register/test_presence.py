@@ -1,12 +1,14 @@
 """The registry is asked: what it lacks is found without MLflow, and comes back from the encoders of the project."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
 import sqlite3
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from tasks.register.registration import register
 from tasks.results import registered_model
 from tasks.runtime import files, settings
 from tasks.runtime.errors import TrackerDown, UsageError
-from tasks.tracking import own_store, registered
+from tasks.tracking import loading, own_store, registered
 from tests.conftest import textured_images
 from tests.support import registered as made
 from tests.support.project import set_params
@@ -108,12 +110,52 @@ def test_what_the_registry_lacks_is_named_and_registered_again(root, damage, wor
     reason = registered.fault(root)
     assert reason and len(reason.splitlines()) == 1
     assert re.search(words, reason), reason
-    assert "make run" in registered.how_to_load(root, "simclr-0") and "load(" not in registered.how_to_load(root, "simclr-0")
+    assert "make run" in loading.how_to_load(root, "simclr-0") and "load(" not in loading.how_to_load(root, "simclr-0")
     register(root, made.exporter)
     assert registered.fault(root, whole=True) is None
     assert registry.load().module(torch.zeros(1, 1, 28, 28)).shape == (1, 16)
     if damage in (alias_elsewhere, artifacts_gone, run_and_artifacts_gone, file_cut):  # the same versions stand again
         assert numbers(root) == before
+
+
+def evaluated(root: Path, day: int) -> None:
+    """All encoders of a project are of this day in November."""
+    for name in registered.load(root).packages:
+        end = {"event": "end", "time": 1000 * int(datetime(2026, 11, day, tzinfo=UTC).timestamp()), "status": "FINISHED"}
+        end |= {"cost": {}, "encoder_sha256": None, "reason": None}
+        (root / f"out/journal/evaluate-{name}.jsonl").write_text(json.dumps(end) + "\n")
+
+
+def test_a_project_takes_the_alias_from_no_other_one_that_was_evaluated_later(root, monkeypatch):
+    """A checkout of last week and this week's share a server; each of them runs with nothing to do."""
+    colleague = root.parent / "colleague"
+    shutil.copytree(root, colleague)
+    made.write_encoder(colleague, "simclr", weights=1)
+    evaluated(root, 10)
+    evaluated(colleague, 17)
+    with contextlib.chdir(colleague):
+        register(colleague, made.exporter).wanted.write(colleague / registered.REGISTRATION)
+    theirs = ask(root).aliases
+    assert theirs["champion"] == 4 and registered.fault(root)
+    said: list[str] = []
+    assert registered.ensure(root, said.append) is None and ask(root).aliases == theirs
+    assert re.search(r"^the alias champion of .* version 4, evaluated elsewhere on 2026-11-17 00:00:00 UTC, after all", said[0])
+    assert "python -m tasks.register moves it" in loading.how_to_load(root, "simclr-0")
+    evaluated(root, 3)  # an experiment is taken back, in the copy that made it
+    with contextlib.chdir(colleague):
+        evaluated(colleague, 3)
+        assert registered.newer(root) and not registered.newer(colleague)
+    evaluated(root, 24)  # and now this one is the newer one
+    register(root, made.exporter)
+    assert registered.fault(root) is None and "evaluated elsewhere on 2026-11-24" in registered.newer(colleague)
+
+
+def test_versions_that_differ_in_what_their_equal_start_was_called_are_the_same(root):
+    stored = ask(root)
+    own = stored.named("champion")
+    twin = {**own.tags, "start_source": "models:/ssl-example/7", registered.PACKAGE: "f" * 64}
+    assert registered.is_same(own.tags, twin)
+    assert not any(registered.is_same(own.tags, twin | {tag: "other"}) for tag in registered.SAME)
 
 
 def test_the_doctor_who_removed_an_encoder_says_what_makes_it_again(root):
@@ -216,7 +258,7 @@ def test_a_store_that_follows_and_is_killed_is_as_before(moved, monkeypatch):
 
 
 def test_the_lines_of_the_terminal_work_in_any_directory_and_leave_nothing_there(original, tmp_path):
-    first, *lines = registered.how_to_load(original, "simclr-0").splitlines()
+    first, *lines = loading.how_to_load(original, "simclr-0").splitlines()
     assert first == "best encoder, simclr-0:" and len(lines) == 3 and lines[2].endswith("python -m tasks.embed IMAGES")
     code = "\n".join(line.strip() for line in lines).replace(str(original), str(Path(__file__).parents[3]), 1)
     program = f"{code}\nimport torch\nassert encoder(torch.zeros(2, 1, 28, 28)).shape == (2, 16)"
@@ -230,13 +272,13 @@ def test_the_lines_of_the_terminal_work_in_any_directory_and_leave_nothing_there
 @pytest.mark.fault("F77")
 def test_the_lines_name_the_store_without_secrets(original, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    first, second = registered.load_lines(original, "ssl-my-data-set")
+    first, second = loading.load_lines(original, "ssl-my-data-set")
     assert f'"{original}"' in first
     assert second == f'encoder = load("models:/ssl-my-data-set@champion", store="{settings.store_uri(original)}")'
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
-    assert registered.load_lines(original, "x")[1].endswith('store="http://host:5000")')
+    assert loading.load_lines(original, "x")[1].endswith('store="http://host:5000")')
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@host:5000")
-    lines = registered.load_lines(original, "x")
+    lines = loading.load_lines(original, "x")
     assert "host:5000" in lines[1] and "secret" not in "".join(lines) and "store=" not in lines[1]
 
 
@@ -303,5 +345,5 @@ def test_a_given_name_stays_when_images_come_and_the_change_is_said(root):
     again = register(root, made.exporter)
     assert again.wanted.model == "ssl-hand-signs-258898" and set(again.versions.values()) == {4, 5, 6}
     (note,) = again.notes
-    assert first[:8] in note and second[:8] in note and "up to 3" in note
+    assert first[:8] not in note and second[:8] in note and note.endswith(": 1 to 3")
     assert registry.load("models:/ssl-hand-signs-258898@champion").config["training"]["data_sha256"] == second

@@ -23,6 +23,7 @@ from tasks.results import Result, load_results, model_name
 from tasks.runtime import files, saved_encoder
 from tasks.runtime.errors import EnvironmentFault, IntegrityError, UsageError
 from tasks.runtime.locks import try_lock
+from tasks.tracking import loading
 from tasks.tracking import registered as stored
 from tasks.verdict import judge
 from tests.conftest import textured_images
@@ -224,7 +225,7 @@ def test_an_encoder_that_cannot_be_exported_is_left_out_and_holds_nothing_up(roo
     assert done.wanted.aliases == {"byol": "byol-0", "rotation": "rotation-0"}
     done.wanted.write(root / stored.REGISTRATION)
     assert stored.fault(root) is None and stored.load(root) == done.wanted
-    assert "not registered, for its export does not give the same features" in stored.how_to_load(root, "simclr-0")
+    assert "not registered, for its export does not give the same features" in loading.how_to_load(root, "simclr-0")
 
 
 def test_every_seed_is_a_version_and_a_methods_alias_is_its_best_seed(root):
@@ -256,6 +257,7 @@ def test_an_unknown_layer_is_refused(layer):
 
 
 def test_registering_again_changes_nothing(root):
+    register(root, made.exporter)  # which notes that this copy of the project has them
     before = state(root)
     register(root, made.exporter)
     assert state(root) == before
@@ -279,7 +281,7 @@ def test_the_champion_stays_while_it_has_no_result(root):
     assert done.held == {"champion": "simclr-0"} and done.unnamed is None and "champion" not in done.wanted.aliases
     done.wanted.write(root / stored.REGISTRATION)
     assert stored.fault(root) is None
-    said = stored.how_to_load(root, "byol-0")
+    said = loading.how_to_load(root, "byol-0")
     assert said.startswith("best encoder (of this run; another one stays champion), byol-0:") and "@byol" in said
     made.write_encoder(root, "simclr", holdout_linear_top1=0.1)
     assert register(root, made.exporter).held == {} and versions(root)[0]["champion"] == before["byol"]

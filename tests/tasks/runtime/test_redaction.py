@@ -11,7 +11,7 @@ import pytest
 from tasks.runtime import errors
 from tasks.runtime.redaction import redact
 from tasks.tracking.journal import Journal
-from tasks.tracking.registered import load_lines
+from tasks.tracking.loading import load_lines
 from tasks.tracking.tracker import Tracker
 from tests.conftest import ROOT
 from tests.support import project as support
