@@ -16,7 +16,7 @@ WORSE = "worse than its start"
 def where_from(result: Result | None) -> str:
     """Where the weights of a row come from that needed no training here: others, or an earlier run."""
     source = str(result.metrics.protocol.get("start_source", "")) if result else ""
-    return "from the registry" if source.startswith("models:/") else "off the shelf"
+    return f"from {source}" if source.startswith("models:/") else "off the shelf"
 
 
 def standing(result: Result, results: Sequence[Result]) -> str | None:

@@ -44,6 +44,16 @@ def test_a_start_that_was_trained_in_this_run_is_not_what_its_own_encoder_is_com
         assert verdict.standings["simclr"].below_start == ("simclr-0",), "that started there is compared all the same"
 
 
+def test_a_row_of_the_registry_is_not_called_off_the_shelf() -> None:
+    other = result("dinov2", 0.9, 0, "b" * 64)
+    protocol = other.metrics.protocol | {"start_source": "models:/shop/12"}
+    last = replace(other, metrics=replace(other.metrics, protocol=protocol))
+    for row, where in ((other, "off the shelf"), (last, "from models:/shop/12")):
+        verdict = judge([result("simclr", 0.7, 4), START, row])
+        assert f"dinov2-0, {where}, is no worse than that: use it." in " ".join(sentences(verdict))
+        assert leaderboard.instead_title(verdict) == f"{where}, and better"
+
+
 def test_a_clear_loss_is_marked_everywhere() -> None:
     worse = result("simclr", 0.7, 4)
     assert start_of(worse, [worse, START]) is START and start_of(START, [worse, START]) is None
