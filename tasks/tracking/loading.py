@@ -55,6 +55,3 @@ def load_lines(root: Path, model: str, alias: str = CHAMPION) -> tuple[str, str]
     if redact(store) != store:
         return first, f'encoder = load("models:/{model}@{alias}")  # MLFLOW_TRACKING_URI as here: {redact(store)}'
     return first, f'encoder = load("models:/{model}@{alias}", store={json.dumps(store)})'
-
-
-# ---------------------------------------------------------------------- asking
