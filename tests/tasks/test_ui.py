@@ -67,6 +67,7 @@ def test_a_tracker_that_is_there_already_is_named_and_not_served_again(tmp_path:
     assert "secret" not in said[0] and f"http://127.0.0.1:{port}" in said[1] and said[2] == "Ctrl-C stops it.\n"
 
 
+@pytest.mark.stress
 def test_where_one_server_ends_at_its_start_the_other_one_is_stopped_too(tmp_path: Path) -> None:
     """A store that no server can use."""
     port = free_port()
