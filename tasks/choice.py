@@ -8,7 +8,7 @@ from typing import Any
 
 from ssl_core.networks import network
 from tasks import few_labels
-from tasks.results import Result, merit, place, precedence, ranked
+from tasks.results import Result, merit, place, precedence, ranked, trained
 
 
 def is_start(start: Result, trained: Result) -> bool:
@@ -34,9 +34,9 @@ def candidates(results: Sequence[Result]) -> list[Result]:
     The seeds of a row mostly have the same weights; the first seed stands for those.
     """
     methods = [r for r in results if not r.is_baseline]
-    trained = {r.metrics.encoder_sha256 for r in methods}  # a start that is one of these was trained here
+    made = trained(methods)  # a start that is one of these was trained here
     rows = [r for r in results if r.is_baseline and any(is_start(r, method) for method in methods)]
-    rows = [r for r in rows if r.metrics.encoder_sha256 not in trained]
+    rows = [r for r in rows if r.metrics.encoder_sha256 not in made]
     once = {(r.method, r.metrics.encoder_sha256): r for r in sorted(rows, key=lambda r: -r.seed)}
     return methods + list(once.values())
 

@@ -124,7 +124,7 @@ def _about_starts(verdict: Verdict, results: Sequence[Result] | None = None) -> 
     chosen = every if results is None else results
     worse = [r for r in chosen if r.name in verdict.standings[r.method].below_start]
     found += [starts.remark(result, every) for result in worse]
-    return [*found, *filter(None, [starts.trained_here(every), starts.unguarded(chosen, every)])]
+    return [*found, *filter(None, [starts.trained_here(every, verdict.trained), starts.unguarded(chosen, every)])]
 
 
 def _start_wins(verdict: Verdict) -> list[str]:

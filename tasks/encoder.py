@@ -113,20 +113,27 @@ def main() -> None:
 
 
 def _card(folder: Path) -> str:
-    """The card of the registry where the folder is in a project that scored it, else what is known without."""
-    from tasks.register import registration
-
-    root, name = folder.parents[2], folder.name
-    lines = [f"# The image encoder {name}", "Input and features: `config.json`. How to load it: `modeling.py`."]
+    """The card of the registry where the folder is what its project scored, else what is known without."""
+    lines = [f"# The image encoder {folder.name}", "Input and features: `config.json`. How to load it: `modeling.py`."]
     try:
-        scored = (root / params.PARAMS).exists() and (root / "out/metrics" / f"{name}.json").exists()
-        if scored and (card := registration.card(root, name)):
+        if card := _scored(folder):
             return card
     except Stop as error:
         lines.append(f"Its scores could not be read: {error}.")
     start = files.read_json(folder / saved_encoder.FACTS).get("start", {})
     lines += [f"The {key} of the weights that it has, or started from: {value}." for key, value in sorted(start.items())]
     return "\n\n".join(lines) + "\n"
+
+
+def _scored(folder: Path) -> str | None:
+    """The card of an encoder where its project has it; a copy elsewhere may be of other weights than are scored there now."""
+    if folder.parts[-3:-1] != ("out", "encoders"):
+        return None
+    from tasks.register import registration
+
+    root, name = folder.parents[2], folder.name
+    has_scores = (root / params.PARAMS).exists() and (root / "out/metrics" / f"{name}.json").exists()
+    return registration.card(root, name) if has_scores else None
 
 
 def _trained(folder: Path) -> tuple[ImageEncoder, Mapping[str, Any]]:

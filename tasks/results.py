@@ -4,7 +4,7 @@ import csv
 import hashlib
 import re
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,10 +138,14 @@ class Row:
         return statistics.stdev(values) if len(values) > 1 else None
 
 
-def free_rows(rows: Sequence[Row]) -> list[Row]:
+def trained(results: Iterable[Result]) -> dict[str, str]:
+    """The names of the encoders that methods trained, by the hash of their weights."""
+    return {r.metrics.encoder_sha256: r.name for r in results if not r.is_baseline}
+
+
+def free_rows(rows: Sequence[Row], trained: Collection[str]) -> list[Row]:
     """The rows that need neither training nor labels, without one that is an encoder trained here: others were started from the
     registry's champion, and that is of this very run."""
-    trained = {r.metrics.encoder_sha256 for row in rows if not row.is_baseline for r in row.results}
     return [row for row in rows if row.is_free and row.best.metrics.encoder_sha256 not in trained]
 
 

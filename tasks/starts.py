@@ -3,7 +3,7 @@
 The row to compare with is a frozen encoder with the same weights: ``pretrained``, or whatever trains for 0 epochs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tasks.choice import start_of
 from tasks.results import Result
@@ -47,9 +47,8 @@ def remark(result: Result, results: Sequence[Result]) -> str:
     return f"{result.name} is {WORSE}, the row {start.method}: use that." if start else ""
 
 
-def trained_here(results: Sequence[Result]) -> str:
-    """The sentence on a start that is an encoder of these very results; empty if there is none."""
-    made = {r.metrics.encoder_sha256: r.name for r in results if not r.is_baseline}
+def trained_here(results: Sequence[Result], made: Mapping[str, str]) -> str:
+    """The sentence on a start among ``results`` that is one of these encoders, by the hash of their weights; else empty."""
     same = [(r.name, made[key]) for r in results if r.is_baseline and r.kept and (key := r.metrics.encoder_sha256) in made]
     return " ".join(
         f"{start} is {name} itself, which was trained here: it is not what that has to be above." for start, name in same

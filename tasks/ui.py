@@ -45,12 +45,14 @@ def _origins(port: int) -> list[str]:
 def main() -> None:
     """Start both, wait until they answer, print their addresses."""
     settings.apply()
-    mlflow, prefect = _free(MLFLOW_PORT, "MLFLOW_PORT"), _free(PREFECT_PORT, "PREFECT_PORT")
+    store = os.environ["MLFLOW_TRACKING_URI"]
+    is_served = store.startswith(("http://", "https://"))
+    prefect = _free(PREFECT_PORT, "PREFECT_PORT")
+    mlflow = 0 if is_served else _free(MLFLOW_PORT, "MLFLOW_PORT")
     if mlflow == prefect:
         raise UsageError(f"MLFLOW_PORT and PREFECT_PORT are both {mlflow}; give each its own")
     settings.need_project()
     settings.check_certificates()
-    store = os.environ["MLFLOW_TRACKING_URI"]
     if store.startswith("sqlite"):  # make it here, once: two processes opening a new file at the same time damage it
         synced = subprocess.run([sys.executable, "-m", "tasks.sync"])
         if synced.returncode:  # it has said why
@@ -61,7 +63,7 @@ def main() -> None:
         mlflow: [*python, "mlflow", "server", *here, str(mlflow), "--workers", "1", "--backend-store-uri", store, *own],
         prefect: [*python, "uvicorn", "--factory", "flows.server:create_app", *here, str(prefect)],
     }
-    if store.startswith(("http://", "https://")):  # a server is there already
+    if is_served:
         del commands[mlflow]
         print(f"MLflow   {redact(store)}, by MLFLOW_TRACKING_URI", flush=True)
     environment = os.environ | {

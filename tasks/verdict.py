@@ -12,7 +12,7 @@ import numpy as np
 
 from tasks import by_few, starts, worth
 from tasks.choice import best_method, champion
-from tasks.results import Result, Row, free_rows, ranked
+from tasks.results import Result, Row, free_rows, ranked, trained
 from tasks.worth import RESAMPLES, Answer, Budget
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class Verdict:
     """By method."""
     methods: int = 1
     """Of how many methods the best was chosen."""
+    trained: Mapping[str, str] = field(default_factory=dict)
+    """The encoders that methods trained, by the hash of their weights; those of other methods than are in the rows, too."""
 
     @property
     def row(self) -> Row | None:
@@ -70,7 +72,7 @@ class Verdict:
     @property
     def free(self) -> list[Row]:
         """The baselines that need neither training nor labels."""
-        return free_rows(self.rows)
+        return free_rows(self.rows, self.trained)
 
     @property
     def shelf(self) -> list[Row]:
@@ -123,23 +125,24 @@ class Verdict:
         return None if pixels is None else sum(value is not None and value < pixels for value in values.values())
 
 
-def judge(results: Sequence[Result], best: Result | None = None, methods: int | None = None) -> Verdict:
+def judge(results: Sequence[Result], best: Result | None = None, among: Sequence[Result] = ()) -> Verdict:
     """Compare every row with the method of ``best``, by default the best one.
 
     Args:
-        methods: among which that was chosen; default those of ``results``.
+        among: the results of which that was chosen; default ``results``.
     """
-    methods = methods or max(1, len({r.method for r in results if not r.is_baseline}))
+    among = among or results
+    made, methods = trained(among), max(1, len({r.method for r in among if not r.is_baseline}))
     rows, best = tuple(ranked(results)), best or best_method(results)
-    first, free = next((row for row in rows if best and row.method == best.method), None), free_rows(rows)
+    first, free = next((row for row in rows if best and row.method == best.method), None), free_rows(rows, made)
     standings = {row.method: _standing(row, first, free, results, methods) for row in rows}
-    return Verdict(rows, best, champion(results), standings, methods)
+    return Verdict(rows, best, champion(results), standings, methods, made)
 
 
 def judge_one(result: Result, results: Sequence[Result]) -> Verdict:
     """Compare one encoder with the baselines among ``results``."""
     others = [r for r in results if r is not result and (r.method == result.method or r.is_baseline)]
-    return judge([result, *others], result, len({r.method for r in results if not r.is_baseline}))
+    return judge([result, *others], result, results)
 
 
 def _standing(row: Row, first: Row | None, free: Sequence[Row], results: Sequence[Result], methods: int) -> Standing:

@@ -1,5 +1,6 @@
-"""The command of the stage: ``python -m tasks.register``."""
+"""The command of the stage: ``python -m tasks.register``, and by hand with ``--take``."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -13,15 +14,18 @@ from tasks.tracking.registered import CHAMPION, REGISTRATION
 
 def make() -> tuple[Stage, Body]:
     """The stage, with its body to be run even if it was run on the same inputs before."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.register", description="Register the encoders in MLflow.")
+    parser.add_argument("--take", action="store_true", help="move aliases that name newer results of another clone, too")
+    take = parser.parse_args().take
     torch.set_num_threads(1)
     stage = Stage(StageName("register"))
     (stage.work / "DONE").unlink(missing_ok=True)
-    return stage, body
+    return stage, lambda stage: body(stage, take)
 
 
-def body(stage: Stage) -> None:
+def body(stage: Stage, take: bool) -> None:
     """Register, and write down what is where."""
-    done = register(Path())
+    done = register(Path(), take=take)
     done.wanted.write(stage.out(str(REGISTRATION)))
     best = done.wanted.aliases.get(CHAMPION)
     for note in done.notes:
@@ -34,6 +38,8 @@ def body(stage: Stage) -> None:
         print(f"warning: {alias} stays {name} as it was registered before: there is no result of {name} now", file=sys.stderr)
     number = f" (version {done.versions[best]})" if best else ""
     champion = best or done.held.get(CHAMPION) or "none"
+    if CHAMPION in done.left:
+        champion, number = "as it was", ""
     print(f"registered: {len(done.versions)} versions of {done.wanted.model}; champion: {champion}{number}")
 
 

@@ -26,8 +26,8 @@ from tasks.register.registry import Entry, Registry, package_key
 from tasks.results import Result, load_results, load_scores, registered_model
 from tasks.runtime import dataset, files, params, saved_encoder
 from tasks.runtime.errors import IntegrityError
-from tasks.tracking import journal
-from tasks.tracking.registered import CHAMPION, EVALUATED, Registration, evaluated
+from tasks.tracking import copies, journal
+from tasks.tracking.registered import CHAMPION, Registration, left_alone
 from tasks.tracking.tracker import Tracker
 from tasks.verdict import judge_one
 
@@ -59,7 +59,7 @@ def entry(
     verdict = judge_one(result, results)
     standing = verdict.standings[result.method]
     tags = {
-        EVALUATED: evaluated(root, result.name) or None,
+        copies.EVALUATED: copies.evaluated(root, result.name) or None,
         "method": result.method,
         "seed": result.seed,
         "layer": metrics.layer,
@@ -144,10 +144,16 @@ class Registered:
     """Encoders that cannot be exported, with the reason."""
     held: Mapping[str, str]
     """By alias: the encoder that it names as before, for that one has no result now."""
+    left: Mapping[str, str]
+    """By alias: what it names as before, newer results of another copy of the project."""
 
 
-def register(root: Path, exporter: Exporter | None = None) -> Registered:
-    """Mirror the journals, so that every version has its run, and register; the notes are of the state before."""
+def register(root: Path, exporter: Exporter | None = None, take: bool = False) -> Registered:
+    """Mirror the journals, so that every version has its run, and register; the notes are of the state before.
+
+    Args:
+        take: move aliases that name newer results of another copy of the project, too.
+    """
     results, missing = load_results(root)
     scored = _by_task(root)
     by_task = {task: found for task, (found, _) in scored.items()}
@@ -169,7 +175,9 @@ def register(root: Path, exporter: Exporter | None = None) -> Registered:
         notes.append(f"aliases of encoders that this run has not stay as they are: {', '.join(sorted(left))}")
     stays = f" {before[CHAMPION]}, which an earlier run named, stays." if CHAMPION in before else ""
     unnamed = why_none(results)
-    versions = registry.register(entries, named, held)
+    versions = registry.register(entries, named, held, take)
+    if registry.left:
+        notes.append(left_alone(registry.left))
     left_out = registry.left_out
     wanted = Registration(
         registry.model,
@@ -180,5 +188,11 @@ def register(root: Path, exporter: Exporter | None = None) -> Registered:
     if named.get(CHAMPION) in left_out:
         unnamed = f"{named[CHAMPION]} would be, and cannot be exported."
     return Registered(
-        wanted, versions, notes, None if CHAMPION in {*wanted.aliases, *held} else unnamed + stays, left_out, held
+        wanted,
+        versions,
+        notes,
+        None if CHAMPION in {*wanted.aliases, *held} else unnamed + stays,
+        left_out,
+        held,
+        registry.left,
     )

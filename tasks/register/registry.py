@@ -27,9 +27,9 @@ from tasks.runtime import files
 from tasks.runtime.errors import EnvironmentFault, IntegrityError
 from tasks.runtime.locks import try_lock
 from tasks.runtime.words import ranges
-from tasks.tracking import logged_models, own_store, packages, patience, registered
+from tasks.tracking import copies, logged_models, own_store, packages, patience, registered
 from tasks.tracking.records import clean, text
-from tasks.tracking.registered import CHAMPION, PACKAGE, PROJECT, SEAL
+from tasks.tracking.registered import CHAMPION, PACKAGE, SEAL
 from tasks.tracking.tracker import Tracker
 
 CARD = "ssl.card"
@@ -61,6 +61,8 @@ class Registry:
         self._exporter = exporter or Exporter()
         self.left_out: dict[str, str] = {}
         """Entries that cannot be exported, with the reason; the others are registered all the same."""
+        self.left: dict[str, str] = {}
+        """Aliases that were not moved, and what they name."""
 
     def named(self) -> dict[str, str]:
         """The encoder, as ``METHOD-SEED``, that each alias names now."""
@@ -71,11 +73,14 @@ class Registry:
         tags = {alias: known.get(int(number), {}) for alias, number in current.items()}
         return {alias: f"{found.get('method')}-{found.get('seed')}" for alias, found in tags.items()}
 
-    def register(self, entries: list[Entry], aliases: Mapping[str, str], kept: Collection[str] = ()) -> dict[str, int]:
+    def register(
+        self, entries: list[Entry], aliases: Mapping[str, str], kept: Collection[str] = (), take: bool = False
+    ) -> dict[str, int]:
         """Register ``entries``, then point each alias at the entry it names; returns the version of each that can be exported.
 
         Args:
             kept: aliases that stay as they are.
+            take: move an alias that names newer results of another copy of the project, too; else ``left`` has it then.
 
         Raises:
             IntegrityError: an encoder is damaged, or what was stored is not what was sent.
@@ -98,7 +103,12 @@ class Registry:
             tags = {str(v.number): v.tags for v in known.values()}
             new = {entry.name: entry.tags for entry in entries}
             for alias, name in aliases.items():
-                if name in numbers and not registered.is_same(tags.get(str(current.get(alias)), {}), new[name]):
+                named = tags.get(str(current.get(alias)), {})
+                if name not in numbers or registered.is_same(named, new[name]):
+                    continue
+                if not take and (when := copies.newer(named, self.tracker.root, new)):
+                    self.left[alias] = f"version {current[alias]}, evaluated elsewhere on {when}"
+                else:
                     self.client.set_registered_model_alias(self.model, alias, str(numbers[name]))
             for alias in current:
                 if alias.startswith(f"{CHAMPION}-") and alias not in {*aliases, *kept}:  # of a task that is none any more
@@ -150,12 +160,9 @@ class Registry:
     def _version(self, entry: Entry, known: Mapping[str, registered.Version]) -> int:
         key = package_key(entry)
         tags = {clean(k): text(v, 4900) for k, v in entry.tags.items() if v is not None}
-        tags |= {
-            PACKAGE: key,
-            PROJECT: registered.project(self.tracker.root),
-            CARD: hashlib.sha256(entry.card.encode()).hexdigest(),
-        }
+        tags |= {PACKAGE: key, CARD: hashlib.sha256(entry.card.encode()).hexdigest()}
         old = known.get(key)
+        tags[copies.COPIES] = copies.with_own(self.tracker.root, old.tags.get(copies.COPIES, "") if old else "")
         if old is not None and not registered.unreadable(old.source, old.seal, whole=True):
             self._describe(old, tags, entry.card)
             return old.number

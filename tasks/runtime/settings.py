@@ -47,12 +47,13 @@ def seconds(name: str, otherwise: float) -> float:
     return found
 
 
-def project_root() -> Path:
-    """Where ``params.yaml`` is; inside a DVC experiment's temporary copy, the workspace it was started from.
+def project_root(here: Path | None = None) -> Path:
+    """Where ``params.yaml`` is, by default of the current directory; inside a DVC experiment's temporary copy, the workspace it
+    was started from.
 
     DVC names its project to whatever a stage of it runs, and that may be a project of its own: this one.
     """
-    here, outer = Path.cwd(), Path(os.environ.get("DVC_ROOT") or ".").resolve()
+    here, outer = (here or Path()).resolve(), Path(os.environ.get("DVC_ROOT") or ".").resolve()
     return outer if (outer / ".dvc" / "tmp") in here.parents else here
 
 

@@ -8,7 +8,7 @@ from tasks.runtime import settings
 from tasks.runtime.errors import Stop
 from tasks.runtime.redaction import redact
 from tasks.tracking import own_store
-from tasks.tracking.registered import CHAMPION, fault, load, newer
+from tasks.tracking.registered import CHAMPION, left_alone, load, look
 
 
 def how_to_load(root: Path, best: str, title: str = "best encoder", alias: str = CHAMPION, current: bool = True) -> str:
@@ -17,11 +17,11 @@ def how_to_load(root: Path, best: str, title: str = "best encoder", alias: str =
     if not current:
         return f"{title}: {best}, in out/encoders/{best}; what is registered may be older, make run brings it up to date"
     try:
-        wanted, reason = load(root), fault(root)
-        if reason and (others := newer(root)):
-            return f"{title}: {best}, in out/encoders/{best}; {others}"
+        wanted, (reason, left) = load(root), look(root)
     except Stop as error:
-        wanted, reason = None, str(error)
+        wanted, reason, left = None, str(error), {}
+    if alias in left:
+        return f"{title}: {best}, in out/encoders/{best}; {left_alone({alias: left[alias]})}"
     if wanted and not reason and CHAMPION not in wanted.aliases and alias == CHAMPION and best in wanted.packages:
         title, alias = f"{title} (of this run; another one stays champion)", best.rpartition("-")[0]
     if wanted is not None and best in wanted.left_out:

@@ -4,16 +4,13 @@ The registry lies outside the project: a clone, a moved folder or another ``MLFL
 A SQLite store is read here, which takes milliseconds; any other one answers MLflow's client, which takes seconds to import.
 """
 
-import hashlib
 import os
-import platform
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -21,13 +18,12 @@ from urllib.parse import unquote, urlsplit
 from tasks.runtime import files, settings
 from tasks.runtime.errors import EnvironmentFault, IntegrityError, StageFailed, Stop, TrackerDown
 from tasks.runtime.redaction import redact
-from tasks.tracking import journal, own_store, patience
+from tasks.tracking import copies, own_store, patience
 
 REGISTRATION = Path("out/registry.json")
 CHAMPION = "champion"
-PACKAGE, SEAL, EVALUATED, PROJECT = "ssl.package", "ssl.manifest", "ssl.evaluated", "ssl.project"
-"""Tags of a version: the key of what it holds, the hash of its manifest, when it was evaluated, and which copy of a project
-registered it last."""
+PACKAGE, SEAL = "ssl.package", "ssl.manifest"
+"""Tags of a version: the key of what it holds, and the hash of its manifest."""
 SAME = ("method", "seed", "layer", "encoder_sha256", "data_sha256")
 """Tags that two versions of one encoder share, if they name another start of equal weights."""
 
@@ -98,7 +94,8 @@ def load(root: Path) -> Registration | None:
 
 
 def fault(root: Path, whole: bool = False) -> str | None:
-    """What is wrong with the registry in use, in words; None if nothing is, or nothing was registered yet.
+    """What is wrong with the registry in use, in words; None if nothing is, or nothing was registered yet. An alias that names
+    newer results of another copy of the project is in order.
 
     Args:
         whole: read every byte of the artifacts, where they are files of this machine.
@@ -106,70 +103,56 @@ def fault(root: Path, whole: bool = False) -> str | None:
     Raises:
         TrackerDown: it cannot be asked now.
     """
+    return look(root, whole)[0]
+
+
+def look(root: Path, whole: bool = False) -> tuple[str | None, dict[str, str]]:
+    """What ``fault`` says, and the aliases that name newer results of another copy of the project: of each, what it names.
+
+    Raises:
+        TrackerDown: the registry cannot be asked now.
+    """
     try:
         wanted = load(root)
     except IntegrityError as error:
-        return str(error)
+        return str(error), {}
     if wanted is None:
-        return None
+        return None, {}
     settings.apply()
     uri = os.environ["MLFLOW_TRACKING_URI"]
     file = own_store.file_of(uri)
     if file and own_store.is_moved(file):
-        return f"the project was moved or copied, and {file} looks for artifacts where it was before"
+        return f"the project was moved or copied, and {file} looks for artifacts where it was before", {}
     where, stored = redact(address()), ask(wanted.model)
     for name, key in wanted.packages.items():
         version = stored.versions.get(key)
         if version is None:
-            return f"{wanted.model} at {where} lacks {name}"
+            return f"{wanted.model} at {where} lacks {name}", {}
         reason = unreadable(version.source, version.seal, whole)
         if reason:
-            return f"{wanted.model} version {version.number} ({name}) at {where} cannot be loaded: {reason}"
+            return f"{wanted.model} version {version.number} ({name}) at {where} cannot be loaded: {reason}", {}
+    left = {}
     for alias, name in wanted.aliases.items():
         named = stored.named(alias)
-        if named is None or not is_same(named.tags, stored.versions[wanted.packages[name]].tags):
-            return f"the alias {alias} of {wanted.model} at {where} does not name {name}"
-    return None
+        if named and is_same(named.tags, stored.versions[wanted.packages[name]].tags):
+            continue
+        when = copies.newer(named.tags, root, wanted.packages) if named else ""
+        if named is None or not when:
+            return f"the alias {alias} of {wanted.model} at {where} does not name {name}", {}
+        left[alias] = f"version {named.number}, evaluated elsewhere on {when}"
+    return None, left
+
+
+def left_alone(left: Mapping[str, str]) -> str:
+    """A line on aliases that name newer results of another copy of the project, the champion's if it is among them."""
+    alias = CHAMPION if CHAMPION in left else min(left)
+    more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
+    return f"the alias {alias} names {left[alias]}, after all that is here{more}: python -m tasks.register --take moves it"
 
 
 def is_same(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether the tags of two versions are of the same encoder, trained on the same images."""
     return all(str(first.get(tag)) == str(second.get(tag)) for tag in SAME)
-
-
-def newer(root: Path) -> str | None:
-    """What to say where an alias names an encoder that another copy of the project registered, and that was evaluated after all
-    that is here: several share the registry. None if there is no such alias.
-
-    Raises:
-        TrackerDown: it cannot be asked now.
-    """
-    wanted = load(root)
-    if wanted is None:
-        return None
-    stored, own = ask(wanted.model), max((evaluated(root, name) for name in wanted.packages), default="")
-    for alias in wanted.aliases:
-        named = stored.named(alias)
-        if not named or named.package in wanted.packages.values() or named.tags.get(PROJECT) == project(root):
-            continue
-        if (when := named.tags.get(EVALUATED, "")) > own:
-            return (
-                f"the alias {alias} of {wanted.model} at {redact(address())} names version {named.number}, evaluated elsewhere"
-                f" on {when}, after all that is here: it stays, and python -m tasks.register moves it"
-            )
-    return None
-
-
-def project(root: Path) -> str:
-    """What tells the copies of a project on all machines apart."""
-    return hashlib.sha256(f"{platform.node()} {root.resolve()}".encode()).hexdigest()[:12]
-
-
-def evaluated(root: Path, name: str) -> str:
-    """When an encoder was evaluated, as 2026-11-30 16:05:09 UTC; empty where that is not known."""
-    path = root / f"out/journal/evaluate-{name}.jsonl"
-    ends = [event["time"] for event in journal.read(path) if event["event"] == "end"] if path.exists() else []
-    return f"{datetime.fromtimestamp(ends[-1] / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC" if ends else ""
 
 
 def ensure(root: Path, tell: Callable[[str], None], whole: bool = False) -> Stop | None:
@@ -180,11 +163,10 @@ def ensure(root: Path, tell: Callable[[str], None], whole: bool = False) -> Stop
         if file and own_store.is_moved(file):
             own_store.follow(file)
             tell(f"the project was moved or copied; {file} names the artifacts where they are now")
-        reason = fault(root, whole)
+        reason, left = look(root, whole)
+        if left:
+            tell(left_alone(left))
         if reason is None:
-            return None
-        if others := newer(root):
-            tell(others)
             return None
         tell(f"{reason}; registering again, without training")
         done = subprocess.run([sys.executable, "-m", "tasks.register"], cwd=root, capture_output=True, text=True)

@@ -159,6 +159,7 @@ def test_weights_in_a_registry_that_is_away_stop_no_other_training(project: Path
     monkeypatch.chdir(project)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     set_params(project, {"encoder": {"weights": None}, "method": {"simclr": {"encoder": {"weights": "models:/mine/1"}}}})
+    assert len(guard.complete(project)) == 1 and run(project)[0][-1] == "start"
     (line,) = guard.try_encoders(project, planned(simclr=True, byol=True))
     assert re.match(
         r"warning: method simclr: MLflow at http://127.0.0.1:9 cannot be used now .*take simclr out of run.methods", line

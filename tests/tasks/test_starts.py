@@ -42,6 +42,8 @@ def test_a_start_that_was_trained_in_this_run_is_not_what_its_own_encoder_is_com
         assert [row.method for row in verdict.free] == free
         assert ("start-0 is rotation-0 itself" in " ".join(sentences(verdict))) == (start is same)
         assert verdict.standings["simclr"].below_start == ("simclr-0",), "that started there is compared all the same"
+        card = " ".join(remarks(judge_one(on, [own, on, start]), [own, on, start]))
+        assert ("start-0 is rotation-0 itself" in card) == (start is same) == (not judge_one(on, [own, on, start]).free)
 
 
 def test_a_row_of_the_registry_is_not_called_off_the_shelf() -> None:

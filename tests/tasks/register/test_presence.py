@@ -126,28 +126,50 @@ def evaluated(root: Path, day: int) -> None:
         (root / f"out/journal/evaluate-{name}.jsonl").write_text(json.dumps(end) + "\n")
 
 
-def test_a_project_takes_the_alias_from_no_other_one_that_was_evaluated_later(root, monkeypatch):
+def test_a_project_takes_the_alias_from_no_other_one_that_was_evaluated_later(root):
     """A checkout of last week and this week's share a server; each of them runs with nothing to do."""
     colleague = root.parent / "colleague"
     shutil.copytree(root, colleague)
+    (colleague / ".ssl/copy").unlink()  # a clone has none
     made.write_encoder(colleague, "simclr", weights=1)
     evaluated(root, 10)
     evaluated(colleague, 17)
     with contextlib.chdir(colleague):
         register(colleague, made.exporter).wanted.write(colleague / registered.REGISTRATION)
     theirs = ask(root).aliases
-    assert theirs["champion"] == 4 and registered.fault(root)
+    assert theirs["champion"] == 4
     said: list[str] = []
     assert registered.ensure(root, said.append) is None and ask(root).aliases == theirs
-    assert re.search(r"^the alias champion of .* version 4, evaluated elsewhere on 2026-11-17 00:00:00 UTC, after all", said[0])
-    assert "python -m tasks.register moves it" in loading.how_to_load(root, "simclr-0")
-    evaluated(root, 3)  # an experiment is taken back, in the copy that made it
-    with contextlib.chdir(colleague):
-        evaluated(colleague, 3)
-        assert registered.newer(root) and not registered.newer(colleague)
-    evaluated(root, 24)  # and now this one is the newer one
+    line = (
+        "the alias champion names version 4, evaluated elsewhere on 2026-11-17 00:00:00 UTC, after all that is here"
+        " (and 1 more): python -m tasks.register --take moves it"
+    )
+    assert said == [line] and line.replace(" (and 1 more)", "") in loading.how_to_load(root, "simclr-0")
+    lacking = ask(root).versions[registered.load(root).packages["byol-0"]]
+    shutil.rmtree(lacking.source.removeprefix("file://"))
+    assert "cannot be loaded" in registered.fault(root), "other faults count"
+    again = register(root, made.exporter)
+    assert registered.fault(root, whole=True) is None and ask(root).aliases == theirs
+    assert line in again.notes and set(again.left) == {"champion", "simclr"}
+    assert again.wanted == registered.load(root), "the same as where nobody else is"
+    assert not register(root, made.exporter, take=True).left and ask(root).aliases["champion"] == 1
+
+
+def test_an_experiment_that_is_taken_back_gives_the_alias_back_in_its_own_copy_and_wherever_that_lies(root, monkeypatch):
+    evaluated(root, 10)
+    before = ask(root).aliases
+    made.write_encoder(root, "simclr", weights=1)
+    evaluated(root, 17)
     register(root, made.exporter)
-    assert registered.fault(root) is None and "evaluated elsewhere on 2026-11-24" in registered.newer(colleague)
+    assert ask(root).aliases["champion"] == 4
+    made.write_encoder(root, "simclr")  # DVC brings back what was there
+    evaluated(root, 10)
+    moved = root.rename(root.parent / "moved")
+    made.enter(moved, monkeypatch)
+    own_store.follow(moved / "mlruns/mlflow.db")
+    assert "does not name simclr-0" in registered.fault(moved)
+    assert not register(moved, made.exporter).left
+    assert ask(moved).aliases == before
 
 
 def test_versions_that_differ_in_what_their_equal_start_was_called_are_the_same(root):
