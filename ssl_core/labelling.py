@@ -51,16 +51,18 @@ def _sketch(features: Tensor, seed: int, number: int) -> Tensor:
     return sketch / sketch.square().mean().sqrt().clamp(min=torch.finfo(sketch.dtype).tiny)
 
 
-def explained_by_few(features: Tensor, labels: Tensor) -> Tensor:
+def explained_by_few(features: Tensor, labels: Tensor, groups: Tensor | None = None) -> Tensor:
     """How much of the label of each of a few images a kernel ridge regression on the other ones predicts.
 
     The mean is a leave-one-out R2: 1 - (sum of squared errors) / (the same of a regression that knows the frequency of the
     classes alone), 1 at the most. The kernel is Gaussian on unit features; its width is the median distance. The errors of
     image i without image i follow from one fit, e_i = (G y)_i / G_ii with G = (K + lambda I)^-1 (Allen, "The relationship
-    between variable selection and data augmentation and a method for prediction", Technometrics 1974).
+    between variable selection and data augmentation and a method for prediction", Technometrics 1974). Those of the images of a
+    group without the group are e_g = G_gg^-1 (G y)_g.
 
     Args:
         features: (n, D); ``labels`` (n,) int64 >= 0, of at least two classes.
+        groups: (n,) equal for images that belong together: none is predicted from another one of its group.
 
     Returns:
         (n,) float64: 1 for a label that is predicted without error.
@@ -75,9 +77,21 @@ def explained_by_few(features: Tensor, labels: Tensor) -> Tensor:
     y = y - y.mean(0)
     regularized = torch.stack([_kernel(features) + strength * torch.eye(len(y), dtype=y.dtype) for strength in STRENGTHS])
     inverse = torch.linalg.inv(regularized)
-    errors = (inverse @ y / inverse.diagonal(dim1=1, dim2=2)[..., None]).square().sum(2)
+    errors = _left_out(inverse, y, groups).square().sum(2)
     least: Tensor = errors[errors.sum(1).argmin()]
     return 1 - least / y.square().sum(1).mean()
+
+
+def _left_out(inverse: Tensor, y: Tensor, groups: Tensor | None) -> Tensor:
+    """(S, n, C) what is missed of ``y`` (n, C) by fits without the image, or without its group."""
+    fitted = inverse @ y
+    if groups is None:
+        return fitted / inverse.diagonal(dim1=1, dim2=2)[..., None]
+    errors = torch.empty_like(fitted)
+    for group in torch.unique(groups):
+        rows = torch.nonzero(groups == group)[:, 0]
+        errors[:, rows] = torch.linalg.solve(inverse[:, rows[:, None], rows], fitted[:, rows])
+    return errors
 
 
 def _kernel(features: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ REACHABLE = 4
 
 def enough(few: Few) -> bool:
     """Whether encoders can be compared by so many labels."""
-    return few.labels >= TELLING and few.others >= RARE
+    return few.units >= TELLING and few.others >= RARE
 
 
 def explained(row: Row) -> np.ndarray | None:
@@ -63,7 +63,9 @@ def ahead(first: Row, second: Row) -> "Difference | None":
 
     from ssl_core.evaluation import comparison
 
-    return widened(comparison.of_means(torch.from_numpy(own), torch.from_numpy(other), RESAMPLES, 0))
+    groups = first.best.few.groups if first.best.few else None
+    together = None if groups is None else torch.from_numpy(groups)
+    return widened(comparison.of_means(torch.from_numpy(own), torch.from_numpy(other), RESAMPLES, 0, together))
 
 
 def widened(found: "Difference") -> "Difference":
@@ -95,8 +97,9 @@ def silent(row: Row) -> str:
     few, found = row.best.few, share(row)
     if few is None or found is None:
         return ""
-    if few.labels < TELLING:
-        return f"{few.labels} labels are too few to tell {row.method} from what needs no training, {TELLING} or more tell"
+    if few.units < TELLING:
+        of = f"{few.labels} labels" + (f" of {few.units} groups" if few.groups is not None else "")
+        return f"{of} are too few to tell {row.method} from what needs no training, {TELLING} or more tell"
     if few.others < RARE:
         return f"only {few.others} of {few.labels:,} labels are not of the most frequent class, too few to compare by"
     return f"the features of {row.method} predict nothing of the labels (R2 {share_in_words(found)})" if found <= 0 else ""

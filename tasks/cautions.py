@@ -41,6 +41,8 @@ def how_few(best: Result) -> list[str]:
         return []
     weights = " and ".join(f"one of the {n} {what} is {100 / n:.1f} points" for n, what in few)
     count, what = few[-1]
+    if any(what.startswith("groups") for _, what in few):
+        return [f"Few groups tell little: {weights}; fewer than a dozen tell only large differences, one tells none."]
     least = f" below {100 * LEAST_CLEAR / count:.0f} points" if count >= LEAST_CLEAR else ""
     return [f"Few images tell little: {weights}; no difference{least} is clear on {count} {what}."]
 

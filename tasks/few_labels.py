@@ -58,6 +58,13 @@ class Few:
     """(n,) how much of the label of each a regression on the others predicts (``ssl_core.labelling``)."""
     others: int
     """How many labels are not of the most frequent class."""
+    groups: np.ndarray | None = None
+    """(n,) equal for images that belong together: none was predicted from another one of its group."""
+
+    @property
+    def units(self) -> int:
+        """How many labels, or groups of them, say something of their own."""
+        return self.labels if self.groups is None else len(np.unique(self.groups))
 
     @property
     def explained(self) -> float:
@@ -220,11 +227,14 @@ def beside(root: Path, results: Sequence["Result"]) -> list["Result"]:
     from ssl_core.labelling import explained_by_few
 
     rows, classes = list(found.rows), torch.tensor(found.labels)
+    whole = dataset.load(root / dataset.PREPARED).train_groups
+    groups = None if whole is None else np.asarray(whole)[rows]
+    apart = None if groups is None else torch.from_numpy(groups)
     others = len(rows) - max(Counter(found.labels).values())
 
     def judged(result: "Result") -> "Result":
         features = files.load_tensors(root / f"out/features/{result.file}.safetensors")["train"][rows]
-        return replace(result, few=Few(explained_by_few(torch.from_numpy(features), classes).numpy(), others))
+        return replace(result, few=Few(explained_by_few(torch.from_numpy(features), classes, apart).numpy(), others, groups))
 
     return [judged(result) if result.kept else result for result in results]
 

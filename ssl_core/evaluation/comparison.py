@@ -9,7 +9,8 @@ With several, training seeds and test images both vary, so both are resampled (t
 Hinkley, "Bootstrap methods and their application", 1997, section 3.8). Resampling S seeds gives (S - 1) / S of their variance;
 the deviations are scaled up accordingly.
 
-Images that belong together are drawn together (``intervals``), and no exact test counts them one by one.
+Images that belong together are drawn together (``intervals``), and no exact test counts them one by one. Of a single group
+nothing is clear.
 """
 
 import functools
@@ -19,7 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ssl_core.evaluation.intervals import CONFIDENCE, one_sided, summed, units
+from ssl_core.evaluation.intervals import CONFIDENCE, one_sided, summed, units, widening
 from ssl_core.rng import Rng
 
 _BLOCK = 2**22
@@ -59,6 +60,8 @@ def interval(correct: Tensor, resamples: int, seed: int, groups: Tensor | None =
         seed: names the stream of random numbers.
         groups: (M,), equal for images that belong together; None: none do.
     """
+    if _is_one(groups, correct.shape[1]):
+        return 0.0, 1.0
     if correct.all() or not correct.any():
         number = units(groups, correct.shape[1])
         return one_sided(bool(correct.all()), correct.shape[1] if number is None else int(number.max()) + 1)
@@ -99,6 +102,8 @@ def of_means(first: Tensor, second: Tensor, resamples: int, seed: int, groups: T
         groups: (M,), equal for images that belong together; None: none do.
     """
     mean = float(first.double().mean() - second.double().mean())
+    if _is_one(groups, first.shape[1]):
+        return Difference(mean, -1.0, 1.0, 1.0, least_p=1.0)
     draws = _resampled(first, resamples, seed, 0, groups) - _resampled(second, resamples, seed, 1, groups)
     return Difference(mean, *_percentiles(draws), _tail(draws), least_p=_least_p(draws))
 
@@ -114,6 +119,8 @@ def paired(first: Tensor, second: Tensor, resamples: int, seed: int, groups: Ten
         groups: (M,), equal for images that belong together; None: none do.
     """
     each = first.double() - second.double()
+    if _is_one(groups, first.shape[1]):
+        return Difference(float(each.nanmean(1).mean()), -1.0, 1.0, 1.0, least_p=1.0)
     draws = _resampled(each, resamples, seed, 0, groups)
     draws = draws[~draws.isnan()]  # of few images a draw may hold none that is asked
     low, high = _percentiles(draws)
@@ -163,6 +170,12 @@ def _at_most(k: int, n: int, share: float) -> float:
     return math.exp(float(torch.logsumexp(ways + counts * math.log(share) + (n - counts) * math.log1p(-share), 0)))
 
 
+def _is_one(groups: Tensor | None, images: int) -> bool:
+    """Whether all images belong together."""
+    number = units(groups, images)
+    return number is not None and not number.any()
+
+
 def _resampled(correct: Tensor, resamples: int, seed: int, row: int, groups: Tensor | None = None) -> Tensor:
     """(resamples,) float64 means of ``correct`` (S, M) over resampled images, the same for every row, and resampled seeds.
 
@@ -177,10 +190,13 @@ def _resampled(correct: Tensor, resamples: int, seed: int, row: int, groups: Ten
     values, asked = summed(values.nan_to_num(), number), summed(is_asked.double(), number)
     images = len(values)
     spread = math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0
+    center, wider = (values.sum(0) / asked.sum(0)).mean(), 1.0 if number is None else widening(images)
     for ids in torch.split(torch.arange(resamples), max(1, _BLOCK // images)):
         times = _times(int(ids[0]), int(ids[-1]) + 1, images, seed).double()
         each = times @ values / (images if whole else times @ asked)
         middle = each.mean(1)
+        each = each + (wider - 1) * (middle - center)[:, None]
+        middle = center + wider * (middle - center)
         picked = each.gather(1, Rng(ids, seed, _SEEDS, row).integers(seeds, seeds)).mean(1)
         means.append(middle + spread * (picked - middle))
     return torch.cat(means)

@@ -173,6 +173,9 @@ def arranged(rows: Sequence[Row], where: str) -> tuple[list[Item], list[str], li
     unused = sum(split not in use for split in splits)
     rest = counted(unused, "image of the split val is", "images of the split val are")
     notes = [f"{rest} not used"] if unused else []
+    apart = sum(not row.group for row in rows)
+    if 0 < apart < len(rows):
+        notes.append(f"{counted(apart, 'image has', 'images have')} no group, and each is one of its own")
     if silent:
         what = counted(silent, "image of the test split has no label", "images of the test split have no labels")
         rest = ", unless another image of their group is tested" if any(row.group for row in rows) else ""

@@ -161,8 +161,8 @@ def _without_use(std: Sequence[float], holdout: Array | None) -> list[str]:
     found = [f"channel {number} is the same in all training images" for number, s in enumerate(std, 1) if s == 1]
     if holdout is not None and not holdout.any():
         found.append(
-            "labels are not used: no class has two training images, of which one could be held out for choices; add images,"
-            " or leave classes out"
+            "labels are not used: no class has two training images of different groups, of which one could be held out for"
+            " choices; add such images, or leave classes out"
         )
     return found
 
@@ -207,7 +207,10 @@ def check_classes(train: Split, test: Split, classes: Sequence[str]) -> None:
         raise DataError(
             f"{len(train.rows)} training image(s) are left after the unusable and leaked ones; there must be at least 2"
         )
-    why = "its files are unusable or leaked, or data.max_train and data.max_test are too small"
+    why = (
+        "there were none, they are unusable or leaked, or data.max_train and data.max_test are too small; without labels (in a"
+    )
+    why += " table, empty ones) its images are trained on all the same"
     for name, split in (("train", train), ("test", test)):
         if classes and (name == "train" or len(split.rows)):
             counts = np.bincount(split.labels[split.labels >= 0], minlength=len(classes))

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from ssl_core.hashing import GOLDEN, key, mix, order, shift
-from tasks.prepare.layout import Item
+from tasks.prepare.layout import Item, shown
 from tasks.runtime.dataset import Array
 from tasks.runtime.errors import DataError
 from tasks.runtime.params import DataConfig
@@ -199,9 +199,10 @@ def split_rows(items: Sequence[Item], classes: Sequence[str], config: DataConfig
         is_test = _tested(labels, items, config.test_fraction, config.seed)
         missing = set(range(len(classes))) - set(labels[is_test].tolist()) if config.test_fraction else set()
         if missing:
+            own = next((item.group for item in items if item.label == min(missing) and item.group), "")
             raise DataError(
-                f"class {classes[min(missing)]!r} is in one group, which cannot be in both splits; name a split of it"
-                " (the tiles of one image are a group)"
+                f"class {classes[min(missing)]!r} is in one group, {shown(own)!r}, which cannot be in both splits (the tiles of"
+                " one image are a group): add another group of it, or leave its labels empty, and it is trained on without them"
             )
     tested = {item.group for item, test in zip(items, is_test, strict=True) if test and item.group}
     beside = np.array([item.group in tested for item in items], bool) & (labels < 0)  # of a group that is tested: no training

@@ -75,10 +75,12 @@ def sheets(root: Path, rows: Sequence[Row]) -> list[tuple[str, str, str]]:
 
 
 def gallery(data: dataset.Dataset) -> pictures.Gallery:
-    """The test images; the first training images where the test split is too small for pictures."""
+    """The test images; training images where the test split is too small for pictures. Of many, evenly spaced ones: they often
+    lie class by class."""
     split = "test" if len(data.test_images) > 2 * pictures.NEIGHBORS else "train"
     images, labels = getattr(data, f"{split}_images"), getattr(data, f"{split}_labels")
-    return pictures.Gallery(images[:GALLERY_IMAGES], np.asarray(labels[:GALLERY_IMAGES]), split)
+    rows, groups = pictures.evenly(len(images), GALLERY_IMAGES), getattr(data, f"{split}_groups")
+    return pictures.Gallery(images[rows], np.asarray(labels)[rows], split, rows, None if groups is None else groups[rows])
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,8 @@ class Neighbors:
     split: str
     classes: int
     """How many there are among the images."""
+    grouped: bool
+    """Whether images of a query's own group are left out."""
 
 
 def neighbor_rows(root: Path, rows: Sequence[Row], view: pictures.Gallery, classes: Sequence[str]) -> Neighbors:
@@ -151,8 +155,8 @@ def neighbor_rows(root: Path, rows: Sequence[Row], view: pictures.Gallery, class
     for row in rows:
         features = view.features(root, row.best.name)
         if features is not None:
-            sheet = pictures.neighbor_sheet(view, queries, pictures.most_similar(features, queries))
-            lines.append((row, uri(sheet, "png"), pictures.precision(features, view.labels)))
+            sheet = pictures.neighbor_sheet(view, queries, pictures.most_similar(features, queries, view.groups))
+            lines.append((row, uri(sheet, "png"), pictures.precision(features, view.labels, view.groups)))
     known = view.labels[view.labels >= 0]
     names = [f"image {q}" if view.labels[q] < 0 else classes[view.labels[q]] for q in queries]
-    return Neighbors(names, lines, bool(len(known)), view.split, len(np.unique(known)))
+    return Neighbors(names, lines, bool(len(known)), view.split, len(np.unique(known)), view.groups is not None)

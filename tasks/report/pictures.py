@@ -37,13 +37,17 @@ class Gallery:
     """(M,) int64, -1 where unknown."""
     split: str
     """``test`` or ``train``: which features go with them."""
+    rows: np.ndarray
+    """(M,) which of the split they are."""
+    groups: np.ndarray | None = None
+    """(M,) equal for images that belong together."""
 
     def features(self, root: Path, name: str) -> np.ndarray | None:
         """Unit-length features (M, D) of the encoder ``name``, or None where they are not there."""
         path = root / f"out/features/{name}.safetensors"
         if not path.exists():
             return None
-        x = load_tensors(path)[self.split][: len(self.images)].astype(np.float32)
+        x = load_tensors(path)[self.split][self.rows].astype(np.float32)
         return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
     def queries(self) -> list[int]:
@@ -67,30 +71,49 @@ class Precision:
     queries: int
 
 
-def precision(features: np.ndarray, labels: np.ndarray) -> Precision | None:
+def precision(features: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> Precision | None:
     """The share of the ``NEIGHBORS`` most similar images that have the class of the query, over ``ASKED`` queries at most.
 
     Args:
         features: (M, D) of unit length.
         labels: (M,), -1 where unknown: such an image is neither asked nor found.
+        groups: (M,), equal for images that belong together: none is found for another one of its group.
 
     Returns:
-        None without two labelled classes.
+        None without two labelled classes, or where no other group has so many images.
     """
     known = np.flatnonzero(labels >= 0)
-    if len(np.unique(labels[known])) < 2 or len(known) <= NEIGHBORS:
+    own = np.arange(len(known)) if groups is None else np.unique(groups[known], return_inverse=True)[1]
+    if len(np.unique(labels[known])) < 2 or len(known) - np.bincount(own).max() < NEIGHBORS:
         return None
     x, y = features[known], labels[known]
-    asked = np.arange(min(ASKED, len(x))) * len(x) // min(ASKED, len(x))
-    right = (y[most_similar(x, asked)] == y[asked, None]).mean(1)
-    half = 1.96 * right.std() / len(right) ** 0.5
+    asked = evenly(len(x), ASKED)
+    right = (y[most_similar(x, asked, own)] == y[asked, None]).mean(1)
+    together = np.bincount(own[asked], right - right.mean())  # a group's queries are right or wrong together
+    half = 1.96 * _wider(own[asked], groups is not None) * float((together**2).sum()) ** 0.5 / len(right)
     return Precision(right.mean(), max(0.0, right.mean() - half), min(1.0, right.mean() + half), len(right))
 
 
-def most_similar(features: np.ndarray, queries: Sequence[int]) -> np.ndarray:
-    """(Q, NEIGHBORS) positions of the images most similar to each query (cosine), the query itself left out."""
+def _wider(own: np.ndarray, grouped: bool) -> float:
+    """By which an interval of these groups is wider than a normal one; of two groups at least."""
+    if not grouped:
+        return 1.0
+    from ssl_core.evaluation.intervals import widening
+
+    return widening(max(2, len(np.unique(own))))
+
+
+def evenly(images: int, count: int) -> np.ndarray:
+    """Positions of at most ``count`` of so many images."""
+    count = min(images, count)
+    return np.arange(count) * images // max(1, count)
+
+
+def most_similar(features: np.ndarray, queries: Sequence[int], groups: np.ndarray | None = None) -> np.ndarray:
+    """(Q, NEIGHBORS) positions of the images most similar to each query (cosine), the query itself and its group left out."""
     similarity = features[list(queries)] @ features.T
-    similarity[np.arange(len(queries)), list(queries)] = -np.inf
+    own = np.arange(len(features)) if groups is None else groups
+    similarity[own[list(queries), None] == own] = -np.inf
     nearest = np.argpartition(-similarity, NEIGHBORS, axis=1)[:, :NEIGHBORS] if len(features) > NEIGHBORS else None
     if nearest is None:
         return np.argsort(-similarity, axis=1, kind="stable")[:, :NEIGHBORS]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_core.labelling import STRENGTHS, explained_by_few, spread
+from ssl_core.labelling import STRENGTHS, _kernel, explained_by_few, spread
 
 
 def blobs(count: int, dim: int, far: float, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -66,6 +66,29 @@ def test_the_better_features_predict_more_of_the_labels() -> None:
     assert chance.mean() < 0.1
     assert torch.equal(explained_by_few(far, labels + 7), explained)
     torch.testing.assert_close(explained_by_few(9 * far, labels), explained)
+
+
+def test_of_images_that_belong_together_none_is_predicted_from_another_one_of_its_group() -> None:
+    """As by a fit without each group; and pictures of one patient say nothing of another's label."""
+    generator = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(40, 6, generator=generator), torch.randint(0, 3, (40,), generator=generator)
+    groups = torch.arange(40) // 4
+    y = torch.nn.functional.one_hot(labels).double()
+    y = y - y.mean(0)
+    kernel, left_out = _kernel(x), []
+    for strength in STRENGTHS:
+        errors = torch.zeros_like(y)
+        for group in range(10):
+            own, rest = groups == group, groups != group
+            inner = kernel[rest][:, rest] + strength * torch.eye(36, dtype=torch.float64)
+            errors[own] = y[own] - kernel[own][:, rest] @ torch.linalg.solve(inner, y[rest])
+        left_out.append(errors.square().sum(1))
+    least = min(left_out, key=lambda errors: float(errors.sum()))
+    torch.testing.assert_close(explained_by_few(x, labels, groups), 1 - least / y.square().sum(1).mean())
+    torch.testing.assert_close(explained_by_few(x, labels, torch.arange(40)), explained_by_few(x, labels))
+    patients = torch.randn(20, 8, generator=generator).repeat_interleave(5, 0)
+    seen, diagnosis = torch.arange(100) // 5, (torch.arange(20) % 2).repeat_interleave(5)
+    assert explained_by_few(patients, diagnosis).mean() > 0.9 > 0.2 > explained_by_few(patients, diagnosis, seen).mean()
 
 
 def test_one_class_tells_nothing_and_a_rare_one_breaks_nothing() -> None:

@@ -147,7 +147,7 @@ def test_very_few_held_out_images_promise_nothing(right: tuple[int, int]) -> Non
         result.judged.held_out["linear"] = np.arange(3) < count  # type: ignore[index]
     said, *_ = worth_it(judge([first, second]))
     assert "cannot be told by 3 held-out labels: " in said
-    assert said.endswith("; so few do not say how many would; about 630 held-out ones tell a difference of 5 points.")
+    assert said.endswith("; so few do not say how many would; about 630 unrelated ones tell a difference of 5 points.")
 
 
 def test_the_answer_may_differ_from_budget_to_budget_and_on_the_test() -> None:

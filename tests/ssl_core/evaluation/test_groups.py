@@ -5,7 +5,7 @@ import torch
 
 from ssl_core.evaluation import comparison
 from ssl_core.evaluation.few_labels import SEEN, Task, few_labels
-from ssl_core.evaluation.intervals import bootstrap_intervals
+from ssl_core.evaluation.intervals import bootstrap_intervals, widening
 from tasks.runtime import params
 from tests.conftest import ROOT
 
@@ -35,6 +35,36 @@ def test_copies_in_a_group_tell_no_more_than_one_image_and_alone_far_too_much() 
     assert bootstrap_intervals(right, RESAMPLES, 0, groups=apart) == bootstrap_intervals(right, RESAMPLES, 0)
     sure = torch.ones(1, 1000)
     assert comparison.interval(sure, RESAMPLES, 0, number) == comparison.interval(sure[:, :40], RESAMPLES, 0)
+
+
+def patients(groups: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two equal encoders on 24 images of each of so many patients, of whom each finds some easy, and the patients."""
+    generator = torch.Generator().manual_seed(seed)
+    easy, other = torch.randn(2, groups, 1, generator=generator)
+    first, second = (torch.rand(groups, 24, generator=generator) < torch.sigmoid(easy + sign * other / 2) for sign in (1, -1))
+    return first.reshape(1, -1), second.reshape(1, -1), torch.arange(groups).repeat_interleave(24)
+
+
+@pytest.mark.parametrize(("groups", "most"), [(1, 0), (2, 8), (3, 11), (5, 10), (10, 10)])
+def test_of_few_patients_equal_encoders_are_rarely_called_different(groups: int, most: int) -> None:
+    """5 of 100, give or take chance; a bootstrap of the patients alone calls 84, 32, 16, 14 and 10 different."""
+    found = [comparison.difference(*patients(groups, seed)[:2], RESAMPLES, 0, patients(groups, seed)[2]) for seed in range(100)]
+    assert sum(one.is_clear for one in found) <= most
+
+
+def test_one_patient_tells_nothing() -> None:
+    first, second, own = patients(1, 0)
+    assert comparison.interval(first, RESAMPLES, 0, own) == (0.0, 1.0)
+    assert bootstrap_intervals(first.float(), RESAMPLES, 0, groups=own) == [(0.0, 1.0)]
+    for found in (comparison.difference, comparison.of_means, comparison.paired):
+        told = found(first.double() if found is not comparison.difference else first, second, RESAMPLES, 0, own)  # type: ignore[operator]
+        assert not told.is_clear and (told.low, told.high, told.p) == (-1.0, 1.0, 1.0)
+
+
+def test_the_widening_is_that_of_students_t() -> None:
+    for groups, t in ((2, 12.706), (3, 4.303), (4, 3.182), (6, 2.571), (11, 2.228), (31, 2.042)):
+        assert widening(groups) == pytest.approx(t / 1.96 * (groups / (groups - 1)) ** 0.5, rel=0.01)
+    assert widening(1) == float("inf")
 
 
 def test_equal_encoders_are_not_told_apart_by_images_that_are_right_together() -> None:

@@ -289,7 +289,7 @@ def test_neighbors_are_the_most_similar_images_without_the_query():
 
 @pytest.mark.parametrize(("classes", "shown"), [(10, 10), (50, pictures.QUERIES)])
 def test_queries_are_one_of_every_class_as_far_as_there_is_room(classes, shown):
-    view = pictures.Gallery(np.zeros((100, 1, 4, 4), np.uint8), np.arange(100) % classes, "test")
+    view = pictures.Gallery(np.zeros((100, 1, 4, 4), np.uint8), np.arange(100) % classes, "test", np.arange(100))
     chosen = view.queries()
     assert len(set(view.labels[chosen])) == len(chosen) == shown
 
@@ -305,6 +305,12 @@ def test_precision_counts_neighbors_of_the_same_class_over_all_queries():
     assert found.share == pytest.approx((labels[order] == labels[:, None])[asked].mean())
     assert found.queries == pictures.ASKED and found.low < found.share < found.high < found.low + 0.06
     assert pictures.precision(x, np.where(labels == 0, 0, -1)) is None
+    drawn = rng.integers(0, 3, 1500)  # labels that the pictures do not show
+    copies = np.repeat(x, 2, 0), np.repeat(drawn, 2)
+    assert pictures.precision(*copies).share > 0.43, "of five neighbors one is the same picture again"
+    assert pictures.precision(*copies, np.repeat(np.arange(1500), 2)).share == pytest.approx(1 / 3, abs=0.03)
+    few = pictures.precision(x, labels, np.arange(1500) % 10)
+    assert few.high - few.low > 1.1 * (found.high - found.low)
     halved = pictures.precision(np.concatenate([x, x]), np.concatenate([labels, np.full(1500, -1)]))
     assert halved == found  # images without a label are neither asked nor found
 
