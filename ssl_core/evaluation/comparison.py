@@ -190,13 +190,14 @@ def _resampled(correct: Tensor, resamples: int, seed: int, row: int, groups: Ten
     values, asked = summed(values.nan_to_num(), number), summed(is_asked.double(), number)
     images = len(values)
     spread = math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0
-    center, wider = (values.sum(0) / asked.sum(0)).mean(), 1.0 if number is None else widening(images)
+    center = (values.sum(0) / asked.sum(0)).mean()
     for ids in torch.split(torch.arange(resamples), max(1, _BLOCK // images)):
         times = _times(int(ids[0]), int(ids[-1]) + 1, images, seed).double()
         each = times @ values / (images if whole else times @ asked)
         middle = each.mean(1)
-        each = each + (wider - 1) * (middle - center)[:, None]
-        middle = center + wider * (middle - center)
+        if number is not None:
+            off = (widening(images) - 1) * (middle - center)
+            each, middle = each + off[:, None], middle + off
         picked = each.gather(1, Rng(ids, seed, _SEEDS, row).integers(seeds, seeds)).mean(1)
         means.append(middle + spread * (picked - middle))
     return torch.cat(means)
