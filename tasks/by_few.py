@@ -99,7 +99,8 @@ def silent(row: Row) -> str:
         return ""
     if few.units < TELLING:
         of = f"{few.labels} labels" + (f" of {few.units} groups" if few.groups is not None else "")
-        return f"{of} are too few to tell {row.method} from what needs no training, {TELLING} or more tell"
+        enough = f"{TELLING} or more" + (" groups" if few.groups is not None else "")
+        return f"{of} are too few to tell {row.method} from what needs no training, {enough} tell"
     if few.others < RARE:
         return f"only {few.others} of {few.labels:,} labels are not of the most frequent class, too few to compare by"
     return f"the features of {row.method} predict nothing of the labels (R2 {share_in_words(found)})" if found <= 0 else ""

@@ -209,7 +209,24 @@ def check(root: Path) -> None:
         DataError: the file of labels is not as it must be.
     """
     if (root / FILE).exists() and are_needed(dataset.load(root / dataset.PREPARED)):
-        read(root / FILE, pool(root))
+        found = read(root / FILE, pool(root))
+        if found:
+            _groups(root, found)
+
+
+def _groups(root: Path, found: Labelled) -> np.ndarray | None:
+    """Which of the labelled images belong together; None where no images do.
+
+    Raises:
+        DataError: all of them do.
+    """
+    whole = dataset.load(root / dataset.PREPARED).train_groups
+    groups = None if whole is None else np.asarray(whole)[list(found.rows)]
+    if groups is not None and len(np.unique(groups)) < 2:
+        raise DataError(
+            f"{root / FILE}: all labels are of one group of images, which tells nothing of others; label some of those"
+        )
+    return groups
 
 
 def beside(root: Path, results: Sequence["Result"]) -> list["Result"]:
@@ -227,8 +244,7 @@ def beside(root: Path, results: Sequence["Result"]) -> list["Result"]:
     from ssl_core.labelling import explained_by_few
 
     rows, classes = list(found.rows), torch.tensor(found.labels)
-    whole = dataset.load(root / dataset.PREPARED).train_groups
-    groups = None if whole is None else np.asarray(whole)[rows]
+    groups = _groups(root, found)
     apart = None if groups is None else torch.from_numpy(groups)
     others = len(rows) - max(Counter(found.labels).values())
 
@@ -255,7 +271,8 @@ def sentence(few: Few | None) -> str:
             f" python -m tasks.label picks {ENOUGH} images (all, if there are fewer), and their labels choose"
             " (docs/label-free.md)."
         )
-    more = "" if few.labels >= ENOUGH else f" Fewer than {ENOUGH} labels may choose wrongly (docs/label-free.md)."
+    what = "labels" if few.groups is None else "groups of images"
+    more = "" if few.units >= ENOUGH else f" Fewer than {ENOUGH} {what} may choose wrongly (docs/label-free.md)."
     return (
         f"{few.labels} labelled images choose: how much of the label of each a regression on the others predicts"
         f" (leave-one-out R2).{more}"

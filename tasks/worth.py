@@ -272,7 +272,7 @@ def _why_open(group: Sequence[Budget]) -> str:
 
 
 def _more(group: Sequence[Budget]) -> str:
-    if group[0].images < FEW_IMAGES:
+    if (group[0].held_out.groups or group[0].images) < FEW_IMAGES:
         return f"so few do not say how many would; about {LABELS_FOR_5_POINTS} unrelated ones tell a difference of 5 points"
     known, never = [b.more for b in group if b.more is not None], [b for b in group if b.more is None]
     if not known:

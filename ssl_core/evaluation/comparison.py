@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ssl_core.evaluation.intervals import CONFIDENCE, one_sided, summed, units, widening
+from ssl_core.evaluation.intervals import CONFIDENCE, of_groups, one_sided, student_p, summed, units, widening
 from ssl_core.rng import Rng
 
 _BLOCK = 2**22
@@ -44,6 +44,8 @@ class Difference:
     """Images that the first method alone gets right, and the second alone; None with several seeds."""
     least_p: float = 0.0
     """The smallest p that could have come up: of a bootstrap it depends on the number of draws."""
+    groups: int | None = None
+    """Of images that belong together; None where each is one of its own."""
 
     @property
     def is_clear(self) -> bool:
@@ -60,12 +62,17 @@ def interval(correct: Tensor, resamples: int, seed: int, groups: Tensor | None =
         seed: names the stream of random numbers.
         groups: (M,), equal for images that belong together; None: none do.
     """
-    if _is_one(groups, correct.shape[1]):
+    asked = _asked(correct, groups)
+    if asked == 1:
         return 0.0, 1.0
     if correct.all() or not correct.any():
         number = units(groups, correct.shape[1])
         return one_sided(bool(correct.all()), correct.shape[1] if number is None else int(number.max()) + 1)
-    return _percentiles(_resampled(correct, resamples, seed, 0, groups).clamp(0, 1))
+    low, high = _percentiles(_resampled(correct, resamples, seed, 0).clamp(0, 1))
+    if asked is None:
+        return low, high
+    least, most = of_groups(float(correct.double().mean()), _resampled(correct, resamples, seed, 0, groups), asked)
+    return max(0.0, min(low, least)), min(1.0, max(high, most))
 
 
 def difference(first: Tensor, second: Tensor, resamples: int, seed: int, groups: Tensor | None = None) -> Difference:
@@ -84,7 +91,7 @@ def difference(first: Tensor, second: Tensor, resamples: int, seed: int, groups:
     if len(first) > 1 or len(second) > 1:
         return drawn
     alone = int((first & ~second).sum()), int((second & ~first).sum())
-    if units(groups, first.shape[1]) is not None:
+    if drawn.groups:
         return replace(drawn, alone=alone)
     low, high = (edge * sum(alone) / first.shape[1] for edge in exact_interval(*alone))
     exact = Difference(drawn.mean, low, high, mcnemar(*alone), alone)
@@ -102,10 +109,14 @@ def of_means(first: Tensor, second: Tensor, resamples: int, seed: int, groups: T
         groups: (M,), equal for images that belong together; None: none do.
     """
     mean = float(first.double().mean() - second.double().mean())
-    if _is_one(groups, first.shape[1]):
-        return Difference(mean, -1.0, 1.0, 1.0, least_p=1.0)
-    draws = _resampled(first, resamples, seed, 0, groups) - _resampled(second, resamples, seed, 1, groups)
-    return Difference(mean, *_percentiles(draws), _tail(draws), least_p=_least_p(draws))
+    asked = _asked(first, groups)
+
+    def draws(groups: Tensor | None = None) -> Tensor:
+        return _resampled(first, resamples, seed, 0, groups) - _resampled(second, resamples, seed, 1, groups)
+
+    apart = draws()
+    found = Difference(mean, *_percentiles(apart), _tail(apart), least_p=_least_p(apart))
+    return found if asked is None else _together(found, draws(groups) if asked > 1 else apart, asked)
 
 
 def paired(first: Tensor, second: Tensor, resamples: int, seed: int, groups: Tensor | None = None) -> Difference:
@@ -119,12 +130,24 @@ def paired(first: Tensor, second: Tensor, resamples: int, seed: int, groups: Ten
         groups: (M,), equal for images that belong together; None: none do.
     """
     each = first.double() - second.double()
-    if _is_one(groups, first.shape[1]):
-        return Difference(float(each.nanmean(1).mean()), -1.0, 1.0, 1.0, least_p=1.0)
-    draws = _resampled(each, resamples, seed, 0, groups)
+    draws, asked = _resampled(each, resamples, seed, 0), _asked(each, groups)
     draws = draws[~draws.isnan()]  # of few images a draw may hold none that is asked
     low, high = _percentiles(draws)
-    return Difference(float(each.nanmean(1).mean()), low, high, _tail(draws), least_p=_least_p(draws))
+    found = Difference(float(each.nanmean(1).mean()), low, high, _tail(draws), least_p=_least_p(draws))
+    if asked is None:
+        return found
+    return _together(found, _resampled(each, resamples, seed, 0, groups) if asked > 1 else draws, asked)
+
+
+def _together(apart: Difference, draws: Tensor, groups: int) -> Difference:
+    """The difference by resampled groups, and never surer than ``apart``, image by image; of one group nothing is clear."""
+    if groups == 1:
+        return replace(apart, low=-1.0, high=1.0, p=1.0, least_p=1.0, groups=1)
+    low, high = of_groups(apart.mean, draws, groups)
+    low, high = max(-1.0, min(low, apart.low)), min(1.0, max(high, apart.high))
+    half = max(high - apart.mean, apart.mean - low)
+    deviations = abs(apart.mean) / half * 1.96 * widening(groups) / math.sqrt(groups / (groups - 1)) if half else 0.0
+    return replace(apart, low=low, high=high, p=max(apart.p, student_p(deviations, groups)), least_p=0.0, groups=groups)
 
 
 def images_to_settle(found: Difference, images: int) -> float:
@@ -170,10 +193,10 @@ def _at_most(k: int, n: int, share: float) -> float:
     return math.exp(float(torch.logsumexp(ways + counts * math.log(share) + (n - counts) * math.log1p(-share), 0)))
 
 
-def _is_one(groups: Tensor | None, images: int) -> bool:
-    """Whether all images belong together."""
-    number = units(groups, images)
-    return number is not None and not number.any()
+def _asked(correct: Tensor, groups: Tensor | None) -> int | None:
+    """How many groups any row is asked for images of; None where each image is one of its own."""
+    number = units(groups, correct.shape[1])
+    return None if number is None else len(torch.unique(number[~correct.double().isnan().all(0)]))
 
 
 def _resampled(correct: Tensor, resamples: int, seed: int, row: int, groups: Tensor | None = None) -> Tensor:
@@ -188,17 +211,17 @@ def _resampled(correct: Tensor, resamples: int, seed: int, row: int, groups: Ten
     is_asked = ~values.isnan()
     whole = number is None and bool(is_asked.all())
     values, asked = summed(values.nan_to_num(), number), summed(is_asked.double(), number)
+    if number is not None:
+        values, asked = values[known := asked.sum(1) > 0], asked[known]
     images = len(values)
     spread = math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0
-    center = (values.sum(0) / asked.sum(0)).mean()
     for ids in torch.split(torch.arange(resamples), max(1, _BLOCK // images)):
         times = _times(int(ids[0]), int(ids[-1]) + 1, images, seed).double()
         each = times @ values / (images if whole else times @ asked)
-        middle = each.mean(1)
-        if number is not None:
-            off = (widening(images) - 1) * (middle - center)
-            each, middle = each + off[:, None], middle + off
-        picked = each.gather(1, Rng(ids, seed, _SEEDS, row).integers(seeds, seeds)).mean(1)
+        average = torch.mean if number is None else torch.nanmean  # some rows may be asked of none of the groups of a draw
+        middle = average(each, 1)
+        picked = average(each.gather(1, Rng(ids, seed, _SEEDS, row).integers(seeds, seeds)), 1)
+        picked = torch.where(picked.isnan(), middle, picked) if number is not None else picked
         means.append(middle + spread * (picked - middle))
     return torch.cat(means)
 

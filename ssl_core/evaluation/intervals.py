@@ -47,6 +47,23 @@ def widening(groups: int) -> float:
     return {1: 12.706, 2: 4.303}.get(v, t) / z * math.sqrt(groups / v)
 
 
+def student_p(t: float, groups: int) -> float:
+    """Two-sided p of a difference that is ``t`` deviations of so many groups away from zero: with t = sqrt(v) tan(a) it is one
+    minus the integral of cos^(v - 1) from 0 to a, as a part of that to a right angle."""
+    angles = torch.linspace(0, 1, 4001, dtype=torch.float64)
+    below, whole = (
+        float(torch.trapezoid((angles * end).cos().clamp(min=0) ** (groups - 2), angles * end))
+        for end in (math.atan(t / math.sqrt(groups - 1)), math.pi / 2)
+    )
+    return max(0.0, 1 - below / whole)
+
+
+def of_groups(mean: float, draws: Tensor, groups: int) -> tuple[float, float]:
+    """The interval around ``mean`` by resampled means of so many groups, two at least."""
+    half = 1.96 * widening(groups) * float(draws.std(correction=0))
+    return mean - half, mean + half
+
+
 def bootstrap_intervals(
     correct: Tensor, resamples: int, *parts: int, groups: Tensor | None = None
 ) -> list[tuple[float, float]]:
@@ -71,10 +88,10 @@ def bootstrap_intervals(
     share = correct.float().mean(1).tolist()
     if m == 1 and sizes is not None:
         return [(0.0, 1.0)] * len(share)
-    if sizes is not None:
-        wider = widening(m)
-        ends = [[s + wider * (edge - s) for edge in drawn] for s, drawn in zip(share, found, strict=True)]
-        found = [(max(0.0, low), min(1.0, high)) for low, high in ends]
+    if sizes is not None:  # never narrower than image by image
+        apart = bootstrap_intervals(correct, resamples, *parts)
+        ends = [(of_groups(s, row, m), one) for s, row, one in zip(share, torch.cat(means, 1), apart, strict=True)]
+        found = [(max(0.0, min(low, one[0])), min(1.0, max(high, one[1]))) for (low, high), one in ends]
     return [one_sided(s == 1, m) if s in (0, 1) else drawn for s, drawn in zip(share, found, strict=True)]
 
 

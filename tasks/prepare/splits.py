@@ -199,10 +199,12 @@ def split_rows(items: Sequence[Item], classes: Sequence[str], config: DataConfig
         is_test = _tested(labels, items, config.test_fraction, config.seed)
         missing = set(range(len(classes))) - set(labels[is_test].tolist()) if config.test_fraction else set()
         if missing:
-            own = next((item.group for item in items if item.label == min(missing) and item.group), "")
+            members = {label: {item.group for item in items if item.label == label} for label in sorted(missing)}
+            label = min(missing, key=lambda label: len(members[label]))
+            groups = f"{counted(len(members[label]), 'group', 'groups')} ({few(sorted(map(shown, members[label])))})"
             raise DataError(
-                f"class {classes[min(missing)]!r} is in one group, {shown(own)!r}, which cannot be in both splits (the tiles of"
-                " one image are a group): add another group of it, or leave its labels empty, and it is trained on without them"
+                f"class {classes[label]!r} is in {groups} and cannot be in both splits (tiles of one image are a group): add"
+                " another group of it, or leave its labels empty, and it is trained on without them"
             )
     tested = {item.group for item, test in zip(items, is_test, strict=True) if test and item.group}
     beside = np.array([item.group in tested for item in items], bool) & (labels < 0)  # of a group that is tested: no training

@@ -152,11 +152,14 @@ class Neighbors:
 def neighbor_rows(root: Path, rows: Sequence[Row], view: pictures.Gallery, classes: Sequence[str]) -> Neighbors:
     """For the same queries, what each encoder holds for most similar; and one number over many more."""
     queries, lines = view.queries(), []
+    groups = view.groups
+    if groups is not None and len(groups) - np.unique(groups, return_counts=True)[1].max() < pictures.NEIGHBORS:
+        groups = None  # so few others are there
     for row in rows:
         features = view.features(root, row.best.name)
         if features is not None:
-            sheet = pictures.neighbor_sheet(view, queries, pictures.most_similar(features, queries, view.groups))
+            sheet = pictures.neighbor_sheet(view, queries, pictures.most_similar(features, queries, groups))
             lines.append((row, uri(sheet, "png"), pictures.precision(features, view.labels, view.groups)))
     known = view.labels[view.labels >= 0]
     names = [f"image {q}" if view.labels[q] < 0 else classes[view.labels[q]] for q in queries]
-    return Neighbors(names, lines, bool(len(known)), view.split, len(np.unique(known)), view.groups is not None)
+    return Neighbors(names, lines, bool(len(known)), view.split, len(np.unique(known)), groups is not None)

@@ -5,7 +5,7 @@ import torch
 
 from ssl_core.evaluation import comparison
 from ssl_core.evaluation.few_labels import SEEN, Task, few_labels
-from ssl_core.evaluation.intervals import bootstrap_intervals, widening
+from ssl_core.evaluation.intervals import bootstrap_intervals, student_p, widening
 from tasks.runtime import params
 from tests.conftest import ROOT
 
@@ -59,6 +59,34 @@ def test_one_patient_tells_nothing() -> None:
     for found in (comparison.difference, comparison.of_means, comparison.paired):
         told = found(first.double() if found is not comparison.difference else first, second, RESAMPLES, 0, own)  # type: ignore[operator]
         assert not told.is_clear and (told.low, told.high, told.p) == (-1.0, 1.0, 1.0)
+
+
+def test_equal_encoders_that_are_asked_of_few_patients_only_are_rarely_called_different() -> None:
+    """Each choice of a few labels is asked for other patients; a choice that has seen all of a draw has no say in it."""
+    clear = 0
+    for seed in range(60):
+        first, second, own = patients(4, seed)
+        asked = torch.stack([own != skipped for skipped in range(3)])  # (3, M)
+        rows = (torch.where(asked, right.double(), torch.nan) for right in (first, second))
+        clear += comparison.paired(*rows, RESAMPLES, 0, own).is_clear
+    assert clear <= 8
+    alone = torch.where(own == 0, first.double(), torch.nan)
+    told = comparison.paired(alone, torch.where(own == 0, second.double(), torch.nan), RESAMPLES, 0, own)
+    assert not told.is_clear and told.groups == 1, "of four patients one is asked"
+    one_each = torch.cat([torch.where(own == row, first.double(), torch.nan) for row in range(4)])
+    assert comparison.paired(one_each, one_each, RESAMPLES, 0, own).p == 1.0
+
+
+def test_the_p_of_few_groups_is_students() -> None:
+    for groups, t in ((2, 12.706), (3, 4.303), (4, 3.182), (6, 2.571), (31, 2.042)):
+        assert student_p(t, groups) == pytest.approx(0.05, abs=2e-4)
+    assert student_p(0.0, 5) == 1.0 and student_p(1e9, 3) < 1e-6
+    first, _, own = patients(6, 1)
+    told = comparison.difference(first, ~first, RESAMPLES, 0, own)
+    assert told.is_clear == (told.p < 0.05) and -1 <= told.low <= told.mean <= told.high <= 1
+    same = torch.tensor([[True, False] * 12 * 2])  # two patients of whom each differs by a half
+    sure = comparison.difference(same, torch.zeros_like(same), RESAMPLES, 0, torch.arange(2).repeat_interleave(24))
+    assert sure.high - sure.low > 0.2, "never narrower than image by image"
 
 
 def test_the_widening_is_that_of_students_t() -> None:
