@@ -48,6 +48,8 @@ class Labelled:
     classes: tuple[str, ...]
     empty: int = 0
     """Lines without a label yet."""
+    groups: np.ndarray | None = None
+    """(n,) equal for images that belong together; None where none of the pool do."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class Pool:
     """As cells of a table show them."""
     images: dataset.Array
     """(N, C, S, S), as they are stored."""
+    groups: dataset.Array | None = None
+    """(N,) equal for images that belong together; None where none do."""
 
     def code(self, row: int) -> str:
         """What the picture looks like, so that the same name for another one is noticed: ``p`` and 16 hexadecimal digits, a bit
@@ -151,7 +155,10 @@ def read(path: Path, pool: Pool) -> Labelled | None:
         raise DataError(f"{path}: {what}; a choice needs two images at least of two classes")
     classes = tuple(sorted(counts))
     rows, chosen = zip(*((row, classes.index(label)) for row, label in given), strict=True)
-    return Labelled(rows, chosen, classes, len(found) - len(given))
+    groups = None if pool.groups is None else np.asarray(pool.groups)[list(rows)]
+    if groups is not None and len(np.unique(groups)) < 2:
+        raise DataError(f"{path}: all labels are of one group of images, which tells nothing of others; label some of those")
+    return Labelled(rows, chosen, classes, len(found) - len(given), groups)
 
 
 def _lines(path: Path) -> list[dict[str, str]]:
@@ -193,7 +200,8 @@ def pool(root: Path) -> Pool:
     lines = (root / dataset.PREPARED / "train_files.txt").read_text(encoding="utf-8").splitlines()
     whole = (json.loads(line).encode("utf-8", "surrogateescape") for line in lines)  # of any bytes
     names = [safe_cell(name.decode("utf-8", "backslashreplace")) for name in whole]
-    return Pool(names, dataset.load(root / dataset.PREPARED).train_images)
+    data = dataset.load(root / dataset.PREPARED)
+    return Pool(names, data.train_images, data.train_groups)
 
 
 def are_needed(data: dataset.Dataset) -> bool:
@@ -209,24 +217,7 @@ def check(root: Path) -> None:
         DataError: the file of labels is not as it must be.
     """
     if (root / FILE).exists() and are_needed(dataset.load(root / dataset.PREPARED)):
-        found = read(root / FILE, pool(root))
-        if found:
-            _groups(root, found)
-
-
-def _groups(root: Path, found: Labelled) -> np.ndarray | None:
-    """Which of the labelled images belong together; None where no images do.
-
-    Raises:
-        DataError: all of them do.
-    """
-    whole = dataset.load(root / dataset.PREPARED).train_groups
-    groups = None if whole is None else np.asarray(whole)[list(found.rows)]
-    if groups is not None and len(np.unique(groups)) < 2:
-        raise DataError(
-            f"{root / FILE}: all labels are of one group of images, which tells nothing of others; label some of those"
-        )
-    return groups
+        read(root / FILE, pool(root))
 
 
 def beside(root: Path, results: Sequence["Result"]) -> list["Result"]:
@@ -244,13 +235,14 @@ def beside(root: Path, results: Sequence["Result"]) -> list["Result"]:
     from ssl_core.labelling import explained_by_few
 
     rows, classes = list(found.rows), torch.tensor(found.labels)
-    groups = _groups(root, found)
-    apart = None if groups is None else torch.from_numpy(groups)
+    apart = None if found.groups is None else torch.from_numpy(found.groups)
     others = len(rows) - max(Counter(found.labels).values())
 
     def judged(result: "Result") -> "Result":
         features = files.load_tensors(root / f"out/features/{result.file}.safetensors")["train"][rows]
-        return replace(result, few=Few(explained_by_few(torch.from_numpy(features), classes, apart).numpy(), others, groups))
+        return replace(
+            result, few=Few(explained_by_few(torch.from_numpy(features), classes, apart).numpy(), others, found.groups)
+        )
 
     return [judged(result) if result.kept else result for result in results]
 

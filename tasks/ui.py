@@ -59,13 +59,12 @@ def main() -> None:
             sys.exit(synced.returncode)
     here, python = ["--host", HOST, "--port"], [sys.executable, "-m"]
     own = ["--allowed-hosts", ",".join(_hosts(mlflow)), "--cors-allowed-origins", ",".join(_origins(mlflow))]
-    commands = {
-        mlflow: [*python, "mlflow", "server", *here, str(mlflow), "--workers", "1", "--backend-store-uri", store, *own],
-        prefect: [*python, "uvicorn", "--factory", "flows.server:create_app", *here, str(prefect)],
-    }
+    commands = {prefect: [*python, "uvicorn", "--factory", "flows.server:create_app", *here, str(prefect)]}
     if is_served:
-        del commands[mlflow]
         print(f"MLflow   {redact(store)}, by MLFLOW_TRACKING_URI", flush=True)
+    else:
+        serve = ["mlflow", "server", *here, str(mlflow), "--workers", "1", "--backend-store-uri", store, *own]
+        commands = {mlflow: [*python, *serve], **commands}
     environment = os.environ | {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PREFECT_SERVER_UI_API_URL": f"http://{HOST}:{prefect}/api",  # else the page asks port 4200, or PREFECT_API_URL

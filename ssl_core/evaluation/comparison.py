@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ssl_core.evaluation.intervals import CONFIDENCE, of_groups, one_sided, student_p, summed, units, widening
+from ssl_core.evaluation.intervals import CONFIDENCE, of_groups, one_sided, student_p, student_t, summed, units
 from ssl_core.rng import Rng
 
 _BLOCK = 2**22
@@ -66,8 +66,7 @@ def interval(correct: Tensor, resamples: int, seed: int, groups: Tensor | None =
     if asked == 1:
         return 0.0, 1.0
     if correct.all() or not correct.any():
-        number = units(groups, correct.shape[1])
-        return one_sided(bool(correct.all()), correct.shape[1] if number is None else int(number.max()) + 1)
+        return one_sided(bool(correct.all()), asked or correct.shape[1])
     low, high = _percentiles(_resampled(correct, resamples, seed, 0).clamp(0, 1))
     if asked is None:
         return low, high
@@ -91,11 +90,11 @@ def difference(first: Tensor, second: Tensor, resamples: int, seed: int, groups:
     if len(first) > 1 or len(second) > 1:
         return drawn
     alone = int((first & ~second).sum()), int((second & ~first).sum())
-    if drawn.groups:
-        return replace(drawn, alone=alone)
     low, high = (edge * sum(alone) / first.shape[1] for edge in exact_interval(*alone))
     exact = Difference(drawn.mean, low, high, mcnemar(*alone), alone)
     both = replace(exact, low=min(low, drawn.low), high=max(high, drawn.high))
+    if drawn.groups:  # never surer than image by image
+        return replace(both, p=max(exact.p, drawn.p), groups=drawn.groups)
     return both if both.is_clear == exact.is_clear else exact  # about zero the test decides
 
 
@@ -146,8 +145,10 @@ def _together(apart: Difference, draws: Tensor, groups: int) -> Difference:
     low, high = of_groups(apart.mean, draws, groups)
     low, high = max(-1.0, min(low, apart.low)), min(1.0, max(high, apart.high))
     half = max(high - apart.mean, apart.mean - low)
-    deviations = abs(apart.mean) / half * 1.96 * widening(groups) / math.sqrt(groups / (groups - 1)) if half else 0.0
-    return replace(apart, low=low, high=high, p=max(apart.p, student_p(deviations, groups)), least_p=0.0, groups=groups)
+    away = abs(apart.mean) / half if half else math.inf if apart.mean else 0.0
+    return replace(
+        apart, low=low, high=high, p=max(apart.p, student_p(away * student_t(groups), groups)), least_p=0.0, groups=groups
+    )
 
 
 def images_to_settle(found: Difference, images: int) -> float:
@@ -215,10 +216,10 @@ def _resampled(correct: Tensor, resamples: int, seed: int, row: int, groups: Ten
         values, asked = values[known := asked.sum(1) > 0], asked[known]
     images = len(values)
     spread = math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0
+    average = torch.mean if number is None else torch.nanmean  # some rows may be asked of none of the groups of a draw
     for ids in torch.split(torch.arange(resamples), max(1, _BLOCK // images)):
         times = _times(int(ids[0]), int(ids[-1]) + 1, images, seed).double()
         each = times @ values / (images if whole else times @ asked)
-        average = torch.mean if number is None else torch.nanmean  # some rows may be asked of none of the groups of a draw
         middle = average(each, 1)
         picked = average(each.gather(1, Rng(ids, seed, _SEEDS, row).integers(seeds, seeds)), 1)
         picked = torch.where(picked.isnan(), middle, picked) if number is not None else picked

@@ -32,19 +32,24 @@ def summed(values: Tensor, number: Tensor | None) -> Tensor:
     )
 
 
-def widening(groups: int) -> float:
-    """By which the bootstrap of so few groups is too narrow: it has (G - 1) / G of their variance, and 1.96 deviations where
-    Student's t has more. Infinite for one.
+def student_t(groups: int) -> float:
+    """Deviations of so many groups in half a 95 % interval; infinite for one.
 
-    The expansion of t for many degrees of freedom (Abramowitz and Stegun, "Handbook of mathematical functions", 1964, 26.7.5)
-    is 1 % too small at three.
+    The expansion for many degrees of freedom (Abramowitz and Stegun, "Handbook of mathematical functions", 1964, 26.7.5) is 1 %
+    too small at three.
     """
     if groups < 2:
         return math.inf
     v, z = groups - 1, 1.96
     t = z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
     t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
-    return {1: 12.706, 2: 4.303}.get(v, t) / z * math.sqrt(groups / v)
+    return {1: 12.706, 2: 4.303}.get(v, t)
+
+
+def widening(groups: int) -> float:
+    """By which the bootstrap of so few groups is too narrow: it has (G - 1) / G of their variance, and 1.96 deviations where
+    Student's t has more. Infinite for one."""
+    return student_t(groups) / 1.96 * math.sqrt(groups / (groups - 1)) if groups > 1 else math.inf
 
 
 def student_p(t: float, groups: int) -> float:
@@ -84,13 +89,13 @@ def bootstrap_intervals(
         drawn = torch.stack([row[chosen].mean(1) for row in right.T])
         means.append(drawn if sizes is None else drawn / sizes[chosen].mean(1))
     edges = torch.tensor([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], device=correct.device)
-    found = [(float(low), float(high)) for low, high in torch.quantile(torch.cat(means, 1), edges, dim=1).T]
-    share = correct.float().mean(1).tolist()
-    if m == 1 and sizes is not None:
+    rows, share = torch.cat(means, 1), correct.float().mean(1).tolist()
+    found = [(float(low), float(high)) for low, high in torch.quantile(rows, edges, dim=1).T]
+    if sizes is not None and m == 1:
         return [(0.0, 1.0)] * len(share)
     if sizes is not None:  # never narrower than image by image
         apart = bootstrap_intervals(correct, resamples, *parts)
-        ends = [(of_groups(s, row, m), one) for s, row, one in zip(share, torch.cat(means, 1), apart, strict=True)]
+        ends = [(of_groups(s, row, m), one) for s, row, one in zip(share, rows, apart, strict=True)]
         found = [(max(0.0, min(low, one[0])), min(1.0, max(high, one[1]))) for (low, high), one in ends]
     return [one_sided(s == 1, m) if s in (0, 1) else drawn for s, drawn in zip(share, found, strict=True)]
 

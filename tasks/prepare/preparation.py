@@ -209,8 +209,8 @@ def check_classes(train: Split, test: Split, classes: Sequence[str]) -> None:
         )
     why = (
         "there were none, they are unusable or leaked, or data.max_train and data.max_test are too small; without labels (in a"
+        " table, empty ones) its images are trained on all the same"
     )
-    why += " table, empty ones) its images are trained on all the same"
     for name, split in (("train", train), ("test", test)):
         if classes and (name == "train" or len(split.rows)):
             counts = np.bincount(split.labels[split.labels >= 0], minlength=len(classes))

@@ -106,8 +106,8 @@ class Registry:
                 named = tags.get(str(current.get(alias)), {})
                 if name not in numbers or registered.is_same(named, new[name]):
                     continue
-                if not take and (when := copies.newer(named, self.tracker.root, new)):
-                    self.left[alias] = f"version {current[alias]}, evaluated elsewhere on {when}"
+                if not take and (newer := copies.newer(current.get(alias, ""), named, self.tracker.root, new)):
+                    self.left[alias] = newer
                 else:
                     self.client.set_registered_model_alias(self.model, alias, str(numbers[name]))
             for alias in current:

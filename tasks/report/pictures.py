@@ -54,8 +54,7 @@ class Gallery:
         """Positions of the images whose neighbors are shown: the first of every class, or of classes evenly over many."""
         known = np.unique(self.labels[self.labels >= 0])
         if len(known) < 2:
-            count = min(QUERIES // 2, len(self.images))
-            return [i * len(self.images) // count for i in range(count)]
+            return evenly(len(self.images), QUERIES // 2).tolist()
         chosen = known[np.linspace(0, len(known) - 1, min(QUERIES, len(known))).astype(int)]
         return [int(np.flatnonzero(self.labels == label)[0]) for label in chosen]
 

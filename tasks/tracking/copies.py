@@ -43,8 +43,8 @@ def evaluated(root: Path, name: str) -> str:
     return f"{datetime.fromtimestamp(ends[-1] / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC" if ends else ""
 
 
-def newer(tags: Mapping[str, str], root: Path, names: Iterable[str]) -> str:
-    """When a version's encoder was evaluated, if another copy registered it and that was after all of these here; else empty.
+def newer(number: int | str, tags: Mapping[str, str], root: Path, names: Iterable[str]) -> str:
+    """A version in words, if another copy registered it and its encoder was evaluated after all of these here; else empty.
 
     Args:
         tags: of the version.
@@ -53,4 +53,5 @@ def newer(tags: Mapping[str, str], root: Path, names: Iterable[str]) -> str:
     if own(root) in tags.get(COPIES, "").split():
         return ""
     when = tags.get(EVALUATED, "")
-    return when if when > max((evaluated(root, name) for name in names), default="") else ""
+    is_newer = when > max((evaluated(root, name) for name in names), default="")
+    return f"version {number}, evaluated elsewhere on {when}" if is_newer else ""

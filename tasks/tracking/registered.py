@@ -136,10 +136,10 @@ def look(root: Path, whole: bool = False) -> tuple[str | None, dict[str, str]]:
         named = stored.named(alias)
         if named and is_same(named.tags, stored.versions[wanted.packages[name]].tags):
             continue
-        when = copies.newer(named.tags, root, wanted.packages) if named else ""
-        if named is None or not when:
+        newer = copies.newer(named.number, named.tags, root, wanted.packages) if named else ""
+        if not newer:
             return f"the alias {alias} of {wanted.model} at {where} does not name {name}", {}
-        left[alias] = f"version {named.number}, evaluated elsewhere on {when}"
+        left[alias] = newer
     return None, left
 
 

@@ -87,6 +87,11 @@ def test_the_p_of_few_groups_is_students() -> None:
     same = torch.tensor([[True, False] * 12 * 2])  # two patients of whom each differs by a half
     sure = comparison.difference(same, torch.zeros_like(same), RESAMPLES, 0, torch.arange(2).repeat_interleave(24))
     assert sure.high - sure.low > 0.2, "never narrower than image by image"
+    four = torch.ones(1, 4, dtype=torch.bool)  # of two patients, each right by one encoder alone: by McNemar 2 / 2^4
+    told = comparison.difference(four, ~four, RESAMPLES, 0, torch.tensor([0, 0, 1, 1]))
+    assert not told.is_clear and told.p == pytest.approx(0.125)
+    numbers = comparison.of_means(four.double(), 0 * four.double(), RESAMPLES, 0, torch.tensor([0, 0, 1, 1]))
+    assert numbers.is_clear and numbers.p < 0.05, "an interval without width and its p agree"
 
 
 def test_the_widening_is_that_of_students_t() -> None:
