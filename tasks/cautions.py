@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from tasks import starts
 from tasks.results import Result, Row, known
+from tasks.runtime.words import counted
 from tasks.worth import FEW_IMAGES, LEAST_CLEAR
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ def how_few(best: Result) -> list[str]:
     weights = " and ".join(f"one of the {n} {what} is {100 / n:.1f} points" for n, what in few)
     count, what = few[-1]
     if any(what.startswith("groups") for _, what in few):
-        return [f"Few groups tell little: {weights}; fewer than a dozen tell only large differences, one tells none."]
+        return [
+            f"Few groups tell little: {weights} on average; fewer than a dozen tell only large differences, one tells none."
+        ]
     least = f" below {100 * LEAST_CLEAR / count:.0f} points" if count >= LEAST_CLEAR else ""
     return [f"Few images tell little: {weights}; no difference{least} is clear on {count} {what}."]
 
@@ -53,8 +56,8 @@ def in_groups(best: Result) -> list[str]:
     if not (groups := known.get("test_groups")):
         return []
     return [
-        f"The {known['test_labels']:,} test images are {groups:,} groups (tiles of one picture, or what the column group says):"
-        " intervals and comparisons draw whole groups."
+        f"The {known['test_labels']:,} test images are {counted(groups, 'group', 'groups')} (tiles of one picture, or what the"
+        " column group says): intervals and comparisons draw whole groups."
     ]
 
 

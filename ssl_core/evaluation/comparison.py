@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ssl_core.evaluation.intervals import CONFIDENCE, of_groups, one_sided, student_p, student_t, summed, units
+from ssl_core.evaluation.intervals import CONFIDENCE, effective, of_groups, one_sided, student_p, student_t, summed, units
 from ssl_core.rng import Rng
 
 _BLOCK = 2**22
@@ -45,7 +45,7 @@ class Difference:
     least_p: float = 0.0
     """The smallest p that could have come up: of a bootstrap it depends on the number of draws."""
     groups: int | None = None
-    """Of images that belong together; None where each is one of its own."""
+    """Of images that belong together, as many of equal size as tell the same; None where each is one of its own."""
 
     @property
     def is_clear(self) -> bool:
@@ -195,9 +195,9 @@ def _at_most(k: int, n: int, share: float) -> float:
 
 
 def _asked(correct: Tensor, groups: Tensor | None) -> int | None:
-    """How many groups any row is asked for images of; None where each image is one of its own."""
+    """How many groups of equal size tell as much as those that any row is asked of; None where each image is one of its own."""
     number = units(groups, correct.shape[1])
-    return None if number is None else len(torch.unique(number[~correct.double().isnan().all(0)]))
+    return None if number is None else effective(torch.bincount(number[~correct.double().isnan().all(0)]))
 
 
 def _resampled(correct: Tensor, resamples: int, seed: int, row: int, groups: Tensor | None = None) -> Tensor:

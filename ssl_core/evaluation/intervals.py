@@ -32,6 +32,15 @@ def summed(values: Tensor, number: Tensor | None) -> Tensor:
     )
 
 
+def effective(sizes: Tensor) -> int:
+    """How many groups of equal size tell as much as groups of these sizes (Kish, "Survey sampling", 1965), rounded down.
+
+    52 images of one patient and 17 of one each are 1.7.
+    """
+    sizes = sizes[sizes > 0].double()
+    return int(float(sizes.sum() ** 2 / sizes.square().sum()) + 1e-9)
+
+
 def student_t(groups: int) -> float:
     """Deviations of so many groups in half a 95 % interval; infinite for one.
 
@@ -91,13 +100,14 @@ def bootstrap_intervals(
     edges = torch.tensor([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], device=correct.device)
     rows, share = torch.cat(means, 1), correct.float().mean(1).tolist()
     found = [(float(low), float(high)) for low, high in torch.quantile(rows, edges, dim=1).T]
-    if sizes is not None and m == 1:
+    groups_told = m if sizes is None else effective(sizes)
+    if sizes is not None and groups_told == 1:
         return [(0.0, 1.0)] * len(share)
     if sizes is not None:  # never narrower than image by image
         apart = bootstrap_intervals(correct, resamples, *parts)
-        ends = [(of_groups(s, row, m), one) for s, row, one in zip(share, rows, apart, strict=True)]
+        ends = [(of_groups(s, row, groups_told), one) for s, row, one in zip(share, rows, apart, strict=True)]
         found = [(max(0.0, min(low, one[0])), min(1.0, max(high, one[1]))) for (low, high), one in ends]
-    return [one_sided(s == 1, m) if s in (0, 1) else drawn for s, drawn in zip(share, found, strict=True)]
+    return [one_sided(s == 1, groups_told) if s in (0, 1) else drawn for s, drawn in zip(share, found, strict=True)]
 
 
 def one_sided(is_right: bool, images: int) -> tuple[float, float]:

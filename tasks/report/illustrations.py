@@ -145,16 +145,16 @@ class Neighbors:
     split: str
     classes: int
     """How many there are among the images."""
-    grouped: bool
-    """Whether images of a query's own group are left out."""
+    note: str
+    """What to say of images that belong together; empty where none do."""
 
 
 def neighbor_rows(root: Path, rows: Sequence[Row], view: pictures.Gallery, classes: Sequence[str]) -> Neighbors:
     """For the same queries, what each encoder holds for most similar; and one number over many more."""
     queries, lines = view.queries(), []
-    groups = view.groups
+    groups, note = view.groups, "" if view.groups is None else "Images of the query's own group are left out."
     if groups is not None and len(groups) - np.unique(groups, return_counts=True)[1].max() < pictures.NEIGHBORS:
-        groups = None  # so few others are there
+        groups, note = None, "They may be of the query's own group, for there are too few others; so nothing is counted."
     for row in rows:
         features = view.features(root, row.best.name)
         if features is not None:
@@ -162,4 +162,4 @@ def neighbor_rows(root: Path, rows: Sequence[Row], view: pictures.Gallery, class
             lines.append((row, uri(sheet, "png"), pictures.precision(features, view.labels, view.groups)))
     known = view.labels[view.labels >= 0]
     names = [f"image {q}" if view.labels[q] < 0 else classes[view.labels[q]] for q in queries]
-    return Neighbors(names, lines, bool(len(known)), view.split, len(np.unique(known)), groups is not None)
+    return Neighbors(names, lines, bool(len(known)), view.split, len(np.unique(known)), note)

@@ -97,9 +97,11 @@ def _wider(own: np.ndarray, grouped: bool) -> float:
     """By which an interval of these groups is wider than a normal one; of two groups at least."""
     if not grouped:
         return 1.0
-    from ssl_core.evaluation.intervals import widening
+    import torch
 
-    return widening(max(2, len(np.unique(own))))
+    from ssl_core.evaluation.intervals import effective, widening
+
+    return widening(max(2, effective(torch.from_numpy(np.bincount(own)))))
 
 
 def evenly(images: int, count: int) -> np.ndarray:

@@ -5,7 +5,7 @@ import torch
 
 from ssl_core.evaluation import comparison
 from ssl_core.evaluation.few_labels import SEEN, Task, few_labels
-from ssl_core.evaluation.intervals import bootstrap_intervals, student_p, widening
+from ssl_core.evaluation.intervals import bootstrap_intervals, effective, student_p, widening
 from tasks.runtime import params
 from tests.conftest import ROOT
 
@@ -50,6 +50,16 @@ def test_of_few_patients_equal_encoders_are_rarely_called_different(groups: int,
     """5 of 100, give or take chance; a bootstrap of the patients alone calls 84, 32, 16, 14 and 10 different."""
     found = [comparison.difference(*patients(groups, seed)[:2], RESAMPLES, 0, patients(groups, seed)[2]) for seed in range(100)]
     assert sum(one.is_clear for one in found) <= most
+
+
+def test_one_large_group_among_single_images_is_hardly_more_than_one() -> None:
+    for sizes, told in (([52], 1), ([52, *[1] * 17], 1), ([52, 52, *[1] * 10], 2), ([24] * 8, 8), ([3], 1), ([7] * 49, 49)):
+        assert effective(torch.tensor(sizes)) == told
+    own = torch.tensor([0] * 52 + list(range(1, 18)))
+    right = torch.rand(1, 69, generator=torch.Generator().manual_seed(0)) < 0.6
+    assert comparison.interval(right, RESAMPLES, 0, own) == (0.0, 1.0)
+    assert bootstrap_intervals(right.float(), RESAMPLES, 0, groups=own) == [(0.0, 1.0)]
+    assert not comparison.difference(right, ~right, RESAMPLES, 0, own).is_clear
 
 
 def test_one_patient_tells_nothing() -> None:
