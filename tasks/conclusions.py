@@ -169,7 +169,7 @@ def _warning(verdict: Verdict, best: Result) -> str:
 
 def _against(verdict: Verdict, row: Row) -> str:
     """A baseline's scores, and whether they differ from the best method's."""
-    ahead, gives = verdict.standings[row.method].ahead, GIVES.get(row.method, f"The baseline {row.method} gives")
+    ahead, gives = verdict.standings[row.method].ahead, GIVES.get(row.method, f"The row {row.method} gives")
     best = verdict.best
     same = best is not None and network(row.best.training.network) == network(best.training.network)
     if row.method == "random_init" and same:

@@ -118,6 +118,7 @@ def _card(folder: Path) -> str:
     try:
         if card := _scored(folder):
             return card
+        lines.append("Its scores are not here: it was not evaluated, or this is of a copy of the folder that its project has.")
     except Stop as error:
         lines.append(f"Its scores could not be read: {error}.")
     start = files.read_json(folder / saved_encoder.FACTS).get("start", {})

@@ -1,6 +1,7 @@
 """``make ui``: MLflow's and Prefect's servers on loopback until Ctrl-C, for their own pages and this machine's programs."""
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from typing import Any
@@ -61,7 +63,7 @@ def main() -> None:
     own = ["--allowed-hosts", ",".join(_hosts(mlflow)), "--cors-allowed-origins", ",".join(_origins(mlflow))]
     commands = {prefect: [*python, "uvicorn", "--factory", "flows.server:create_app", *here, str(prefect)]}
     if is_served:
-        print(f"MLflow   {redact(store)}, by MLFLOW_TRACKING_URI", flush=True)
+        print(f"MLflow   {redact(store)}, by MLFLOW_TRACKING_URI{_silence(store)}", flush=True)
     else:
         serve = ["mlflow", "server", *here, str(mlflow), "--workers", "1", "--backend-store-uri", store, *own]
         commands = {mlflow: [*python, *serve], **commands}
@@ -122,6 +124,17 @@ def _runs(port: int) -> str:
     except OSError:  # nothing was ever sent to this store
         return ""
     return f"/#/experiments/{number}/runs?{view.QUERY}"
+
+
+def _silence(store: str) -> str:
+    """What to add where a server of one's own does not answer now."""
+    try:
+        urllib.request.urlopen(f"{store.rstrip('/')}/version", timeout=5).close()  # noqa: S310  it begins with http
+    except urllib.error.HTTPError:  # it is there: behind a password, or another one
+        return ""
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return f": it does not answer now ({redact(str(getattr(error, 'reason', error)))})"
+    return ""
 
 
 def _wait(port: int, servers: list[subprocess.Popen[bytes]]) -> None:

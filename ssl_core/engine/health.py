@@ -53,24 +53,28 @@ def health(features: Tensor, pair: tuple[Tensor, Tensor] | None = None) -> dict[
     return values
 
 
-def knn_by_the_others(features: Tensor, labels: Tensor) -> dict[str, float]:
+def knn_by_the_others(features: Tensor, labels: Tensor, groups: Tensor | None = None) -> dict[str, float]:
     """``knn``: the share of images whose class their nearest neighbors among the others tell, by votes exp(similarity / 0.07).
 
-    It is watched over a training and chooses nothing. Rows without a label (-1) do not count.
+    It is watched over a training and chooses nothing. Rows without a label (-1) do not count, nor do those without an image of
+    another group.
 
     Args:
         features: (N, D); ``labels`` (N,) int64.
+        groups: (N,) int64, equal for images that belong together, which are no neighbors; None: each is one of its own.
 
     Returns:
-        Nothing where fewer than two classes are known.
+        Nothing where fewer than two classes are known, or fewer than two groups.
     """
     known = labels >= 0
     unit, own = F.normalize(features[known].float()), labels[known]
     if len(own) <= WATCHED_NEIGHBORS or bool((own == own[0]).all()):
         return {}
-    similarity, nearest = (unit @ unit.T).fill_diagonal_(-torch.inf).topk(WATCHED_NEIGHBORS, 1)
+    group = torch.arange(len(own), device=own.device) if groups is None else groups[known]
+    similarity, nearest = (unit @ unit.T).masked_fill_(group == group[:, None], -torch.inf).topk(WATCHED_NEIGHBORS, 1)
     votes = similarity.new_zeros(len(own), int(own.max()) + 1).scatter_add_(1, own[nearest], (similarity / 0.07).exp())
-    return {"knn": float((votes.argmax(1) == own).float().mean())}
+    asked = similarity[:, 0].isfinite()
+    return {"knn": float((votes.argmax(1) == own)[asked].float().mean())} if bool(asked.any()) else {}
 
 
 def effective_rank(features: Tensor) -> float:

@@ -89,6 +89,7 @@ class Trainer:
         seed: of the order and the views.
         epochs: instead of what ``config`` says. A budget in images may end within an epoch, which then counts as one.
         labels: (N,) int64, -1 where unknown: kNN is watched by them, nothing is trained with them.
+        groups: (N,) int64, equal for images that belong together, which kNN does not count as neighbors; None: none do.
 
     Raises:
         ConfigError: a batch larger than the data set, or one the processes cannot share evenly.
@@ -102,9 +103,10 @@ class Trainer:
         seed: int,
         epochs: int | None = None,
         labels: Tensor | None = None,
+        groups: Tensor | None = None,
     ):
         self.config, self.images, self.seed = config, images, seed
-        self.labels = None if labels is None else labels.to(images.device)
+        self.labels, self.groups = (None if known is None else known.to(images.device) for known in (labels, groups))
         world = distributed.world_size()
         if config.batch_size > len(images):
             raise ConfigError(
@@ -260,8 +262,10 @@ class Trainer:
         first, second = (frozen(encoder, torch.split(x, EMBED_BATCH), self.precision)[0] for x in views)
         if not all(bool(torch.isfinite(features).all()) for features in (plain, first, second)):
             raise NonFinite(f"the features are not finite after step {self.step} of {self.steps}; lower train.lr", self.step)
-        near = {} if self.labels is None else knn_by_the_others(plain, self.labels[ids])
-        return health(plain, (first, second)) | near
+        if self.labels is None:
+            return health(plain, (first, second))
+        groups = None if self.groups is None else self.groups[ids]
+        return health(plain, (first, second)) | knn_by_the_others(plain, self.labels[ids], groups)
 
     def features(self, module: nn.Module, ids: Tensor) -> Tensor:
         """Outputs (B, D) float32 of ``module`` for the images ``ids``, un-augmented, in evaluation mode."""

@@ -66,8 +66,10 @@ def make_trainer(
     """The trainer before its first step: ``make_method`` on all the training images of ``data``."""
     epochs = 0 if chosen.name == "supervised" and not data.has_labels else None
     images = Images(data.train_images, device, dataset.at_random(data.train_images))
-    labels = torch.from_numpy(data.train_labels.copy())
-    return Trainer(make_method(chosen, data, seed, start), images, chosen.train, seed, epochs, labels)
+    known = (
+        None if of_each is None else torch.from_numpy(of_each.copy()) for of_each in (data.train_labels, data.train_groups)
+    )
+    return Trainer(make_method(chosen, data, seed, start), images, chosen.train, seed, epochs, *known)
 
 
 class Training:

@@ -63,7 +63,10 @@ def test_a_tracker_that_is_there_already_is_named_and_not_served_again(tmp_path:
     said = [process.stdout.readline() for _ in range(3)]
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0 and not left_on(port)
-    assert said[0].startswith("MLflow   http://") and "tracker.example:5000, by MLFLOW_TRACKING_URI" in said[0]
+    assert (
+        said[0].startswith("MLflow   http://")
+        and "tracker.example:5000, by MLFLOW_TRACKING_URI: it does not answer now (" in said[0]
+    )
     assert "secret" not in said[0] and f"http://127.0.0.1:{port}" in said[1] and said[2] == "Ctrl-C stops it.\n"
 
 

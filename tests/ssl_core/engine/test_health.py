@@ -167,3 +167,16 @@ def test_knn_among_the_others_never_asks_the_image_itself():
     assert knn_by_the_others(x, unknown) == {"knn": 1.0}
     assert knn_by_the_others(normal(400, 16), torch.arange(400) % 4)["knn"] == pytest.approx(0.25, abs=0.08)
     assert knn_by_the_others(x, torch.full((80,), -1)) == knn_by_the_others(x[:5], labels[:5]) == {}
+
+
+def test_watched_neighbors_are_of_other_groups() -> None:
+    patients = torch.arange(400) // 4
+    x = normal(100, 16)[patients] + 0.01 * normal(400, 16)
+    labels = patients % 2  # which nothing but the patient tells
+    assert knn_by_the_others(x, labels) == {"knn": 1.0}
+    assert knn_by_the_others(x, labels, patients)["knn"] == pytest.approx(0.5, abs=0.15)
+    alone = torch.arange(400)
+    assert knn_by_the_others(x, labels, alone) == knn_by_the_others(x, labels)
+    assert knn_by_the_others(x, labels, torch.zeros(400, dtype=torch.int64)) == {}
+    nearly = torch.where(alone < 12, alone, 12)  # 12 of their own, and 388 that have these as neighbors
+    assert 0 <= knn_by_the_others(x, labels, nearly)["knn"] <= 1
