@@ -31,7 +31,7 @@ from tasks.runtime import dataset, edited_yaml, params, settings
 from tasks.runtime.device import pick_device
 from tasks.runtime.errors import TrackerDown, UsageError, run
 
-WARM, TIMED = 3, 7
+WARM, TIMED = {"cpu": 1, "cuda": 3}, 7
 """Steps before the clock counts (the first ones choose kernels and fill caches), and those whose median counts."""
 ENOUGH_SECONDS, GLANCE_SECONDS = 5.0, 0.4
 """Of timed steps, for the shares and for a run's forecast: slow ones are told by fewer."""
@@ -88,18 +88,18 @@ def measure(
 
 def _seconds(trainer: Trainer, now: Callable[[], float], enough: float) -> tuple[float, list[float]]:
     """Seconds of a look at the health, and of each timed step; of a training that is over sooner, those of its last step."""
-    times, looks = [now()], []
+    times, looks, warm = [now()], [], WARM[trainer.device.type]
 
     def on_step(position: Position) -> None:
         times.append(now())
-        timed = times[WARM:]
+        timed = times[warm:]
         if len(timed) > TIMED or (len(timed) > 1 and timed[-1] - timed[0] > enough):
             raise _Enough
 
     with contextlib.suppress(_Enough):
         trainer.run(on_step, lambda row: looks.append(now()))
     gaps = [after - before for before, after in pairwise(times)]
-    return looks[0] - times[0], gaps[WARM:] or gaps[-1:]
+    return looks[0] - times[0], gaps[warm:] or gaps[-1:]
 
 
 def three_digits(value: float) -> float:
