@@ -61,7 +61,10 @@ def _nearest(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _plus_plus(x: Tensor, k: int, *parts: int) -> Tensor:
-    """k rows of x (k, D), each drawn with probability proportional to the squared distance to those before it."""
+    """k rows of x (k, D), each drawn with probability proportional to the squared distance to those before it.
+
+    The running sums are of integers: the order does not matter, and a GPU that is to be deterministic has none of floats.
+    """
     draws = Rng(torch.arange(k, device=x.device), *parts).uniform().double()
     norms = x.square().sum(1)
     chosen = x[(draws[:1] * len(x)).long()]
@@ -69,8 +72,9 @@ def _plus_plus(x: Tensor, k: int, *parts: int) -> Tensor:
     for draw in draws[1:]:
         new = (norms - 2.0 * (x @ chosen[0]) + chosen.square().sum()).clamp_(min=0.0)
         distance = torch.minimum(distance, new)
-        cumulative = distance.double().cumsum(0)
-        index = torch.searchsorted(cumulative, draw * cumulative[-1], right=True).clamp_(max=len(x) - 1)
+        scale = 2.0**62 / len(x) / distance.max().clamp(min=torch.finfo(x.dtype).tiny).double()
+        cumulative = (distance.double() * scale).long().cumsum(0)
+        index = torch.searchsorted(cumulative, (draw * cumulative[-1]).long(), right=True).clamp_(max=len(x) - 1)
         chosen = x[index[None]]
         centroids.append(chosen)
     return torch.cat(centroids)

@@ -70,8 +70,16 @@ def ahead(first: Row, second: Row) -> "Difference | None":
 
 def widened(found: "Difference") -> "Difference":
     """The difference with the interval that holds, and its p."""
+    from ssl_core.evaluation import intervals
+
     low, high = (found.mean + WIDER * (edge - found.mean) for edge in (found.low, found.high))
-    p = math.erfc(abs(found.mean) * 2 * 1.96 / (high - low) / math.sqrt(2)) if high > low else float(not found.mean)
+    away = abs(found.mean) * 2 / (high - low) if high > low else math.inf if found.mean else 0.0  # in halves of the interval
+    if found.groups == 1:
+        p = 1.0
+    elif found.groups:
+        p = intervals.student_p(away * intervals.student_t(found.groups), found.groups)
+    else:
+        p = math.erfc(away * 1.96 / math.sqrt(2))
     return replace(found, low=low, high=high, p=p, least_p=0.0)
 
 

@@ -4,7 +4,7 @@
 (``.csv``); the verdict compares encoders by it, image by image.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -48,6 +48,16 @@ class Judged:
             if probe not in (ACTUAL, GROUP):
                 found[split][probe] = np.where(guess < 0, np.nan, guess == truth)
         return cls(found["held_out"], found["test"], {s: arrays[f"{s}/{GROUP}"] for s in found if f"{s}/{GROUP}" in arrays})
+
+
+def by_encoder(found: Sequence[np.ndarray]) -> np.ndarray:
+    """(S, n) of the choices of labels (C, n) of each of S encoders: the choices of the only one, else what each is right in on
+    average. The choices share their encoder, and would count as more than there are; NaN where no choice is asked."""
+    if len(found) == 1:
+        return found[0]
+    asked = np.stack([(~np.isnan(choices)).sum(0) for choices in found])
+    right = np.stack([np.nansum(choices, axis=0) for choices in found])
+    return np.where(asked > 0, right / np.maximum(asked, 1), np.nan)
 
 
 def _of(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -1,7 +1,6 @@
 """The metrics of one encoder, as ``evaluate`` writes them and every table reads them."""
 
 import math
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -89,14 +88,21 @@ class Metrics(About):
 
     def few_labels(self) -> list[FewLabels]:
         """Fewest labels first; empty where no such probe was made."""
-        every = self.protocol.get("train_labels")
         few = [
-            FewLabels(
-                float(share), about["mean"], about["std"], about["labels"] / every if every and "labels" in about else None
-            )
+            FewLabels(float(share), about["mean"], about["std"], self.seen(share))
             for share, about in self.found.get("few_label", {}).items()
         ]
         return sorted(few, key=lambda probe: probe.share)
+
+    def labels_of(self, share: str) -> int | None:
+        """How many training labels the probes on a share of them (``0.01``) saw; None where that is not known."""
+        numbers = self.found.get("few_label", {}).get(share, {})
+        return numbers.get("labels", self.protocol.get("few_labels", {}).get(share))  # type: ignore[no-any-return]
+
+    def seen(self, share: str) -> float | None:
+        """Which part of the training labels that was: each class needs an image."""
+        labels, every = self.labels_of(share), self.protocol.get("train_labels")
+        return labels / every if labels and every else None
 
     def to_json(self) -> dict[str, Any]:
         """The facts and the scores side by side."""
@@ -171,7 +177,7 @@ def _check(values: Mapping[str, Any]) -> None:
         and _is_share(f.get("mean"))
         and _is_number(f.get("std"))
         and _is_number(f.get("labels", 0))
-        and re.fullmatch(r"0?\.\d+|1(\.0*)?", share)
+        and _is_part(share)
         for share, f in few.items()
     ):
         raise ConfigError(f"metrics.few_label is {few!r}; it must hold mean, std and labels of each share of the labels")
@@ -183,6 +189,14 @@ def _is_text(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _is_part(share: str) -> bool:
+    """Whether a key is a share of the labels, as ``0.01`` or ``5e-05``."""
+    try:
+        return 0 < float(share) <= 1
+    except ValueError:
+        return False
 
 
 def _is_share(value: Any) -> bool:

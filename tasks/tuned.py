@@ -12,7 +12,7 @@ import numpy as np
 
 from ssl_core.catalogue import BASELINES
 from ssl_core.networks import network
-from tasks.judged import ACTUAL, GROUP
+from tasks.judged import ACTUAL, GROUP, by_encoder
 from tasks.metrics import load as load_metrics
 from tasks.runtime import files, params, recorded
 from tasks.runtime.errors import IntegrityError
@@ -227,7 +227,7 @@ def _tuned(found: Sequence[_File], scratch: Sequence[_File], share: str) -> Tune
     from ssl_core.evaluation import comparison
 
     right, other = (
-        torch.from_numpy(np.concatenate([f.right[share] for f in group])) if group else None for group in (found, scratch)
+        torch.from_numpy(by_encoder([f.right[share] for f in group])) if group else None for group in (found, scratch)
     )
     assert right is not None
     over, groups = None, None if found[0].groups is None else torch.from_numpy(found[0].groups)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ssl_core.catalogue import BASELINES, NOUNS
+from tasks.judged import by_encoder
 from tasks.results import Row
 from tasks.runtime.words import signed
 
@@ -107,21 +108,16 @@ def budgets(first: Row, free: Sequence[Row]) -> list[Budget]:
     """
     shares = {share for r in first.results for share in r.judged.held_out if share not in (ALL, "knn")}
     few = {share: budget(first, free, share) for share in sorted(shares, key=float)}
-    parts = {share: _real_share(first, share) for share in few}
+    parts = {share: first.best.metrics.seen(share) for share in few}
     found, seen = [], {1.0}
     for share, each in few.items():
         if each and parts[share] not in seen:  # the classes may need the same images for several shares, or all
             seen |= {parts[share]} - {None}
             is_other = parts[share] is not None and abs(parts[share] / float(share) - 1) >= OTHER
-            known = first.best.metrics.found["few_label"][share]["labels"] if is_other else None
+            known = first.best.metrics.labels_of(share) if is_other else None
             found.append(replace(each, part=parts[share] if is_other else None, count=known))
     every = budget(first, free, ALL)
     return [*found, every] if every else found
-
-
-def _real_share(first: Row, share: str) -> float | None:
-    """Which share of the labels that was; None where it is not known."""
-    return next((few.seen for few in first.best.metrics.few_labels() if few.share == float(share)), None)
 
 
 def budget(first: Row, free: Sequence[Row], share: str) -> Budget | None:
@@ -153,14 +149,14 @@ def _tested(first: Row, rows: Sequence[Row], share: str, resamples: int) -> dict
 
 
 def _right(row: Row, share: str, held_out: bool) -> np.ndarray | None:
-    """(S, n) which images are predicted right: a line for each encoder or, of few labels, for each choice of them."""
+    """(S, n) which images are predicted right: a line for each encoder; of a single one, for each choice of few labels."""
     few = share != ALL
     results = [r for r in row.results if r.kept] if few else row.results  # others have the same choices as the kept one
     guesses = [(r.judged.held_out if held_out else r.judged.few if few else r.right).get(share) for r in results]
     known = [np.atleast_2d(guess) for guess in guesses if guess is not None]
     if len(known) < len(guesses) or len({guess.shape[1] for guess in known}) != 1 or not known[0].shape[1]:
         return None
-    found = np.concatenate(known)
+    found = by_encoder(known) if few else np.concatenate(known)
     return None if few and np.isnan(found).all(1).any() else found  # of few images, a choice of labels may leave none to ask
 
 

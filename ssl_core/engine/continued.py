@@ -76,5 +76,5 @@ def first_blocks(encoder: Encoder, channels: int, size: int) -> tuple[list[int],
 def _still_norms(encoder: nn.Module, inputs: Any) -> None:
     """Before each forward pass, after ``Module.train`` has set every part to training mode."""
     for module in encoder.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if hasattr(module, "num_batches_tracked"):  # a BatchNorm, or one over parts of a batch
             module.eval()

@@ -2,7 +2,8 @@
 
 Row n of a batch is computed by process n mod W, whatever W is: a batch, its order and (keyed by image) its views are those
 of one process, and a part of the batch that has BatchNorm statistics of its own (``SplitBatchNorm2d``) stays in one process.
-What W processes compute then differs from what one computes only by the order of sums.
+What W processes compute then differs from what one computes only by the order of sums; but for Exemplar, where each process
+chooses the images of its own share of a batch.
 """
 
 import warnings
@@ -135,6 +136,14 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.num_batches_tracked += 1
 
 
+def then_children(norm: nn.Module, inputs: object, out: Tensor) -> Tensor:
+    """A forward hook of norms that took the place of others: the modules which those held follow, in their order. timm's
+    ``BatchNormAct2d`` holds a drop and an activation."""
+    for child in norm.children():
+        out = child(out)
+    return out
+
+
 class _Loss(nn.Module):
     """A method's loss as a forward pass, which is what DistributedDataParallel wraps."""
 
@@ -146,6 +155,18 @@ class _Loss(nn.Module):
         return self.method.loss(batch)
 
 
+def _synchronize(method: nn.Module, device: torch.device) -> None:
+    """Make every BatchNorm one over all processes; those with an activation inside keep it."""
+    if device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
+    else:
+        for norm in [m for m in method.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]:
+            norm.__class__ = SyncBatchNorm  # type: ignore[assignment]
+    for synchronized in [m for m in method.modules() if isinstance(m, (nn.SyncBatchNorm, SyncBatchNorm))]:
+        if list(synchronized.children()):
+            synchronized.register_forward_hook(then_children)
+
+
 def parallel(method: "Method", device: torch.device) -> Callable[["Batch"], dict[str, Tensor]]:
     """The method's loss; with several processes, their BatchNorm in step and their gradients averaged.
 
@@ -153,11 +174,7 @@ def parallel(method: "Method", device: torch.device) -> Callable[["Batch"], dict
     """
     if world_size() == 1:
         return method.loss
-    if device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
-    else:
-        for norm in [m for m in method.modules() if type(m) in (nn.BatchNorm1d, nn.BatchNorm2d)]:
-            norm.__class__ = SyncBatchNorm
+    _synchronize(method, device)
     ids = [device.index] if device.type == "cuda" else None
     with warnings.catch_warnings():  # newer torch has another name for the last argument, older ones only this
         warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)

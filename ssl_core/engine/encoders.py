@@ -214,7 +214,7 @@ class VisionTransformer(Encoder):
     def tokens(self, x: Tensor, keep: Tensor | None = None) -> list[Tensor]:
         """Token sequences (B, 1 + T, D) after each layer, normalized at the last; ``keep`` (B, T) selects patches."""
         tokens = self.embed(x).flatten(2).transpose(1, 2)
-        tokens = tokens + sincos_positions(x.shape[-1] // self.patch_size, self.dim, self.grid).to(tokens)
+        tokens = tokens + sincos_positions(x.shape[-1] // self.patch_size, self.dim, self.grid, x.device).to(tokens)
         if keep is not None:
             tokens = torch.gather(tokens, 1, keep[..., None].expand(-1, -1, self.dim))
         tokens = torch.cat([self.cls.to(tokens.dtype).expand(x.shape[0], -1, -1), tokens], dim=1)

@@ -212,7 +212,9 @@ def _reflect(positions: Tensor, length: int) -> Tensor:
 def _take(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Pixels of (B, C, H, W) at ``rows`` (B, h) and ``columns`` (B, w) -> (B, C, h, w) in [0, 1]."""
     index = (rows[:, :, None] * x.shape[-1] + columns[:, None, :]).flatten(1)
-    taken = x.flatten(2).gather(2, index[:, None].expand(-1, x.shape[1], -1))
+    flat = x.flatten(2)
+    wide = flat.view(torch.int16) if x.dtype == torch.uint16 else flat  # the same bits, of a type that GPUs gather
+    taken = wide.gather(2, index[:, None].expand(-1, x.shape[1], -1)).view(x.dtype)
     return to_unit(taken).reshape(*x.shape[:2], rows.shape[1], columns.shape[1])
 
 

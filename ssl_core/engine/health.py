@@ -32,7 +32,8 @@ def health(features: Tensor, pair: tuple[Tensor, Tensor] | None = None) -> dict[
     Returns:
         ``feature_std``: mean over dimensions of the standard deviation of l2-normalized features; 1 / sqrt(D) when they
         spread over the whole sphere, 0 when all are equal (SimSiam, arXiv 2011.10566, section 4.1).
-        ``effective_rank``: RankMe, from 1 to min(N, D). ``uniformity``: towards -4 is spread out, 0 is all equal.
+        ``effective_rank``: RankMe, from 1 to min(N, D). ``uniformity``: towards -4 is spread out, 0 is all equal (but -4 where
+        all are zero, which have no direction).
         ``alignment``, with a pair: mean squared distance of two views; small is good only if uniformity is too.
 
     Raises:

@@ -11,7 +11,7 @@ from ssl_core.rng import Rng
 DROPS = 4  # key of the draws
 
 
-def sincos_positions(side: int, width: int, grid: int | None = None) -> Tensor:
+def sincos_positions(side: int, width: int, grid: int | None = None, device: torch.device | None = None) -> Tensor:
     """Fixed 2-d sine-cosine position codes (side * side, width) (MAE, arXiv 2111.06377, appendix A).
 
     Args:
@@ -19,9 +19,10 @@ def sincos_positions(side: int, width: int, grid: int | None = None) -> Tensor:
         grid: patches per side of the images the codes are made for; ``side`` by default. A smaller or larger image is
             stretched over that grid (as DINO interpolates its positions), so that a network trained on small views
             meets the same range of positions in whole images.
+        device: where they are computed: a GPU would wait for an upload.
     """
-    omega = 10000.0 ** (-torch.arange(width // 4) / (width / 4))
-    at = (torch.arange(side) + 0.5) * ((grid or side) / side) - 0.5
+    omega = 10000.0 ** (-torch.arange(width // 4, device=device) / (width / 4))
+    at = (torch.arange(side, device=device) + 0.5) * ((grid or side) / side) - 0.5
     y, x = torch.meshgrid(at, at, indexing="ij")
     angles = torch.cat([axis.reshape(-1, 1) * omega for axis in (x, y)], dim=1)
     return torch.cat([angles.sin(), angles.cos()], dim=1)
@@ -73,7 +74,7 @@ class DropPath(nn.Module):
 
     def forward(self, count: int) -> Tensor:
         """(depth, count, 2, 1, 1): 0 where a branch of an image is dropped, else 1 / (1 - rate)."""
-        each = torch.arange(count, device=self.passes.device) + count * distributed.rank()
+        each = torch.arange(count, device=self.passes.device) * distributed.world_size() + distributed.rank()
         u, rates = Rng(each + (self.passes << 32), DROPS).uniform(len(self.rates), 2), self.rates[:, None]
         self.passes += 1
         return ((u >= rates) / (1.0 - rates)).transpose(0, 1)[..., None, None]

@@ -57,20 +57,20 @@ def interval(correct: Tensor, resamples: int, seed: int, groups: Tensor | None =
     """95 % interval of a method's mean accuracy, over seeds and test images.
 
     Args:
-        correct: (S, M) bool, whether seed s gets image m right.
+        correct: (S, M) whether seed s gets image m right, or how often.
         resamples: draws of the bootstrap.
         seed: names the stream of random numbers.
         groups: (M,), equal for images that belong together; None: none do.
     """
-    asked = _asked(correct, groups)
+    asked, mean = _asked(correct, groups), float(correct.double().mean())
     if asked == 1:
         return 0.0, 1.0
-    if correct.all() or not correct.any():
-        return one_sided(bool(correct.all()), asked or correct.shape[1])
+    if mean in (0, 1):
+        return one_sided(mean == 1, asked or correct.shape[1])
     low, high = _percentiles(_resampled(correct, resamples, seed, 0).clamp(0, 1))
     if asked is None:
         return low, high
-    least, most = of_groups(float(correct.double().mean()), _resampled(correct, resamples, seed, 0, groups), asked)
+    least, most = of_groups(mean, _resampled(correct, resamples, seed, 0, groups), asked)
     return max(0.0, min(low, least)), min(1.0, max(high, most))
 
 
@@ -84,9 +84,9 @@ def difference(first: Tensor, second: Tensor, resamples: int, seed: int, groups:
         groups: (M,), equal for images that belong together; None: none do.
 
     Returns:
-        With one seed each and without groups, p is that of McNemar's exact test. Otherwise it is read off the bootstrap.
+        With one seed each, p is that of McNemar's exact test, or a larger one by groups. Otherwise the bootstrap has it.
     """
-    drawn = of_means(first, second, resamples, seed, groups)
+    drawn = _of_accuracies(of_means(first, second, resamples, seed, groups))
     if len(first) > 1 or len(second) > 1:
         return drawn
     alone = int((first & ~second).sum()), int((second & ~first).sum())
@@ -135,15 +135,20 @@ def paired(first: Tensor, second: Tensor, resamples: int, seed: int, groups: Ten
     found = Difference(float(each.nanmean(1).mean()), low, high, _tail(draws), least_p=_least_p(draws))
     if asked is None:
         return found
-    return _together(found, _resampled(each, resamples, seed, 0, groups) if asked > 1 else draws, asked)
+    return _of_accuracies(_together(found, _resampled(each, resamples, seed, 0, groups) if asked > 1 else draws, asked))
+
+
+def _of_accuracies(found: Difference) -> Difference:
+    """None is further from another than 1."""
+    return replace(found, low=max(-1.0, found.low), high=min(1.0, found.high))
 
 
 def _together(apart: Difference, draws: Tensor, groups: int) -> Difference:
     """The difference by resampled groups, and never surer than ``apart``, image by image; of one group nothing is clear."""
     if groups == 1:
-        return replace(apart, low=-1.0, high=1.0, p=1.0, least_p=1.0, groups=1)
+        return replace(apart, low=-1.0, high=1.0, p=1.0, least_p=0.0, groups=1)
     low, high = of_groups(apart.mean, draws, groups)
-    low, high = max(-1.0, min(low, apart.low)), min(1.0, max(high, apart.high))
+    low, high = min(low, apart.low), max(high, apart.high)
     half = max(high - apart.mean, apart.mean - low)
     away = abs(apart.mean) / half if half else math.inf if apart.mean else 0.0
     return replace(

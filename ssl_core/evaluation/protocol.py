@@ -169,6 +169,7 @@ def _evaluate(layers: Layers, labels: Labels, config: EvaluateConfig, seed: int)
     judged = {"linear": probe.predicted, "knn": vote.predicted, **few.held_out}
     if not seen.any():
         protocol |= {"test": "no labelled test images: held-out numbers only"}
+        protocol["few_labels"] = {share: numbers["labels"] for share, numbers in few.numbers.items()}
         return Scores(layer, scores, protocol, None, held_out=judged)
     protocol["resamples"] = config.bootstrap
     tested, grid = _tested(tasks[layer], probe, tasks[knn_layer], vote, config, seed)

@@ -117,7 +117,7 @@ class Exemplar(Method):
     def chosen(self, ids: Tensor) -> Tensor:
         """Rows (n,) of this process's batch to train on: its seeds, and others if there are too few.
 
-        n is how many seeds a batch has on average, so that every step has the same shape.
+        n is how many seeds a batch has on average, so that every step has the same shape; of each process, of its own rows.
         """
         count = math.ceil(len(ids) * self.classifier.out_features / self.data.num_images)
         return (self.classes[ids] < 0).to(torch.uint8).argsort(stable=True)[:count]

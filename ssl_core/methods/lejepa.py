@@ -60,7 +60,8 @@ def sigreg(z: Tensor, slices: Tensor) -> Tensor:
     t = torch.linspace(0, LAST, KNOTS, dtype=z.dtype, device=z.device)
     phi = torch.exp(-t.square() / 2)
     step = torch.full_like(t, 2 * LAST / (KNOTS - 1))
-    step[[0, -1]] /= 2
+    step[0] /= 2  # one by one: a list of places would be uploaded, and a GPU would wait for it
+    step[-1] /= 2
     views, n, _ = z.shape
     angles = similarities(z.reshape(views * n, -1), slices).reshape(views, n, -1, 1) * t  # (V, N, S, knots)
     error = (angles.cos().mean(1) - phi).square() + angles.sin().mean(1).square()

@@ -97,7 +97,7 @@ class MAE(Method):
         latent = self.embed(self.encoder.tokens(x, order[:, : self.kept])[-1])
         cls, visible = latent[:, :1], latent[:, 1:]
         masks = self.mask_token.to(latent.dtype).expand(len(x), self.tokens - self.kept, -1)
-        positions = sincos_positions(int(self.tokens**0.5), latent.shape[-1]).to(latent)
+        positions = sincos_positions(int(self.tokens**0.5), latent.shape[-1], device=latent.device).to(latent)
         # In the shuffled order: attention does not mind, and the hidden ones are the last.
         patches = torch.cat([visible, masks], dim=1) + positions[order]
         return self.head(self.decoder(torch.cat([cls, patches], dim=1))[:, 1 + self.kept :])  # type: ignore[no-any-return]

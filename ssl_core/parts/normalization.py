@@ -15,6 +15,7 @@ class SplitBatchNorm2d(nn.Module):
     looking at the image (MoCo, arXiv 1911.05722, section 3.3). The scheme is that of MoCo's CIFAR demo. In eval mode,
     and in its state dict, it is a ``BatchNorm2d`` whose running statistics are the mean over the parts. It is no
     subclass of it, so the conversion to ``SyncBatchNorm`` leaves it alone: each of W processes has splits / W of the parts.
+    What a norm holds (timm's ``BatchNormAct2d``: a drop and an activation) comes after it.
     """
 
     weight: Tensor
@@ -32,6 +33,10 @@ class SplitBatchNorm2d(nn.Module):
             self.register_parameter(name, parameter)
         for name, buffer in norm.named_buffers(recurse=False):
             self.register_buffer(name, buffer)
+        for name, child in norm.named_children():
+            self.add_module(name, child)
+        if self._modules:
+            self.register_forward_hook(distributed.then_children)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape.

@@ -26,7 +26,7 @@ from ssl_core.evaluation.protocol import Labels
 from ssl_core.evaluation.scores import top1
 from ssl_core.finetuning import Draw, best_rate, draws, finetune
 from tasks.runtime import dataset, files, params, saved_encoder
-from tasks.runtime.errors import Diverged
+from tasks.runtime.errors import Diverged, IntegrityError
 from tasks.runtime.progress import Progress
 from tasks.runtime.recipes import FinetuneParams
 from tasks.runtime.stage import Stage
@@ -41,6 +41,21 @@ NONE = -1
 def _alike(first: Sequence[Draw], second: Sequence[Draw]) -> bool:
     """Whether two shares are the same choices of labels."""
     return len(first) == len(second) and all(all(map(torch.equal, a, b)) for a, b in zip(first, second, strict=True))
+
+
+def _remembered(path: Path, count: int) -> Tensor | None:
+    """What an ended training predicted of ``count`` images; None where it is to be made, perhaps again."""
+    if not path.exists():
+        return None
+    try:
+        guess = files.load_tensors(path)["guess"]
+        if guess.shape != (count,) or guess.dtype != np.int64:
+            raise IntegrityError(f"it holds {guess.dtype} {guess.shape}")
+    except (IntegrityError, KeyError) as error:
+        print(f"warning: {path.name} is damaged, and that training made again ({error})", file=sys.stderr)
+        path.unlink()
+        return None
+    return torch.from_numpy(guess.copy())
 
 
 class Trials:
@@ -84,6 +99,9 @@ class Trials:
             journal.start(**of_encoder(self.stage, self.name, self.seed, self.data, self.task, asdict(self.recipe)))
             asked = sorted(config.shares) if self.is_labelled else []
             chosen = {f"{share:g}": draws(self.labels, share, config.draws, self.seed) for share in asked}
+            for share, own in chosen.items():
+                if min(len(draw.fit) for draw in own) < 2:
+                    raise ConfigError(f"finetune.shares: {share} of the labels leaves one image to train on; take it out")
             same = {share: next(s for s, other in chosen.items() if _alike(own, other)) for share, own in chosen.items()}
             count = sum(len(chosen[share]) for share in set(same.values())) * (len(config.lr) + 1)
             self.show = Progress(f"{self.key}: fine-tuning", count, "trainings", file=self.stage.work / "progress.json")
@@ -138,13 +156,11 @@ class Trials:
     def _predicted(self, fit: Tensor, asked: Tensor, split: str, rate: float, name: str) -> Tensor:
         """Classes of the images ``asked`` of a split after a training on ``fit``, remembered under ``name``."""
         path = self.stage.work / "trials" / f"{name}.safetensors"
-        if path.exists():
-            self.done += 1
-            return torch.from_numpy(files.load_tensors(path)["guess"].copy())
-        path.parent.mkdir(exist_ok=True)
-        images = getattr(self.data, f"{split}_images")
-        guess = self._train(fit, rate, images, asked)
-        files.save_tensors(path, {"guess": guess.numpy()})
+        guess = _remembered(path, len(asked))
+        if guess is None:
+            path.parent.mkdir(exist_ok=True)
+            guess = self._train(fit, rate, getattr(self.data, f"{split}_images"), asked)
+            files.save_tensors(path, {"guess": guess.numpy()})
         self.done += 1
         self.show.update(self.done)
         return guess

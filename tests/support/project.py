@@ -106,6 +106,13 @@ def write_prepared(
     files.write_directory(project / where, fill)
 
 
+def rewrite(project: Path, **arrays: np.ndarray) -> None:
+    """Replace arrays of the prepared data."""
+    for name, array in arrays.items():
+        np.save(project / f"data/prepared/{name}.npy", array)
+    files.seal(project / "data/prepared")
+
+
 TINY = {
     "encoder": {"width": 8},
     "train": {"epochs": 3, "epoch_share": 1.0, "batch_size": 16, "threads": 1, "precision": "float32", "health_images": 32},

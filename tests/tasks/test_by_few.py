@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_core.evaluation.comparison import Difference
+from ssl_core.evaluation.comparison import Difference, of_means
 from ssl_core.labelling import explained_by_few
 from tasks import by_few
 from tasks.conclusions import worth_it
@@ -40,6 +40,20 @@ def test_two_equal_encoders_are_seldom_told_apart_and_the_best_of_twelve_is_seld
         found = judge([*rows, result("raw_pixels", pixels)]).budget_of_few
         worth += found is not None and found.answer is Answer.YES
     assert apart <= 0.12 * SIMULATED and worth <= 0.1 * SIMULATED, (apart, worth)
+
+
+@pytest.mark.parametrize("groups", [None, 2, 3, 12])
+def test_p_is_that_of_the_interval(groups: int | None) -> None:
+    at_its_end = by_few.widened(Difference(0.13, 0.03, 0.23, 0.01, groups=groups))
+    assert at_its_end.low == pytest.approx(0) and at_its_end.p == pytest.approx(0.05, abs=0.002)
+    assert by_few.widened(Difference(0.13, -1.0, 1.0, 1.0, groups=1)).p == 1
+
+
+def test_what_is_explained_may_differ_by_more_than_all() -> None:
+    rng = np.random.default_rng(0)
+    first, second = torch.from_numpy(rng.normal(0.9, 0.1, (1, 60))), torch.from_numpy(rng.normal(-0.6, 0.1, (1, 60)))
+    found = of_means(first, second, 400, 0, torch.arange(60) // 5)
+    assert found.low < found.mean < found.high and found.mean > 1.4
 
 
 def test_a_gain_that_the_best_of_so_many_may_have_by_chance_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,12 @@ def test_scores_choices_and_indicators_are_found_by_their_names(path):
     assert [few.share for few in found.few_labels()] == [0.01, 0.1]
 
 
+def test_a_share_may_be_as_small_as_params_allow(path):
+    few = {"5e-05": {"mean": 0.5, "std": 0.1, "labels": 50}, "1": {"mean": 0.9, "std": 0.0, "labels": 1000}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"few_label": few}))
+    assert [probe.share for probe in metrics.load(path)[0].few_labels()] == [5e-5, 1.0]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -62,6 +68,7 @@ def test_scores_choices_and_indicators_are_found_by_their_names(path):
         ({"nmi": True}, "nmi is True"),
         ({"linear_interval": [0.1]}, "linear_interval is"),
         ({"few_label": {"0.1": {"mean": 0.5}}}, "few_label is"),
+        ({"few_label": {"many": {"mean": 0.5, "std": 0.1, "labels": 1}}}, "few_label is"),
         ({"seed": 7}, "holds the metrics of simclr-7"),
     ],
 )

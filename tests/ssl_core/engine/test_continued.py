@@ -10,6 +10,7 @@ from ssl_core.config import ConfigError
 from ssl_core.engine.continued import ContinueConfig, freeze, slowed
 from ssl_core.engine.encoders import num_parameters
 from ssl_core.methods.random_init import RandomInit
+from ssl_core.parts.normalization import split_batch_norm
 from tasks.runtime import params
 from tests.conftest import ROOT
 from tests.support.configs import AUGMENT, encoder_of
@@ -64,6 +65,15 @@ def test_frozen_norms_keep_their_statistics() -> None:
         features = encoder.train()(X)
         assert torch.equal(encoder.state_dict()["stem.1.running_mean"], before) == kept
         assert torch.equal(features, encoder.eval()(X)) == kept
+
+
+def test_frozen_norms_keep_their_statistics_where_a_method_splits_them() -> None:
+    encoder = encoder_of(1, 32)
+    freeze(encoder, replace(PLAIN, frozen_norm=True), 1, 32)
+    split_batch_norm(encoder, 2)
+    before = encoder.state_dict()["stem.1.running_mean"].clone()
+    assert torch.equal(encoder.train()(X), encoder.eval()(X))
+    assert torch.equal(encoder.state_dict()["stem.1.running_mean"], before)
 
 
 @pytest.mark.fault("R6")

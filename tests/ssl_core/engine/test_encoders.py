@@ -8,6 +8,7 @@ import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssl_core.config import ConfigError, typed
+from ssl_core.engine import distributed
 from ssl_core.engine.encoders import Conv3x3, EncoderConfig, GroupNorm, build, open_residuals, pool
 from ssl_core.engine.transformer import DropPath, TransformerLayer, sincos_positions
 from ssl_core.methods.mae import MAEConfig
@@ -124,6 +125,14 @@ def test_paths_are_dropped_at_a_rate_that_grows_and_the_draws_go_on_after_a_resu
     resumed = DropPath(0.4, 3)
     resumed.load_state_dict(drop.state_dict())
     assert torch.equal(resumed(500), drop(500))
+
+
+def test_the_same_paths_are_dropped_by_one_process_and_by_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = DropPath(0.5, 4)(8)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        assert torch.equal(DropPath(0.5, 4)(4), whole[:, rank::2])  # row n of a batch is of process n mod 2
 
 
 def test_only_a_training_network_drops_and_no_momentum_copy() -> None:

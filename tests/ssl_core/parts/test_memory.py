@@ -1,11 +1,15 @@
 """Queue, memory bank, momentum copies and split BatchNorm: what is remembered, in which order, and that it resumes."""
 
+import copy
+
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn import functional as F
 
 from ssl_core.config import ConfigError
+from ssl_core.engine import distributed
 from ssl_core.parts.memory import MemoryBank, Queue, check_queue, momentum_copy, update_momentum
 from ssl_core.parts.normalization import SplitBatchNorm2d, split_batch_norm
 
@@ -133,6 +137,23 @@ def test_split_batch_norm_with_one_part_is_batch_norm_in_training_and_evaluation
     plain.eval(), split.eval()
     torch.testing.assert_close(split(x), plain(x))
     assert split.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.parametrize("replaced", ["split", "of all processes", "of all GPUs"])
+def test_what_takes_the_place_of_a_norm_with_an_activation_inside_keeps_it(replaced: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), BatchNormAct2d(4, act_layer=nn.PReLU), nn.Conv2d(4, 2, 3))
+    x, before = torch.randn(8, 3, 6, 6), {k: v.clone() for k, v in net.state_dict().items()}
+    twin = copy.deepcopy(net)
+    expected = net.eval()(x)
+    if replaced == "split":
+        split_batch_norm(net, 2)
+    else:
+        distributed._synchronize(net, torch.device("cuda" if replaced == "of all GPUs" else "cpu"))
+    assert type(net[1]) is not BatchNormAct2d and net.state_dict().keys() == before.keys()
+    torch.testing.assert_close(net.eval()(x), expected)
+    if replaced == "of all processes":  # one here
+        torch.testing.assert_close(net.train()(x), twin.train()(x))
 
 
 def test_split_batch_norm_refuses_a_batch_it_cannot_split() -> None:

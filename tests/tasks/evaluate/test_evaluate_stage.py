@@ -25,7 +25,7 @@ from tasks.runtime.stage_name import StageName
 from tasks.tracking import journal
 from tests.support.configs import ENCODER, encoder_of
 from tests.support.encoders import HEALTH, project_with_encoder, write_encoder
-from tests.support.project import set_params
+from tests.support.project import rewrite, set_params
 
 CPU = torch.device("cpu")
 
@@ -35,13 +35,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Prepared data and one encoder, in the current directory."""
     quick = {"evaluate": {"linear_lambdas": 3, "label_seeds": 2, "bootstrap": 50, "batch_size": 40, "knn_k": [5, 200]}}
     return project_with_encoder(tmp_path, monkeypatch, quick)
-
-
-def rewrite(project: Path, **arrays: np.ndarray) -> None:
-    """Replace arrays of the prepared data."""
-    for name, array in arrays.items():
-        np.save(project / f"data/prepared/{name}.npy", array)
-    files.seal(project / "data/prepared")
 
 
 def run(method: str = "simclr") -> dict:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tasks.runtime.stage import Stage
 from tasks.runtime.stage_name import StageName
 from tasks.tracking import journal
 from tests.support.encoders import project_with_encoder, write_encoder
-from tests.support.project import set_params, write_prepared
+from tests.support.project import rewrite, set_params, write_prepared
 
 SMALL = {"shares": [0.1, 1.0], "draws": 2, "lr": [1e-3, 1e-2], "train": {"images": 96, "batch_size": 32}}
 
@@ -104,6 +104,28 @@ def test_what_was_stopped_goes_on_with_the_next_training_and_ends_alike(project:
     with pytest.raises(Preempted):
         run(own=own)
     assert run() == whole and len(trained) == 4 + (9 - 3)  # three candidates a choice of labels; the fourth was not ended
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.write_bytes(path.read_bytes()[:-9]), lambda path: path.write_bytes(b"{}")]
+)
+def test_a_damaged_memory_of_a_training_is_made_again(
+    project: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], object]
+) -> None:
+    whole = run()
+    damage(sorted((stage().work / "trials").iterdir())[0])
+    assert run() == whole
+    assert "is damaged, and that training made again" in capsys.readouterr().err
+
+
+def test_a_share_that_leaves_one_image_to_train_on_is_refused(project: Path) -> None:
+    kept = np.load(project / "data/prepared/train_holdout.npy")
+    labels = np.full(len(kept), -1)
+    labels[[*np.nonzero(kept)[0][:3], *np.nonzero(~kept)[0][:3]]], labels[np.nonzero(~kept)[0][5]] = 1, 0
+    rewrite(project, train_labels=labels)
+    set_params(project, {"finetune": {"shares": [0.01]}})
+    with pytest.raises(ConfigError, match=r"finetune.shares: 0.01 of the labels leaves one image to train on"):
+        run()
 
 
 def test_a_rate_that_diverges_is_not_chosen_and_none_that_does_not_ends_the_stage(project: Path) -> None:
