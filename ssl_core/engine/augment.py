@@ -107,7 +107,7 @@ def view(
     """One random view of each image by the whole recipe.
 
     Args:
-        images: (B, C, H, W) uint8, or float in [0, 1].
+        images: (B, C, H, W) uint8, uint16, or float in [0, 1].
         mean, std: per channel, of pixels in [0, 1].
         size: side of the view instead of ``config.view_side``.
 

@@ -85,7 +85,7 @@ class Trainer:
 
     Args:
         method: on the CPU or the device; moved to the device.
-        images: (N, C, H, W) uint8.
+        images: (N, C, H, W) uint8 or uint16.
         seed: of the order and the views.
         epochs: instead of what ``config`` says. A budget in images may end within an epoch, which then counts as one.
         labels: (N,) int64, -1 where unknown: kNN is watched by them, nothing is trained with them.
