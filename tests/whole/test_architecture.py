@@ -249,7 +249,7 @@ def test_source_files_have_one_subject() -> None:
 CARRIERS = ("tasks/runtime/", "tasks/tracking/", "tasks/dvc/", "ssl_core/config.py")
 """What carries the stages: it runs them, reads and writes their formats. It shapes no result: an edit makes nothing stale."""
 CATALOGUE = "ssl_core/catalogue.py"
-"""Finds a method by its name and reads what its file declares. Only the report shows that."""
+"""Finds a method by its name and reads what its file declares. Only the report and the model card show that."""
 
 
 def closure(path: Path) -> set[str]:
