@@ -118,7 +118,7 @@ class Method(nn.Module, ABC):
         return self.whole(images) if self.own_views else images
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Pixels (..., C, H, W), uint8, uint16 or in [0, 1], as the encoder takes them: float32, by the data's mean and spread."""
+        """Pixels (..., C, H, W), uint8, uint16 or [0, 1], as float32 for the encoder, by the data's mean and spread."""
         return normalize(x, self.data.mean, self.data.std)
 
     @abstractmethod
