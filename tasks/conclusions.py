@@ -58,13 +58,15 @@ def worth_it(verdict: Verdict, brief: bool = False) -> list[str]:
 
 
 def sentences(verdict: Verdict) -> list[str]:
-    """What else is said in words, what matters most first; empty without test labels."""
+    """What else is said in words, what matters most first; without test labels, what speaks against the best."""
     best, row = verdict.best, verdict.row
     if best and best.few:
         warned = [_warning(verdict, best)] if verdict.in_doubt else []
         return [*warned, *_about_starts(verdict), *_not_told(verdict, "by these labels")]
-    if best is None or row is None or row.mean("linear_top1") is None:
+    if best is None or row is None:
         return []
+    if row.mean("linear_top1") is None:
+        return [_warning(verdict, best)] if verdict.in_doubt else []
     count, interval = sum(not r.is_baseline for r in verdict.rows), verdict.standings[row.method].intervals.get("linear")
     what = "comes first" if verdict.in_doubt else "gives the best encoder"
     what = f"{what} of {count} methods" if count > 1 else "is the only method"
@@ -151,7 +153,8 @@ def _warning(verdict: Verdict, best: Result) -> str:
         return f"{CAUTION}: {verdict.unproven}. {longer if best.few and by_few.enough(best.few) else more}"
     name = verdict.not_beaten[0]
     to_do = longer or f"Take {worth.noun(name)}."
-    ahead, what = verdict.standings[name].behind, worth.noun(name)
+    standing, what = verdict.standings[name], worth.noun(name)
+    ahead = standing.compared
     assert ahead is not None
     verb = "are" if what.endswith("s") else "is"
     if ahead.is_clear and not best.is_baseline:
@@ -164,7 +167,8 @@ def _warning(verdict: Verdict, best: Result) -> str:
         share = {row.method: share_in_words(by_few.share(row)) for row in verdict.rows}
         shares = f"R2 {share[name]} against {share[best.method]}"
         return f"{CAUTION}: by {best.few.labels:,} labels {what} {verb} {how}, {shares}. {to_do}"
-    return f"{CAUTION}: {what} {verb} {how}; {worth.counted(ahead, best.method, what)}. {to_do}"
+    images = "held-out" if standing.behind is None else "test"
+    return f"{CAUTION}: {what} {verb} {how}; {worth.counted(ahead, best.method, what, images)}. {to_do}"
 
 
 def _against(verdict: Verdict, row: Row) -> str:
@@ -174,7 +178,9 @@ def _against(verdict: Verdict, row: Row) -> str:
     same = best is not None and network(row.best.training.network) == network(best.training.network)
     if row.method == "random_init" and same:
         gives = "The same network untrained gives"
-    if row.method == "supervised" and best and not (same and _weights(row.best) == _weights(best)):
+    if row.method == "supervised" and any(r.training.epochs == 0 for r in row.results):
+        gives = "The supervised encoder, untrained here without labels of the images that it would be trained on, gives"
+    elif row.method == "supervised" and best and not (same and _weights(row.best) == _weights(best)):
         which = "The same network" if same else f"Another network ({row.best.training.network.get('name')})"
         gives = f"{which}, trained with all the labels from {_weights(row.best) or 'a random start'}, gives"
     parts = [

@@ -128,13 +128,14 @@ def show(names: list[str], features: torch.Tensor, arguments: Any, asked: torch.
 def show_asked(names: list[str], features: torch.Tensor, asked: torch.Tensor, query: str, count: int) -> list[Section]:
     """Print the images that are most like a query from elsewhere."""
     sections = []
-    for own in asked[: SHOWN if count else 0]:
+    for number, own in enumerate(asked[: SHOWN if count else 0], 1):
         similarity, index = likeness(torch.cat([own[None], features]), min(count, len(names)))
-        print(f"most like {query}:")
+        of = f"{query}, tile {number} of {len(asked)}" if len(asked) > 1 else query
+        print(f"most like {of}:")
         rows = (index[0] - 1).tolist()
         for value, row in zip(similarity[0].tolist(), rows, strict=True):
             print(f"    {value:6.3f}  {names[row]}")
-        sections.append(Section(f"most like {query}", rows))
+        sections.append(Section(f"most like {of}", rows))
     return sections
 
 
@@ -142,7 +143,8 @@ def show_odd(names: list[str], similarity: torch.Tensor, index: torch.Tensor, mo
     """Print the images least like others, and those whose folder looks wrong."""
     odd = outliers(similarity)
     if odd:
-        print(f"much less like any other than is usual: {counted(len(odd), 'image', 'images')}")
+        neighbors = f"mean likeness to the {similarity.shape[1]} most like it"
+        print(f"much less like any other than is usual ({neighbors}): {counted(len(odd), 'image', 'images')}")
     for row in odd[:most]:
         print(f"    {float(similarity[row].mean()):6.3f}  {names[row]}")
     say_rest(len(odd), most)

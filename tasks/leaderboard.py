@@ -3,6 +3,7 @@
 ``python -m tasks.leaderboard`` prints it.
 """
 
+import argparse
 import html
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -130,23 +131,32 @@ def footnote(verdict: Verdict) -> str:
     if any(standing.ties for standing in verdict.standings.values()):
         how = "by these labels" if by_few else "by linear probe (paired test on the same images)"
         notes.append(f"= not told from the best method {how}")
-    seeds, several = len({r.seed for r in results if r.kept}), [r.method for r in verdict.rows if len(r.results) > 1]
+    several = spread(verdict.rows)
     if several:
-        more = {r.method: len(r.results) for r in verdict.rows if seeds > 1 and len(r.results) > seeds}
-        of = f"{seeds} seeds" if seeds > 1 else f"the seeds of {several[0]}"
-        notes.append(f"mean ± standard deviation of {of}{''.join(f' ({m}: {n})' for m, n in more.items())}")
+        notes.append(several)
     if any(standing.intervals for standing in verdict.standings.values()):
         notes.append(f"95 % interval over {'seeds and ' if several else ''}test images")
     if any(standing.answer for standing in verdict.standings.values()):
         which = "these" if by_few else "held-out"
         test = "" if by_few or not known(results, "linear_top1") else ", and worth it only where the test agrees"
-        notes.append(f"verdict: against the best baseline that needs no training, by {which} labels{test}")
+        how_many = "" if by_few else " with all labels"
+        notes.append(f"verdict{how_many}: against the best baseline that needs no training, by {which} labels{test}")
     if known(results, PRETEXT.name):
         chances = {r.method: r.get("pretext_chance") for r in results if r.get("pretext_chance") is not None}
         guessing = f" (guessing: {', '.join(f'{m} {percent(chance)} %' for m, chance in chances.items())})" if chances else ""
         notes.append(f"pretext: share right in the method's own task in the last epoch{guessing}")
     lines = (f"{first}.", "; ".join(notes), seed_note(verdict.rows), edge_note(results), supervised_note(results))
     return "\n".join(line for line in (*lines, *warnings(results)) if line)
+
+
+def spread(rows: Sequence[Row]) -> str:
+    """What a ± in the table is; empty where there is none."""
+    seeds, several = len({r.seed for row in rows for r in row.results if r.kept}), [r for r in rows if len(r.results) > 1]
+    if not several:
+        return ""
+    more = {r.method: len(r.results) for r in rows if seeds > 1 and len(r.results) > seeds}
+    of = f"{seeds} seeds" if seeds > 1 else f"the {len(several[0].results)} seeds of {several[0].method}"
+    return f"mean ± standard deviation of {of}{''.join(f' ({m}: {n})' for m, n in more.items())}"
 
 
 def edge_note(results: Sequence[Result]) -> str:
@@ -216,7 +226,7 @@ def show(root: Path, out_of_date: Collection[str] = (), anyway: bool = False, he
             print(loading.how_to_load_folder(root, row.best.name, starts.where_from(row.best)))
     others = sorted(name for name in out_of_date if name.startswith(("evaluate_task", "finetune")))
     if others:
-        print(f"In no table below, for they are out of date: {few(others)}; make run brings them up to date.")
+        print(f"In no table below, for they are not up to date: {few(others)}; make run makes them, or says why it cannot.")
     several = transfer.load(root, out_of_date)
     if several and several.tasks:
         print(f"\n{transfer.to_text(several)}\n")
@@ -256,6 +266,7 @@ def title(verdict: Verdict) -> str:
 
 def main() -> None:
     """The command: what the results say that are up to date; all of them, where none is."""
+    argparse.ArgumentParser(prog="python -m tasks.leaderboard", description="The table of results.").parse_args()
     from tasks.dvc import graph  # DVC, which the report does not need
     from tasks.dvc.schedule import Schedule
 

@@ -146,7 +146,7 @@ def main() -> None:
     """Take back, merge, check, write."""
     settings.need_project()
     names = [NONE, *sorted(p.stem for p in PRESETS.glob("*.yaml"))]
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
         raise UsageError(f"usage: make preset P=NAME, with NAME one of {', '.join(names)}")
     name = sys.argv[1]
     if name not in names:

@@ -48,12 +48,12 @@ def show(names: Sequence[str], seed: int, tasks: Sequence[str]) -> None:
     """The scores of each method on the images it was trained on, and a line below them for each task."""
     columns = [score.name for score in HEADLINES if score.form == "share"]
     width = max([12, *(len(f"  on {task} ") for task in tasks)])
-    print(f"{'method':{width}}" + "".join(f"{c:>22}" for c in columns) + "   verdict")
+    print(f"{'method':{width}}" + "".join(f"{c:>22}" for c in columns) + "   health")
     for name in names:
         for title, folder in {name: "", **{f"  on {task}": f"{task}/" for task in tasks}}.items():
             metrics = files.read_json(Path(f"out/metrics/{folder}{name}-{seed}.json"))
             cells = "".join(f"{metrics[c]:22.4f}" if c in metrics else f"{'-':>22}" for c in columns)
-            print(f"{title:{width}}{cells}   {metrics['verdict']}")
+            print(f"{title:{width}}{cells}   {metrics['verdict'] if name != 'raw_pixels' else '-'}")
 
 
 if __name__ == "__main__":

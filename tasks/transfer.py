@@ -16,7 +16,7 @@ from tasks.choice import champion
 from tasks.conclusions import caution
 from tasks.results import Result, Row, known, load_scores, ranked, up_to_date
 from tasks.runtime import params
-from tasks.runtime.words import aligned, markdown
+from tasks.runtime.words import aligned, markdown, unseen
 from tasks.verdict import Verdict, judge
 
 POOL = "data"
@@ -159,6 +159,8 @@ def _cautions(transfer: Transfer) -> list[str]:
 
 def _leak(task: Task) -> str:
     leak = task.leak
+    if leak.get("otherwise"):
+        return f"{unseen(task.name, leak['otherwise'])}."
     if not leak or not leak["equal"] + leak["alike"]:
         return ""
     named = [*leak["examples"], *leak["alike_examples"]]

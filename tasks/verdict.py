@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ssl_core.evaluation.comparison import Difference
 
 
+HELD_OUT = "held_out"
+
+
 @dataclass(frozen=True)
 class Standing:
     """A row beside the best method, on the same test images. Empty where there are no predictions."""
@@ -28,7 +31,8 @@ class Standing:
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Of ``linear`` and ``knn``: 95 %, over seeds and test images."""
     ahead: Mapping[str, "Difference"] = field(default_factory=dict)
-    """Of both, and of the ``few`` labels where the data have none: the best method minus this row."""
+    """Of both, and of the ``few`` labels where the data have none: the best method minus this row. Without labelled test
+    images, of what is ``held_out``."""
     answer: Answer | None = None
     """Of a method: whether its training is worth it, by a probe on all labels or by the few."""
     below_start: tuple[str, ...] = ()
@@ -40,6 +44,11 @@ class Standing:
     def behind(self) -> "Difference | None":
         """The best method minus this row by linear probe or, where the data have no labels, by the few."""
         return self.ahead.get("linear") or self.ahead.get(by_few.FEW)
+
+    @property
+    def compared(self) -> "Difference | None":
+        """``behind``; without labelled test images, by the held-out ones, which chose."""
+        return self.behind or self.ahead.get(HELD_OUT)
 
     @property
     def ties(self) -> bool:
@@ -102,7 +111,7 @@ class Verdict:
     @property
     def not_beaten(self) -> list[str]:
         """The baselines that cost nothing and that the best method is not clearly above, the best one first."""
-        known = {row.method: self.standings[row.method].behind for row in self.free}
+        known = {row.method: self.standings[row.method].compared for row in self.free}
         found = {m: ahead.mean for m, ahead in known.items() if ahead and not (ahead.is_clear and ahead.mean > 0)}
         return sorted(found, key=lambda method: found[method])
 
@@ -161,6 +170,8 @@ def _standing(row: Row, first: Row | None, free: Sequence[Row], results: Sequenc
             ahead[kind] = comparison.difference(other, own, resamples, 0, groups)
     if first and (beside := by_few.ahead(first, row)):
         ahead[by_few.FEW] = beside
+    if first and first is not row and not intervals and (on_held_out := worth.budget(first, [row], worth.ALL)):
+        ahead[HELD_OUT] = on_held_out.held_out
     own_budget = None if row.is_baseline else worth.budget(row, free, worth.ALL) or by_few.budget(row, free, methods)
     worse = tuple(r.name for r in row.results if starts.standing(r, results))
     gains = {r.name: gain for r in row.results if (gain := starts.gain(r, results)) is not None}

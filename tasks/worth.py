@@ -204,16 +204,17 @@ IF = "if the difference is what it looks like"
 EQUAL = "as far as any reasonable number of labels could tell, they are equally good"
 
 
-def counted(ahead: "Difference", first: str, second: str) -> str:
+def counted(ahead: "Difference", first: str, second: str, images: str = "test") -> str:
     """A paired difference of two rows: ``by linear probe 37 test images are right with simclr alone and 65 with raw pixels
-    alone, p = .007``."""
+    alone, p = .007``; ``images``: of which they are."""
     sign = "≤" if ahead.p <= ahead.least_p else "="
     p = "p < .001" if ahead.p < 0.001 else f"p {sign} {ahead.p:.3f}".replace("0.", ".", 1)
     if ahead.alone == (0, 0):
-        return "by linear probe they are right on the same test images"
+        return f"by linear probe they are right on the same {images} images"
     if ahead.alone:
         own, theirs = ahead.alone
-        return f"by linear probe {own:,} test images are right with {first} alone and {theirs:,} with {second} alone, {p}"
+        of = f"{own:,} {images} image{' is' if own == 1 else 's are'}"
+        return f"by linear probe {of} right with {first} alone and {theirs:,} with {second} alone, {p}"
     return f"by linear probe {points(ahead)}, {p}"
 
 

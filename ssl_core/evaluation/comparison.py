@@ -49,8 +49,8 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether chance is an unlikely reason for it."""
-        return not self.low <= 0 <= self.high
+        """Whether chance is an unlikely reason for it, by the interval and by p, which a few draws can tell apart."""
+        return self.p <= 0.05 and not self.low <= 0 <= self.high
 
 
 def interval(correct: Tensor, resamples: int, seed: int, groups: Tensor | None = None) -> tuple[float, float]:

@@ -36,7 +36,7 @@ from tasks.tracking.journal import Journal, of_encoder
 
 Features = Mapping[str, tuple[Tensor, Tensor]]
 """Of training and test images, by layer."""
-CHOICES = "layers, k, temperature and lambda on held-out training labels; test read once"
+CHOICES = "layers, k, temperature and lambda on held-out training labels"
 
 
 def extract(
@@ -222,9 +222,11 @@ class Evaluation:
     def _protocol(self) -> dict[str, Any]:
         """What the numbers mean, stored with them; the choices come from the result."""
         manifest = files.read_json(self.prepared / files.MANIFEST)
+        chosen = bool(self.labels.holdout[self.labels.train >= 0].any())
+        tested = "; test read once" if (self.labels.test >= 0).any() else "; no test"
         return {
             "features": "frozen, evaluation mode, no augmentation, global average of the layer's output",
-            "choices": CHOICES if self.labels.holdout[self.labels.train >= 0].any() else "none, for there are no labels",
+            "choices": CHOICES + tested if chosen else "none, for there are no labels",
             "epoch": "last",
             "image_size": self.facts["encoder"]["image_size"],
             "precision": self.facts["precision"],

@@ -6,10 +6,12 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
+
 from tasks.prepare import auditing, pool
 from tasks.prepare.preparation import prepare
 from tasks.runtime import audit, files
-from tasks.runtime.dataset import prepared
+from tasks.runtime.dataset import GROUPS, prepared
 from tasks.runtime.errors import DataError, IntegrityError, UsageError
 from tasks.runtime.image_folders import all_paths, images_path
 from tasks.runtime.params import DataConfig, check_task, data_config, load, task_configs
@@ -51,10 +53,20 @@ def body(stage: Stage, task: str | None = None) -> None:
     if changed := sorted(name for name, digest in _listings(config).items() if digest != before.get(name)):
         shutil.rmtree(target)  # even if they come back: what was read is a mixture
         raise IntegrityError(f"{changed[0]} changed while it was read; run the same command again")
-    for line in auditing.in_three_lines(files.read_json(target / "meta.json"), audit.load(target)):
+    said = auditing.in_three_lines(files.read_json(target / "meta.json"), audit.load(target))
+    for line in (*said, *_in_groups(target)):
         print(line)
     for line in pool.in_words(target, task) if task else ():
         print(line)
+
+
+def _in_groups(directory: Path) -> list[str]:
+    """How many groups the images of a prepared data set are, for the terminal; nothing where none belong together."""
+    found = [directory / f"{name}.npy" for name in GROUPS]
+    if not found[0].exists():
+        return []
+    train, test = (len(np.unique(np.load(path, allow_pickle=False))) for path in found)
+    return [f"groups: {train:,} of training images and {test:,} of test images; those of one belong together"]
 
 
 def _listings(config: DataConfig) -> dict[str, str]:

@@ -15,6 +15,10 @@ from tasks.prepare.auditing import EXAMPLES, near_duplicates, printable
 from tasks.runtime import dataset, files
 from tasks.runtime.dataset import IN_POOL, Array
 from tasks.runtime.errors import DataError, IntegrityError
+from tasks.runtime.words import unseen
+
+SQUARES = ("fit", "tile")
+"""What makes other pixels of the same file."""
 
 
 def compare(directory: Path, task: str, check: Callable[[], None]) -> None:
@@ -23,7 +27,8 @@ def compare(directory: Path, task: str, check: Callable[[], None]) -> None:
     Raises:
         DataError: fewer than two classes, no test images, or the pool's own test.
     """
-    classes = files.read_json(directory / "meta.json")["classes"]
+    meta = files.read_json(directory / "meta.json")
+    classes = meta["classes"]
     if len(classes) < 2:
         what = f"one class, {classes[0]!r}" if classes else "no classes"
         raise DataError(f"the images of task {task} have {what}; a task needs at least two (a folder for each)")
@@ -58,6 +63,7 @@ def compare(directory: Path, task: str, check: Callable[[], None]) -> None:
             "checked": alike.checked,
             "examples": _named(copied, names),
             "alike_examples": [_shown(names[pair.test]) for pair in alike.pairs[:EXAMPLES]],
+            "otherwise": [key for key in SQUARES if meta.get(key) != pool.meta.get(key)],
         },
     )
 
@@ -76,6 +82,8 @@ def in_words(directory: Path, task: str) -> list[str]:
     of, lines = f"pool: of {found['test_images']:,} test images of task {task}", []
     if found["tested"]:
         lines.append(f"{of}, {found['tested']:,} are test images of data too: the two scores are in part of the same images")
+    if found["otherwise"]:
+        lines.append(f"pool: {unseen(task, found['otherwise'])}")
     if not found["equal"] and not found["alike"]:
         return lines
     named = ", ".join([*found["examples"], *found["alike_examples"]][:3])

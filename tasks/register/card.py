@@ -51,6 +51,8 @@ def model_card(
         if score.form != "text" and score.name != "effective_rank" and (value := metrics.score(score.name)) is not None
     ] + ([(f"effective rank of the features, on {watched:,} training images", rank, "higher")] if rank else [])
     chosen = metrics.score("holdout_linear_top1") is not None
+    has_test = metrics.score("linear_top1") is not None
+    tested = "the test split was read once" if has_test else "no labelled test image checks them"
     made, train = facts["encoder"], facts.get("train", {})
     square = FITS[facts.get("fit", "crop")]
     square += f" (trained on tiles of at most {facts['tile']} pixels of larger images)" if "tile" in facts else ""
@@ -81,7 +83,7 @@ def model_card(
         "",
         *_on_tasks(tasks or {}),
         f"Protocol: `{json.dumps(metrics.protocol, sort_keys=True)}`."
-        + (" Choices were made on held-out training labels; the test split was read once." if chosen else ""),
+        + (f" Choices were made on held-out training labels; {tested}." if chosen else ""),
         "",
         *_usage(made, integers(facts)[0]),
         "## Intended use",

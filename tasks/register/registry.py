@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tasks import transfer
 from tasks.cautions import CAUTION
 from tasks.register import modeling
 from tasks.register.export import ONNX, VERSION, Exporter, Unfaithful
@@ -33,6 +34,8 @@ from tasks.tracking.registered import CHAMPION, PACKAGE, SEAL
 from tasks.tracking.tracker import Tracker
 
 CARD = "ssl.card"
+PASSING, OF_A_TASK = (transfer.RANK, "standing", "over_start"), ".linear_top1"
+"""Tags of a version, by name or ending, that may be gone the next time."""
 """Tag of a version: the hash of its description."""
 
 
@@ -193,6 +196,9 @@ class Registry:
         for name, value in tags.items():
             if version.tags.get(name) != value:
                 self.client.set_model_version_tag(self.model, str(version.number), name, value)
+        for name in version.tags.keys() - tags.keys():
+            if name in PASSING or name.endswith(OF_A_TASK):  # of a task that was taken out; others' tags stay
+                self.client.delete_model_version_tag(self.model, str(version.number), name)
 
     def _folder(self, key: str) -> str:
         """Where a new package lies among its run's artifacts: where no other checkout and none for another registry, writes."""

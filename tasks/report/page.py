@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ssl_core.catalogue import ABOUT_LOSS, BASELINES, METHODS
+from ssl_core.catalogue import ABOUT_LOSS, BASELINES, LABELLED, METHODS
 from ssl_core.evaluation.scores import SCORES, Score
 from tasks import few_labels, leaderboard, transfer, tuned, worth
 from tasks.cautions import seed_note, verdict_text
@@ -107,6 +107,9 @@ def render(
         supervised_note=leaderboard.supervised_note(results),
         warnings=leaderboard.warnings(results),
         seeds=sorted({r.seed for r in results}),
+        spread=leaderboard.spread(verdict.rows),
+        tested=rows[0].best.metrics.protocol if rows else {},
+        all_labels=any(r.method in LABELLED and r.training.epochs != 0 for r in results),
         judged=verdict,
         sentences=sentences(verdict),
         worth_it=worth_it(verdict, brief=True),

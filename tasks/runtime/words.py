@@ -7,6 +7,14 @@ Lines = Sequence[Sequence[str]]
 """Of a table; the first is its head."""
 
 
+def unseen(task: str, otherwise: Sequence[str]) -> str:
+    """That images of a task are not recognized among those that encoders were trained on."""
+    return (
+        f"{task} and data are made square by another {' and '.join(otherwise)}, so which of its test images encoders have seen"
+        " is not found by their pixels"
+    )
+
+
 def counted(number: int, one: str, more: str) -> str:
     """``1 image lies`` or ``2,000 images lie``."""
     return f"{number:,} {one if number == 1 else more}"

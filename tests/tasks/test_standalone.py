@@ -32,7 +32,7 @@ def test_a_method_is_prepared_trained_and_evaluated(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     *told, head, row = result.stdout.splitlines()
     assert len(told) == 3  # what prepare made, left out and found
-    assert head.split() == ["method", "knn_top1", "linear_top1", "holdout_linear_top1", "verdict"]
+    assert head.split() == ["method", "knn_top1", "linear_top1", "holdout_linear_top1", "health"]
     assert row.startswith("simclr ") and float(row.split()[1]) > 0.2  # ten classes
     assert (project / "out/encoders/simclr-0/encoder.safetensors").exists()
 

@@ -89,7 +89,7 @@ def test_a_score_of_earlier_parameters_is_in_no_table_of_a_terminal(tmp_path: Pa
     root = project_of(tmp_path / "p", labelled=True)
     leaderboard.show(root, {"evaluate_task@tiles-simclr-0"})
     said = capsys.readouterr().out
-    assert "out of date: evaluate_task@tiles-simclr-0" in said and "Not scored" not in said
+    assert "not up to date: evaluate_task@tiles-simclr-0; make run makes them, or says why" in said and "Not scored" not in said
     tasks = said[said.index(transfer.TITLE) :]
     assert "rotation" in tasks and "simclr" not in tasks.split("tiles: 300")[0]
     old = {f"evaluate_task@tiles-{method}-0" for method in METHODS}

@@ -9,6 +9,7 @@ import pytest
 
 from tasks import leaderboard
 from tasks.conclusions import caution, remarks, sentences
+from tasks.judged import Judged
 from tasks.register.card import model_card
 from tasks.report.page import build
 from tasks.results import Result, load_results
@@ -66,6 +67,28 @@ def test_a_baseline_that_cannot_be_told_apart_is_a_warning_too():
     )
     equal = sentences(judge([row("simclr", 300), row("random_init", 300)]))[0]
     assert "is not clearly worse than simclr; by linear probe they are right on the same test images. Train" in equal
+
+
+def test_without_a_test_the_held_out_labels_warn() -> None:
+    def held_out(method: str, right: int) -> Result:
+        given = metrics_of(method, holdout_linear_top1=right / 400)
+        given = dataclasses.replace(given, found={k: v for k, v in given.found.items() if not k.startswith(("linear", "knn"))})
+        return Result(given, judged=Judged({"linear": np.arange(400) < right}, {}))
+
+    equal = judge([held_out("simclr", 300), held_out("random_init", 299), held_out("raw_pixels", 200)])
+    (said,) = sentences(equal)
+    assert said.startswith(
+        "Do not use this yet: an untrained encoder is not clearly worse than simclr; by linear probe 1 held-out"
+    )
+    assert caution(equal) == said and leaderboard.title(equal) != leaderboard.BEST
+    better = judge([held_out("simclr", 300), held_out("random_init", 200)])
+    assert not sentences(better) and leaderboard.title(better) == leaderboard.BEST
+
+
+def test_a_supervised_encoder_that_was_never_trained_is_said_to_be_one() -> None:
+    untrained = dataclasses.replace(row("supervised", 250), training=Training(epochs=0))
+    said = " ".join(sentences(judge([row("simclr", 380), row("raw_pixels", 300), untrained])))
+    assert "The supervised encoder, untrained here without labels" in said and "Training it with all the labels" not in said
 
 
 @pytest.mark.parametrize(("majority", "said"), [(0.709, True), (0.35, False)])

@@ -60,6 +60,12 @@ def test_the_difference_of_equal_methods_is_nothing() -> None:
     assert (found.mean, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0) and not found.is_clear
 
 
+@pytest.mark.parametrize(("high", "p", "clear"), [(-0.009, 0.059, False), (-0.009, 0.04, True), (0.009, 0.04, False)])
+def test_what_draws_leave_open_is_not_clear(high: float, p: float, clear: bool) -> None:
+    """2 of 100 draws above zero are p = .06 with an interval that ends below it."""
+    assert comparison.Difference(-0.083, -0.214, high, p).is_clear == clear
+
+
 def test_a_small_difference_on_the_same_images_is_clear_though_the_intervals_overlap() -> None:
     images = torch.arange(2000)
     first, second = (images % 10 < 7)[None], ((images % 10 < 7) & (images % 50 != 0))[None]

@@ -40,6 +40,14 @@ def test_images_that_encoders_are_trained_on_are_named(prepared: dataset.Dataset
     assert "of 11 test images of task tiles, 3 are test images of data too" in tested and "2 are among" in trained
 
 
+def test_other_squares_of_the_same_files_are_not_found_and_that_is_said(prepared: dataset.Dataset, tmp_path: Path) -> None:
+    directory = task_of(tmp_path / "task", textured_images(6, 1, 16, 7))
+    files.write_json(directory / "meta.json", {"classes": ["a", "b"], "fit": "stretch", "tile": 64})
+    pool.compare(directory, "tiles", lambda: None)
+    (said,) = pool.in_words(directory, "tiles")
+    assert said.startswith("pool: tiles and data are made square by another fit and tile, so which of its test images")
+
+
 def test_nothing_is_said_where_nothing_is_in_both(prepared: dataset.Dataset, tmp_path: Path) -> None:
     directory = task_of(tmp_path / "task", textured_images(6, 1, 16, 7))
     pool.compare(directory, "tiles", lambda: None)

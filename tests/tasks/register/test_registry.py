@@ -202,6 +202,17 @@ def test_a_version_that_is_there_is_described_by_what_is_known_now(root):
     assert version.tags["holdout_linear_top1"] == "0.6543" and "0.6543" in version.description
 
 
+def test_what_was_said_of_a_task_that_was_taken_out_is_taken_back_and_tags_of_others_stay(root):
+    from mlflow import MlflowClient
+
+    client, number = MlflowClient(), str(register(root, made.exporter).versions["byol-0"])
+    for name in ("average_rank", "tiles.linear_top1", "reviewed"):
+        client.set_model_version_tag("ssl-example", number, name, "2.5")
+    register(root, made.exporter)
+    tags = client.get_model_version("ssl-example", number).tags
+    assert tags["reviewed"] == "2.5" and not {"average_rank", "tiles.linear_top1"} & tags.keys()
+
+
 def test_an_encoder_that_cannot_be_exported_is_left_out_and_holds_nothing_up(root, monkeypatch, tmp_path):
     """As one whose training went wrong, in which rounding grows."""
     encoder, facts = saved_encoder.load(root / "out/encoders/simclr-0")

@@ -230,7 +230,7 @@ def test_twenty_methods_of_several_seeds_in_color_with_many_classes_stay_readabl
     build(tmp_path, tmp_path / "reports")
     page = (tmp_path / "reports/report.html").read_text()
     assert len(page) < 6_000_000
-    assert "Mean ± standard deviation over 2 seeds" in text_of(page)
+    assert "Mean ± standard deviation of 2 seeds" in text_of(page)
     seen = browser.inspect(tmp_path / "reports/report.html")
     assert (seen["broken"], seen["console"]) == ([], [])
     assert seen["width"] <= 1280
