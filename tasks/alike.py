@@ -45,13 +45,15 @@ def unit(features: torch.Tensor) -> torch.Tensor:
     return torch.cat([directed, same.to(directed.dtype)], 1)
 
 
-def likeness(features: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(similarity, index), each (N, count): the images most like each image, without itself, by centered cosine."""
+def likeness(features: torch.Tensor, count: int, asked: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """(similarity, index), each (N, count): the images most like each image, or the first ``asked`` of them, without itself, by
+    centered cosine."""
     rows = unit(features)
-    similarity, index = nearest_neighbors(rows, rows, count + 1)
-    itself = index == torch.arange(len(rows))[:, None]
+    queries = rows[:asked]
+    similarity, index = nearest_neighbors(rows, queries, count + 1)
+    itself = index == torch.arange(len(queries))[:, None]
     itself[:, -1] |= ~itself.any(1)  # among more than ``count`` copies an image may not find itself
-    return similarity[~itself].view(len(rows), -1), index[~itself].view(len(rows), -1)
+    return similarity[~itself].view(len(queries), -1), index[~itself].view(len(queries), -1)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from tasks.alike import MOST_PAIRS, NEIGHBORS, Duplicates, duplicates, likeness,
 from tasks.embedding import Outputs, embed, open_images, tiles_of
 from tasks.encoder import need_network, read
 from tasks.picture_sheet import ACROSS, Section, pictures, png
-from tasks.prepare.auditing import printable
 from tasks.prepare.decoding import DEPTH
 from tasks.prepare.layout import shown
 from tasks.prepare.source import Source
@@ -26,7 +25,7 @@ from tasks.query import at_home, below, check_query, check_tile, features_of, fi
 from tasks.register import registry
 from tasks.runtime import files, settings
 from tasks.runtime.errors import UsageError, run
-from tasks.runtime.words import counted
+from tasks.runtime.words import counted, printable
 
 SHOWN = 5
 """Images whose neighbors are printed without ``--query``; also the most pairs of near-duplicates."""
@@ -119,6 +118,8 @@ def show(names: list[str], features: torch.Tensor, arguments: Any, asked: torch.
         sections.append(Section(f"{names[row]} and those most like it", [row, *(other for _, other in near)]))
     if arguments.query is not None and not arguments.all:
         return sections
+    if len(features) < 3:  # the middle of two images tells nothing of them
+        return sections
     found = duplicates(features, arguments.threshold)
     show_duplicates(names, found, arguments)
     sections += [Section(f"{len(group)} near-duplicates", group[:ACROSS]) for group in found.groups[:SHOWN]]
@@ -129,7 +130,7 @@ def show_asked(names: list[str], features: torch.Tensor, asked: torch.Tensor, qu
     """Print the images that are most like a query from elsewhere."""
     sections = []
     for number, own in enumerate(asked[: SHOWN if count else 0], 1):
-        similarity, index = likeness(torch.cat([own[None], features]), min(count, len(names)))
+        similarity, index = likeness(torch.cat([own[None], features]), min(count, len(names)), 1)
         of = f"{query}, tile {number} of {len(asked)}" if len(asked) > 1 else query
         print(f"most like {of}:")
         rows = (index[0] - 1).tolist()

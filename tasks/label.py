@@ -21,11 +21,10 @@ from tasks.columns import FEW_LABELS
 from tasks.conclusions import sentences, worth_it
 from tasks.few_labels import COLUMNS, ENOUGH, FILE, Pool
 from tasks.leaderboard import percent
-from tasks.prepare.auditing import printable
 from tasks.results import Result, load_scores
 from tasks.runtime import dataset, files, params, settings
 from tasks.runtime.errors import DataError, UsageError, run
-from tasks.runtime.words import counted, few
+from tasks.runtime.words import counted, few, printable
 from tasks.verdict import judge
 from tasks.worth import points, reverse
 
@@ -63,13 +62,13 @@ def picked(root: Path, results: Sequence[Result], count: int) -> list[int]:
 
     kept = [result for result in results if result.kept]
     sound = [result for result in kept if not result.is_collapsed] or kept
-    stored = [files.load_tensors(root / f"out/features/{result.file}.safetensors")["train"] for result in sound]
-    total = len(stored[0])
+    total = len(dataset.load(root / dataset.PREPARED).train_images)
     pool = min(total, POOL)
     if count > pool and count != ENOUGH:
         raise UsageError(f"--count {count} is more than the {pool:,} training images that are looked at")
     count = min(count, pool)
     rows = np.arange(pool) * total // pool
+    stored = (files.load_tensors(root / f"out/features/{result.file}.safetensors")["train"] for result in sound)
     return [int(rows[i]) for i in spread([torch.from_numpy(x[rows]) for x in stored], count, SEED)]
 
 

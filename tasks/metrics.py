@@ -114,6 +114,11 @@ OTHERS = "other_seeds"
 """Where the file of an untrained encoder holds those of other seeds, which are scored beside it and not kept."""
 
 
+def class_in_predictions(name: str) -> str:
+    """What ``out/predictions`` calls a class: DVC's page of plots shows these names as they are, so no markup."""
+    return name.replace("<", "‹").replace(">", "›")
+
+
 def prediction_columns(seed: int | None) -> tuple[str, str]:
     """Columns of linear probe and kNN in ``out/predictions/METHOD-SEED.csv``; with a seed, those of one of ``OTHERS``."""
     return ("predicted", "knn") if seed is None else (f"predicted-{seed}", f"knn-{seed}")

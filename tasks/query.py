@@ -59,8 +59,10 @@ def check_query(query: str, images: Source, encoder: registry.Loaded) -> None:
     Raises:
         UsageError: it is so.
     """
-    rows = [row for row, item in enumerate(images.items) if shown(item.name) in _names(query)]
-    if not pictures(images, rows, encoder.config["encoder"]["channels"], encoder.config.get("bit_depth", DEPTH)):
+    tiles = tiles_of(images, encoder)  # a picture that is cut may be of any shape
+    called = [{shown(item.name), shown(item.name).rpartition("#")[0]} for item in tiles.items]
+    rows = [row for row, names in enumerate(called) if names & _names(query) - {""}][:1]
+    if not pictures(tiles, rows, encoder.config["encoder"]["channels"], encoder.config.get("bit_depth", DEPTH)):
         raise UsageError(f"--query {shown(query)} cannot be read: {UNREADABLE}")
 
 

@@ -26,7 +26,7 @@ from ssl_core.engine.train import Trainer
 from ssl_core.evaluation.protocol import Labels, Scores, evaluate
 from ssl_core.methods import random_init
 from tasks.judged import ACTUAL, GROUP
-from tasks.metrics import Health, Metrics, prediction_columns, to_json
+from tasks.metrics import Health, Metrics, class_in_predictions, prediction_columns, to_json
 from tasks.runtime import dataset, files, params, saved_encoder
 from tasks.runtime.dataset import IN_POOL
 from tasks.runtime.errors import Diverged
@@ -265,8 +265,7 @@ class Evaluation:
         columns = {None: scores} | {other.metrics.seed: other.scores for other in others}
         writer.writerow(["actual", *(name for seed in columns for name in prediction_columns(seed))])
         if scores.predicted is not None:
-            # DVC's plots page shows these names as they are: no markup.
-            names = [c.replace("<", "‹").replace(">", "›") for c in self.classes]
+            names = [class_in_predictions(name) for name in self.classes]
             truth = self.labels.test[self.labels.test >= 0]
             guesses = [guess for found in columns.values() for guess in (found.predicted, found.nearest) if guess is not None]
             writer.writerows([names[c] for c in image] for image in torch.stack([truth, *guesses], 1).tolist())

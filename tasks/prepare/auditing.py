@@ -19,7 +19,7 @@ from tasks.prepare.layout import shown
 from tasks.runtime.audit import Audit, Conflicts, Examples, Ignored, Labelled, Leaks, NearDuplicates, NearPair, Repeats, Sizes
 from tasks.runtime.cores import cores
 from tasks.runtime.dataset import BLOCK, Array, blocks, hashes
-from tasks.runtime.words import apart, counted, few
+from tasks.runtime.words import apart, counted, few, printable
 
 EXAMPLES = 10
 NAMED = 10
@@ -313,8 +313,3 @@ def _others(ignored: Ignored) -> list[str]:
     """What lies among the images and is not read."""
     names = few(map(apart, ignored.files), count=ignored.count)
     return [f"{counted(ignored.count, 'other file is', 'other files are')} not read ({names})"] if ignored.count else []
-
-
-def printable(text: str) -> str:
-    """``text`` with control characters written as escapes: file and class names go to the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -167,6 +167,9 @@ def _picture_or_tiff(data: bytes, name: str, channels: int) -> tuple[Array, Fact
     return as_bands(values, channels), facts
 
 
+AS_THEY_ARE = "transparent pixels of one color are read as they are"
+
+
 def _values(image: Any, data: bytes, facts: Facts) -> Array:
     """All bands (H, W, B), with all their bits."""
     deep = data[24:25] == b"\x10" if facts.format == "PNG" else facts.format == "TIFF" and tiff.is_deep(image)
@@ -174,15 +177,18 @@ def _values(image: Any, data: bytes, facts: Facts) -> Array:
         raise BadImage("16 bits of grey with transparency; store it without transparency")
     if image.mode in ("RGB", "RGBA") and deep:
         if "transparency" in image.info:
-            facts.notes.append("transparent pixels of one color are read as they are")
+            facts.notes.append(AS_THEY_ARE)
         high, low = (_bytes_of(data, low, facts if low else None) for low in (False, True))
         return high.astype(np.uint16) << 8 | low
+    if deep and image.mode == "CMYK":
+        facts.notes.append("16 bits of CMYK are read as 8")
     turned = decoding.upright(image, facts)
     if turned.mode.startswith("I"):
+        facts.notes += [AS_THEY_ARE] if turned.has_transparency_data else []
         return np.asarray(turned).astype(np.int64)[..., None].clip(0, 65535).astype(np.uint16)
     kind = turned.mode
-    if kind not in ("L", "LA", "RGB", "RGBA", "RGBX"):
-        grey = kind in ("1", "La")
+    if kind not in ("L", "LA", "RGB", "RGBA", "RGBX") or (kind in ("L", "RGB") and turned.has_transparency_data):
+        grey = kind in ("1", "La", "L")
         kind = ("LA" if grey else "RGBA") if turned.has_transparency_data else ("L" if grey else "RGB")
         turned = turned.convert(kind)
     values = np.asarray(turned)

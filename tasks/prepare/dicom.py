@@ -50,6 +50,7 @@ def read(data: bytes, depth: int) -> tuple[np.ndarray[Any, Any], Facts]:
     facts = Facts(width, height, kind, "DICOM", hashlib.sha256(data).hexdigest(), signed=is_signed and is_deep)
     if int(about.get("NumberOfFrames") or 1) > 1:
         facts.notes.append("several frames or pages, the first is used")
+    values = values * 255 // top if about.BitsStored < 8 else values
     values = values[..., None] if values.ndim == 2 else values
     return values.astype(np.uint16 if is_deep else np.uint8), facts
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -107,6 +108,7 @@ def _check_single(labels: Iterable[str | None], where: str) -> list[str]:
 def group_of(value: Any) -> str:
     """The group that a table or a shard gives an image; none where the value is missing."""
     text = "" if is_nothing(value) or str(value).strip() == "None" else str(value).strip()
+    text = unicodedata.normalize("NFC", text)  # lists of two systems may write one name in two ways
     return whole[1] if (whole := WHOLE.fullmatch(text)) else text
 
 

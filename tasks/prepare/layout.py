@@ -281,7 +281,10 @@ def _check_folders(placed: Sequence[Placed], folders: Iterable[tuple[str, tuple[
 
 def shown(name: str) -> str:
     """A file or class name as text: bytes that are not UTF-8 are written as escapes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half a character, as a damaged JSON may hold
+        return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def one_per_line(names: Sequence[str]) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from tasks.prepare.auditing import EXAMPLES, near_duplicates, printable
+from tasks.prepare.auditing import EXAMPLES, near_duplicates
 from tasks.runtime import dataset, files
 from tasks.runtime.dataset import IN_POOL, Array
 from tasks.runtime.errors import DataError, IntegrityError
-from tasks.runtime.words import unseen
+from tasks.runtime.words import printable, unseen
 
 SQUARES = ("fit", "tile")
 """What makes other pixels of the same file."""

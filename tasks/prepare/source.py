@@ -194,6 +194,8 @@ class FileSource(Source):
         refused = {name for name, _ in self.bad}
         for number, line in enumerate(os.fsdecode(text).splitlines(), 1):
             digest, _, name = line.partition(" ")
+            if digest.startswith("\\"):  # sha256sum's sign for a name with a backslash or a line break
+                digest, name = digest[1:], name.replace("\\n", "\n").replace("\\\\", "\\")
             name = renamed(name.lstrip(" *").removeprefix("./"))
             if not line.strip():
                 continue

@@ -84,23 +84,30 @@ def by_groups(labels: Array, groups: Sequence[str], names: Sequence[str], fracti
         members.setdefault(group or f"\0{names[row]}", []).append(row)
     rows_of = [np.array(rows) for rows in members.values()]
     total = np.bincount(labels[known], minlength=1).astype(float)
-    counts = [np.bincount(own[own >= 0], minlength=len(total)) for own in (labels[rows] for rows in rows_of)]
+    found = [np.unique(own[own >= 0], return_counts=True) for own in (labels[rows] for rows in rows_of)]
     wanted, taken = np.maximum(total * fraction, 1) * (fraction > 0), np.zeros_like(total)
     mask = np.zeros(len(labels), bool)
 
+    def counts(group: int) -> Array:
+        """Images of each class; a table of all groups would be groups times classes."""
+        own = np.zeros_like(total)
+        own[found[group][0]] = found[group][1]
+        return own
+
     def leaves_some(group: int) -> bool:
-        return bool((taken + counts[group] < total)[counts[group] > 0].all())
+        classes, own = found[group]
+        return bool((taken[classes] + own < total[classes]).all())
 
     def take(group: int) -> None:
         mask[rows_of[group]] = True
-        taken[:] += counts[group]
+        taken[found[group][0]] += found[group][1]
 
     shuffled = np.argsort(places([member.removeprefix("\0") for member in members], seed, purpose), kind="stable").tolist()
     for group in shuffled:
-        if np.abs(wanted - taken - counts[group]).sum() <= np.abs(wanted - taken).sum() and leaves_some(group):
+        if np.abs(wanted - taken - counts(group)).sum() <= np.abs(wanted - taken).sum() and leaves_some(group):
             take(group)
     for label in np.flatnonzero(wanted * (total > 0) * (taken == 0)):
-        others = [group for group in shuffled if counts[group][label] and leaves_some(group)]
+        others = [group for group in shuffled if label in found[group][0] and leaves_some(group)]
         if not taken[label] and others:
             take(min(others, key=lambda group: len(rows_of[group])))
     return mask & known

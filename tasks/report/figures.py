@@ -14,6 +14,7 @@ import numpy as np
 
 from ssl_core.catalogue import LABELLED, METHODS
 from tasks.results import Result, Row
+from tasks.runtime.words import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +25,7 @@ GREY, TEXT, LINES = "#8a8f98", "#111213", "#212223"
 WIDTH = 9.6
 """Inches; the page stretches the charts to its own width."""
 FAMILY_COLORS = {"pretext": ORANGE, "contrastive": BLUE, "non-contrastive": GREEN, "clustering": PINK, "reconstruction": SKY}
-CLASS_COLORS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, "#F0E442", GREY)
+CLASS_COLORS = (BLUE, ORANGE, GREEN, PINK, SKY, RED, "#F0E442", "#332288")
 MARKERS = "o^sDvP*X"
 DASHES = ("--", ":", "-.", (0, (1, 1)))
 # The placeholder colors, and the blue that is too dark for a dark page, become variables which the reader's theme sets.
@@ -199,7 +200,8 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> bytes:
     from matplotlib.colors import LinearSegmentedColormap
 
     shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    short = [name if len(name) <= 18 else f"{name[:17]}…" for name in names]
+    whole = [printable(name) for name in names]  # a control character would break the chart
+    short = [name if len(name) <= 18 else f"{name[:17]}…" for name in whole]
     side = 1.8 + 0.36 * len(names)
     with style():
         figure, (axes,) = new_figure(side + 0.4, side)

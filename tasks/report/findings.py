@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks import results
+from tasks.metrics import class_in_predictions
 from tasks.report import pictures
 from tasks.results import Result
 from tasks.runtime import dataset
@@ -62,7 +63,7 @@ def findings(root: Path, audit: Audit, data: dataset.Dataset, compared: Sequence
     """Gather what the page says about the data; ``compared`` are the encoders whose scores the verdict is about."""
     suspects = suspicious_rows(audit, data)
     here = [each for each in compared if not each.task and len(suspects)]
-    changed = [found for each in here if (found := effect(each.method, read_predictions(root, each), suspects))]
+    changed = [found for each in here if (found := effect(each.method, read_predictions(root, each), suspects, data))]
     return Findings(audit.warnings, facts(audit), lists(audit), audit.classes, near_sheet(audit, data), changed)
 
 
@@ -90,13 +91,15 @@ def _counts(counts: Mapping[str, int], shown: int = 5) -> str:
 
 def lists(audit: Audit) -> list[tuple[str, int, list[str]]]:
     """(title, how many, first entries) of what can be named."""
+    left_out = [f"{left_out.file}: {left_out.reason}" for left_out in audit.quarantined]
+    conflicts = [" / ".join(": ".join(image) for image in pair) for pair in audit.conflicts.examples]
     named = [
-        ("Files left out", [f"{left_out.file}: {left_out.reason}" for left_out in audit.quarantined]),
-        ("Training images that are also in the test split", list(audit.leaks.examples)),
-        *((f"Exact copies in {s}", [" = ".join(group) for group in r.examples]) for s, r in audit.duplicates.items()),
-        ("Same image, other label", [" / ".join(": ".join(image) for image in pair) for pair in audit.conflicts.examples]),
+        ("Files left out", len(left_out), left_out),
+        ("Training images that are also in the test split", audit.leaks.count, list(audit.leaks.examples)),
+        *((f"Exact copies in {s}", r.groups, [" = ".join(group) for group in r.examples]) for s, r in audit.duplicates.items()),
+        ("Same image, other label", audit.conflicts.count, conflicts),
     ]
-    return [(title, len(entries), entries[:LISTED]) for title, entries in named if entries]
+    return [(title, count, entries[:LISTED]) for title, count, entries in named if entries]
 
 
 def near_sheet(audit: Audit, data: dataset.Dataset) -> NearSheet | None:
@@ -125,9 +128,14 @@ def read_predictions(root: Path, best: Result | None) -> list[tuple[str, str]]:
     return list(zip(found["actual"].tolist(), found["predicted"].tolist(), strict=True)) if found else []
 
 
-def effect(encoder: str, pairs: Sequence[tuple[str, str]], suspects: Array) -> Effect | None:
-    """The score with and without the suspicious test images; None where nothing would be left."""
+def effect(encoder: str, pairs: Sequence[tuple[str, str]], suspects: Array, data: dataset.Dataset) -> Effect | None:
+    """The score with and without the suspicious test images; None where none of them was judged, or nothing would be left."""
     right = np.array([actual == predicted for actual, predicted in pairs])
-    rest = np.ones(len(right), bool)
-    rest[suspects[suspects < len(right)]] = False
-    return Effect(encoder, len(suspects), float(right.mean()), float(right[rest].mean())) if rest.any() else None
+    judged = {class_in_predictions(actual) for actual, _ in pairs}
+    names = [class_in_predictions(name) for name in data.meta["classes"]]
+    labels = data.test_labels.tolist()  # not all have one, and of very many classes some are not judged
+    rows = [row for row, label in enumerate(labels) if label >= 0 and names[label] in judged]
+    rest = ~np.isin(rows, suspects)
+    if len(rows) != len(right) or rest.all() or not rest.any():
+        return None
+    return Effect(encoder, int((~rest).sum()), float(right.mean()), float(right[rest].mean()))

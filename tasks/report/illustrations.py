@@ -118,9 +118,8 @@ def maps(root: Path, rows: Sequence[Row], best: Result | None, view: pictures.Ga
         if features is not None:
             drawn.append((row, uri(pictures.feature_map(features[chosen], labels), "png")))
     shown = pictures.groups(labels)
-    return Maps(
-        drawn, pictures.legend([names[g] for g in shown]), len(chosen), view.split, clustered.method if clustered else ""
-    )
+    legend = pictures.legend([names[g] for g in shown], bool(shown) and not np.isin(labels, shown).all())
+    return Maps(drawn, legend, len(chosen), view.split, clustered.method if clustered else "")
 
 
 def clusters(features: np.ndarray) -> np.ndarray:

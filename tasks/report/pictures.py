@@ -115,9 +115,9 @@ def most_similar(features: np.ndarray, queries: Sequence[int], groups: np.ndarra
     similarity = features[list(queries)] @ features.T
     own = np.arange(len(features)) if groups is None else groups
     similarity[own[list(queries), None] == own] = -np.inf
-    nearest = np.argpartition(-similarity, NEIGHBORS, axis=1)[:, :NEIGHBORS] if len(features) > NEIGHBORS else None
-    if nearest is None:
-        return np.argsort(-similarity, axis=1, kind="stable")[:, :NEIGHBORS]
+    if len(features) <= NEIGHBORS:
+        return np.argsort(-similarity, axis=1, kind="stable")[:, : len(features) - 1]
+    nearest = np.argpartition(-similarity, NEIGHBORS, axis=1)[:, :NEIGHBORS]
     order = np.argsort(-np.take_along_axis(similarity, nearest, 1), axis=1, kind="stable")
     return np.take_along_axis(nearest, order, 1)
 
@@ -143,7 +143,7 @@ def ends(images: np.ndarray, rows: Sequence[int]) -> tuple[float, float]:
 def shades(image: np.ndarray, shown: tuple[float, float]) -> np.ndarray:
     """uint8 of an array of integers, 0 and 255 where its values are those of ``shown``, or beyond."""
     black, white = shown
-    if shown == (0, 255):
+    if image.dtype == np.uint8 and shown == (0, 255):
         return image
     return (np.clip((image - black) / (white - black), 0, 1) * 255).round().astype(np.uint8)
 
@@ -220,7 +220,8 @@ def feature_map(features: np.ndarray, labels: np.ndarray) -> bytes:
     return figures.scatter_map(plane(features), labels, groups(labels))
 
 
-def legend(names: Sequence[str]) -> list[tuple[str, str, str]]:
-    """(color, sign, name) of each group of ``groups``, for the page."""
+def legend(names: Sequence[str], others: bool = False) -> list[tuple[str, str, str]]:
+    """(color, sign, name) of each group of ``groups``, for the page; ``others``: and of the points that are of none."""
     signs = "●▲■"
-    return [(CLASS_COLORS[i % len(CLASS_COLORS)], signs[i // len(CLASS_COLORS)], name) for i, name in enumerate(names)]
+    found = [(CLASS_COLORS[i % len(CLASS_COLORS)], signs[i // len(CLASS_COLORS)], name) for i, name in enumerate(names)]
+    return [*found, (figures.GREY, "●", "others")] if others else found

@@ -132,7 +132,7 @@ class Audit:
     near_duplicates: NearDuplicates
     sizes: Sizes
     enlarged: int
-    """Images smaller than what is stored."""
+    """Images smaller than ``data.image_size``."""
     formats: dict[str, int]
     """Images of each file format."""
     modes: dict[str, int]

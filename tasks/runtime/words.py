@@ -74,3 +74,8 @@ def duration(seconds: float | None) -> str:
 def folded(name: str) -> str:
     """What names that look the same have in common."""
     return " ".join(unicodedata.normalize("NFC", name).casefold().split())
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters written as escapes: file and class names go to the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -92,6 +92,17 @@ def test_an_image_is_not_its_own_neighbor_even_among_many_copies():
     assert embed.duplicates(features, 0.999).count == 10
 
 
+def test_the_neighbors_of_some_are_those_that_all_have():
+    features = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
+    whole, some = embed.likeness(features, 3), embed.likeness(features, 3, 2)
+    assert all(torch.equal(own, every[:2]) for own, every in zip(some, whole, strict=True))
+
+
+def test_a_list_of_hashes_beside_the_images_does_no_harm(encoder, folder):
+    (folder / "SHA256SUMS").write_text(f"{'0' * 64}  image 0.png\n")
+    assert len(embed.embed(folder, encoder)[0])
+
+
 @pytest.mark.parametrize(("count", "said"), [(1, "1 image ->"), (2, "2 images ->")])
 def test_a_folder_of_one_or_two_images_works(encoder, folder, tmp_path, monkeypatch, capsys, count, said):
     monkeypatch.setattr(registry, "load", lambda uri: encoder)
@@ -100,7 +111,8 @@ def test_a_folder_of_one_or_two_images_works(encoder, folder, tmp_path, monkeypa
     (folder / "broken.png").unlink(missing_ok=True)
     Image.fromarray(textured_images(1, 1, 28)[0, 0]).save(folder / "image 0.png")
     command(monkeypatch, folder, "--output", tmp_path / "out.parquet")
-    assert said in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert said in shown and "near-duplicates" not in shown
 
 
 def test_what_cannot_be_embedded_is_said_in_one_line(encoder, tmp_path):

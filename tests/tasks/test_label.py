@@ -215,6 +215,15 @@ def test_a_name_that_a_spreadsheet_would_change_comes_back(project: Path, odd: s
     assert found is not None and found.rows == tuple(range(40)) and not pool.names[0].startswith(("=", "-", " "))
 
 
+def test_names_that_differ_in_blanks_alone_are_told_apart(project: Path) -> None:
+    files.write_text(project / "data/prepared/train_files.txt", one_per_line(["s  1.png", "s 1.png", *NAMES[2:]]))
+    files.seal(project / "data/prepared")
+    pool = few_labels.pool(project)
+    (project / "mine.csv").write_text(label.to_csv(range(40), pool, {row: str(row % 2) for row in range(40)}))
+    found = few_labels.read(project / "mine.csv", pool)
+    assert found is not None and found.rows == tuple(range(40)) and len(set(pool.names)) == len(pool.names)
+
+
 def test_labels_are_refused_where_their_names_are_other_pictures_now_and_kept_where_these_are_prepared_otherwise(
     project: Path,
 ) -> None:

@@ -161,7 +161,9 @@ class TableSource(FolderSource):
                 schema = file.schema_arrow
                 held = _held_in(schema)
                 columns = [name for name in schema.names if name != held]
-                lines = self._as_read(columns, list(enumerate(file.read(columns=columns).to_pylist(), 1)))
+                read = [head for head, name in _columns(columns).items() if name in READ]  # others may be pictures
+                found = file.read(columns=read).to_pylist() if read else [{}] * file.metadata.num_rows
+                lines = self._as_read(columns, list(enumerate(found, 1)))
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{table} is no parquet file: {one_line(error)}") from None
         among = _class_names(schema)

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,6 +86,16 @@ def test_bad_files_stop_the_stage_or_are_quarantined_as_allowed(tmp_path: Path) 
     assert f"{listed[0]['file']}: {listed[0]['reason']}" in data.audit["warnings"][0]
     assert {q["file"] for q in listed} == {f"cat/{name}" for name in BAD} and all(q["reason"] for q in listed)
     assert len(data.train_images) + len(data.test_images) == 12 and not any(Path(n).name in BAD for n in data.train_files)
+
+
+def test_names_that_sha256sum_escapes_are_read(tmp_path: Path) -> None:
+    pictures = class_folders(4) | {"cat/a\\b.png": corpus.encoded(corpus.picture(77), "PNG")}
+    folder = write(tmp_path / "in", pictures)
+    sums = subprocess.run(["sha256sum", *sorted(pictures)], cwd=folder, capture_output=True, text=True, check=True).stdout
+    assert "\n\\" in f"\n{sums}"
+    (folder / "SHA256SUMS").write_text(sums.replace(files.sha256(folder / "cat/a\\b.png"), "0" * 64))
+    data = run(tmp_path, config(folder, max_bad=1))
+    assert [bad["reason"] for bad in data.audit["quarantined"]] == ["differs from its hash in SHA256SUMS"]
 
 
 @pytest.mark.fault("I11")

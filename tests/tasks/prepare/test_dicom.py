@@ -58,6 +58,13 @@ def test_stored_values_are_kept_whatever_the_window() -> None:
     assert abs(inverted.astype(int) + pixels - 65535).max() <= 1
 
 
+@pytest.mark.parametrize("bits", [1, 4, 6, 7])
+def test_less_than_eight_bits_reach_white(bits: int) -> None:
+    few = values(1).astype(np.uint8) >> (8 - bits)
+    pixels, _ = stored(file(few.squeeze(), bits), 1, bits=8)
+    assert (pixels.min(), pixels.max()) == (0, 255)
+
+
 def test_signed_values_begin_at_zero_and_the_first_frame_counts() -> None:
     wide = values(1).squeeze().astype(np.int64) - 32768
     read, facts = dicom.read(file(np.stack([wide, wide[::-1]]).astype(np.int16), 16, signed=True, frames=2), 16)

@@ -273,6 +273,7 @@ def test_what_other_programs_write_for_nothing_is_no_label_and_said() -> None:
 
 def test_a_missing_group_is_none_and_a_column_that_comes_twice_is_refused(tmp_path: Path) -> None:
     assert group_of(None) == group_of(float("nan")) == group_of("NA") == "" and group_of(7) == "7"
+    assert group_of("M\u00fcller") == group_of("Mu\u0308ller")  # lists of two systems
     assert group_of(7.0) == group_of(" 7.0") == "7" and group_of("p1 ") == "p1"  # a column of floats, where some have none
     folder = folder_of(tmp_path, b"path,label,label\nimg/0.png,a,b\n", name="LABELS.CSV")
     with pytest.raises(DataError, match=r"LABELS.CSV has the column 'label' twice"):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.support import corpus
 from tests.tasks.prepare.test_bad_inputs import refused
-from tests.tasks.prepare.test_bands import png16
+from tests.tasks.prepare.test_bands import png16, stored
 from tests.tasks.prepare.test_color_space import notes
 from tests.tasks.prepare.test_prepare import config, run, tree, write
 
@@ -34,6 +34,16 @@ def test_a_picture_that_is_transparent_all_over_is_told_with_what_keeps_it(chann
     assert notes(flat, channels) == [CLEAR + "remove the transparency"]
     assert notes(with_alpha(6), channels) == ["partly transparent, laid on white"] and notes(with_alpha(255), channels) == []
     assert notes(with_alpha(0), 4) == []
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_one_transparent_color_is_laid_on_white_whatever_is_kept(bits: int) -> None:
+    left = Image.new("RGB", (8, 8), "red")
+    left.paste((0, 0, 255), (4, 0, 8, 8))
+    pixels, facts = stored(corpus.encoded(left, "PNG", transparency=(255, 0, 0)), 3, bits=bits, size=8)
+    white = 2**bits - 1
+    assert pixels[4, 1].tolist() == [white] * 3 and pixels[4, 6].tolist() == [0, 0, white]
+    assert facts.notes == ["partly transparent, laid on white"]
 
 
 def test_an_error_of_images_that_are_all_white_says_why_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -277,6 +279,27 @@ def test_the_stage_publishes_the_report_and_the_journal_of_what_it_compared(tmp_
 # ---------------------------------------------------------------------- parts
 
 
+def test_pictures_of_sixteen_bits_that_use_those_of_eight_are_shown_in_eight():
+    image = np.array([[[0, 60], [128, 255]]], np.uint16)
+    assert pictures.shades(image, (0.0, 255.0)).dtype == np.uint8 and pictures.thumbnail(image, (0.0, 255.0)).dtype == np.uint8
+
+
+def test_every_color_of_the_maps_is_in_their_legend():
+    names = [f"class {i}" for i in range(24)]
+    signs = [(color, sign) for color, sign, _ in pictures.legend(names, others=True)]
+    assert len({*signs}) == 25 and pictures.legend(names, others=True)[-1] == (figures.GREY, "●", "others")
+    assert len(pictures.legend(names)) == 24 and figures.GREY not in figures.CLASS_COLORS
+
+
+def test_a_class_with_a_control_character_is_drawn():
+    ElementTree.fromstring(figures.confusion(np.eye(2), ["ca\x07t", "dog"]))
+
+
+def test_of_few_images_none_is_its_own_neighbor():
+    features = np.eye(4, dtype=np.float32)
+    assert all(row not in near for row, near in enumerate(pictures.most_similar(features, range(4)).tolist()))
+
+
 def test_neighbors_are_the_most_similar_images_without_the_query():
     features = np.eye(8, dtype=np.float32)
     features[3] = features[0] * 0.9 + features[1] * 0.1
@@ -330,8 +353,11 @@ def test_mistakes_count_what_the_predictions_say(project):
 
 def test_the_effect_of_near_duplicates_is_the_score_without_them(page):
     pairs = [("a", "a"), ("a", "b"), ("b", "b"), ("b", "b")]
-    assert findings.effect("x", pairs, np.array([0])) == findings.Effect("x", 1, 0.75, pytest.approx(2 / 3))
-    assert findings.effect("x", pairs, np.arange(4)) is None
+    labels, classes = np.array([2, 0, -1, 0, 1, 1]), ["a", "b", "of too many"]
+    data = SimpleNamespace(test_labels=labels, meta={"classes": classes})  # the first and the third were not judged
+    assert findings.effect("x", pairs, np.array([1]), data) == findings.Effect("x", 1, 0.75, pytest.approx(2 / 3))
+    assert findings.effect("x", pairs, np.array([0, 2, 3]), data) == findings.Effect("x", 1, 0.75, 1.0)
+    assert findings.effect("x", pairs, np.arange(6), data) is None is findings.effect("x", pairs, np.array([0, 2]), data)
     said = re.search(r"Without the 2 test images that have .*?\)\.", text_of(page))
     assert said and re.findall(r"(\w+) gets [\d.]+ %", said[0]) == [
         "simclr",
