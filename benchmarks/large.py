@@ -150,7 +150,7 @@ class _Over(Exception):
 
 
 def trained(array: np.ndarray, options: argparse.Namespace, announce: Callable[[np.ndarray], None] | None = None) -> float:
-    """Images a second of our loop on an array, from its third step on; the looks at the encoder are left out."""
+    """Images a second of our loop on an array, from its sixth step on; the looks at the encoder are left out."""
     trainer = our_trainer(Trial("ours", "simclr", 16, 256, SETTING), array)
     trainer.config = dataclasses.replace(trainer.config, health_images=2)
     if announce is not None:

@@ -28,7 +28,7 @@ from prefect.states import Completed, Failed
 
 from flows import artifacts, own_server, runs
 from flows.machines import AT_A_TIME, Machines
-from tasks import few_labels, guard
+from tasks import guard
 from tasks.dvc import graph, lock_files
 from tasks.dvc.outcome import Fate, Outcome
 from tasks.dvc.places import check_places
@@ -190,8 +190,8 @@ def work(schedule: Schedule, runner: Runner | Machines, parallelism: int) -> Non
                 outcome = Outcome(Stop.code, Fate.FAILED, future.state.message or "")
             name = running.pop(future.task_run_id)
             schedule.finished(name, outcome)
-            if name == "prepare" and outcome.how.good and "report" in schedule.chosen:
-                few_labels.check(runner.root)
+            if name == "prepare" and outcome.how.good:
+                guard.check_images(runner.root, schedule.chosen)
     except BaseException:  # Ctrl-C, SIGTERM, `prefect flow-run cancel`, an API that went away
         runner.stop()
         raise

@@ -3,20 +3,40 @@ weights are tried before anything is computed; and trainings from one alias star
 """
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_core.config import ConfigError
+from tasks import few_labels
 from tasks.dvc.graph import PlannedStage
-from tasks.runtime import edited_yaml, files, params
+from tasks.runtime import dataset, edited_yaml, files, params
 from tasks.runtime.errors import Stop, TrackerDown, UsageError
+from tasks.runtime.recipes import refuse_to_tune
 from tasks.runtime.start_rows import ROW, check_weights, is_idle, lacking, own, section
 
 if TYPE_CHECKING:
     from ssl_core.engine.encoders import EncoderConfig
 
 MOVED = "the alias that trainings start from names another encoder now"
+
+
+def check_images(root: Path, chosen: Collection[str]) -> None:
+    """Once the images are prepared, and before anything is trained on them: whether the stages that come after can use them.
+
+    Args:
+        chosen: names of the stages that are to run.
+
+    Raises:
+        DataError: the file of labels that will choose is not of these images.
+        ConfigError: they have no labels to fine-tune with.
+    """
+    if "report" in chosen:
+        few_labels.check(root)
+    is_tuned = any(name.startswith("finetune@") for name in chosen)
+    has_tasks = is_tuned and params.run_config(params.load(root / params.PARAMS)).tasks
+    if is_tuned and not has_tasks and not dataset.load(root / dataset.PREPARED).can_tune:
+        raise refuse_to_tune()
 
 
 def is_wanted(root: Path) -> bool:

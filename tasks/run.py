@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from tasks import few_labels, forecast, guard, leaderboard
+from tasks import forecast, guard, leaderboard
 from tasks.dvc import graph, lock_files
 from tasks.dvc.live import Screen
 from tasks.dvc.outcome import Fate, Outcome
@@ -129,8 +129,7 @@ def _work(schedule: Schedule, runner: Runner, jobs: int, pool: ThreadPoolExecuto
     with Screen(runner.root, len(schedule.chosen)) as screen:
         while not schedule.over():
             if not asked and "prepare" in schedule.outcomes and schedule.outcomes["prepare"].how.good:
-                if "report" in schedule.chosen:
-                    few_labels.check(runner.root)
+                guard.check_images(runner.root, schedule.chosen)
                 expected, asked = forecast.make(runner, schedule, jobs, pool, screen.say), True
                 if expected:
                     schedule.expected = expected.by_stage()

@@ -28,7 +28,7 @@ from ssl_core.finetuning import Draw, best_rate, draws, finetune
 from tasks.runtime import dataset, files, params, saved_encoder
 from tasks.runtime.errors import Diverged, IntegrityError
 from tasks.runtime.progress import Progress
-from tasks.runtime.recipes import FinetuneParams
+from tasks.runtime.recipes import FinetuneParams, refuse_to_tune
 from tasks.runtime.stage import Stage
 from tasks.tracking.journal import Journal, of_encoder
 
@@ -80,13 +80,9 @@ class Trials:
         self.test = torch.nonzero(self.labels.test >= 0)[:, 0]
         groups = self.data.test_groups
         self.groups = None if groups is None else torch.from_numpy(np.array(groups))[self.test]
-        known = self.labels.train >= 0
-        self.is_labelled = bool(len(self.test) and (known & holdout).any() and (known & ~holdout).any())
+        self.is_labelled = self.data.can_tune
         if not self.is_labelled and (task or not params.run_config(params.load()).tasks):
-            of = f" of {task}" if task else ""
-            raise ConfigError(
-                f"run.finetune needs labels, of training images{of} (some held out) and of test images; set it to []"
-            )
+            raise refuse_to_tune(task)
         if not num_parameters(self.encoder):
             raise ConfigError(f"run.finetune: {name} has no weights to train; take it out")
 

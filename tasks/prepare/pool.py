@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tasks.prepare.auditing import EXAMPLES, near_duplicates
+from tasks.prepare.layout import shown
 from tasks.runtime import dataset, files
 from tasks.runtime.dataset import IN_POOL, Array
 from tasks.runtime.errors import DataError, IntegrityError
@@ -73,7 +74,7 @@ def _named(mask: Array, names: list[str]) -> list[str]:
 
 
 def _shown(name: str) -> str:
-    return printable(name.encode(errors="backslashreplace").decode())
+    return printable(shown(name))
 
 
 def in_words(directory: Path, task: str) -> list[str]:

@@ -75,7 +75,8 @@ def color(method: str) -> str:
 
 
 def scores(rows: Sequence[Row]) -> bytes:
-    """Test scores as dots with intervals, best held-out score on top; baselines grey, untrained encoder as a line."""
+    """Test scores as dots with intervals, best held-out score on top; baselines grey, the best row that needs no training as a
+    line."""
     with style():
         figure, (axes,) = new_figure(WIDTH, 0.8 + 0.27 * len(rows))
         for y, row in enumerate(rows):

@@ -63,6 +63,12 @@ class Dataset:
         """Whether any training image is labelled."""
         return bool((self.train_labels >= 0).any())
 
+    @property
+    def can_tune(self) -> bool:
+        """Whether there are labels to fine-tune with: of training images, some of them held out, and of test images."""
+        known, kept = self.train_labels >= 0, self.train_holdout
+        return bool((self.test_labels >= 0).any() and (known & kept).any() and (known & ~kept).any())
+
     def labelled(self) -> "Dataset":
         """With the labelled training images alone, in memory; the same where all are, or fewer than two."""
         known = self.train_labels >= 0

@@ -21,6 +21,12 @@ class FinetuneParams:
     augment: "AugmentConfig"
 
 
+def refuse_to_tune(task: str | None = None) -> ConfigError:
+    """Of images without the labels that fine-tuning needs."""
+    of = f" of {task}" if task else ""
+    return ConfigError(f"run.finetune needs labels, of training images{of} (some held out) and of test images; set it to []")
+
+
 def finetune_params(params: Mapping[str, Any]) -> FinetuneParams:
     """The recipe of every fine-tuning.
 

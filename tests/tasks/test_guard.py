@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.torch import save_file
 
@@ -19,7 +20,7 @@ from tasks.runtime.start_rows import rows_of
 from tasks.tracking import packages
 from tests.conftest import ROOT
 from tests.support.configs import ENCODER, encoder_of
-from tests.support.project import command, copy_project, set_params
+from tests.support.project import command, copy_project, rewrite, set_params, write_prepared
 
 TRY = guard._try
 MINE = {"weights": "weights/mine.safetensors"}
@@ -176,3 +177,15 @@ def test_a_run_with_weights_of_another_network_ends_before_it_begins(tmp_path: P
     assert done.returncode == 2 and (project / "params.yaml").read_bytes() == before, done.stderr
     assert done.stderr.count("\n") == 1 and "method exemplar: encoder.weights: " in done.stderr
     assert not (project / "data/prepared").exists()
+
+
+def test_fine_tuning_without_the_labels_for_it_is_refused_before_anything_is_trained(project: Path) -> None:
+    write_prepared(project)
+    stages = ["prepare", "pretrain@simclr-0", "finetune@simclr-0"]
+    guard.check_images(project, stages)
+    rewrite(project, test_labels=np.full(32, -1))
+    guard.check_images(project, stages[:2])
+    with pytest.raises(ConfigError, match=r"run\.finetune needs labels, of training images \(some held out\)"):
+        guard.check_images(project, stages)
+    set_params(project, {"tasks": {"other": {"path": "elsewhere"}}, "run": {"tasks": ["other"]}})
+    guard.check_images(project, stages)  # those of the task are used
