@@ -82,7 +82,7 @@ def test_rows_stand_beside_a_start_from_scratch_on_the_same_labels(project: Path
 def test_what_is_of_earlier_parameters_can_be_left_out(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     leaderboard.show(project, {"finetune@byol-0"})
     said = capsys.readouterr().out
-    assert "out of date: finetune@byol-0" in said and "byol" not in said[said.index("Fine-tuning") :]
+    assert "not up to date: finetune@byol-0" in said and "byol" not in said[said.index("Fine-tuning") :]
     assert tuned.load_all(project, {f"finetune@{method}-0" for method in METHODS}) == []
 
 
