@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from tasks.runtime.words import few
 Content = bytes | Array | BadImage
 TEXTS = (".csv", ".tsv", ".jsonl")
 READ = (*TEXTS, ".parquet")
+ESCAPED = {"n": "\n", "r": "\r", "\\": "\\"}
+"""What sha256sum writes in names, after a backslash."""
 LISTS = (*READ, ".json", ".xlsx", ".xls")
 """What may be a list of images; ``data.source: table`` reads some."""
 BELOW = ("metadata.csv", "metadata.jsonl")
@@ -195,7 +198,7 @@ class FileSource(Source):
         for number, line in enumerate(os.fsdecode(text).splitlines(), 1):
             digest, _, name = line.partition(" ")
             if digest.startswith("\\"):  # sha256sum's sign for a name with a backslash or a line break
-                digest, name = digest[1:], name.replace("\\n", "\n").replace("\\\\", "\\")
+                digest, name = digest[1:], re.sub(r"\\([nr\\])", lambda found: ESCAPED[found[1]], name)
             name = renamed(name.lstrip(" *").removeprefix("./"))
             if not line.strip():
                 continue

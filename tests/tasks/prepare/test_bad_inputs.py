@@ -89,11 +89,11 @@ def test_bad_files_stop_the_stage_or_are_quarantined_as_allowed(tmp_path: Path) 
 
 
 def test_names_that_sha256sum_escapes_are_read(tmp_path: Path) -> None:
-    pictures = class_folders(4) | {"cat/a\\b.png": corpus.encoded(corpus.picture(77), "PNG")}
+    pictures = class_folders(4) | {"cat/a\\nb.png": corpus.encoded(corpus.picture(77), "PNG")}
     folder = write(tmp_path / "in", pictures)
     sums = subprocess.run(["sha256sum", *sorted(pictures)], cwd=folder, capture_output=True, text=True, check=True).stdout
     assert "\n\\" in f"\n{sums}"
-    (folder / "SHA256SUMS").write_text(sums.replace(files.sha256(folder / "cat/a\\b.png"), "0" * 64))
+    (folder / "SHA256SUMS").write_text(sums.replace(files.sha256(folder / "cat/a\\nb.png"), "0" * 64))
     data = run(tmp_path, config(folder, max_bad=1))
     assert [bad["reason"] for bad in data.audit["quarantined"]] == ["differs from its hash in SHA256SUMS"]
 
