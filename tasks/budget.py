@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 
-from ssl_core.catalogue import LABELLED
 from ssl_core.config import ConfigError
 from ssl_core.engine.data import Images
 from ssl_core.engine.train import NonFinite, Position, Trainer
@@ -66,7 +65,6 @@ def measure(
 
     A single thread is timed by its processor time, which other work on the machine changes least.
     """
-    data = data.labelled() if name in LABELLED else data
     chosen = fit(params.method_params(values, name), len(data.train_images))
     torch.set_num_threads(chosen.train.threads)
     clock = time.process_time if device.type == "cpu" and chosen.train.threads == 1 else time.perf_counter

@@ -266,10 +266,9 @@ def main() -> None:
     encoder = loaded(arguments.model)
     if encoder.caution:
         print(f"warning: {encoder.uri}: {encoder.caution} (--model takes another encoder, or a folder)", file=sys.stderr)
-    if isinstance(query, str):
-        check_query(query, images, encoder)
     source = tiles_of(images, encoder)
     if isinstance(query, str):
+        check_query(query, source, encoder)
         check_tile(query, source)
     layer = chosen_layer(encoder, arguments.layer)
     dense: Outputs | None = (lambda images: encoder.module.maps(images)[layer].float()) if arguments.dense else None

@@ -200,8 +200,8 @@ def pool(root: Path) -> Pool:
     lines = (root / dataset.PREPARED / "train_files.txt").read_text(encoding="utf-8").splitlines()
     whole = (json.loads(line).encode("utf-8", "surrogateescape") for line in lines)  # of any bytes
     names = [safe_cell(name.decode("utf-8", "backslashreplace")) for name in whole]
-    often = Counter(names)
-    names = [name if often[name] == 1 else f"{name} ({row})" for row, name in enumerate(names)]  # which differ in blanks alone
+    while len(often := Counter(names)) < len(names):  # they differ in blanks alone
+        names = [name if often[name] == 1 else f"{name} ({row})" for row, name in enumerate(names)]
     data = dataset.load(root / dataset.PREPARED)
     return Pool(names, data.train_images, data.train_groups)
 

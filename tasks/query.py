@@ -53,13 +53,15 @@ def _names(query: str) -> set[str]:
     return {shown(query), shown(query).rpartition("#")[0]}
 
 
-def check_query(query: str, images: Source, encoder: registry.Loaded) -> None:
-    """Refuse a query among ``images`` that cannot be decoded, before all others are.
+def check_query(query: str, tiles: Source, encoder: registry.Loaded) -> None:
+    """Refuse a query that cannot be decoded, before all others are.
+
+    Args:
+        tiles: the images, cut where the encoder was trained on tiles.
 
     Raises:
         UsageError: it is so.
     """
-    tiles = tiles_of(images, encoder)  # a picture that is cut may be of any shape
     called = [{shown(item.name), shown(item.name).rpartition("#")[0]} for item in tiles.items]
     rows = [row for row, names in enumerate(called) if names & _names(query) - {""}][:1]
     if not pictures(tiles, rows, encoder.config["encoder"]["channels"], encoder.config.get("bit_depth", DEPTH)):
@@ -82,12 +84,12 @@ def features_of(image: Path, encoder: registry.Loaded, outputs: Outputs | None) 
     with tempfile.TemporaryDirectory(prefix="ssl-query-") as place:  # what lies beside it may be a whole disk
         name = image.name.lstrip(".")  # a hidden file would not be read
         shutil.copyfile(image, Path(place, name))
-        source = open_images(Path(place))
+        source = tiles_of(open_images(Path(place)), encoder)
         try:
             check_query(name, source, encoder)
         except UsageError:
             raise UsageError(f"--query {image} cannot be read: {UNREADABLE}") from None
-        return embed(Path(place), encoder, tiles_of(source, encoder), outputs)[1]
+        return embed(Path(place), encoder, source, outputs)[1]
 
 
 def at_home(path: Path) -> Path:

@@ -159,16 +159,16 @@ def _cautions(transfer: Transfer) -> list[str]:
 
 def _leak(task: Task) -> str:
     leak = task.leak
-    if leak.get("otherwise"):
-        return f"{unseen(task.name, leak['otherwise'])}."
+    blind = f"{unseen(task.name, leak['otherwise'])}." if leak.get("otherwise") else ""
     if not leak or not leak["equal"] + leak["alike"]:
-        return ""
+        return blind
     named = [*leak["examples"], *leak["alike_examples"]]
     names = ", ".join(named)
     more = ", ..." if leak["equal"] + leak["alike"] > len(named) else ""
     return (
         f"Of {leak['test_images']:,} test images of {task.name}, {leak['equal']:,} are among the images that encoders are"
         f" trained on and {leak['alike']:,} look like one, without their labels; its scores may be too good: {names}{more}."
+        f"{' ' if blind else ''}{blind}"
     )
 
 

@@ -124,7 +124,7 @@ def budget(first: Row, free: Sequence[Row], share: str) -> Budget | None:
     """``first`` against the best of ``free`` on the held-out labels; None where there is nothing to compare."""
     own = _right(first, share, held_out=True)
     rivals = {row.method: (row, right) for row in free if (right := _right(row, share, held_out=True)) is not None}
-    rivals = {name: pair for name, pair in rivals.items() if own is not None and _fit(own, pair[1], share)}
+    rivals = {name: (row, it) for name, (row, it) in rivals.items() if own is not None and _fit(first, row, own, it, share)}
     if own is None or not rivals:
         return None
     over, (row, right) = max(rivals.items(), key=lambda item: np.nanmean(item[1][1]))
@@ -143,7 +143,7 @@ def _tested(first: Row, rows: Sequence[Row], share: str, resamples: int) -> dict
     own, found = _right(first, share, held_out=False), {}
     for row in rows:
         other = _right(row, share, held_out=False)
-        if own is not None and other is not None and _fit(own, other, share):
+        if own is not None and other is not None and _fit(first, row, own, other, share):
             found[row.method] = _difference(own, other, share, resamples, first.best.groups("test", own.shape[1]))
     return found
 
@@ -160,8 +160,10 @@ def _right(row: Row, share: str, held_out: bool) -> np.ndarray | None:
     return None if few and np.isnan(found).all(1).any() else found  # of few images, a choice of labels may leave none to ask
 
 
-def _fit(first: np.ndarray, second: np.ndarray, share: str) -> bool:
-    return first.shape[1] == second.shape[1] and (share == ALL or first.shape == second.shape)
+def _fit(first: Row, row: Row, own: np.ndarray, other: np.ndarray, share: str) -> bool:
+    """Whether both are of the same images and, of few labels, of as many choices by as many encoders."""
+    count, beside = (sum(result.kept for result in each.results) for each in (first, row))
+    return own.shape[1] == other.shape[1] and (share == ALL or (own.shape == other.shape and count == beside))
 
 
 def _difference(first: np.ndarray, second: np.ndarray, share: str, resamples: int, groups: "Tensor | None") -> "Difference":

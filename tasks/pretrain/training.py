@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssl_core.catalogue import LABELLED, load_class
+from ssl_core.catalogue import load_class
 from ssl_core.engine import distributed
 from ssl_core.engine import encoders as core_encoders
 from ssl_core.engine.continued import freeze
@@ -79,7 +79,6 @@ class Training:
         self.stage, self.name, self.seed, self.device, self.start = stage, name, seed, device, start
         self.leads = distributed.rank() == 0
         self.values, self.data = params.load(), dataset.load()
-        self.data = self.data.labelled() if name in LABELLED else self.data  # others teach it nothing
         asked = params.method_params(self.values, name)
         self.params = fitting.fit(asked, len(self.data.train_images))
         self.lowered = fitting.in_words(fitting.lowered(asked, self.params)) if asked.train.trains else ""

@@ -34,9 +34,9 @@ from tasks.tracking.registered import CHAMPION, PACKAGE, SEAL
 from tasks.tracking.tracker import Tracker
 
 CARD = "ssl.card"
+"""Tag of a version: the hash of its description."""
 PASSING, OF_A_TASK = (transfer.RANK, "standing", "over_start"), ".linear_top1"
 """Tags of a version, by name or ending, that may be gone the next time."""
-"""Tag of a version: the hash of its description."""
 
 
 @dataclass(frozen=True)

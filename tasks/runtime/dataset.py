@@ -5,7 +5,7 @@ import mmap
 import tokenize
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +32,6 @@ BLOCK = 2048
 """Images that are looked at together."""
 
 
-PER_IMAGE = ("train_images", "train_labels", "train_holdout", "train_groups")
-"""Of the training images."""
 GROUPS = ("train_groups", "test_groups")
 """Files that are there where images belong together."""
 
@@ -68,14 +66,6 @@ class Dataset:
         """Whether there are labels to fine-tune with: of training images, some of them held out, and of test images."""
         known, kept = self.train_labels >= 0, self.train_holdout
         return bool((self.test_labels >= 0).any() and (known & kept).any() and (known & ~kept).any())
-
-    def labelled(self) -> "Dataset":
-        """With the labelled training images alone, in memory; the same where all are, or fewer than two."""
-        known = self.train_labels >= 0
-        if known.all() or known.sum() < 2:
-            return self
-        own = {name: array[known] for name in PER_IMAGE if (array := getattr(self, name)) is not None}
-        return replace(self, **own)
 
     def info(self, labels: "Tensor | None" = None) -> "DataInfo":
         """What a method is told of the training images; only a supervised one gets ``labels``, of the images it trains on."""

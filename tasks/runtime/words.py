@@ -10,8 +10,8 @@ Lines = Sequence[Sequence[str]]
 def unseen(task: str, otherwise: Sequence[str]) -> str:
     """That images of a task are not recognized among those that encoders were trained on."""
     return (
-        f"{task} and data are made square by another {' and '.join(otherwise)}, so which of its test images encoders have seen"
-        " is not found by their pixels"
+        f"{task} and data are made square by another {' and '.join(otherwise)}, so test images that encoders have seen may not"
+        " be recognized by their pixels"
     )
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -147,3 +148,10 @@ def test_a_wrong_task_is_told_in_one_line(names: list[str], blocks: dict[str, ob
     with pytest.raises(ConfigError) as error:
         params.task_configs(values)
     assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_was_found_is_said_where_more_may_not_be_recognized() -> None:
+    found = transfer._leak(SimpleNamespace(name="tiles", leak=LEAK | {"otherwise": ["fit"]}))
+    assert "2 are among the images that encoders are trained on" in found and found.endswith("recognized by their pixels.")
+    blind = transfer._leak(SimpleNamespace(name="tiles", leak=LEAK | {"equal": 0, "alike": 0, "otherwise": ["fit"]}))
+    assert blind.startswith("tiles and data are made square by another fit") and "are among" not in blind

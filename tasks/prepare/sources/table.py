@@ -161,7 +161,7 @@ class TableSource(FolderSource):
                 schema = file.schema_arrow
                 held = _held_in(schema)
                 columns = [name for name in schema.names if name != held]
-                read = [head for head, name in _columns(columns).items() if name in READ]  # others may be pictures
+                read = [head for head, name in _columns(columns).items() if name in READ or not _may_be_large(schema, head)]
                 found = file.read(columns=read).to_pylist() if read else [{}] * file.metadata.num_rows
                 lines = self._as_read(columns, list(enumerate(found, 1)))
         except (pa.ArrowException, OSError) as error:
@@ -207,6 +207,14 @@ class TableSource(FolderSource):
             data = bytes(data) if all(isinstance(number, int) and 0 <= number < 256 for number in data) else None
         fine = isinstance(data, bytes) and len(data) <= MAX_BYTES
         return data if fine else BadImage("the table holds no bytes of it")
+
+
+def _may_be_large(schema: Any, column: str) -> bool:
+    """Whether a column that is not read may hold pictures, or lists of numbers."""
+    import pyarrow as pa
+
+    kinds = [schema.field(number).type for number in schema.get_all_field_indices(column)]
+    return any(pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind) for kind in kinds)
 
 
 def _is_list(name: str, kind: str) -> bool:

@@ -327,7 +327,8 @@ def test_rows_of_blanks_say_nothing_and_what_is_not_known_is_no_split(tmp_path: 
     source = open_source(config(folder_of(tmp_path, f"{table},,,\n  ,, ,\n,c0,train,9\n".encode()), "table"))
     assert [item.split for item in source.items] == ["test"] + ["train"] * 11
     assert source.bad == [("labels.csv, row 16", "it names no file")]
-    columns = {"path": [f"img/{i}.png" for i in range(3)] + [None] * 2, "label": [b"NA", b"cat", b"dog", b"dog", None]}
+    columns = {"path": [f"img/{i}.png" for i in range(3)] + [None] * 2, "label": [b"NA", b"cat", b"dog", None, None]}
+    columns |= {"caption": [None] * 3 + ["a dog", None], "mask": [b"a picture"] * 5}  # only what may be large is not looked at
     (tmp_path / "other").mkdir()
     folder = write(tmp_path / "other/in", PICTURES)
     parquet.write_table(pa.table(columns), folder / "list.parquet")

@@ -45,7 +45,7 @@ def test_other_squares_of_the_same_files_are_not_found_and_that_is_said(prepared
     files.write_json(directory / "meta.json", {"classes": ["a", "b"], "fit": "stretch", "tile": 64})
     pool.compare(directory, "tiles", lambda: None)
     (said,) = pool.in_words(directory, "tiles")
-    assert said.startswith("pool: tiles and data are made square by another fit and tile, so which of its test images")
+    assert said.startswith("pool: tiles and data are made square by another fit and tile, so test images that encoders")
 
 
 def test_nothing_is_said_where_nothing_is_in_both(prepared: dataset.Dataset, tmp_path: Path) -> None:
