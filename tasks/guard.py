@@ -33,10 +33,10 @@ def check_images(root: Path, chosen: Collection[str]) -> None:
     """
     if "report" in chosen:
         few_labels.check(root)
-    is_tuned = any(name.startswith("finetune@") for name in chosen)
-    has_tasks = is_tuned and params.run_config(params.load(root / params.PARAMS)).tasks
-    if is_tuned and not has_tasks and not dataset.load(root / dataset.PREPARED).can_tune:
-        raise refuse_to_tune()
+    if any(name.startswith("finetune@") for name in chosen):
+        data, tasks = dataset.load(root / dataset.PREPARED), params.run_config(params.load(root / params.PARAMS)).tasks
+        if not tasks and not dataset.can_tune(data.train_labels, data.train_holdout, data.test_labels):
+            raise refuse_to_tune()
 
 
 def is_wanted(root: Path) -> bool:

@@ -136,9 +136,16 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.num_batches_tracked += 1
 
 
-def then_children(norm: nn.Module, inputs: object, out: Tensor) -> Tensor:
-    """A forward hook of norms that took the place of others: the modules which those held follow, in their order. timm's
-    ``BatchNormAct2d`` holds a drop and an activation."""
+def keep_children(norm: nn.Module) -> None:
+    """Let the modules that a norm holds come after it, in their order, where it took the place of one that did so.
+
+    timm's ``BatchNormAct2d`` holds a drop and an activation.
+    """
+    if list(norm.children()):
+        norm.register_forward_hook(_then_children)
+
+
+def _then_children(norm: nn.Module, inputs: object, out: Tensor) -> Tensor:
     for child in norm.children():
         out = child(out)
     return out
@@ -163,8 +170,7 @@ def _synchronize(method: nn.Module, device: torch.device) -> None:
         for norm in [m for m in method.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]:
             norm.__class__ = SyncBatchNorm  # type: ignore[assignment]
     for synchronized in [m for m in method.modules() if isinstance(m, (nn.SyncBatchNorm, SyncBatchNorm))]:
-        if list(synchronized.children()):
-            synchronized.register_forward_hook(then_children)
+        keep_children(synchronized)
 
 
 def parallel(method: "Method", device: torch.device) -> Callable[["Batch"], dict[str, Tensor]]:

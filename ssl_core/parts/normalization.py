@@ -35,8 +35,7 @@ class SplitBatchNorm2d(nn.Module):
             self.register_buffer(name, buffer)
         for name, child in norm.named_children():
             self.add_module(name, child)
-        if self._modules:
-            self.register_forward_hook(distributed.then_children)
+        distributed.keep_children(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape.

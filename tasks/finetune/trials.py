@@ -80,7 +80,7 @@ class Trials:
         self.test = torch.nonzero(self.labels.test >= 0)[:, 0]
         groups = self.data.test_groups
         self.groups = None if groups is None else torch.from_numpy(np.array(groups))[self.test]
-        self.is_labelled = self.data.can_tune
+        self.is_labelled = dataset.can_tune(self.labels.train, holdout, self.labels.test)
         if not self.is_labelled and (task or not params.run_config(params.load()).tasks):
             raise refuse_to_tune(task)
         if not num_parameters(self.encoder):

@@ -61,12 +61,6 @@ class Dataset:
         """Whether any training image is labelled."""
         return bool((self.train_labels >= 0).any())
 
-    @property
-    def can_tune(self) -> bool:
-        """Whether there are labels to fine-tune with: of training images, some of them held out, and of test images."""
-        known, kept = self.train_labels >= 0, self.train_holdout
-        return bool((self.test_labels >= 0).any() and (known & kept).any() and (known & ~kept).any())
-
     def info(self, labels: "Tensor | None" = None) -> "DataInfo":
         """What a method is told of the training images; only a supervised one gets ``labels``, of the images it trains on."""
         from ssl_core.engine.method import DataInfo
@@ -80,6 +74,13 @@ class Dataset:
             labels=labels,
             num_classes=len(self.meta["classes"]),
         )
+
+
+def can_tune(train: Any, holdout: Any, test: Any) -> bool:
+    """Whether these labels, arrays or tensors, are enough to fine-tune with: of training images, some of them held out, and of
+    test images."""
+    known = train >= 0
+    return bool((test >= 0).any() and (known & holdout).any() and (known & ~holdout).any())
 
 
 def prepared(task: str | None = None) -> Path:
