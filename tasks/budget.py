@@ -22,11 +22,10 @@ from typing import Any
 import torch
 
 from ssl_core.config import ConfigError
-from ssl_core.engine.data import Images
 from ssl_core.engine.train import NonFinite, Position, Trainer
 from tasks.pretrain import weights
-from tasks.pretrain.fitting import fit
-from tasks.pretrain.training import make_method, peak_memory
+from tasks.pretrain.fitting import fit_to
+from tasks.pretrain.training import make_trainer, peak_memory
 from tasks.runtime import dataset, edited_yaml, params, settings
 from tasks.runtime.device import pick_device
 from tasks.runtime.errors import TrackerDown, UsageError, run
@@ -65,12 +64,10 @@ def measure(
 
     A single thread is timed by its processor time, which other work on the machine changes least.
     """
-    chosen = fit(params.method_params(values, name), len(data.train_images))
+    chosen = fit_to(params.method_params(values, name), data)
     torch.set_num_threads(chosen.train.threads)
     clock = time.process_time if device.type == "cpu" and chosen.train.threads == 1 else time.perf_counter
-    trainer = Trainer(
-        make_method(chosen, data, 0, weights.find(chosen.encoder)), Images(data.train_images, device), chosen.train, 0
-    )
+    trainer = make_trainer(chosen, data, 0, device, weights.find(chosen.encoder))
 
     def now() -> float:
         if device.type == "cuda":
@@ -82,7 +79,8 @@ def measure(
     trainer.method.before_epoch(trainer.epochs, trainer.embed)
     between = now() - started
     images, turns = trainer.steps * chosen.train.batch_size, sum(map(trainer.epoch_work_is_due, range(trainer.steps)))
-    per_image = step / chosen.train.batch_size + between * turns / images + look / trainer.row_epochs / len(trainer.images)
+    looked = trainer.row_epochs * trainer.steps_per_epoch * chosen.train.batch_size
+    per_image = step / chosen.train.batch_size + between * turns / images + look / looked
     return Cost(per_image / chosen.train.processes, images, peak_memory(device))
 
 
@@ -155,10 +153,10 @@ def main() -> None:
     new = params.parse(text, params.PARAMS)
     params.check(new)
     params.write(text)
-    num_images = len(dataset.load().train_images)
+    data = dataset.load()
     for name, cost in found.items():
-        now = fit(params.method_params(new, name), num_images).train
-        steps = now.steps(num_images)
+        now = fit_to(params.method_params(new, name), data).train
+        steps = now.steps(len(data.train_images))
         print(
             f"{name:12} {1e6 * cost.per_image:8,.0f} us an image   share {now.epoch_share:<5g} {steps:7,} steps   "
             f"{cost.per_image * steps * now.batch_size:6.1f} s"

@@ -141,6 +141,7 @@ def footnote(verdict: Verdict) -> str:
         test = "" if by_few or not known(results, "linear_top1") else ", and worth it only where the test agrees"
         how_many = "" if by_few else " with all labels"
         notes.append(f"verdict{how_many}: against the best baseline that needs no training, by {which} labels{test}")
+    notes += sorted({f"scores are of {r.metrics.protocol['judged']}" for r in results if "judged" in r.metrics.protocol})
     if known(results, PRETEXT.name):
         chances = {r.method: r.get("pretext_chance") for r in results if r.get("pretext_chance") is not None}
         guessing = f" (guessing: {', '.join(f'{m} {percent(chance)} %' for m, chance in chances.items())})" if chances else ""

@@ -65,8 +65,7 @@ def _trainer(directory: Path, about: Capture, chosen: params.MethodParams, devic
     data = dataset.load()
     if data.sha256 != about.data_sha256:
         raise IntegrityError(f"{directory} is of other images than {dataset.PREPARED} holds; put those back (dvc checkout)")
-    fitted = fitting.fit(chosen, len(data.train_images))
-    return make_trainer(fitted, data, about.seed, device, weights.find(chosen.encoder))
+    return make_trainer(fitting.fit_to(chosen, data), data, about.seed, device, weights.find(chosen.encoder))
 
 
 def _restore(trainer: Trainer, tensors: dict[str, torch.Tensor], about: Capture, directory: Path) -> None:

@@ -90,9 +90,10 @@ class Trainer:
         epochs: instead of what ``config`` says. A budget in images may end within an epoch, which then counts as one.
         labels: (N,) int64, -1 where unknown: kNN is watched by them, nothing is trained with them.
         groups: (N,) int64, equal for images that belong together, which kNN does not count as neighbors; None: none do.
+        rows: (M,) int64, positions of the images that are trained on; None: all. The budget is that of all images.
 
     Raises:
-        ConfigError: a batch larger than the data set, or one the processes cannot share evenly.
+        ConfigError: a batch larger than what is trained on, or one the processes cannot share evenly.
     """
 
     def __init__(
@@ -104,14 +105,15 @@ class Trainer:
         epochs: int | None = None,
         labels: Tensor | None = None,
         groups: Tensor | None = None,
+        rows: Tensor | None = None,
     ):
         self.config, self.images, self.seed = config, images, seed
         self.labels, self.groups = (None if known is None else known.to(images.device) for known in (labels, groups))
+        self.rows, self.num_trained = rows, len(images) if rows is None else len(rows)
         world = distributed.world_size()
-        if config.batch_size > len(images):
-            raise ConfigError(
-                f"train.batch_size {config.batch_size} is larger than the {len(images)} training images; lower it"
-            )
+        if config.batch_size > self.num_trained:
+            over = f"train.batch_size {config.batch_size} is larger than the {self.num_trained} training images"
+            raise ConfigError(f"{over}; lower it")
         if config.batch_size % world:
             raise ConfigError(f"train.batch_size {config.batch_size} must be a multiple of the {world} processes")
         self.device = images.device
@@ -125,7 +127,7 @@ class Trainer:
         else:
             torch.backends.cudnn.benchmark = config.mode == "fast"
         self.forward: Callable[[Batch], dict[str, Tensor]] = distributed.parallel(self.method, self.device)
-        self.steps_per_epoch = len(images) // config.batch_size
+        self.steps_per_epoch = self.num_trained // config.batch_size
         self.steps = config.steps(len(images)) if epochs is None else self.steps_per_epoch * epochs
         self.epochs = -(-self.steps // self.steps_per_epoch)
         self.row_epochs = max(1, min(-(-ROW_STEPS // self.steps_per_epoch), self.epochs // LEAST_ROWS))
@@ -171,7 +173,8 @@ class Trainer:
         """This process's share of each batch that is left of the epoch: (B / world,) ids."""
         last = min(self.steps_per_epoch, self.steps - epoch * self.steps_per_epoch)
         device = self.device if self.images.resident else "cpu"  # where the images are picked
-        order = permutation(len(self.images), self.seed, ORDER, epoch, device=device)
+        order = permutation(self.num_trained, self.seed, ORDER, epoch, device=device)
+        order = order if self.rows is None else self.rows.to(device)[order]
         size = self.config.batch_size
         own = distributed.local_rows(size // distributed.world_size())
         for index in range(self.step % self.steps_per_epoch, last):

@@ -63,13 +63,15 @@ def make_method(chosen: params.MethodParams, data: dataset.Dataset, seed: int, s
 def make_trainer(
     chosen: params.MethodParams, data: dataset.Dataset, seed: int, device: torch.device, start: Start | None = None
 ) -> Trainer:
-    """The trainer before its first step: ``make_method`` on all the training images of ``data``."""
-    epochs = 0 if chosen.name == "supervised" and not data.has_labels else None
+    """The trainer before its first step: ``make_method`` on the training images of ``data`` that it learns from."""
+    from_labels = load_class(chosen.name).from_labels
+    epochs = 0 if from_labels and not data.has_labels else None
     images = Images(data.train_images, device, dataset.at_random(data.train_images))
-    known = (
-        None if of_each is None else torch.from_numpy(of_each.copy()) for of_each in (data.train_labels, data.train_groups)
+    labels, groups, rows = (
+        None if values is None else torch.from_numpy(values.copy())
+        for values in (data.train_labels, data.train_groups, data.learned_from(from_labels))
     )
-    return Trainer(make_method(chosen, data, seed, start), images, chosen.train, seed, epochs, *known)
+    return Trainer(make_method(chosen, data, seed, start), images, chosen.train, seed, epochs, labels, groups, rows)
 
 
 class Training:
@@ -80,7 +82,7 @@ class Training:
         self.leads = distributed.rank() == 0
         self.values, self.data = params.load(), dataset.load()
         asked = params.method_params(self.values, name)
-        self.params = fitting.fit(asked, len(self.data.train_images))
+        self.params = fitting.fit_to(asked, self.data)
         self.lowered = fitting.in_words(fitting.lowered(asked, self.params)) if asked.train.trains else ""
         self.checkpoints = stage.work / "checkpoints"
         self.seconds = 0.0
@@ -120,7 +122,7 @@ class Training:
         if resumed is None:
             self.journal.start(**self._run_facts())
             if self.lowered:
-                print(f"{self.name}: {len(self.data.train_images)} training images are few: {self.lowered}", file=sys.stderr)
+                print(f"{self.name}: {self.trainer.num_trained:,} training images are few: {self.lowered}", file=sys.stderr)
             self._warn_if_short()
 
     def _run_facts(self) -> dict[str, Any]:

@@ -185,8 +185,7 @@ def _rgb(color: str) -> tuple[int, ...]:
 
 def map_points(gallery: Gallery) -> np.ndarray:
     """Positions of the images on the maps: evenly spaced, the same for every method."""
-    count = min(MAP_POINTS, len(gallery.images))
-    return np.arange(count) * len(gallery.images) // count
+    return evenly(len(gallery.images), MAP_POINTS)
 
 
 def groups(labels: np.ndarray) -> list[int]:

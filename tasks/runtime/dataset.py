@@ -61,6 +61,11 @@ class Dataset:
         """Whether any training image is labelled."""
         return bool((self.train_labels >= 0).any())
 
+    def learned_from(self, from_labels: bool) -> Array | None:
+        """(M,) positions of the training images that a method learns from, which may need their labels; None: all."""
+        known = self.train_labels >= 0
+        return np.flatnonzero(known) if from_labels and known.any() and not known.all() else None
+
     def info(self, labels: "Tensor | None" = None) -> "DataInfo":
         """What a method is told of the training images; only a supervised one gets ``labels``, of the images it trains on."""
         from ssl_core.engine.method import DataInfo

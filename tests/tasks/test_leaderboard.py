@@ -114,6 +114,14 @@ def test_without_test_labels_the_held_out_score_is_shown_and_sorts():
     assert "Sorted by the held-out linear score" in leaderboard.footnote(judge(results))
 
 
+def test_of_very_many_classes_the_table_says_which_are_judged():
+    few = result("simclr", holdout_linear_top1=0.5)
+    assert "judged" not in leaderboard.footnote(judge([few]))
+    judged = {"judged": "images of 500 of 10000 classes, told from all"}
+    many = [Result(dataclasses.replace(few.metrics, protocol=judged))]
+    assert "scores are of images of 500 of 10000 classes, told from all" in leaderboard.footnote(judge(many))
+
+
 def test_the_accuracy_of_the_pretext_task_is_that_of_the_last_epoch_and_of_methods_only(project):
     results, _ = load_results(project)
     lines = {line["method"]: line for line in csv.DictReader(io.StringIO(leaderboard.to_csv(judge(results))))}

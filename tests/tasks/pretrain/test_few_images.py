@@ -1,10 +1,14 @@
 """Few images: the shipped values of every method are lowered to what they allow, said and stored."""
 
+import copy
 import math
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from ssl_core.catalogue import METHODS, load_class
 from ssl_core.engine.data import Images
@@ -13,7 +17,8 @@ from ssl_core.engine.method import DataInfo
 from ssl_core.engine.train import Trainer
 from ssl_core.methods.moco import MoCo
 from tasks.pretrain import fitting
-from tasks.runtime import params
+from tasks.pretrain.training import make_trainer
+from tasks.runtime import dataset, params
 from tests.conftest import ROOT, textured_images
 
 SHIPPED = params.load(ROOT / "params.yaml")
@@ -66,3 +71,32 @@ def test_a_queue_that_is_no_multiple_of_the_batch_stays_a_mistake_of_its_user() 
     asked = params.method_params(SHIPPED, "nnclr")
     asked = replace(asked, config=replace(asked.config, queue=1000))
     assert fitting.fit(asked, 10_000) == asked
+
+
+def test_the_supervised_baseline_learns_from_the_labelled_images_alone_in_as_many_steps() -> None:
+    """As it would from a data set that has no others; its steps are those of the methods that learn from all."""
+    images, labels = textured_images(100, 1, 28), np.arange(100) % 3
+    labels[40:] = -1
+    values = copy.deepcopy(SHIPPED)
+    values["train"] |= {"epochs": 3, "precision": "float32"}
+    values["encoder"] |= {"width": 4}
+    asked = params.method_params(values, "supervised")
+    some, whole = (_dataset(images[:n], labels[:n]) for n in (40, 100))
+    chosen = fitting.fit_to(asked, whole)
+    assert chosen.train.batch_size == 40 and chosen == fitting.fit_to(asked, some)
+    assert fitting.fit_to(params.method_params(values, "simclr"), whole).train.batch_size == 100
+    cut, trainer = (make_trainer(chosen, data, 0, torch.device("cpu")) for data in (some, whole))
+    assert (cut.steps_per_epoch, trainer.steps_per_epoch) == (1, 1)
+    assert trainer.steps == chosen.train.steps(100) > cut.steps == chosen.train.steps(40)
+    cut.steps = trainer.steps
+    seen: list[Tensor] = []
+    trainer.run(lambda position: seen.extend(trainer._rest_of_epoch(position.epoch)))
+    cut.run()
+    assert max(int(ids.max()) for ids in seen) == 39
+    for name, value in trainer.method.encoder.state_dict().items():
+        assert torch.equal(value, cut.method.encoder.state_dict()[name]), name
+
+
+def _dataset(images: Any, labels: Any) -> dataset.Dataset:
+    meta = {"image_size": 28, "channels": 1, "mean": [0.5], "std": [0.3], "classes": ["a", "b", "c"]}
+    return dataset.Dataset(images, labels, np.zeros(len(labels), bool), images[:0], labels[:0], meta, "")
