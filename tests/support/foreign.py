@@ -19,7 +19,7 @@ def listening(pid: int) -> set[tuple[str, int]]:
 
 def send(port: int, verb: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, str]]:
     """Send a request as a browser would, with its own ``host`` and ``origin``; the status and the headers of the answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     connection.putrequest(verb, path, skip_host=True)
     data = json.dumps(body).encode() if body is not None else b""
     given = {"host": f"127.0.0.1:{port}"} | ({"content-type": "application/json"} if data else {}) | headers

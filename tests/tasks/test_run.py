@@ -77,7 +77,7 @@ def test_a_reader_that_goes_away_stops_the_work_as_in_other_tools(tmp_path: Path
     tiny.control(project, pretrain_simclr_0={"seconds": 30}, pretrain_byol_0={"seconds": 30})
     line = f"({sys.executable} -m tasks.run -j 1; echo code $? >&2) | head -1"
     env = environment(PYTHONPATH=str(ROOT))
-    done = subprocess.run(["bash", "-c", line], cwd=project, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", line], cwd=project, env=env, capture_output=True, text=True, timeout=120)
     assert done.stderr == "code 141\n" and len(done.stdout.splitlines()) == 1
     assert not tiny.stages_alive(project)
 

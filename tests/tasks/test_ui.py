@@ -116,7 +116,7 @@ def test_both_pages_open_on_loopback_and_close_on_a_signal(tmp_path: Path) -> No
             pages += re.findall(r"http://127.0.0.1:\d+\S*", line)
         titles = []
         for page in pages:
-            with urllib.request.urlopen(page, timeout=30) as answer:
+            with urllib.request.urlopen(page, timeout=120) as answer:
                 titles += re.findall(r"<title>(\w+)", answer.read().decode())
         assert titles == ["MLflow", "Prefect"]
         assert pages[0].endswith(f"/runs?{view.QUERY}")

@@ -172,7 +172,7 @@ def test_warnings_of_the_tools_are_no_errors_whatever_python_was_told(options: l
         " print(os.environ.get('PYTHONWARNINGS'))"
     )
     env = PYTHON | ({} if options else {"PYTHONWARNINGS": "error"})
-    done = subprocess.run([sys.executable, *options, "-c", program], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, *options, "-c", program], env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stdout == "None\n" and "DeprecationWarning: old" in done.stderr, done
 
 
@@ -214,14 +214,14 @@ def test_a_file_that_hides_a_package_is_named(tmp_path: Path) -> None:
     (tmp_path / "dvc_data.py").touch()
     program = "from tasks.runtime.errors import run; run(lambda: __import__('dvc_data.hashfile'))"
     env = {**PYTHON, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 4 and f"{tmp_path}/dvc_data.py hides the package dvc_data" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_without_a_standard_stream_a_command_works_and_no_file_takes_its_place(tmp_path: Path, closed: str) -> None:
     command = ["bash", "-c", f'"$0" -c "$1" "$2" {closed}', sys.executable, OPENS, str(tmp_path / "file")]
-    done = subprocess.run(command, env=PYTHON, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=PYTHON, capture_output=True, text=True, timeout=120)
     assert done.returncode == 3 and (tmp_path / "file").read_text() == "True", done
     assert ("error: told to nobody" in done.stderr) == ("2>&-" not in closed) and "Traceback" not in done.stderr
 
@@ -229,14 +229,14 @@ def test_without_a_standard_stream_a_command_works_and_no_file_takes_its_place(t
 def test_a_full_device_behind_the_output_is_named_and_not_the_disk_of_the_project() -> None:
     program = "from tasks.runtime.errors import run; run(lambda: print('x'))"
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(program)} > /dev/full"
-    done = subprocess.run(["sh", "-c", command], env=PYTHON, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["sh", "-c", command], env=PYTHON, capture_output=True, text=True, timeout=120)
     assert (done.returncode, "no space left on the device of standard output" in done.stderr) == (4, True), done.stderr
 
 
 def test_a_file_that_may_not_grow_is_no_full_disk(tmp_path: Path) -> None:
     program = f"from tasks.runtime.errors import run; run(lambda: open({str(tmp_path / 'big')!r}, 'w').write('x' * 99999))"
     command = f"ulimit -f 8; {shlex.quote(sys.executable)} -c {shlex.quote(program)}"
-    done = subprocess.run(["sh", "-c", command], env=PYTHON, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["sh", "-c", command], env=PYTHON, capture_output=True, text=True, timeout=120)
     assert (done.returncode, "larger than this user (ulimit -f)" in done.stderr) == (4, True), done.stderr
 
 

@@ -59,7 +59,7 @@ def test_images_that_change_under_a_training_are_named_and_nothing_of_it_is_kept
             file.truncate(100)
     else:
         damage.flip(images)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 6, said
     assert "train_images.npy does not match its manifest; run python -m tasks.doctor" in said.splitlines()[-1]
     assert "Traceback" not in said and not (project / "out/encoders").exists()

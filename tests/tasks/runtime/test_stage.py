@@ -88,7 +88,7 @@ def test_sigterm_saves_and_says_how_to_go_on(project: Path, unbroken: dict[str, 
     process = start(project, *STAGE, SSL_CHECKPOINT_SECONDS="0")
     wait_for(lambda: len(checkpoints(project)) > 0)
     process.terminate()
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == 75
     assert "the same command continues from here" in stderr and "Traceback" not in stderr
     assert json.loads((project / ".ssl/exit/pretrain@simclr-0").read_text())["code"] == 75
@@ -101,7 +101,7 @@ def test_a_damaged_checkpoint_is_passed_over(project: Path, unbroken: dict[str, 
     process = start(project, *STAGE, SSL_CHECKPOINT_SECONDS="0")
     wait_for(lambda: len(checkpoints(project)) > 1)
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     newest = checkpoints(project)[-1] / "state.safetensors"
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
@@ -128,7 +128,7 @@ def test_an_edit_during_the_run_is_refused_and_undoing_it_keeps_the_result(proje
     process = start(project, *STAGE, SSL_CHECKPOINT_SECONDS="0")
     wait_for(lambda: len(checkpoints(project)) > 0)
     set_params(project, {"train": {"lr": 0.123}})
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == 6
     assert "changed while it ran" in stderr
     assert not (project / OUTPUTS[0]).exists()
@@ -147,7 +147,7 @@ def test_an_edit_of_code_during_a_run_is_never_recorded(project: Path) -> None:
     wait_for(lambda: len(checkpoints(project)) > 0)
     with (project / "ssl_core/parts/losses.py").open("a") as code:
         code.write("# edited\n")
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 255 and "changed while it ran" in stdout + stderr
     assert not (project / OUTPUTS[0]).exists() and not (project / "dvc.lock").exists()
 
@@ -276,7 +276,7 @@ def test_a_damaged_input_is_refused(project: Path) -> None:
 def test_where_no_more_can_be_written_a_stage_ends_with_one_line_and_no_output(project: Path) -> None:
     process = start(project, *STAGE)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))  # of each file; Python ignores the signal
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == 4, stderr
     assert "a file would be larger than this user (ulimit -f)" in stderr and "Traceback" not in stderr
     assert not (project / OUTPUTS[0]).exists() and not list(project.rglob("*.tmp"))

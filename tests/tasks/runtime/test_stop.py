@@ -48,7 +48,7 @@ def test_a_stage_that_is_still_importing_ends_as_one_that_was_asked(
     process = start(project, *stage, forked=False)
     wait_for((project / "importing").exists)
     process.terminate()
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert process.returncode in (75, 2, 6), said  # a stage whose inputs are missing says so
     assert "Traceback" not in said and len(said.strip().splitlines()) == 1, said
     if stage[0] in ("tasks.prepare", "tasks.pretrain"):
@@ -76,7 +76,7 @@ def test_work_that_does_not_poll_ends_before_the_runner_kills_it(
     assert process.stdout and process.stdout.readline() == "at work\n"
     started = time.monotonic()
     process.send_signal(number)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 75 and time.monotonic() - started < 9
     assert said.startswith("error: prepare was asked to stop") and said.count("\n") == 1
     assert '"code": 75' in (project / ".ssl/exit/prepare").read_text()
@@ -89,7 +89,7 @@ def ended(template: Path, place: Path, *numbers: signal.Signals) -> tuple[int, s
     wait_for(lambda: list(project.glob(".ssl/work/*/*/checkpoints/step-*")))
     for number in numbers:
         process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     again = command(project, "tasks.pretrain", "simclr", "0")
     assert again.returncode == 0 and "continuing from step" in again.stderr, again.stderr
     assert not list(project.rglob("*.tmp"))
@@ -118,7 +118,7 @@ def test_a_copy_of_the_project_elsewhere_goes_on_and_ends_with_the_same_bits(tem
     process = start(project, "tasks.pretrain", "simclr", "0", SSL_CHECKPOINT_SECONDS="0")
     wait_for(lambda: list(project.glob(".ssl/work/*/*/checkpoints/step-*")))
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     copy = duplicate(project, tmp_path / "another place")
     done = [command(place, "tasks.pretrain", "simclr", "0") for place in (copy, project)]
     assert all(run.returncode == 0 and "continuing from step" in run.stderr for run in done), done
