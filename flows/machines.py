@@ -84,6 +84,7 @@ def run_stage(stage: str, inputs: list[str], commit: str, params: str, lock: str
             outcome = runner.run(stage, watch)
             if outcome.code:
                 return Failed(message=str(outcome))
+            graph.remember(root, [stage])
             graph.push_run_cache(root)
         except EnvironmentFault as fault:  # the remote may be back the next time
             return Failed(message=str(Outcome(fault.code, Fate.FAILED, str(fault))))

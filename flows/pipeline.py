@@ -141,13 +141,15 @@ def pipeline(
             with local.forking(schedule.to_run):
                 work(schedule, runner, parallelism or (AT_A_TIME if machines else default_parallelism(root)))
             lock_files.put_in_order(root, [planned.name for planned in plan])
+            if schedule.stale:
+                graph.remember(root, [planned.name for planned in schedule.done()])
             if any(outcome.how is not Fate.UNCHANGED for outcome in schedule.outcomes.values()) and journals(root):
                 subprocess.run([sys.executable, "-m", "tasks.sync"], cwd=root)
             failure: Stop | None = schedule.failure
             if not failure and "register" in schedule.chosen:
                 failure = registered.ensure(root, logger.info)
             if wanted and not schedule.failed:
-                logger.info("%s", graph.save_experiment(root, flow_run.name, schedule.done()))
+                logger.info("%s", record(root, schedule))
             if not schedule.stale and (linked := audit.unwatched(root / dataset.PREPARED)):
                 logger.info("%s", linked)
             summary, verdict = schedule.summary(), artifacts.judged(root, schedule.out_of_date) if schedule.prepared else None
@@ -165,6 +167,14 @@ def pipeline(
     if failure:
         return Failed(message=summary if schedule.failed else str(failure), data=failure)
     return Completed(message=summary)
+
+
+def record(root: Path, schedule: Schedule) -> str:
+    """Make the workspace an experiment, but not with scores that an earlier report wrote; returns a line that says which."""
+    report = schedule.outcomes.get("report")
+    if report and not report.how.good:
+        return f"not recorded as an experiment: the report was not made, whose scores would be of before ({report})"
+    return graph.save_experiment(root, flow_run.name, schedule.done())
 
 
 def work(schedule: Schedule, runner: Runner | Machines, parallelism: int) -> None:

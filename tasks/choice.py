@@ -58,7 +58,7 @@ def why_none(results: Sequence[Result]) -> str:
     taken = candidates(results)
     best = _most_merit(taken)
     if best and best.few:
-        return f"{best.name} comes first, and {few_labels.in_words(best.few)}: label more, or train longer."
+        return f"Of the methods {best.name} comes first, and {few_labels.in_words(best.few)}: label more, or train longer."
     if any(not r.is_collapsed for r in taken):
         return few_labels.sentence(None)
     if taken:

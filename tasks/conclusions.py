@@ -134,9 +134,10 @@ def _start_wins(verdict: Verdict) -> list[str]:
     taken = verdict.champion
     if taken is None or not taken.is_baseline:
         return []
-    found = [f"Take {taken.name}, which training started from: by the score that chooses no training is better."]
-    instead = verdict.instead
-    return found + ([f"{instead.name}, {starts.where_from(instead)}, is no worse than that: use it."] if instead else [])
+    if instead := verdict.instead:
+        neither = f"by the score that chooses neither training nor {taken.name}, which it started from, is better"
+        return [f"Use {instead.name}, {starts.where_from(instead)}: {neither}."]
+    return [f"Take {taken.name}, which training started from: by the score that chooses no training is better."]
 
 
 def _tied(verdict: Verdict, row: Row) -> str:

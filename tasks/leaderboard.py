@@ -175,9 +175,10 @@ def supervised_note(results: Sequence[Result]) -> str:
     """What to know about the supervised row; empty if there is none."""
     if all(r.method != "supervised" for r in results):
         return ""
-    untrained = known(results, "epochs") and not any(r.training.epochs for r in results if r.method == "supervised")
-    if untrained or not known(results, "holdout_linear_top1"):
+    if known(results, "epochs") and not any(r.training.epochs for r in results if r.method == "supervised"):
         return "The supervised encoder is an untrained one here: there are no labels of the images that it would be trained on."
+    if not known(results, "holdout_linear_top1"):
+        return "The supervised encoder was trained with the labels that the images have, which are too few to score by."
     return (
         "The supervised encoder was trained with all the labels, the held-out ones too: that flatters its held-out score and"
         " its scores with few labels, not those on the test with all of them."
@@ -262,7 +263,7 @@ def title(verdict: Verdict) -> str:
         return BEST
     if verdict.champion is None or not verdict.champion.is_baseline:
         return "best of the methods, not to be used yet"
-    return "what training started from" + (", not to be used" if verdict.instead else "")
+    return "what training started from" + (", and not the one to use" if verdict.instead else "")
 
 
 def main() -> None:

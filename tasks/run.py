@@ -102,6 +102,8 @@ def bring_up_to_date(root: Path, targets: Collection[str] = (), jobs: int | None
         if expected is not None:
             print(expected.error(root, schedule))
     lock_files.put_in_order(root, [stage.name for stage in plan])
+    if schedule.stale:
+        graph.remember(root, [stage.name for stage in schedule.done()])
     return schedule
 
 

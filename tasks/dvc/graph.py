@@ -31,6 +31,8 @@ class PlannedStage:
     inputs: tuple[tuple[str, ...], ...]
     """For each dependency that stages make: their names. Several when it is a directory that they fill."""
     outs: tuple[Path, ...]
+    for_git: tuple[Path, ...]
+    """Those of ``outs`` that DVC does not cache."""
     stale: bool
     """Whether it, or a stage it depends on, changed since dvc.lock was written."""
 
@@ -62,8 +64,9 @@ def plan(root: Path) -> list[PlannedStage]:
                 upstream = [planned[name] for makers in inputs for name in makers]
                 stale = any(s.stale for s in upstream) or _changed(stage)
                 outs = tuple(Path(out.fs_path) for out in stage.outs)
+                for_git = tuple(Path(out.fs_path) for out in stage.outs if not out.use_cache)
                 name = _name(stage)
-                planned[name] = PlannedStage(name, StageName.parse(name), inputs, outs, stale)
+                planned[name] = PlannedStage(name, StageName.parse(name), inputs, outs, for_git, stale)
             return list(planned.values())
     except DvcException as error:
         missing = re.search(r"Could not find '([\w.]+)'", str(error))
@@ -189,8 +192,8 @@ def save_experiment(root: Path, name: str, stages: Sequence[PlannedStage]) -> st
     """
     names = [stage.name for stage in stages]
     before = recorded(root, names)
-    tops = sorted({out.relative_to(root).parts[0] for stage in stages for out in stage.outs if out.exists()})
-    untracked = [part for top in tops for part in ("--include-untracked", top)]
+    small = sorted(str(out.relative_to(root)) for stage in stages for out in stage.for_git if out.exists())
+    untracked = [part for path in small for part in ("--include-untracked", path)]
     fault = dvc(root, "exp", "save", "--force", "--name", name, *untracked, *names)
     if fault:
         return f"not recorded as an experiment: {fault}"
@@ -198,6 +201,17 @@ def save_experiment(root: Path, name: str, stages: Sequence[PlannedStage]) -> st
         dvc(root, "exp", "remove", name)
         return "not recorded as an experiment: something that the stages depend on was changed meanwhile"
     return f"recorded as experiment {name}: dvc exp show"
+
+
+def remember(root: Path, names: Iterable[str]) -> None:
+    """Note in DVC's run cache what the stages of methods among ``names`` made, so that it is made once.
+
+    ``dvc repro`` notes no stage that has an output for git, as an evaluation has. Other stages do more than write outputs.
+    """
+    with locked(root) as repo:
+        for name in names:
+            if StageName.parse(name).method is not None:
+                repo.stage_cache.save(repo.stage.get_target(name))
 
 
 def push_run_cache(root: Path) -> None:

@@ -56,6 +56,15 @@ def test_failures_are_retried_when_it_helps_and_named_at_the_end(project: Path) 
     assert "lr: 2" in (project / "params.yaml").read_text() and tiny.is_clean(project)
 
 
+def test_an_experiment_has_no_scores_of_an_earlier_report(project: Path) -> None:
+    tiny.set_lr(project, "simclr", 7)
+    code, log = tiny.finish(project, FLOW)
+    assert code == 0
+    tiny.set_lr(project, "simclr", 8)  # of the other method, which is not asked for
+    code, log = tiny.finish(project, FLOW, "-m", "byol", "-S", "method.byol.train.lr=2")
+    assert code == 0 and "not recorded as an experiment: the report was not made" in log
+
+
 def test_labels_of_other_images_stop_a_flow_before_anything_is_trained(project: Path) -> None:
     tiny.label_others(project)
     code, log = tiny.finish(project, FLOW)

@@ -79,15 +79,6 @@ def test_params_hold_a_valid_block_for_every_name(shipped: dict[str, Any]) -> No
         assert params.method_params(shipped, name).name == name
 
 
-def test_the_twelve_run_by_default_and_the_others_are_one_word_away(shipped: dict[str, Any]) -> None:
-    run = params.run_config(shipped)
-    own = METHODS.keys() - TWELVE - EIGHT  # what somebody has added (docs/adding-a-method.md)
-    assert TWELVE <= set(run.learned) <= TWELVE | own
-    assert set(run.baselines) == BASELINES.keys() - {"dinov2", "start"}  # one is downloaded, one is for weights
-    commented = set(re.findall(r"^  # - (\w+)$", (ROOT / "params.yaml").read_text(), re.M))
-    assert EIGHT <= commented <= EIGHT | own
-
-
 def test_dvc_stages_follow_the_list() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     for name in ("pretrain", "evaluate"):

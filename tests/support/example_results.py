@@ -135,7 +135,7 @@ def write_result(root, method, seed, labels, labelled, classes):
     if labelled:
         path = files_dir / f"predictions/{name}.safetensors"
         files.save_tensors(path, judged(linear, labels, len(classes), [seed, *others], rng))
-    epochs = 0 if method in ("raw_pixels", "random_init") else 8
+    epochs = 0 if method in ("raw_pixels", "random_init") or (method == "supervised" and not labelled) else 8
     write_encoder(files_dir / f"encoders/{name}", method, seed, epochs, health, rng)
     write_history(files_dir / f"history/{name}.csv", epochs, health, rng, PRETEXT.get(method))
     with Journal(files_dir / f"journal/{name}.jsonl") as journal:

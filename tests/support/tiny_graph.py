@@ -73,7 +73,7 @@ stages:
     matrix: {method: "${run.methods}", seed: "${run.seeds}"}
     cmd: python stage.py evaluate@${item.method}-${item.seed} out/metrics/${item.method}-${item.seed}.json
     deps: [stage.py, "out/encoders/${item.method}-${item.seed}"]
-    metrics: ["out/metrics/${item.method}-${item.seed}.json": {cache: false}]
+    outs: ["out/metrics/${item.method}-${item.seed}.json": {cache: false}]
   report:
     cmd: python stage.py report reports
     deps: [stage.py, out/encoders, out/metrics]

@@ -52,7 +52,8 @@ def test_a_row_of_the_registry_is_not_called_off_the_shelf() -> None:
     last = replace(other, metrics=replace(other.metrics, protocol=protocol))
     for row, where in ((other, "off the shelf"), (last, "from models:/shop/12")):
         verdict = judge([result("simclr", 0.7, 4), START, row])
-        assert f"dinov2-0, {where}, is no worse than that: use it." in " ".join(sentences(verdict))
+        neither = "by the score that chooses neither training nor pretrained-0, which it started from, is better"
+        assert f"Use dinov2-0, {where}: {neither}." in " ".join(sentences(verdict))
         assert leaderboard.instead_title(verdict) == f"{where}, and better"
 
 

@@ -1,5 +1,6 @@
 """Plan, run, fail, kill and stop: real git and DVC, stages of no work."""
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -64,6 +65,8 @@ def bring_up(project: Path, **choice: list[str]) -> Schedule:
     schedule = Schedule(plan, **choice)
     tiny.run_all(schedule, Runner(project))
     lock_files.put_in_order(project, [stage.name for stage in plan])
+    with contextlib.chdir(project):  # where commands are
+        graph.remember(project, [stage.name for stage in schedule.done()])
     return schedule
 
 
@@ -310,6 +313,10 @@ def test_a_saved_experiment_records_nothing_that_was_not_made_from_what_is_there
     plan = {stage.name: stage for stage in graph.plan(project)}
     assert "recorded as" in graph.save_experiment(project, "half", [plan["prepare"], plan["pretrain@byol-0"]])
     assert "pretrain@simclr-0" in stale(project) and "half" in tiny.dvc(project, "exp", "list").stdout
+    git = ["git", "-C", str(project)]
+    ref = subprocess.check_output([*git, "for-each-ref", "--format=%(refname)", "refs/exps"], text=True).split()[0]
+    kept = subprocess.check_output([*git, "ls-tree", "-r", "--name-only", ref], text=True).split()
+    assert "dvc.lock" in kept and not [path for path in kept if path.startswith(("data/", "out/encoders/"))]  # DVC keeps them
     tiny.set_lr(project, "byol", 3)  # an edit between the run and its record
     assert "not recorded" in graph.save_experiment(project, "late", [plan["pretrain@byol-0"]])
     assert "pretrain@byol-0" in stale(project) and "late" not in tiny.dvc(project, "exp", "list").stdout

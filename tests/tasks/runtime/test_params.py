@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from ssl_core.catalogue import BASELINES, METHODS
 from ssl_core.config import ConfigError
 from tasks import preset
 from tasks.runtime import params
+from tests.conftest import ROOT
+from tests.ssl_core.test_catalogue import EIGHT, TWELVE
 
 
 def numbers(value: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
@@ -136,3 +139,12 @@ def test_what_is_wrong_is_named_where_it_stands(shipped_copy: dict[str, Any], se
     preset.merge(shipped_copy, {section: values})
     with pytest.raises(ConfigError, match=f"^{re.escape(said)}"):
         params.check(shipped_copy)
+
+
+def test_the_twelve_run_by_default_and_the_others_are_one_word_away(shipped: dict[str, Any]) -> None:
+    run = params.run_config(shipped)
+    own = METHODS.keys() - TWELVE - EIGHT  # what somebody has added (docs/adding-a-method.md)
+    assert TWELVE <= set(run.learned) <= TWELVE | own
+    assert set(run.baselines) == BASELINES.keys() - {"dinov2", "start"}  # one is downloaded, one is for weights
+    commented = set(re.findall(r"^  # - (\w+)$", (ROOT / "params.yaml").read_text(), re.M))
+    assert EIGHT <= commented <= EIGHT | own
