@@ -60,6 +60,13 @@ def test_many_pairs_are_listed_as_groups(capsys: pytest.CaptureFixture[str]) -> 
     assert lines[-2].split() == ["200", "images:", *names[:200]] and lines[-1].split() == ["100", "images:", *names[200:]]
 
 
+def test_four_of_five_neighbors_of_another_class_are_enough_to_suspect_a_label() -> None:
+    most, fewer = ([*["cat"] * count, *["dog"] * (10 - count)] for count in (8, 7))
+    for neighbors, suspected in ((most, [0]), (fewer, [])):
+        found = alike.suspects(["dog", *neighbors], torch.arange(1, 11)[None])
+        assert [suspect.row for suspect in found] == suspected
+
+
 def test_a_chain_is_one_group() -> None:
     label = torch.arange(1000)
     order = torch.randperm(999, generator=torch.Generator().manual_seed(0))

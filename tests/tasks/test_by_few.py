@@ -7,10 +7,11 @@ import torch
 from ssl_core.evaluation.comparison import Difference, of_means
 from ssl_core.labelling import explained_by_few
 from tasks import by_few
+from tasks.choice import champion
 from tasks.conclusions import worth_it
 from tasks.few_labels import Few
 from tasks.results import Result
-from tasks.verdict import judge
+from tasks.verdict import judge, judge_one
 from tasks.worth import Answer
 from tests.support.example_results import metrics_of
 
@@ -26,8 +27,13 @@ def equals(rng: np.random.Generator, count: int) -> list[np.ndarray]:
     ]
 
 
-def result(method: str, explained: np.ndarray) -> Result:
-    return Result(metrics_of(method), few=Few(explained, LABELS))
+def result(method: str, explained: np.ndarray, groups: np.ndarray | None = None, **about: object) -> Result:
+    return Result(metrics_of(method, **about), few=Few(explained, LABELS, groups))
+
+
+def around(share: float, seed: int = 0) -> np.ndarray:
+    """What is explained of each label where ``share`` is of all."""
+    return share + np.random.default_rng(seed).normal(0, 0.1, LABELS)
 
 
 def test_two_equal_encoders_are_seldom_told_apart_and_the_best_of_twelve_is_seldom_worth_it() -> None:
@@ -62,9 +68,26 @@ def test_a_gain_that_the_best_of_so_many_may_have_by_chance_is_said_to_be_one(mo
     explained = np.full(LABELS, 0.4)
     rows = [result("simclr", explained + 0.08), result("raw_pixels", explained)]
     assert judge(rows).budget_of_few.answer is Answer.YES  # type: ignore[union-attr]
-    several = judge([*rows, *(result(name, explained) for name in ("byol", "moco"))])
-    assert several.budget_of_few.answer is Answer.UNKNOWN  # type: ignore[union-attr]
+    rows += [result(name, explained) for name in ("byol", "moco")]
+    several, card = judge(rows), judge_one(rows[0], rows)
+    for verdict in (several, card):
+        assert verdict.budget_of_few.answer is Answer.UNKNOWN  # type: ignore[union-attr]
     assert worth_it(several)[0] == (
         "100 labels do not tell whether training on your images is worth it: what simclr explains of them is +8.0 points"
         " (1.0 to 15.0) over raw pixels, which the best of so many methods may be by chance; twice as many labels tell more."
     )
+
+
+@pytest.mark.parametrize("size", [2, 10])
+def test_labels_of_images_that_belong_together_count_by_the_group(size: int) -> None:
+    groups = np.arange(LABELS) // size
+    verdict = judge([result("simclr", around(0.4), groups), result("raw_pixels", around(0.3, 1), groups)])
+    if size == 2:
+        assert verdict.budget_of_few.held_out.groups == 50  # type: ignore[union-attr]
+    else:
+        assert verdict.budget_of_few is None and "100 labels of 10 groups are too few" in worth_it(verdict)[0]
+
+
+def test_a_collapsed_seed_does_not_take_the_champion_away() -> None:
+    sound, lost = result("simclr", around(0.2)), result("simclr", around(-0.5), seed=1, verdict="collapsed")
+    assert champion([sound, lost]) is sound

@@ -8,10 +8,11 @@ import json
 import pytest
 
 from tasks import leaderboard
+from tasks.cautions import seed_note
 from tasks.choice import champion
 from tasks.columns import BESIDE_ITS_START, COLUMNS, HEALTH, VERDICT
 from tasks.leaderboard import percent, safe_cell
-from tasks.results import Result, load_results, ranked, up_to_date
+from tasks.results import Result, Row, load_results, ranked, up_to_date
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.words import duration
 from tasks.trainings import read_cost
@@ -92,6 +93,18 @@ def test_the_champion_does_not_depend_on_the_order_of_the_results(results):
     assert champion(results) is champion(results[::-1])
     tied = [result("byol", holdout_linear_top1=0.5), result("moco", holdout_linear_top1=0.5)]
     assert champion(tied) is champion(tied[::-1])
+
+
+def test_of_seeds_with_the_same_score_the_first_is_the_best():
+    seeds = tuple(result("simclr", seed, holdout_linear_top1=0.5) for seed in (0, 1))
+    assert Row("simclr", seeds).best is Row("simclr", seeds[::-1]).best is seeds[0]
+
+
+def test_that_one_seed_tells_little_is_said_only_where_no_method_has_more():
+    one, two = (
+        Row(name, tuple(result(name, s, linear_top1=0.5) for s in range(n))) for name, n in (("byol", 1), ("simclr", 2))
+    )
+    assert seed_note([one]).startswith("One seed: ") and seed_note([two, one]) == ""
 
 
 def test_without_labels_nothing_is_chosen_and_nothing_sorts(tmp_path):
@@ -231,6 +244,11 @@ def test_a_row_of_a_task_is_as_old_as_the_stage_of_that_task(project):
     stale = {f"evaluate_task@tiles-{r.name}" for r in here if r.method == "simclr"}
     assert stale and up_to_date(here, stale) == here
     assert {r.method for r in there} - {r.method for r in up_to_date(there, stale)} == {"simclr"}
+
+
+def test_further_untrained_encoders_go_with_the_row_that_they_stand_behind():
+    first, further = result("random_init"), dataclasses.replace(result("random_init", 1), kept=False)
+    assert up_to_date([first, further], {first.stage}) == []
 
 
 def test_a_damaged_metrics_file_is_an_integrity_error(tmp_path):

@@ -4,8 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from tasks.cautions import guesses
 from tasks.pretrain.training import knn_rise
+from tasks.results import Result
 from tasks.trainings import Training, advice, still_rising
+from tests.support.example_results import metrics_of
 
 RECIPE = {"images": 16_000, "health_images": 1000}
 
@@ -60,3 +63,9 @@ def test_a_training_that_still_gets_better_is_named_with_its_rise() -> None:
 )
 def test_the_advice_follows_from_the_curve(made: Training, end: str) -> None:
     assert advice("simclr", made).endswith(end)
+
+
+@pytest.mark.parametrize(("accuracy", "guessed"), [(0.24, True), (0.26, True), (0.28, False)])
+def test_hardly_more_than_chance_in_its_own_task_is_guessing(accuracy: float, guessed: bool) -> None:
+    made = Training(pretext_accuracy=accuracy, pretext_chance=0.25)
+    assert guesses(Result(metrics_of("rotation"), made)) == guessed

@@ -153,5 +153,7 @@ def test_a_wrong_task_is_told_in_one_line(names: list[str], blocks: dict[str, ob
 def test_what_was_found_is_said_where_more_may_not_be_recognized() -> None:
     found = transfer._leak(SimpleNamespace(name="tiles", leak=LEAK | {"otherwise": ["fit"]}))
     assert "2 are among the images that encoders are trained on" in found and found.endswith("recognized by their pixels.")
+    alike = transfer._leak(SimpleNamespace(name="tiles", leak=LEAK | {"equal": 0, "examples": []}))
+    assert "0 are among the images" in alike and "1 look like one" in alike and alike.endswith(": c.png.")
     blind = transfer._leak(SimpleNamespace(name="tiles", leak=LEAK | {"equal": 0, "alike": 0, "otherwise": ["fit"]}))
     assert blind.startswith("tiles and data are made square by another fit") and "are among" not in blind

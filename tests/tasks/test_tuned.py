@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from ssl_core.evaluation import comparison
 from tasks import leaderboard, tuned
 from tasks.report import small
 from tasks.report.page import documents
@@ -14,6 +17,7 @@ from tasks.results import load_results
 from tasks.runtime import files
 from tasks.runtime.errors import IntegrityError
 from tasks.verdict import judge
+from tasks.worth import RESAMPLES
 from tests.support.example_results import write_project
 from tests.support.project import set_params
 
@@ -47,6 +51,12 @@ def write(root: Path, method: str, lr: float = 1e-3, task: str = ".") -> None:
     )
 
 
+def copied(root: Path, method: str, seed: int) -> None:
+    """The files of the first seed as those of another one."""
+    for first in root.glob(f"out/*/finetune/{method}-0.*"):
+        shutil.copy(first, first.with_stem(f"{method}-{seed}"))
+
+
 def test_shares_that_are_the_same_labels_are_one_column_with_the_share_that_they_are(project: Path) -> None:
     for method in METHODS:
         for kind, load, save in (
@@ -77,6 +87,31 @@ def test_rows_stand_beside_a_start_from_scratch_on_the_same_labels(project: Path
     head, lines = tuned.table(found)
     assert head == ["method", "1 % (4)", "100 % (400)"] and lines[0][1].endswith(" +")
     assert {line[0]: line[1][-1] for line in lines} == {"simclr": "+", "byol": ")", "from scratch *": ")"}
+
+
+def test_encoders_of_other_seeds_are_no_pairs(project: Path) -> None:
+    set_params(project, {"run": {"seeds": [0, 1, 2]}})
+    copied(project, "simclr", 1)
+    copied(project, "random_init", 2)
+    found = tuned.load(project)
+    assert found is not None
+    told = found.rows["simclr"]["1"].over_scratch
+    ours, theirs = (
+        torch.from_numpy(np.concatenate([read["1"] == read["actual"]] * 2))
+        for method in ("simclr", "random_init")
+        for read in [files.load_tensors(project / f"out/predictions/finetune/{method}-0.safetensors")]
+    )
+    apart, paired = (compare(ours, theirs, RESAMPLES, 0) for compare in (comparison.difference, comparison.paired))
+    assert told is not None and (told.low, told.high) == (apart.low, apart.high) != (paired.low, paired.high)
+
+
+def test_images_that_belong_together_are_drawn_together(project: Path) -> None:
+    for path in (project / "out/predictions/finetune").iterdir():
+        files.save_tensors(path, files.load_tensors(path) | {"group": (np.arange(300) // 20).astype(np.int32)})
+    found = tuned.load(project)
+    assert found is not None
+    over = found.rows["simclr"]["1"].over_scratch
+    assert over is not None and over.groups == 15
 
 
 def test_what_is_of_earlier_parameters_can_be_left_out(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,6 +164,15 @@ def test_what_is_missing_and_a_rate_at_the_edge_are_named(project: Path) -> None
     assert "no start from scratch" not in said and "chosen for byol-0" in said and "Not fine-tuned yet: random_init-0" in said
 
 
+def test_a_rate_at_the_edge_counts_only_where_it_was_chosen_with_the_most_labels(project: Path) -> None:
+    path = project / "out/metrics/finetune/byol-0.json"
+    values = files.read_json(path)
+    values["shares"]["0.01"]["lr"] = [1e-4, 1e-2]
+    files.write_json(path, values)
+    found = tuned.load(project)
+    assert found is not None and found.edges == ()
+
+
 def test_fine_tuning_that_loses_against_the_frozen_encoder_is_told_with_what_to_raise(project: Path) -> None:
     for method in METHODS:
         set_frozen(project, method, SKILL[method])
@@ -141,6 +185,11 @@ def test_fine_tuning_that_loses_against_the_frozen_encoder_is_told_with_what_to_
     (said,) = (sentence for sentence in tuned.sentences(found) if "frozen" in sentence)
     assert f"byol {100 * found.rows['byol']['1'].mean:.1f} % against 80.0 %. The fine-tuning is too short" in said
     assert "raise finetune.train.images, and give finetune.lr further rates" in said
+    copied(project, "byol", 1)
+    set_params(project, {"run": {"seeds": [0, 1]}})
+    unknown = tuned.load(project)
+    assert unknown is not None and not unknown.below, "of one frozen encoder of two the score is not known"
+    set_params(project, {"run": {"seeds": [0]}})
     old = tuned.load(project, out_of_date={"evaluate@byol-0"})
     assert old is not None and not old.below, "of other images or parameters"
     path = project / "out/metrics/finetune/byol-0.json"

@@ -123,6 +123,19 @@ def test_several_seeds_are_compared_together_and_without_counts():
     assert low < 381 / IMAGES < high
 
 
+def test_images_that_belong_together_are_drawn_together_wherever_rows_are_judged():
+    def rows(**groups):
+        return [
+            dataclasses.replace(made, judged=Judged({}, {}, groups))
+            for made in (row("simclr", 300), row("simclr", 300, seed=1), row("raw_pixels", 250))
+        ]
+
+    apart, together = (judge(rows(**groups)).standings for groups in ({}, {"test": np.arange(IMAGES) // 3}))
+    assert (apart["raw_pixels"].ahead["linear"].groups, together["raw_pixels"].ahead["linear"].groups) == (None, 137)
+    narrow, wide = (high - low for low, high in (each["simclr"].intervals["linear"] for each in (apart, together)))
+    assert wide > narrow + 0.02
+
+
 def test_without_predictions_nothing_is_compared():
     verdict = judge([dataclasses.replace(result, right={}) for result in WORSE])
     assert not verdict.not_beaten and not verdict.standings["raw_pixels"].ahead

@@ -18,11 +18,11 @@ from tasks.conclusions import remarks, sentences, worth_it
 from tasks.few_labels import Few
 from tasks.judged import Judged, by_encoder
 from tasks.leaderboard import to_csv, to_text
-from tasks.results import Result, load_results
+from tasks.results import Result, Row, load_results
 from tasks.runtime.errors import IntegrityError
 from tasks.runtime.files import load_tensors, save_tensors
 from tasks.verdict import Verdict, judge, judge_one
-from tasks.worth import UNTESTED, Answer, Budget, counted, points
+from tasks.worth import UNTESTED, Answer, Budget, answer, budget, counted, points, reverse
 from tests.support.example_results import HELD_OUT, metrics_of, write_project
 
 IMAGES = 1000
@@ -56,6 +56,14 @@ def row(
     start = {"start_sha256": "0" * 64} if method == "pretrained" else {}
     metrics = dataclasses.replace(metrics, protocol={"train_labels": 10_000} | start)
     return Result(metrics, right={"linear": images(tested[2]), "knn": images(500)}, judged=Judged(held_out, few))
+
+
+def grouped(method: str, right: Sequence[int], *splits: str) -> Result:
+    """``row`` where each twenty images of these splits belong together."""
+    made = row(method, right)
+    return dataclasses.replace(
+        made, judged=dataclasses.replace(made.judged, groups=dict.fromkeys(splits, np.arange(IMAGES) // 20))
+    )
 
 
 @pytest.fixture
@@ -138,6 +146,10 @@ def test_a_difference_that_rounds_to_zero_has_no_sign(mean: float, shown: str) -
     assert points(Difference(mean, -0.0003, 0.02, 0.5)) == f"{shown} points (0.0 to 2.0)"
 
 
+def test_a_difference_turned_round_has_its_interval_turned_round() -> None:
+    assert reverse(Difference(0.1, -0.05, 0.3, 0.2, alone=(3, 1))) == Difference(-0.1, -0.3, 0.05, 0.2)
+
+
 @pytest.mark.parametrize("right", [(2, 1), (3, 3)])
 def test_very_few_held_out_images_promise_nothing(right: tuple[int, int]) -> None:
     """Neither that a few more would settle it, nor that the two are equally good."""
@@ -148,6 +160,29 @@ def test_very_few_held_out_images_promise_nothing(right: tuple[int, int]) -> Non
     said, *_ = worth_it(judge([first, second]))
     assert "cannot be told by 3 held-out labels: " in said
     assert said.endswith("; so few do not say how many would; about 630 unrelated ones tell a difference of 5 points.")
+
+
+@pytest.mark.parametrize(("split", "counts"), [("held_out", (50, None)), ("test", (None, 50))])
+def test_each_split_is_compared_by_its_own_groups(split: str, counts: tuple[int | None, int | None]) -> None:
+    every = judge([grouped("simclr", (600, 700, 800), split), grouped("raw_pixels", (500, 660, 700), split)]).budgets[-1]
+    assert every.test is not None and (every.held_out.groups, every.test.groups) == counts
+
+
+def test_images_of_few_groups_promise_nothing_however_many_they_are() -> None:
+    said, *_ = worth_it(
+        judge([grouped(m, (500, 500, right), "held_out") for m, right in (("simclr", 505), ("raw_pixels", 500))])
+    )
+    assert "; so few do not say how many would; " in said
+
+
+def test_of_several_open_budgets_the_one_that_takes_most_images_says_how_many() -> None:
+    open_ones = [
+        Budget(share, "raw_pixels", Difference(mean, mean - 0.05, mean + 0.05, 0.3), IMAGES, None)
+        for share, mean in (("0.1", 0.03), ("linear", 0.01))
+    ]
+    fewer, most = (each.more for each in open_ones)
+    assert fewer is not None and most is not None and fewer < most
+    assert f"about {most:,} more labelled images" in answer(open_ones)
 
 
 def test_the_answer_may_differ_from_budget_to_budget_and_on_the_test() -> None:
@@ -198,6 +233,13 @@ def test_seeds_are_compared_together_and_an_untrained_row_of_more_seeds_too() ->
     found = judge(results).budgets
     assert [b.share for b in found] == ["0.01", "0.1", "linear"]
     assert [b.held_out.mean for b in found] == pytest.approx([100 / 990, 100 / 990, 0.1005])
+
+
+def test_with_few_labels_one_encoder_is_not_compared_with_several() -> None:
+    """Three choices of labels of the one would pass for the three seeds of the other."""
+    one = Row("simclr", (row("simclr", (600, 700, 800)),))
+    three = Row("raw_pixels", tuple(row("raw_pixels", (500, 660, 700), seed=seed) for seed in range(3)))
+    assert budget(one, [three], "0.01") is None and budget(one, [three], "linear") is not None
 
 
 def test_without_labels_or_rows_to_compare_with_nothing_is_claimed() -> None:
