@@ -50,6 +50,13 @@ def test_interval_and_test_of_two_encoders_never_disagree() -> None:
         assert found.is_clear == (found.p < 0.05) and found.low < found.mean < found.high, first
 
 
+def test_the_interval_of_two_encoders_is_never_narrower_than_the_exact_one() -> None:
+    images = torch.arange(200)
+    found = comparison.difference((images < 100)[None], (images < 94)[None], 1000, 0)
+    low, high = (edge * 6 / 200 for edge in comparison.exact_interval(6, 0))
+    assert found.low <= low and high <= found.high
+
+
 def rows(*patterns: str) -> torch.Tensor:
     return torch.tensor([[c == "1" for c in pattern] for pattern in patterns])
 
@@ -120,6 +127,18 @@ def test_seeds_that_scatter_make_a_difference_unclear() -> None:
     found = comparison.difference(scattered, steady, 2000, 0)
     assert found.mean == pytest.approx(0.1) and not found.is_clear and found.low < 0 < found.high
     assert comparison.difference(torch.stack([images % 10 < 9] * 3), steady, 2000, 0).is_clear
+
+
+def test_the_seeds_of_two_methods_are_drawn_apart() -> None:
+    """Drawn together, two methods whose seeds scatter alike would be known to be equal."""
+    scattered = torch.stack([torch.arange(200) < count for count in (80, 120, 160)])
+    found = comparison.difference(scattered, scattered, 1000, 0)
+    assert found.mean == 0 and found.low < -0.1 and found.high > 0.1
+
+
+def test_a_row_counts_like_every_other_however_few_images_it_is_asked_of() -> None:
+    first = torch.tensor([[1.0, torch.nan, torch.nan, torch.nan], [0.0, 0.0, 0.0, 0.0]])
+    assert comparison.paired(first, torch.zeros(2, 4), 100, 0).mean == 0.5
 
 
 def test_so_many_images_settle_a_difference_of_that_size_four_times_in_five() -> None:

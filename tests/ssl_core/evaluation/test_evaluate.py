@@ -15,11 +15,11 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
-from ssl_core.evaluation import scores
-from ssl_core.evaluation.few_labels import class_balanced_halves
+from ssl_core.evaluation import few_labels, protocol, scores
+from ssl_core.evaluation.few_labels import Task, class_balanced_halves
 from ssl_core.evaluation.intervals import bootstrap_intervals
 from ssl_core.evaluation.knn import knn, nearest_neighbors
-from ssl_core.evaluation.probe import linear_probe
+from ssl_core.evaluation.probe import linear_probe, standardization
 from ssl_core.evaluation.protocol import Labels, _choose_knn, _choose_linear, _rising_edge, evaluate
 from tasks.runtime import params
 from tests.conftest import ROOT
@@ -232,6 +232,9 @@ def test_constant_features_and_absent_classes_do_no_harm():
     assert found.weight[0, 0, :, 5:].abs().max() == 0
     one = linear_probe(x[None], torch.full((1, 100), 3), torch.tensor([[0.01]]), 5)
     assert (one.predict(x) == 3).all()
+    noise = torch.randn(500, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rounding, small = (standardization(1 + size * noise)[1] for size in (1e-9, 1e-5))
+    assert rounding.isinf().all() and small.isfinite().all(), "what only rounding makes differ is constant"
 
 
 @pytest.mark.fault("F38")
@@ -406,6 +409,48 @@ def test_the_predictions_behind_every_held_out_and_few_label_number_are_given():
     untested = {name: (train, test[:0]) for name, (train, test) in layers.items()}
     alone = evaluate(untested, replace(labels, test=labels.test[:0]), CONFIG, 0)
     assert all(torch.equal(alone.held_out[name], guess) for name, guess in judged.items()) and not alone.few
+
+
+def test_of_layers_that_are_equally_good_the_last_is_taken():
+    x, y = blobs(200)
+    held = torch.arange(200) % 5 == 0
+    found = evaluate({"block1": (x, x), "block2": (x, x)}, Labels(y, held, y, 4), replace(CONFIG, bootstrap=40), 0)
+    assert found.layer == found.protocol["layer"] == found.protocol["knn_layer"] == "block2"
+    shuffled = x[torch.randperm(200, generator=torch.Generator().manual_seed(0))]
+    first, last = (Task(x, y, test, y, 4, False) for test in (shuffled, x))
+    assert few_labels.few_labels([first, last], held, CONFIG, 0).numbers["0.2"]["mean"] > 0.8
+
+
+def test_of_strengths_that_are_equally_good_the_greatest_is_taken(monkeypatch):
+    y = torch.arange(80) % 2
+    x, held = torch.stack([y * 2.0 - 1, torch.zeros(80)], 1), torch.arange(80) % 4 < 2
+    chosen = _choose_linear(x, Labels(y, held, y, 2), ~held, held, CONFIG)
+    assert chosen.accuracy == 1 and chosen.strength == pytest.approx(CONFIG.linear_lambda_range[1])
+    asked, fit = [], few_labels.linear_classifier
+    monkeypatch.setattr(few_labels, "linear_classifier", lambda *given: asked.append(given[2]) or fit(*given))
+    few_labels.few_labels([Task(x, y, x, y, 2, False)], held, replace(CONFIG, label_fractions=(0.2,)), 0)
+    assert asked[-1].flatten().tolist() == pytest.approx([CONFIG.linear_lambda_range[1]] * CONFIG.label_seeds)
+
+
+def test_the_probe_that_is_tested_is_fitted_to_the_end():
+    (x, y), (q, truth) = blobs(300, spread=3.0), blobs(3000, spread=3.0, seed=1)
+    found = evaluate({"block1": (x, q)}, Labels(y, torch.arange(300) % 5 == 0, truth, 4), replace(CONFIG, bootstrap=40), 0)
+    strength = torch.tensor([[found.protocol["lambda"]]], dtype=torch.float64)
+    exact = linear_probe(x[None], y[None], strength, 4, 1e-9).predict(q)[0, 0]
+    assert (found.predicted == exact).double().mean() > 0.99
+
+
+def test_the_class_that_is_always_named_is_the_most_frequent_one_of_the_training_labels():
+    x, train, test = blobs(100)[0], (torch.arange(100) >= 70).long(), (torch.arange(100) >= 40).long()
+    labels = Labels(train, torch.arange(100) % 5 == 0, test, 2)
+    assert evaluate({"block1": (x, x)}, labels, replace(CONFIG, bootstrap=40), 0).numbers["majority_top1"] == 0.4
+
+
+def test_of_several_starts_the_clusters_with_the_least_inertia_are_taken(monkeypatch):
+    classes, lumped = torch.arange(8) % 2, torch.zeros(8, dtype=torch.int64)
+    x = torch.eye(2)[classes]
+    monkeypatch.setattr(protocol, "kmeans", lambda *given: (torch.eye(2), classes if given[-1] == 2 else lumped))
+    assert torch.equal(protocol._clusters(Task(x, classes, x, classes, 2, False), 0), classes)
 
 
 def test_few_labels_are_balanced_disjoint_and_of_one_size():

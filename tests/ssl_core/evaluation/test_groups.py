@@ -1,11 +1,14 @@
 """Images that belong together, as tiles of one picture, are drawn together: one group says little more than one image."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from ssl_core.evaluation import comparison
 from ssl_core.evaluation.few_labels import SEEN, Task, few_labels
 from ssl_core.evaluation.intervals import bootstrap_intervals, effective, student_p, widening
+from ssl_core.evaluation.protocol import Labels, evaluate
 from tasks.runtime import params
 from tests.conftest import ROOT
 
@@ -102,6 +105,10 @@ def test_the_p_of_few_groups_is_students() -> None:
     assert not told.is_clear and told.p == pytest.approx(0.125)
     numbers = comparison.of_means(four.double(), 0 * four.double(), RESAMPLES, 0, torch.tensor([0, 0, 1, 1]))
     assert numbers.is_clear and numbers.p < 0.05, "an interval without width and its p agree"
+    images = torch.arange(400)
+    most, fewer = (images < 300)[None], ((images < 250) | (images >= 395))[None]  # they differ on three groups alone
+    told, drawn = (compare(most, fewer, RESAMPLES, 0, images // 25) for compare in (comparison.difference, comparison.of_means))
+    assert told.p >= drawn.p > comparison.mcnemar(50, 5)
 
 
 def test_the_widening_is_that_of_students_t() -> None:
@@ -128,3 +135,9 @@ def test_a_probe_on_few_labels_is_not_asked_for_images_of_groups_that_it_has_see
     alone, whole = (few_labels([task], held, CONFIG, 0, g).held_out["0.1"] == SEEN for g in (None, groups))
     for before, now in zip(alone, whole, strict=True):
         assert set(groups[now].tolist()) == set(groups[before].tolist()) and now.sum() == 12 * len(set(groups[now].tolist()))
+    held[::2] = False
+    evaluated = Labels(labels, held, labels[:9], 3, groups)
+    quick = replace(CONFIG, label_fractions=(0.1,), linear_lambdas=3, label_seeds=2, bootstrap=40)
+    seen = evaluate({"block1": (features, features[:9])}, evaluated, quick, 0).held_out["0.1"] == SEEN
+    assert seen.any(1).all()
+    assert not any(torch.isin(groups[held][~row], groups[held][row]).any() for row in seen)

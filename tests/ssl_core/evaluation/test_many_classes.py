@@ -92,6 +92,9 @@ def test_with_one_image_a_class_the_nearest_is_taken_and_constant_features_count
     q = torch.tensor([[0.1, 0.8, 9], [0.9, 0.1, -9], [3, 3, 0]])
     found = linear_discriminant(x[None], torch.tensor([[2, 0, 1]]), torch.tensor([[1e-5, 1.0]]), 4).predict(q)
     assert found.tolist() == [[[2, 0, 1]] * 2]
+    often = torch.tensor([[0] * 10 + [1] * 30])
+    blind = linear_discriminant(torch.zeros(1, 40, 3), often, torch.ones(1, 2), 3)
+    assert (blind.predict(torch.zeros(5, 3)) == 1).all(), "where nothing tells them apart, the most frequent class"
     with pytest.raises(ValueError, match="finite"):
         linear_discriminant(torch.full((1, 3, 2), torch.nan), torch.zeros(1, 3, dtype=torch.long), torch.ones(1, 1), 2)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ssl_core.engine import encoders as core_encoders
-from ssl_core.engine.health import effective_rank
+from ssl_core.engine.health import effective_rank, watched
 from tasks import metrics as tasks_metrics
 from tasks.cautions import how_few, in_groups
 from tasks.evaluate import evaluation
@@ -173,6 +173,18 @@ def test_features_that_are_not_finite_stop_the_stage_with_one_line(project):
         run()
 
 
+@pytest.mark.fault("F38")
+def test_features_of_test_images_that_are_not_finite_stop_the_stage_too(project, monkeypatch):
+    whole = evaluation.Evaluation._extract
+
+    def broken(self, encoder, split):
+        return {layer: x * (torch.nan if split == "test" else 1) for layer, x in whole(self, encoder, split).items()}
+
+    monkeypatch.setattr(evaluation.Evaluation, "_extract", broken)
+    with pytest.raises(Diverged, match="not finite"):
+        run()
+
+
 @pytest.mark.fault("F39")
 def test_a_collapsed_encoder_is_called_so(project):
     write_encoder(project, "simclr", health={**HEALTH, "feature_std": 1e-6})
@@ -193,9 +205,8 @@ def test_an_untrained_encoder_is_scored_beside_others_as_their_own_stages_would(
         assert np.mean([row["actual"] == row[near] for row in rows]) == pytest.approx(found.score("knn_top1"))
     made = core_encoders.open_residuals(core_encoders.build(dataclasses.replace(ENCODER, width=8), 1, 16, 1))
     prepared = dataset.load()
-    normalized = (torch.from_numpy(prepared.train_images[:32].copy()).float() / 255 - 0.5) / 0.2
-    with torch.no_grad():
-        rank = effective_rank(made.eval()(normalized))
     facts = json.loads((project / "out/encoders/random_init-0/encoder.json").read_text())
-    if facts["train"]["health_images"] == len(prepared.train_images):
-        assert others[0].health.effective_rank == pytest.approx(rank, rel=1e-3)
+    seen = prepared.train_images[watched(len(prepared.train_images), facts["train"]["health_images"]).numpy()]
+    with torch.no_grad():
+        rank = effective_rank(made.eval()((torch.from_numpy(seen).float() / 255 - 0.5) / 0.2))
+    assert others[0].health.effective_rank == pytest.approx(rank, rel=1e-3)
