@@ -1,11 +1,13 @@
 """Fine-tuning: which labels, which rates, and that an encoder learns."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from ssl_core import finetuning
 from ssl_core.engine.continued import first_blocks
 from ssl_core.engine.method import DataInfo
 from ssl_core.engine.train import NonFinite
@@ -64,13 +66,22 @@ def test_an_encoder_learns_its_labels_and_stays_as_it_was_outside() -> None:
 
 
 @pytest.mark.parametrize("budget", [{"images": 64 * 5}, {"epochs": 5}], ids=["images", "epochs"])
-def test_a_batch_larger_than_the_labels_takes_as_many_steps_at_the_same_rate(budget: dict[str, int]) -> None:
-    seen = []
+def test_a_batch_larger_than_the_labels_takes_as_many_steps_at_the_same_rate(
+    budget: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, rates = [], []
+
+    class Watched(finetuning.Trainer):
+        def run(self, *rest: Any) -> None:
+            rates.append(max(group["peak_lr"] for group in self.optimizer.param_groups))
+            super().run(*rest)
+
+    monkeypatch.setattr(finetuning, "Trainer", Watched)
     images, labels = textured_images(6, 1, 16, 0), torch.arange(6) % 2
     info = DataInfo(6, 16, 1, (0.5,), (0.2,), labels, 2)
     train = replace(TRAIN, **{"batch_size": 64, **budget})
     finetune(encoder_of(), images, info, STILL, train, 0.75, 0, CPU, lambda position: seen.append(position.steps))
-    assert seen == [5] * 5
+    assert seen == [5] * 5 and rates == [pytest.approx(TRAIN.lr * 64 / 256)]
 
 
 def test_a_rate_that_is_too_high_is_said_to_be() -> None:

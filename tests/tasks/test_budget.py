@@ -63,6 +63,16 @@ def test_what_a_training_costs_is_measured_on_its_own_steps(tmp_path: Path, monk
     assert budget.measure(values, "simclr", data, torch.device("cpu")).per_image > 0
 
 
+def test_processes_share_what_an_image_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(training_project(tmp_path / "p"))
+    monkeypatch.setattr(budget, "_seconds", lambda trainer, now, enough: (0.5, [1.0]))
+    values, data, costs = params.load(), dataset.load(), []
+    for processes in (1, 2):
+        values["train"]["processes"] = processes
+        costs.append(budget.measure(values, "simclr", data, torch.device("cpu")).per_image)
+    assert costs[0] == pytest.approx(2 * costs[1], rel=0.01) and costs[1] > 0
+
+
 def test_the_command_leaves_a_published_recipe_alone(tmp_path: Path):
     project = training_project(tmp_path / "p")
     before = (project / "params.yaml").read_bytes()

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from ssl_core.labelling import explained_by_few
 from tasks import few_labels, label
 from tasks.choice import champion
 from tasks.conclusions import worth_it
@@ -48,6 +50,15 @@ def fill(path: Path, classes: int = 10, keep: int | None = None) -> None:
         writer = csv.DictWriter(file, few_labels.COLUMNS)
         writer.writeheader()
         writer.writerows(lines)
+
+
+def group(project: Path, size: int) -> np.ndarray:
+    """Make each ``size`` training images belong together; their groups."""
+    groups = np.arange(400) // size
+    np.save(project / "data/prepared/train_groups.npy", groups)
+    np.save(project / "data/prepared/test_groups.npy", np.arange(300))
+    files.seal(project / "data/prepared")
+    return groups
 
 
 def test_before_a_run_there_is_nothing_to_label(project: Path) -> None:
@@ -126,6 +137,28 @@ def test_a_file_from_elsewhere_is_put_in_its_place(project: Path, tmp_path: Path
     label.take(project, elsewhere)
     found = few_labels.read(project / FILE, few_labels.pool(project))
     assert found is not None and len(found.rows) == 40 and found.classes == ("class 0", "class 1")
+
+
+def test_an_image_is_not_predicted_from_those_it_belongs_together_with(project: Path) -> None:
+    groups = group(project, 8)
+    label.pick(project, 60)
+    fill(project / FILE)
+    found, (best, *_) = few_labels.read(project / FILE, few_labels.pool(project)), ranked(load_results(project)[0])
+    few = best.best.few
+    assert found is not None and few is not None and few.groups is not None
+    rows = list(found.rows)
+    assert few.groups.tolist() == groups[rows].tolist() and few.units < few.labels == 60
+    features = torch.from_numpy(files.load_tensors(project / "out/features/simclr-0.safetensors")["train"][rows])
+    alone, apart = (explained_by_few(features, torch.tensor(found.labels), own) for own in (None, torch.from_numpy(few.groups)))
+    assert best.method == "simclr" and few.each.tolist() == apart.tolist() != alone.tolist()
+
+
+def test_labels_of_one_group_of_images_are_refused(project: Path) -> None:
+    group(project, 400)
+    label.pick(project, 60)
+    fill(project / FILE)
+    with pytest.raises(DataError, match="all labels are of one group of images"):
+        load_results(project)
 
 
 def test_lines_without_a_label_are_left_out_and_counted(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ssl_core.config import ConfigError
-from ssl_core.engine.continued import ContinueConfig, freeze, slowed
+from ssl_core.engine.continued import ContinueConfig, first_blocks, freeze, slowed
 from ssl_core.engine.encoders import num_parameters
 from ssl_core.methods.random_init import RandomInit
 from ssl_core.parts.normalization import split_batch_norm
@@ -41,7 +41,9 @@ def test_the_first_blocks_are_frozen_whatever_they_are_called() -> None:
     for changes in ({}, {"name": "vit", "width": 32, "depth": 4}, {"name": "timm/resnet10t", "input_size": 32}):
         encoder = encoder_of(1, 32, **changes)
         before, maps = {k: v.clone() for k, v in encoder.named_parameters()}, encoder.eval().blocks(X)
+        numbers, _ = first_blocks(encoder, 1, 32)
         freeze(encoder, replace(PLAIN, frozen_blocks=2, frozen_norm=True), 1, 32)
+        assert 2 in numbers and [p.requires_grad for p in encoder.parameters()] == [number >= 2 for number in numbers]
         step(encoder)
         frozen = [name for name, p in encoder.named_parameters() if not p.requires_grad]
         assert 0 < len(frozen) < len(before)

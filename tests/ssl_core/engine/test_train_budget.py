@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from ssl_core.engine.optim import TrainConfig
 from ssl_core.engine.train import LEAST_ROWS, Trainer
@@ -60,6 +61,19 @@ def test_a_row_is_the_mean_of_its_own_steps(shipped: dict[str, Any]) -> None:
     assert first == pytest.approx(sum(losses[:4]) / 4) and second == pytest.approx(sum(losses[4:]) / 2)
 
 
+def test_the_average_of_the_weights_follows_each_step(shipped: dict[str, Any]) -> None:
+    trainer = with_budget(shipped, images=3 * BATCH)
+    trainer.method.keep_average(0.5)
+    expected = [parameter.detach().clone() for parameter in trainer.method.encoder.parameters()]
+
+    def follow(position: Any) -> None:
+        for mean, own in zip(expected, trainer.method.encoder.parameters(), strict=True):
+            mean.lerp_(own.detach(), 0.5)
+
+    trainer.run(on_step=follow)
+    torch.testing.assert_close(list(trainer.method.exported.parameters()), expected)
+
+
 def test_few_images_are_looked_at_less_often_but_the_curve_keeps_its_points(shipped: dict[str, Any]) -> None:
     """Epochs of 4 steps: every thirteenth would do for 50 steps, but of 60 epochs ten rows are to be had."""
     trainer = with_budget(shipped, images=60 * N)
@@ -78,6 +92,7 @@ def test_a_training_that_ends_within_an_epoch_resumes_with_the_same_bits(shipped
 
     whole.run()
     first.run(on_step=keep)
+    assert len(kept) == 2
     for tensors, scalars in kept.values():
         resumed = with_budget(shipped, images=110 * BATCH, n=2 * BATCH)
         resumed.load(tensors, scalars)

@@ -90,6 +90,23 @@ def test_the_stage_writes_what_its_predictions_say(project: Path) -> None:
     )
 
 
+def test_the_best_rate_gets_all_labels_of_a_choice_and_images_look_as_they_did_in_the_pretraining(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_encoder(project, "simclr", mean=[0.4], std=[0.1])
+    labels, looks, real = [], set(), trials.finetune
+
+    def watched(encoder: nn.Module, images: np.ndarray, info: Any, *rest: Any) -> Any:
+        labels.append(len(images))
+        looks.add((info.mean, info.std))
+        return real(encoder, images, info, *rest)
+
+    monkeypatch.setattr(trials, "finetune", watched)
+    run()
+    assert labels == [4, 4, 8] * 2 + [86, 86, 96], "two rates, and the one that is best"
+    assert looks == {((0.4,), (0.1,))}
+
+
 def test_what_was_stopped_goes_on_with_the_next_training_and_ends_alike(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run()
     shutil.rmtree(stage().work)
@@ -107,7 +124,13 @@ def test_what_was_stopped_goes_on_with_the_next_training_and_ends_alike(project:
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda path: path.write_bytes(path.read_bytes()[:-9]), lambda path: path.write_bytes(b"{}")]
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-9]),
+        lambda path: path.write_bytes(b"{}"),
+        lambda path: files.save_tensors(path, {"guess": np.zeros(3, np.int64)}),
+    ],
+    ids=["cut off", "no tensors", "of other images"],
 )
 def test_a_damaged_memory_of_a_training_is_made_again(
     project: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], object]
