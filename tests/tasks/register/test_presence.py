@@ -1,6 +1,7 @@
 """The registry is asked: what it lacks is found without MLflow, and comes back from the encoders of the project."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -18,10 +19,12 @@ from tasks import doctor
 from tasks import encoder as front
 from tasks.register import modeling, registry
 from tasks.register.registration import register
+from tasks.register.registry import Entry, package_key
 from tasks.results import registered_model
 from tasks.runtime import files, settings
 from tasks.runtime.errors import TrackerDown, UsageError
 from tasks.tracking import loading, own_store, registered
+from tasks.tracking.tracker import Tracker
 from tests.conftest import textured_images
 from tests.support import registered as made
 from tests.support.project import set_params
@@ -369,3 +372,20 @@ def test_a_given_name_stays_when_images_come_and_the_change_is_said(root):
     (note,) = again.notes
     assert first[:8] not in note and second[:8] in note and note.endswith(": 1 to 3")
     assert registry.load("models:/ssl-hand-signs-258898@champion").config["training"]["data_sha256"] == second
+
+
+def test_another_layer_of_an_encoder_is_another_version(tmp_path):
+    (tmp_path / "model").write_text("weights")
+    files.seal(tmp_path)
+    entry = Entry("simclr-0", tmp_path, "block4", "f" * 64, "its card", {})
+    assert package_key(entry) == package_key(dataclasses.replace(entry, card="another card"))
+    assert package_key(entry) != package_key(dataclasses.replace(entry, layer="block3"))
+
+
+def test_the_alias_of_a_task_goes_with_the_task_and_stays_while_its_encoder_has_no_result(root):
+    store = registry.Registry(Tracker(root.resolve()), "ssl-example")
+    store.client.set_registered_model_alias("ssl-example", "champion-tiles", "1")
+    store.register([], {}, kept=["champion-tiles"])
+    assert "champion-tiles" in store.named()
+    store.register([], {})
+    assert "champion-tiles" not in store.named() and "champion" in store.named()
