@@ -169,22 +169,23 @@ def _lines(path: Path) -> list[dict[str, str]]:
         raise DataError(f"{path} does not exist; python -m tasks.label makes {FILE}") from None
     except (UnicodeDecodeError, IsADirectoryError):
         raise DataError(f"{path} is not UTF-8 text; save it as CSV in UTF-8") from None
+    told = text.partition("\n")[0].lower().startswith("sep=")  # a spreadsheet is
+    text = text.partition("\n")[2] if told else text
     head = text.partition("\n")[0]
-    if head.lower().startswith("sep="):  # what a spreadsheet is told
-        text = text.partition("\n")[2]
-        head = text.partition("\n")[0]
     delimiter = max(",;\t", key=head.count)
     try:
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if any(row)]
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        numbered = [(reader.line_num + told, row) for row in reader if any(row)]
     except csv.Error as error:
         raise DataError(f"{path}: {error}; save it as CSV") from None
+    rows = [row for _, row in numbered]
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     missing = [name for name in NEEDED if name not in header]
     if missing:
         raise DataError(f"{path} has no column {' and no column '.join(missing)}; its first line must be {','.join(COLUMNS)}")
     if twice := [name for name in NEEDED if header.count(name) > 1]:
         raise DataError(f"{path} has two columns {twice[0]}; leave one")
-    short = [str(number) for number, row in enumerate(rows, 1) if len(row) <= header.index("file")]
+    short = [str(number) for number, row in numbered if len(row) <= header.index("file")]
     if short:
         raise DataError(f"{path}: line {few(short, NAMED)} has no file; make it as it was, or leave it out")
     at = {name: header.index(name) if name in header else len(header) for name in COLUMNS[1:]}

@@ -209,6 +209,7 @@ def test_more_images_are_added_to_those_that_have_labels(project: Path, capsys: 
         ("number,file,class\n1,photos/1.png,a\n", "has no column label"),
         ("", "has no column file and no column label"),
         ("number,file,label\n7\n", "line 2 has no file"),
+        ("sep=,\nnumber,file,label\n\n7\n", "line 4 has no file"),
         ('number,file,label\n1,"photos/1.png,a\n', "save it as CSV"),
     ],
 )
