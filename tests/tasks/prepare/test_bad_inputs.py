@@ -263,6 +263,10 @@ def test_a_folder_that_cannot_answer_the_question_is_rejected(tmp_path: Path, ca
     refused(tmp_path, config(write(tmp_path / "in", make())), match)
 
 
+def test_a_test_split_in_which_a_class_has_none_of_the_images_that_are_left_is_rejected(tmp_path: Path) -> None:
+    refused(tmp_path, config(write(tmp_path / "in", tree()), max_test=2), "class 'fish' has no images left in test")
+
+
 @pytest.mark.fault("I53")
 def test_an_empty_class_folder_is_rejected(tmp_path: Path) -> None:
     folder = write(tmp_path / "in", class_folders(4))

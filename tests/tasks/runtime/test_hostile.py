@@ -79,6 +79,7 @@ def test_a_hostile_file_of_tensors_is_damage(tmp_path: Path, kind: str) -> None:
 
 ARRAYS = {
     "labels out of range": ("train_labels", lambda a: a + 100),
+    "a label one past the last class": ("train_labels", lambda a: a + (a == a.max())),
     "labels below -1": ("test_labels", lambda a: a - 9),
     "labels that are not whole": ("train_labels", lambda a: a + 0.5),
     "labels that are no numbers": ("train_labels", lambda a: np.full(len(a), np.nan)),
@@ -88,6 +89,8 @@ ARRAYS = {
     "images of another shape": ("train_images", lambda a: a[:, 0]),
     "images of floats": ("test_images", lambda a: a.astype(np.float32)),
     "a split of another type": ("train_holdout", lambda a: a.astype(np.int64)),
+    "groups of another number": ("train_groups", lambda a: a[:-1]),
+    "groups of another type": ("train_groups", lambda a: a.astype(np.int32)),
 }
 
 
@@ -96,6 +99,10 @@ ARRAYS = {
 def test_an_array_that_does_not_fit_is_one_line_though_its_seal_does(tmp_path: Path, kind: str) -> None:
     write_prepared(tmp_path)
     place = tmp_path / "data/prepared"
+    for split in ("train", "test"):
+        np.save(place / f"{split}_groups.npy", np.load(place / f"{split}_labels.npy"))
+    files.seal(place)
+    assert dataset.load(place).train_groups is not None
     name, change = ARRAYS[kind]
     np.save(place / f"{name}.npy", change(np.load(place / f"{name}.npy")))
     files.seal(place)

@@ -7,12 +7,14 @@ import re
 import resource
 import sqlite3
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from ssl_core.methods.counting import Counting
+from tasks.runtime import files
 from tests.support.processes import wait_for
 from tests.support.project import command, duplicate, environment, set_params, start, training_project
 
@@ -280,3 +282,12 @@ def test_where_no_more_can_be_written_a_stage_ends_with_one_line_and_no_output(p
     assert process.returncode == 4, stderr
     assert "a file would be larger than this user (ulimit -f)" in stderr and "Traceback" not in stderr
     assert not (project / OUTPUTS[0]).exists() and not list(project.rglob("*.tmp"))
+
+
+def test_what_a_dead_process_left_half_written_is_removed_and_what_another_is_writing_is_not(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    own, left = (tmp_path / f".a.json.{pid}.0f0f.tmp" for pid in (os.getpid(), ended.pid))
+    for path in (own, left):
+        path.touch()
+    assert files.remove_leftovers(tmp_path) == [left] and own.exists() and not left.exists()
