@@ -277,5 +277,7 @@ def test_hundreds_of_mutations_of_each_file_stop_the_stage(project: Path, name: 
 
 
 def test_the_digest_of_a_directory_is_dvcs(project: Path) -> None:
-    for out, md5 in recorded.outputs(project).items():
+    outputs = recorded.outputs(project)
+    assert outputs
+    for out, md5 in outputs.items():
         assert recorded.digest(out) == md5, out
