@@ -141,8 +141,7 @@ def pipeline(
             with local.forking(schedule.to_run):
                 work(schedule, runner, parallelism or (AT_A_TIME if machines else default_parallelism(root)))
             lock_files.put_in_order(root, [planned.name for planned in plan])
-            if schedule.stale:
-                graph.remember(root, [planned.name for planned in schedule.done()])
+            graph.remember(root, schedule.which(Fate.RAN))
             if any(outcome.how is not Fate.UNCHANGED for outcome in schedule.outcomes.values()) and journals(root):
                 subprocess.run([sys.executable, "-m", "tasks.sync"], cwd=root)
             failure: Stop | None = schedule.failure

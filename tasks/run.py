@@ -102,8 +102,7 @@ def bring_up_to_date(root: Path, targets: Collection[str] = (), jobs: int | None
         if expected is not None:
             print(expected.error(root, schedule))
     lock_files.put_in_order(root, [stage.name for stage in plan])
-    if schedule.stale:
-        graph.remember(root, [stage.name for stage in schedule.done()])
+    graph.remember(root, schedule.which(Fate.RAN))
     return schedule
 
 

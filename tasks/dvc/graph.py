@@ -204,14 +204,17 @@ def save_experiment(root: Path, name: str, stages: Sequence[PlannedStage]) -> st
 
 
 def remember(root: Path, names: Iterable[str]) -> None:
-    """Note in DVC's run cache what the stages of methods among ``names`` made, so that it is made once.
+    """Note in DVC's run cache what the stages ``names`` have made, so that it is made once.
 
-    ``dvc repro`` notes no stage that has an output for git, as an evaluation has. Other stages do more than write outputs.
+    ``dvc repro`` notes no stage that has an output for git, as an evaluation has. Stages of no method do more than write
+    outputs, and are not noted.
     """
-    with locked(root) as repo:
-        for name in names:
-            if StageName.parse(name).method is not None:
-                repo.stage_cache.save(repo.stage.get_target(name))
+    wanted = {name for name in names if StageName.parse(name).method is not None}
+    if wanted:
+        with locked(root) as repo:
+            for stage in repo.index.stages:
+                if _name(stage) in wanted and not all(out.use_cache for out in stage.outs):
+                    repo.stage_cache.save(stage)
 
 
 def push_run_cache(root: Path) -> None:

@@ -91,10 +91,14 @@ class Schedule:
         """How many of the chosen stages are out of date."""
         return sum(self.stages[name].stale for name in self.chosen)
 
+    def which(self, fate: Fate) -> list[str]:
+        """The stages of one fate, as they ended."""
+        return [name for name, outcome in self.outcomes.items() if outcome.how is fate]
+
     @property
     def failed(self) -> list[str]:
         """Stages that failed, the first one first."""
-        return self._which(Fate.FAILED)
+        return self.which(Fate.FAILED)
 
     @property
     def failure(self) -> StageFailed | None:
@@ -106,12 +110,12 @@ class Schedule:
 
     def summary(self) -> str:
         """One line of counts, then one for each reason why stages failed or were not run."""
-        counts = {fate: len(self._which(fate)) for fate in Fate}
+        counts = {fate: len(self.which(fate)) for fate in Fate}
         found = ", ".join(f"{n} {fate}" for fate, n in counts.items() if n)
         lines = [f"{counted(len(self.chosen), 'stage', 'stages')}: {found}"]
         for fate in (Fate.FAILED, Fate.NOT_RUN):
             groups: dict[str, list[str]] = {}
-            for name in sorted(self._which(fate), key=self.chosen.index):
+            for name in sorted(self.which(fate), key=self.chosen.index):
                 groups.setdefault(str(self.outcomes[name]), []).append(name)
             lines += [f"{few(names)} {fate}: {why}" for why, names in groups.items()]
         if self.failed:
@@ -163,10 +167,6 @@ class Schedule:
 
     def _prepares(self, name: str) -> bool:
         return self.stages[name].parts.group.startswith("prepare")
-
-    def _which(self, fate: Fate) -> list[str]:
-        """The stages of one fate, as they ended."""
-        return [name for name, outcome in self.outcomes.items() if outcome.how is fate]
 
     def _good(self, name: str) -> bool:
         if name in self.chosen:

@@ -66,7 +66,7 @@ def bring_up(project: Path, **choice: list[str]) -> Schedule:
     tiny.run_all(schedule, Runner(project))
     lock_files.put_in_order(project, [stage.name for stage in plan])
     with contextlib.chdir(project):  # where commands are
-        graph.remember(project, [stage.name for stage in schedule.done()])
+        graph.remember(project, schedule.which(Fate.RAN))
     return schedule
 
 
