@@ -79,6 +79,7 @@ stages:
     deps: [stage.py, out/encoders, out/metrics]
     params: [run]
     outs: [reports]
+metrics: [out/metrics]
 """
 
 SHIPPED = yaml.safe_load((ROOT / "params.yaml").read_text())
