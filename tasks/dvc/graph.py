@@ -31,10 +31,10 @@ class PlannedStage:
     inputs: tuple[tuple[str, ...], ...]
     """For each dependency that stages make: their names. Several when it is a directory that they fill."""
     outs: tuple[Path, ...]
-    for_git: tuple[Path, ...]
-    """Those of ``outs`` that DVC does not cache."""
     stale: bool
     """Whether it, or a stage it depends on, changed since dvc.lock was written."""
+    for_git: tuple[Path, ...] = ()
+    """Those of ``outs`` that DVC does not cache."""
 
     @property
     def after(self) -> set[str]:
@@ -66,7 +66,7 @@ def plan(root: Path) -> list[PlannedStage]:
                 outs = tuple(Path(out.fs_path) for out in stage.outs)
                 for_git = tuple(Path(out.fs_path) for out in stage.outs if not out.use_cache)
                 name = _name(stage)
-                planned[name] = PlannedStage(name, StageName.parse(name), inputs, outs, for_git, stale)
+                planned[name] = PlannedStage(name, StageName.parse(name), inputs, outs, stale, for_git)
             return list(planned.values())
     except DvcException as error:
         missing = re.search(r"Could not find '([\w.]+)'", str(error))

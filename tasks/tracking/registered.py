@@ -286,7 +286,7 @@ def _unreadable_there(source: str, seal: str) -> str | None:
             sizes = {Path(item.path).name: int(item.file_size or 0) for item in list_artifacts(artifact_uri=source)}
             return _compare(manifest, sizes)
     except (MlflowException, OSError) as error:
-        return f"{source}: {str(error).splitlines()[0][:200]}"
+        return redact(f"{source}: {str(error).splitlines()[0][:200]}")
 
 
 def _compare(manifest: Path, sizes: Mapping[str, int]) -> str | None:
