@@ -60,7 +60,7 @@ def test_a_row_of_the_registry_is_not_called_off_the_shelf() -> None:
 def test_an_encoder_off_the_shelf_that_is_exactly_as_good_as_the_start_is_the_one_to_use() -> None:
     as_good = result("dinov2", 0.8, 0, "b" * 64)
     said = " ".join(sentences(judge([result("simclr", 0.7, 4), START, as_good])))
-    assert "dinov2-0, off the shelf, is no worse than that: use it." in said
+    assert "Use dinov2-0, off the shelf: by the score that chooses neither training nor pretrained-0" in said
 
 
 def test_a_clear_loss_is_marked_everywhere() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks.doctor import Doctor
+from tasks.dvc import graph
 from tasks.dvc.outcome import Fate
 from tasks.dvc.runner import Runner
 from tasks.report import findings, illustrations
@@ -162,10 +163,12 @@ def test_doctor_mends_what_a_method_left_that_is_compared_no_more(project: Path)
 
 
 @pytest.mark.fault("F27")
-def test_what_dvc_restores_damaged_is_made_again(tmp_path: Path) -> None:
+def test_what_dvc_restores_damaged_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``make run`` and the flow do so at once; after plain ``dvc repro``, the doctor and the same command."""
     project, stage = tiny.make(tmp_path / "p"), "evaluate@byol-0"
     assert tiny.dvc(project, "repro", stage).returncode == 0
+    monkeypatch.chdir(project)
+    graph.remember(project, [stage])
     path = project / METRICS
     truth = path.read_bytes()
     stored, worse = cached(project, truth), truth.replace(b"1", b"9")
@@ -174,6 +177,7 @@ def test_what_dvc_restores_damaged_is_made_again(tmp_path: Path) -> None:
     path.unlink()
     said: list[str] = []
     outcome = Runner(project).run(stage, said.extend)
+    graph.remember(project, [stage])
     assert (outcome.code, outcome.how) == (0, Fate.RAN) and path.read_bytes() == stored.read_bytes() == truth
     assert any(f"{METRICS} was damaged" in line for line in said)
 
