@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from ssl_core.catalogue import LABELLED
 from ssl_core.config import ConfigError
 from ssl_core.engine.train import NonFinite, Position, Trainer
 from tasks.pretrain import weights
@@ -167,10 +168,10 @@ def main() -> None:
 
 
 def costs(values: Mapping[str, Any], names: list[str], enough: float = ENOUGH_SECONDS) -> Iterator[tuple[str, Cost]]:
-    """Measure one after another; ``supervised`` only where there are labels. What does not fit these images is named."""
+    """Measure one after another; what learns from labels only where there are some. What does not fit these images is named."""
     data, device = dataset.load(), pick_device()
     for name in names:
-        if name != "supervised" or data.has_labels:
+        if data.has_labels or name not in LABELLED:
             try:
                 yield name, measure(values, name, data, device, enough)
             except (ConfigError, NonFinite, TrackerDown) as error:

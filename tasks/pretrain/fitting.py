@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from ssl_core.catalogue import load_class
+from ssl_core.catalogue import LABELLED, load_class
 from tasks.runtime.dataset import Dataset
 from tasks.runtime.params import MethodParams
 
 
 def fit_to(chosen: MethodParams, data: Dataset) -> MethodParams:
     """``fit`` to the training images of ``data`` that the method learns from."""
-    rows = data.learned_from(load_class(chosen.name).from_labels)
+    rows = data.learned_from(chosen.name in LABELLED)
     return fit(chosen, len(data.train_images) if rows is None else len(rows))
 
 

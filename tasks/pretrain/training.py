@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssl_core.catalogue import load_class
+from ssl_core.catalogue import LABELLED, load_class
 from ssl_core.engine import distributed
 from ssl_core.engine import encoders as core_encoders
 from ssl_core.engine.continued import freeze
@@ -43,7 +43,7 @@ def make_method(chosen: params.MethodParams, data: dataset.Dataset, seed: int, s
     """The method before its training: a function of the parameters, the seed and the weights it starts from alone."""
     meta = data.meta
     encoder = core_encoders.build(chosen.encoder, meta["channels"], meta["image_size"], seed)
-    info = data.info(torch.from_numpy(data.train_labels.copy()) if chosen.name == "supervised" else None)
+    info = data.info(torch.from_numpy(data.train_labels.copy()) if chosen.name in LABELLED else None)
     if start:
         loading = put(encoder, start.tensors, start.source)
         if distributed.rank() == 0:
@@ -64,7 +64,7 @@ def make_trainer(
     chosen: params.MethodParams, data: dataset.Dataset, seed: int, device: torch.device, start: Start | None = None
 ) -> Trainer:
     """The trainer before its first step: ``make_method`` on the training images of ``data`` that it learns from."""
-    from_labels = load_class(chosen.name).from_labels
+    from_labels = chosen.name in LABELLED
     epochs = 0 if from_labels and not data.has_labels else None
     images = Images(data.train_images, device, dataset.at_random(data.train_images))
     labels, groups, rows = (
